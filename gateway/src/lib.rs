@@ -1,0 +1,1 @@
+//! The NCP gateway.
