@@ -1,1 +1,20 @@
-//! The NCP gateway.
+//! The gateway of a National Contact Point for eHealth: Responding and Initiating (Imaging) Gateway in one program.
+//!
+//! Read `responding/pipeline.rs` first: it is the life of a request that another country sends. `clinician/` is the
+//! life of a request of our own users, which goes out through `initiating/`.
+
+pub mod app;
+pub mod audit_scope;
+pub mod clinician;
+pub mod config;
+pub mod health;
+pub mod identity;
+pub mod initiating;
+pub mod listener;
+pub mod national;
+pub mod outcome;
+pub mod policy;
+pub mod responding;
+pub mod shutdown;
+pub mod telemetry;
+pub mod translate;

@@ -1,0 +1,1 @@
+//! NCP-B towards its own users: FHIR and DICOMweb.

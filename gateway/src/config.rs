@@ -1,0 +1,623 @@
+//! The one typed configuration (`gateway.toml`). Every key is documented in `deploy/config/gateway.toml`.
+//!
+//! Loading reports every problem of the file at once ([`load`]); nothing binds before the whole file is valid. Secrets
+//! are named by path only. No key switches a verification off.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ncp_ihe::{HomeCommunityId, Oid};
+use ncp_tls::{Country, TlsFiles};
+use serde::Deserialize;
+
+mod collect;
+mod values;
+
+pub use collect::ConfigProblem;
+use values::{country, duration, home, homes, oid, oids, size};
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Config {
+    /// Who we are.
+    pub gateway: Gateway,
+    /// Where we listen.
+    pub listener: Listener,
+    /// Bounds on what comes from outside.
+    #[serde(default)]
+    pub limits: Limits,
+    /// The NCP's seal, which signs HCP identity and TRC assertions.
+    pub seal: Seal,
+    /// Our client certificate towards peers.
+    pub client: Client,
+    /// The clinicians' interface (NCP-B).
+    pub clinician: Option<Clinician>,
+    /// The translation service; without it originals are passed on with a warning.
+    pub translation: Option<Translation>,
+    /// The audit trail.
+    pub audit: Audit,
+    /// Policies and consent (NCP-A).
+    pub policy: Policy,
+    /// National systems (NCP-A).
+    pub national: Option<National>,
+    /// Logs and traces.
+    #[serde(default)]
+    pub telemetry: Telemetry,
+    /// The other countries.
+    #[serde(default)]
+    pub peer: Vec<Peer>,
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Gateway {
+    /// Two letters.
+    #[serde(deserialize_with = "country")]
+    pub country: Country,
+    /// Our homeCommunityId, `urn:oid:…`.
+    #[serde(deserialize_with = "home")]
+    pub home_community_id: HomeCommunityId,
+    /// What people call this gateway.
+    pub name: String,
+    /// How long open exchanges may take after SIGTERM.
+    #[serde(default = "default_grace", deserialize_with = "duration")]
+    pub shutdown_grace: Duration,
+}
+
+/// `[listener]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Listener {
+    /// Peers, mutual TLS.
+    pub peers: SocketAddr,
+    /// Clinicians' systems, HTTPS.
+    pub clinicians: Option<SocketAddr>,
+    /// Health and metrics, plain HTTP; keep it on loopback.
+    pub admin: SocketAddr,
+    /// Server certificate chain, PEM, leaf first.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// Paths of XCPD (ITI-55).
+    #[serde(default = "xcpd_paths")]
+    pub xcpd_paths: Vec<String>,
+    /// Paths of XCA (ITI-38, ITI-39).
+    #[serde(default = "xca_paths")]
+    pub xca_paths: Vec<String>,
+    /// Paths of XCA-I (RAD-75).
+    #[serde(default = "xcai_paths")]
+    pub xcai_paths: Vec<String>,
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Limits {
+    /// XML part of a request.
+    #[serde(deserialize_with = "size")]
+    pub message_bytes: usize,
+    /// XML part of a peer's answer.
+    #[serde(deserialize_with = "size")]
+    pub answer_bytes: usize,
+    /// One document (not images).
+    #[serde(deserialize_with = "size")]
+    pub document_bytes: usize,
+    /// Exchanges carried at once, all peers together.
+    pub concurrency: usize,
+    /// Share of them that one peer may take, percent.
+    pub peer_share_percent: u8,
+    /// Time for the TLS handshake and for the headers.
+    #[serde(deserialize_with = "duration")]
+    pub handshake: Duration,
+    /// Silence inside a body.
+    #[serde(deserialize_with = "duration")]
+    pub idle: Duration,
+    /// ITI-55 towards a peer.
+    #[serde(deserialize_with = "duration")]
+    pub discovery: Duration,
+    /// ITI-38 towards a peer.
+    #[serde(deserialize_with = "duration")]
+    pub query: Duration,
+    /// First byte of ITI-39 and RAD-75 towards a peer.
+    #[serde(deserialize_with = "duration")]
+    pub first_byte: Duration,
+    /// A whole retrieve.
+    #[serde(deserialize_with = "duration")]
+    pub retrieve: Duration,
+    /// Documents or studies in one answer.
+    pub results: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 16 << 20,
+            answer_bytes: 64 << 20,
+            document_bytes: 64 << 20,
+            concurrency: 256,
+            peer_share_percent: 40,
+            handshake: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            discovery: Duration::from_secs(10),
+            query: Duration::from_secs(15),
+            first_byte: Duration::from_secs(20),
+            retrieve: Duration::from_secs(30 * 60),
+            results: 10_000,
+        }
+    }
+}
+
+/// `[seal]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Seal {
+    /// Certificate chain, PEM, leaf first; subject C is our country.
+    pub certificate: PathBuf,
+    /// RSA (2048 or more) or P-256 key, PEM.
+    pub key: PathBuf,
+    /// Signing and verifying threads, each with keys of its own.
+    #[serde(default = "two")]
+    pub workers: usize,
+}
+
+/// `[client]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Client {
+    /// Client certificate chain, PEM, leaf first.
+    pub certificate: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+}
+
+/// `[clinician]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Clinician {
+    /// The origin that clinicians' systems call, `https://…`, without a path.
+    pub base_url: String,
+    /// Issuer (`iss`) whose tokens are taken.
+    pub issuer: String,
+    /// Our name in `aud`.
+    pub audience: String,
+    /// JWKS of the issuer; read again when it changes.
+    pub jwks_file: PathBuf,
+    /// 32 bytes in hex, mode 0600: seals the base URLs.
+    pub sealing_key_file: PathBuf,
+    /// Life of a confirmed treatment relationship, at most 2 h.
+    #[serde(default = "default_treatment", deserialize_with = "duration")]
+    pub treatment: Duration,
+    /// Language of the readers (RFC 5646).
+    #[serde(default = "english")]
+    pub language: String,
+    /// What a token does not say about the organisation.
+    pub organisation: Organisation,
+    /// `acr` of the token to AuthnContextClassRef.
+    #[serde(default)]
+    pub acr: BTreeMap<String, String>,
+    /// Origins that browsers may call from.
+    #[serde(default)]
+    pub allowed_origins: Vec<String>,
+}
+
+/// `[clinician.organisation]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Organisation {
+    /// Name where the token names none.
+    pub name: String,
+    /// Identifier where the token names none, `urn:oid:…`.
+    pub id: String,
+    /// `Hospital`, `Resident Physician`, `Pharmacy` or `Other`.
+    pub facility_type: String,
+    /// Point of care.
+    pub locality: String,
+}
+
+/// `[translation]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Translation {
+    /// `https://host:port`.
+    pub endpoint: String,
+    /// Name in the service's certificate.
+    pub server_name: String,
+    /// Mutual TLS towards our own services.
+    pub tls: InternalTls,
+    /// Deadline for metadata.
+    #[serde(default = "two_seconds", deserialize_with = "duration")]
+    pub deadline: Duration,
+    /// Deadline for a document.
+    #[serde(default = "ten_seconds", deserialize_with = "duration")]
+    pub document_deadline: Duration,
+}
+
+/// Mutual TLS between our own processes.
+#[derive(Debug, Clone, Deserialize)]
+pub struct InternalTls {
+    /// Client certificate chain.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Anchors of our own services.
+    pub anchors: PathBuf,
+}
+
+impl InternalTls {
+    /// As `ncp-tls` wants it.
+    pub fn files(&self) -> TlsFiles {
+        TlsFiles {
+            cert_chain: self.certificate.clone(),
+            key: self.key.clone(),
+            anchors: self.anchors.clone(),
+            crls: None,
+        }
+    }
+}
+
+/// `[audit]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Audit {
+    /// Folder of the spool.
+    pub spool_dir: PathBuf,
+    /// 32 bytes in hex, mode 0600: encrypts the spool.
+    pub spool_key_file: PathBuf,
+    /// AuditSourceID.
+    pub source: String,
+    /// AuditEnterpriseSiteID.
+    pub enterprise_site: String,
+    /// The Audit Record Repository.
+    pub feed: Option<AuditFeed>,
+}
+
+/// `[audit.feed]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct AuditFeed {
+    /// `https://host:port` of `ncp-audit`.
+    pub endpoint: String,
+    /// Name in its certificate.
+    pub server_name: String,
+    /// Mutual TLS.
+    pub tls: InternalTls,
+}
+
+/// `[policy]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Policy {
+    /// Folder of `*.cedar`.
+    pub folder: PathBuf,
+    /// Opt-outs and blocks.
+    pub consent_file: PathBuf,
+}
+
+/// `[national]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct National {
+    /// Patients with national and local ids (TOML), for connectors without an index of their own.
+    pub patients_file: PathBuf,
+    /// Language of the national documents.
+    #[serde(default = "english")]
+    pub language: String,
+    /// The systems, asked in this order.
+    #[serde(default)]
+    pub connector: Vec<Connector>,
+}
+
+/// `[[national.connector]]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Connector {
+    /// A folder of DICOM files and reports.
+    Embedded(Embedded),
+    /// QIDO-RS and WADO-RS.
+    DicomWeb(DicomWeb),
+}
+
+/// A folder as Document Registry, Document Repository and Imaging Document Source.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Embedded {
+    /// What people call it.
+    pub name: String,
+    /// Holds `dicom/` and `reports/`.
+    pub folder: PathBuf,
+    /// repositoryUniqueId of its documents.
+    #[serde(deserialize_with = "oid")]
+    pub repository_unique_id: Oid,
+    /// Retrieve Location UIDs it serves; the first goes into manifests made here.
+    #[serde(deserialize_with = "oids")]
+    pub location_uids: Vec<Oid>,
+    /// Time zone of the archive (IANA), for study dates without an offset.
+    #[serde(default = "utc")]
+    pub time_zone: String,
+    /// Root under which manifests made here get their UIDs.
+    #[serde(deserialize_with = "oid")]
+    pub uid_root: Oid,
+}
+
+/// A DICOMweb archive.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DicomWeb {
+    /// What people call it.
+    pub name: String,
+    /// Base of QIDO-RS and WADO-RS, `http(s)://host:port/path`.
+    pub url: String,
+    /// Anchors when the archive has https.
+    pub anchors: Option<PathBuf>,
+    /// User name for HTTP basic authentication.
+    pub user: Option<String>,
+    /// File with the password, mode 0600.
+    pub password_file: Option<PathBuf>,
+    /// repositoryUniqueId of the manifests made for it.
+    #[serde(deserialize_with = "oid")]
+    pub repository_unique_id: Oid,
+    /// Retrieve Location UIDs it serves; the first goes into manifests made here.
+    #[serde(deserialize_with = "oids")]
+    pub location_uids: Vec<Oid>,
+    /// Time zone of the archive (IANA).
+    #[serde(default = "utc")]
+    pub time_zone: String,
+    /// Root under which manifests made here get their UIDs.
+    #[serde(deserialize_with = "oid")]
+    pub uid_root: Oid,
+    /// Silence after which the archive counts as stopped.
+    #[serde(default = "ten_seconds", deserialize_with = "duration")]
+    pub idle: Duration,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default)]
+pub struct Telemetry {
+    /// Filter of log lines, as `info` or `ncp_gateway=debug`.
+    pub log: String,
+    /// OTLP endpoint (gRPC) for traces; none: no traces.
+    pub otlp_endpoint: Option<String>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { log: "info".into(), otlp_endpoint: None }
+    }
+}
+
+/// `[[peer]]`: another country.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Peer {
+    /// Two letters.
+    #[serde(deserialize_with = "country")]
+    pub country: Country,
+    /// What people call it.
+    pub name: String,
+    /// Its homeCommunityId.
+    #[serde(deserialize_with = "home")]
+    pub home_community_id: HomeCommunityId,
+    /// Further ids under which it is known.
+    #[serde(default, deserialize_with = "homes")]
+    pub aliases: Vec<HomeCommunityId>,
+    /// Where its ITI-55 answers.
+    pub xcpd: Option<String>,
+    /// Where its ITI-38 and ITI-39 answer.
+    pub xca: Option<String>,
+    /// Where its RAD-75 answers.
+    pub xcai: Option<String>,
+    /// Anchors of its TLS certificates, PEM.
+    pub tls_anchors: PathBuf,
+    /// Anchors of its seal, PEM.
+    pub seal_anchors: PathBuf,
+    /// CRLs of both, PEM.
+    pub crls: Option<PathBuf>,
+    /// Assigning authorities whose ids its patients carry.
+    #[serde(default, deserialize_with = "oids")]
+    pub patient_roots: Vec<Oid>,
+    /// Whether hash and size of retrieved documents must fit the metadata.
+    #[serde(default = "yes")]
+    pub verify_hash: bool,
+    /// Where security refusals go: in the `body` as OpenNCP does, or as a SOAP `fault` as IHE XUA asks.
+    #[serde(default)]
+    pub security_errors: SecurityErrors,
+    /// Instances asked for in one RAD-75.
+    #[serde(default = "sixty_four")]
+    pub batch: usize,
+}
+
+/// How security refusals are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SecurityErrors {
+    /// In the transaction's response.
+    #[default]
+    Body,
+    /// As a WS-Security fault.
+    Fault,
+}
+
+/// Reads and checks a configuration file: syntax, keys, values, then what values say of each other.
+///
+/// Relative paths are taken from the file's folder.
+///
+/// # Errors
+/// Every problem found, in file order.
+pub fn load(path: &Path) -> Result<Config, Vec<ConfigProblem>> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![ConfigProblem::new("", format!("cannot read {}: {error}", path.display()))])?;
+    let mut config = collect::parse(&text)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    config.resolve_paths(folder);
+    let problems = config.check();
+    if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+impl Config {
+    fn resolve_paths(&mut self, folder: &Path) {
+        let mut all: Vec<&mut PathBuf> = vec![
+            &mut self.listener.certificate,
+            &mut self.listener.key,
+            &mut self.seal.certificate,
+            &mut self.seal.key,
+            &mut self.client.certificate,
+            &mut self.client.key,
+            &mut self.audit.spool_dir,
+            &mut self.audit.spool_key_file,
+            &mut self.policy.folder,
+            &mut self.policy.consent_file,
+        ];
+        let internal = self.translation.as_mut().map(|t| &mut t.tls);
+        let feed = self.audit.feed.as_mut().map(|f| &mut f.tls);
+        for tls in internal.into_iter().chain(feed) {
+            all.extend([&mut tls.certificate, &mut tls.key, &mut tls.anchors]);
+        }
+        if let Some(clinician) = &mut self.clinician {
+            all.extend([&mut clinician.jwks_file, &mut clinician.sealing_key_file]);
+        }
+        if let Some(national) = &mut self.national {
+            all.push(&mut national.patients_file);
+            for connector in &mut national.connector {
+                match connector {
+                    Connector::Embedded(c) => all.push(&mut c.folder),
+                    Connector::DicomWeb(c) => all.extend(c.anchors.iter_mut().chain(c.password_file.iter_mut())),
+                }
+            }
+        }
+        for peer in &mut self.peer {
+            all.extend([&mut peer.tls_anchors, &mut peer.seal_anchors]);
+            all.extend(peer.crls.iter_mut());
+        }
+        for path in all {
+            if path.is_relative() {
+                *path = folder.join(&*path);
+            }
+        }
+    }
+
+    /// What single values cannot show: files that must exist, peers that collide, listeners without their section.
+    fn check(&self) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
+        let mut say = |path: &str, what: String| problems.push(ConfigProblem::new(path, what));
+        let file = |path: &Path| path.is_file();
+        for (key, path) in [
+            ("listener.certificate", &self.listener.certificate),
+            ("listener.key", &self.listener.key),
+            ("seal.certificate", &self.seal.certificate),
+            ("seal.key", &self.seal.key),
+            ("client.certificate", &self.client.certificate),
+            ("client.key", &self.client.key),
+            ("audit.spool_key_file", &self.audit.spool_key_file),
+            ("policy.consent_file", &self.policy.consent_file),
+        ] {
+            if !file(path) {
+                say(key, format!("no such file: {}", path.display()));
+            }
+        }
+        if !self.policy.folder.is_dir() {
+            say("policy.folder", format!("no such folder: {}", self.policy.folder.display()));
+        }
+        if self.listener.clinicians.is_some() != self.clinician.is_some() {
+            say("clinician", "listener.clinicians and [clinician] go together: give both or none".into());
+        }
+        if let Some(clinician) = &self.clinician {
+            if !clinician.base_url.starts_with("https://") || clinician.base_url.ends_with('/') {
+                say("clinician.base_url", "must be https://… without a trailing slash".into());
+            }
+            if clinician.treatment > Duration::from_secs(2 * 3600) {
+                say("clinician.treatment", "a TRC assertion lives 2 hours at most".into());
+            }
+            for (key, path) in
+                [("jwks_file", &clinician.jwks_file), ("sealing_key_file", &clinician.sealing_key_file)]
+            {
+                if !file(path) {
+                    say(&format!("clinician.{key}"), format!("no such file: {}", path.display()));
+                }
+            }
+        }
+        if self.seal.workers == 0 || self.seal.workers > 64 {
+            say("seal.workers", "between 1 and 64".into());
+        }
+        if self.peer.is_empty() {
+            say("peer", "no country is configured: add a [[peer]]".into());
+        }
+        let mut homes = BTreeMap::new();
+        for (index, peer) in self.peer.iter().enumerate() {
+            let at = |key: &str| format!("peer[{index}].{key}");
+            for home in std::iter::once(&peer.home_community_id).chain(&peer.aliases) {
+                if *home == self.gateway.home_community_id {
+                    say(&at("home_community_id"), format!("{home} is our own"));
+                }
+                if let Some(other) = homes.insert(home.to_string(), index) {
+                    say(&at("home_community_id"), format!("{home} is also that of peer[{other}]"));
+                }
+            }
+            for (key, path) in [("tls_anchors", &peer.tls_anchors), ("seal_anchors", &peer.seal_anchors)] {
+                if !file(path) {
+                    say(&at(key), format!("no such file: {}", path.display()));
+                }
+            }
+            for (key, url) in [("xcpd", &peer.xcpd), ("xca", &peer.xca), ("xcai", &peer.xcai)] {
+                if url.as_ref().is_some_and(|u| !u.starts_with("https://")) {
+                    say(&at(key), "must be https://…".into());
+                }
+            }
+            if peer.batch == 0 || peer.batch > 4096 {
+                say(&at("batch"), "between 1 and 4096".into());
+            }
+        }
+        if let Some(national) = &self.national {
+            for (index, connector) in national.connector.iter().enumerate() {
+                let at = |key: &str| format!("national.connector[{index}].{key}");
+                match connector {
+                    Connector::Embedded(c) => {
+                        if !c.folder.is_dir() {
+                            say(&at("folder"), format!("no such folder: {}", c.folder.display()));
+                        }
+                        if c.location_uids.is_empty() {
+                            say(&at("location_uids"), "at least one Retrieve Location UID".into());
+                        }
+                    }
+                    Connector::DicomWeb(c) => {
+                        if !c.url.starts_with("http://") && !c.url.starts_with("https://") {
+                            say(&at("url"), "must be http(s)://…".into());
+                        }
+                        if c.location_uids.is_empty() {
+                            say(&at("location_uids"), "at least one Retrieve Location UID".into());
+                        }
+                    }
+                }
+            }
+        }
+        problems
+    }
+}
+
+fn default_grace() -> Duration {
+    Duration::from_secs(30)
+}
+fn default_treatment() -> Duration {
+    Duration::from_secs(3600)
+}
+fn two() -> usize {
+    2
+}
+fn sixty_four() -> usize {
+    64
+}
+fn yes() -> bool {
+    true
+}
+fn utc() -> String {
+    "UTC".into()
+}
+fn english() -> String {
+    "en".into()
+}
+fn two_seconds() -> Duration {
+    Duration::from_secs(2)
+}
+fn ten_seconds() -> Duration {
+    Duration::from_secs(10)
+}
+fn xcpd_paths() -> Vec<String> {
+    vec!["/openncp-ws-server/services/XCPD_Service".into()]
+}
+fn xca_paths() -> Vec<String> {
+    vec!["/openncp-ws-server/services/XCA_Service".into()]
+}
+fn xcai_paths() -> Vec<String> {
+    vec!["/xcai/retrieve".into()]
+}

@@ -1,0 +1,1 @@
+//! NCP-B towards other countries: Initiating Gateway and Initiating Imaging Gateway.

@@ -1,0 +1,192 @@
+//! NCP-A towards its own national systems: one trait per IHE actor that we call.
+//!
+//! A connector never decides who may see what: it is handed an [`Authorised`] look-up or disclosure, which only
+//! [`crate::policy`] can make. Look-ups return facts (patients, metadata, where instances lie); bytes are returned for
+//! a [`Disclose`] alone, so code that fetches before the release decision does not compile.
+//!
+//! ```compile_fail
+//! # use ncp_gateway::national::{National, DocumentRegistry};
+//! # use ncp_ihe::StoredQuery;
+//! async fn looks_up_without_a_decision(national: &National, query: &StoredQuery) {
+//!     let _ = national.query(query).await; // expects &Authorised<LookUp<StoredQuery>>
+//! }
+//! ```
+//! ```compile_fail
+//! # use ncp_gateway::national::{National, DocumentRepository};
+//! # use ncp_ihe::DocumentEntry;
+//! async fn fetches_without_a_release(national: &National, entry: DocumentEntry) {
+//!     let _ = national.retrieve(entry).await; // expects Authorised<Disclose<DocumentEntry>>
+//! }
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use ncp_ihe::{DocumentEntry, DocumentRequest, ImagingRequest, PatientId, PatientQuery, PatientRecord, StoredQuery, Uid};
+
+use crate::policy::{Authorised, Disclose, LookUp};
+
+pub mod directory;
+pub mod dicomweb;
+pub mod embedded;
+pub mod patients;
+
+pub use directory::National;
+
+/// Bytes of one document or instance, in order, as they come.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, NationalError>> + Send>>;
+/// The instances of a study, one after the other, each a stream.
+pub type InstanceStream = Pin<Box<dyn Stream<Item = Result<Instance, NationalError>> + Send>>;
+
+/// Patient Demographics Supplier: who is this person in the national registers?
+pub trait PatientDemographicsSupplier {
+    /// Finds the persons that carry one of the queried national identifiers. Demographics narrow, never widen.
+    fn find(
+        &self,
+        query: &Authorised<LookUp<PatientQuery>>,
+    ) -> impl Future<Output = Result<Vec<PatientRecord>, NationalError>> + Send;
+}
+
+/// Document Registry: metadata only.
+pub trait DocumentRegistry {
+    /// Answers a stored query. `home` is left empty; the Responding Gateway stamps its own.
+    fn query(
+        &self,
+        query: &Authorised<LookUp<StoredQuery>>,
+    ) -> impl Future<Output = Result<Vec<DocumentEntry>, NationalError>> + Send;
+}
+
+/// Document Repository: the bytes of one released document.
+pub trait DocumentRepository {
+    /// Fetches a document whose entry was released.
+    fn retrieve(
+        &self,
+        entry: Authorised<Disclose<DocumentEntry>>,
+    ) -> impl Future<Output = Result<Document, NationalError>> + Send;
+}
+
+/// Imaging Document Source: studies and their instances.
+pub trait ImagingDocumentSource {
+    /// Resolves a request against the source's index: whose study it is and which instances are there. No pixels move.
+    fn locate(
+        &self,
+        request: &Authorised<LookUp<ImagingRequest>>,
+    ) -> impl Future<Output = Result<Vec<LocatedStudy>, NationalError>> + Send;
+
+    /// Streams the instances of a released study in the order of [`LocatedStudy::instances`], byte for byte as stored.
+    ///
+    /// Dropping the stream cancels the work within a second. An error inside the stream ends it.
+    fn retrieve_instances(
+        &self,
+        study: Authorised<Disclose<LocatedStudy>>,
+    ) -> impl Future<Output = Result<InstanceStream, NationalError>> + Send;
+}
+
+/// One document as its repository holds it.
+pub struct Document {
+    /// Media type of the bytes, as in the entry's mimeType.
+    pub media_type: String,
+    /// Length in bytes where the repository says it beforehand.
+    pub size: Option<u64>,
+    /// The content.
+    pub content: ByteStream,
+}
+
+/// One DICOM Part-10 object on its way out.
+pub struct Instance {
+    /// The request it answers; its document is the SOP Instance UID.
+    pub request: DocumentRequest,
+    /// Length in bytes where known.
+    pub size: Option<u64>,
+    /// Part-10 bytes.
+    pub content: ByteStream,
+}
+
+/// A study as an Imaging Document Source knows it.
+#[derive(Debug, Clone)]
+pub struct LocatedStudy {
+    /// Study Instance UID.
+    pub study: Uid,
+    /// The national patient whose study it is; `None` when the archive's id fits nobody.
+    pub patient: Option<PatientId>,
+    /// What the source lists of the requested instances, in request order.
+    pub instances: Vec<LocatedInstance>,
+    /// Requested, not to be had.
+    pub missing: Vec<(DocumentRequest, Missing)>,
+    /// Modalities (0008,0060) of the requested series.
+    pub modalities: Vec<String>,
+    /// Study Date (0008,0020), YYYYMMDD, local to the source.
+    pub study_date: Option<String>,
+}
+
+/// One instance that a source promises.
+#[derive(Debug, Clone)]
+pub struct LocatedInstance {
+    /// The request it answers.
+    pub request: DocumentRequest,
+    /// Series Instance UID (0020,000E).
+    pub series: Uid,
+    /// SOP Class UID (0008,0016) where the index has it.
+    pub sop_class: Option<Uid>,
+    /// Stored transfer syntax (0002,0010) where the index has it.
+    pub transfer_syntax: Option<Uid>,
+    /// Length in bytes where known.
+    pub size: Option<u64>,
+}
+
+/// Why an instance will not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// No such instance in that study, or the source does not answer for that Retrieve Location UID's study.
+    Unknown,
+    /// No source is configured for the Retrieve Location UID.
+    UnknownSource,
+    /// Stored in a transfer syntax that the requester did not list.
+    TransferSyntax,
+    /// The object names another patient than the study's; it is withheld.
+    Mismatch,
+}
+
+/// What a national system may answer instead of data.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NationalError {
+    /// The person is not in the national registers.
+    #[error("no such patient")]
+    NoPatient,
+    /// More than one person fits.
+    #[error("more than one patient fits")]
+    Ambiguous,
+    /// The registry would answer more entries than the limit.
+    #[error("too many results")]
+    TooMany,
+    /// No repository or source carries that unique id.
+    #[error("unknown repository or source")]
+    UnknownRepository,
+    /// The document or instance is not there (any more).
+    #[error("unknown document")]
+    UnknownDocument,
+    /// The system does not answer or answered nonsense.
+    #[error("national system failed: {reason}")]
+    Down {
+        /// Operator's reason, free of personal data.
+        reason: String,
+        /// Whether asking again may help.
+        retry: bool,
+    },
+    /// The system asks to come back later.
+    #[error("national system is busy")]
+    Busy,
+    /// The object differs from what the index promised.
+    #[error("object does not fit its index entry: {0}")]
+    Mismatch(&'static str),
+}
+
+impl NationalError {
+    /// A failure that may pass.
+    pub fn down(reason: impl Into<String>) -> Self {
+        Self::Down { reason: reason.into(), retry: true }
+    }
+}

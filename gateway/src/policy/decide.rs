@@ -1,0 +1,338 @@
+//! The two decisions and the types that prove them.
+//!
+//! The constructors are private to this module and to [`crate::responding::security`]: nothing else can make an
+//! [`Authenticated`] or an [`Authorised`].
+//!
+//! ```compile_fail
+//! use ncp_gateway::policy::{Authorised, LookUp};
+//! fn forged() -> Authorised<LookUp<u8>> {
+//!     Authorised { subject: LookUp(1), identity: todo!() } // private fields
+//! }
+//! ```
+//! ```compile_fail
+//! use ncp_gateway::policy::{Authorised, Disclose, LookUp};
+//! // A look-up decision is not a disclosure decision.
+//! fn escalate(found: Authorised<LookUp<u8>>) -> Authorised<Disclose<u8>> {
+//!     found
+//! }
+//! ```
+
+use std::sync::Arc;
+
+use ncp_ihe::{DocumentEntry, PatientId};
+
+use super::consent::{ConsentSource, ServiceConsent};
+use super::engine::{Facts, PolicyEngine, Stage, Verdict};
+use crate::identity::{Identity, TransactionName};
+use crate::national::LocatedStudy;
+
+/// A request whose sender was authenticated: TLS peer, assertions, binding and replay were checked.
+#[derive(Debug)]
+pub struct Authenticated<T> {
+    body: T,
+    identity: Arc<Identity>,
+}
+
+impl<T> Authenticated<T> {
+    /// Only the security stage calls this, after all its checks held.
+    pub(crate) fn after_security_checks(body: T, identity: Arc<Identity>) -> Self {
+        Self { body, identity }
+    }
+
+    /// Who asks.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// What is asked.
+    pub fn body(&self) -> &T {
+        &self.body
+    }
+
+    /// Replaces the body by what was decoded from it.
+    pub fn try_map<U, E>(self, decode: impl FnOnce(T) -> Result<U, E>) -> Result<Authenticated<U>, E> {
+        Ok(Authenticated { body: decode(self.body)?, identity: self.identity })
+    }
+}
+
+/// May be looked up: role, purpose, country and service consent hold; no document fact was used.
+#[derive(Debug, Clone)]
+pub struct LookUp<T>(T);
+
+/// May leave the gateway.
+#[derive(Debug, Clone)]
+pub struct Disclose<T>(T);
+
+/// A decision that was made. Fields are private: see the module's examples.
+#[derive(Debug, Clone)]
+pub struct Authorised<S> {
+    subject: S,
+    identity: Arc<Identity>,
+}
+
+impl<S> Authorised<S> {
+    /// Who asks.
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+}
+
+impl<T> Authorised<LookUp<T>> {
+    /// What may be looked up.
+    pub fn get(&self) -> &T {
+        &self.subject.0
+    }
+
+    /// A look-up that follows from this one, such as the metadata of the documents that a retrieve names.
+    pub fn derive<U>(&self, body: U) -> Authorised<LookUp<U>> {
+        Authorised { subject: LookUp(body), identity: self.identity.clone() }
+    }
+}
+
+impl<T> Authorised<Disclose<T>> {
+    /// What may be disclosed.
+    pub fn get(&self) -> &T {
+        &self.subject.0
+    }
+
+    /// Takes the released value out, at the very end of its way.
+    pub fn into_inner(self) -> T {
+        self.subject.0
+    }
+}
+
+impl Authorised<Disclose<LocatedStudy>> {
+    /// Splits a released study by the source that will serve it; the parts hold no instance that was not released.
+    pub fn split_by<K: Ord + Clone>(
+        self,
+        key: impl Fn(&crate::national::LocatedInstance) -> K,
+    ) -> Vec<(K, Authorised<Disclose<LocatedStudy>>)> {
+        let identity = self.identity;
+        let study = self.subject.0;
+        let mut parts: Vec<(K, LocatedStudy)> = Vec::new();
+        for instance in study.instances.iter() {
+            let k = key(instance);
+            match parts.last_mut() {
+                Some((last, part)) if *last == k => part.instances.push(instance.clone()),
+                _ => parts.push((
+                    k,
+                    LocatedStudy { instances: vec![instance.clone()], missing: Vec::new(), ..study.clone_facts() },
+                )),
+            }
+        }
+        parts
+            .into_iter()
+            .map(|(k, part)| (k, Authorised { subject: Disclose(part), identity: identity.clone() }))
+            .collect()
+    }
+}
+
+impl LocatedStudy {
+    fn clone_facts(&self) -> Self {
+        Self {
+            study: self.study.clone(),
+            patient: self.patient.clone(),
+            instances: Vec::new(),
+            missing: Vec::new(),
+            modalities: self.modalities.clone(),
+            study_date: self.study_date.clone(),
+        }
+    }
+}
+
+/// Why policy did not let a request or a unit through.
+#[derive(Debug, thiserror::Error, PartialEq, Eq, Clone)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// Login too weak for cross-border use.
+    #[error("authentication is too weak")]
+    WeakAuthentication,
+    /// Role, purpose, permission or a rule forbids.
+    #[error("forbidden by policy: {0}")]
+    Forbidden(String),
+    /// The patient opted out of the service, and the country lets that be said.
+    #[error("consent is missing")]
+    NoConsent,
+    /// The policy set or the consent source failed; that is a refusal.
+    #[error("policy could not be evaluated: {0}")]
+    Failed(String),
+}
+
+/// Why one document or study is withheld. For the outside each of these is "does not exist".
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It belongs to another patient than the TRC's: also a security alert.
+    OtherPatient,
+    /// The patient blocked it.
+    Blocked,
+    /// A rule on its class, confidentiality or origin withholds it.
+    Forbidden(String),
+    /// Policy or consent source failed.
+    Failed(String),
+}
+
+/// The policy decision point: Cedar with the country's policies, consent and blocks.
+pub struct Policy {
+    engine: PolicyEngine,
+    consent: ConsentSource,
+}
+
+/// What a decision about one unit needs to know of it.
+pub trait Resource {
+    /// The patient whose unit it is; `None` when nobody's.
+    fn patient(&self) -> Option<&PatientId>;
+    /// Facts for the policy.
+    fn facts(&self) -> Facts;
+    /// The keys under which a block may name it: unique id, study UID.
+    fn block_keys(&self) -> Vec<String>;
+    /// Confidentiality codes, in the national system or HL7's.
+    fn confidentiality(&self) -> Vec<(String, String)>;
+}
+
+impl Policy {
+    /// Puts the decision point together.
+    pub fn new(engine: PolicyEngine, consent: ConsentSource) -> Self {
+        Self { engine, consent }
+    }
+
+    /// Decides whether the request may be looked up at all: no document fact is used.
+    ///
+    /// # Errors
+    /// Every failure is a refusal, also one of the policy engine itself.
+    pub async fn admit<T>(
+        &self,
+        request: Authenticated<T>,
+        transaction: TransactionName,
+        patient: Option<&PatientId>,
+    ) -> Result<Authorised<LookUp<T>>, PolicyError> {
+        let identity = request.identity;
+        if !identity.strongly_authenticated {
+            return Err(PolicyError::WeakAuthentication);
+        }
+        let verdict = self.engine.decide(&identity, transaction, Stage::LookUp, &Facts::default());
+        match verdict {
+            Verdict::Permit => {}
+            Verdict::Deny(rule) => return Err(PolicyError::Forbidden(rule)),
+            Verdict::Failed(why) => return Err(PolicyError::Failed(why)),
+        }
+        if let Some(patient) = patient {
+            match self.consent.service_consent(patient, &identity.country).await {
+                Ok(ServiceConsent::Given) => {}
+                // Opted out looks like a patient without documents: the look-up goes on and release withholds all.
+                Ok(ServiceConsent::OptedOut) => {}
+                Ok(ServiceConsent::MissingAndSaid) => return Err(PolicyError::NoConsent),
+                Err(error) => return Err(PolicyError::Failed(error.to_string())),
+            }
+        }
+        Ok(Authorised { subject: LookUp(request.body), identity })
+    }
+
+    /// Decides about one document or study: patient binding, service consent, blocks, then Cedar on its metadata.
+    ///
+    /// # Errors
+    /// Says why for the audit trail; the peer is told the same in every case, that it does not exist.
+    pub async fn release<T, R: Resource>(
+        &self,
+        asked: &Authorised<LookUp<T>>,
+        transaction: TransactionName,
+        resource: R,
+    ) -> Result<Authorised<Disclose<R>>, Refusal> {
+        let identity = &asked.identity;
+        let trc_patient = identity.trc_patient.as_ref();
+        if resource.patient().is_none() || resource.patient() != trc_patient {
+            return Err(Refusal::OtherPatient);
+        }
+        let Some(patient) = trc_patient else { return Err(Refusal::OtherPatient) };
+        let blocked = super::blocks::is_blocked(&self.consent, patient, &resource, identity)
+            .await
+            .map_err(|error| Refusal::Failed(error.to_string()))?;
+        match self.engine.decide(identity, transaction, Stage::Disclose, &resource.facts()) {
+            Verdict::Permit if blocked => Err(Refusal::Blocked),
+            Verdict::Permit => Ok(Authorised { subject: Disclose(resource), identity: identity.clone() }),
+            Verdict::Deny(rule) => Err(Refusal::Forbidden(rule)),
+            Verdict::Failed(why) => Err(Refusal::Failed(why)),
+        }
+    }
+
+    /// Releases what identifies a person (ITI-55): there is no TRC yet, so role and purpose decide alone.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release), without the patient binding.
+    pub async fn release_identity(
+        &self,
+        asked: &Authorised<LookUp<ncp_ihe::PatientQuery>>,
+        record: ncp_ihe::PatientRecord,
+    ) -> Result<Authorised<Disclose<ncp_ihe::PatientRecord>>, Refusal> {
+        // A record may be disclosed only if it carries an identifier that the query named.
+        let named = asked.get().ids.iter().any(|id| *id == record.id || record.other_ids.contains(id));
+        if !named {
+            return Err(Refusal::OtherPatient);
+        }
+        match self.engine.decide(&asked.identity, TransactionName::Iti55, Stage::Disclose, &Facts::default()) {
+            Verdict::Permit => Ok(Authorised { subject: Disclose(record), identity: asked.identity.clone() }),
+            Verdict::Deny(rule) => Err(Refusal::Forbidden(rule)),
+            Verdict::Failed(why) => Err(Refusal::Failed(why)),
+        }
+    }
+}
+
+impl Resource for DocumentEntry {
+    fn patient(&self) -> Option<&PatientId> {
+        Some(&self.patient_id)
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: if self.is_manifest() { "manifest" } else { "document" },
+            class_code: self.class_code.code.clone(),
+            type_code: self.type_code.code.clone(),
+            confidentiality: self.confidentiality.iter().map(|c| c.code.clone()).collect(),
+            modalities: Vec::new(),
+        }
+    }
+
+    fn block_keys(&self) -> Vec<String> {
+        let mut keys = vec![self.unique_id.clone()];
+        keys.extend(self.study_instance_uid().map(|uid| uid.to_string()));
+        keys
+    }
+
+    fn confidentiality(&self) -> Vec<(String, String)> {
+        self.confidentiality.iter().map(|c| (c.system.clone(), c.code.clone())).collect()
+    }
+}
+
+impl Resource for LocatedStudy {
+    fn patient(&self) -> Option<&PatientId> {
+        self.patient.as_ref()
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { kind: "study", modalities: self.modalities.clone(), ..Facts::default() }
+    }
+
+    fn block_keys(&self) -> Vec<String> {
+        vec![self.study.to_string()]
+    }
+
+    fn confidentiality(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod proofs {
+    //! Proofs for unit tests of this crate; no build of the gateway contains them.
+    use super::*;
+
+    /// A look-up decision for a test.
+    pub(crate) fn look_up<T>(body: T, identity: Arc<Identity>) -> Authorised<LookUp<T>> {
+        Authorised { subject: LookUp(body), identity }
+    }
+
+    /// A disclosure decision for a test.
+    pub(crate) fn disclose<T>(body: T, identity: Arc<Identity>) -> Authorised<Disclose<T>> {
+        Authorised { subject: Disclose(body), identity }
+    }
+}

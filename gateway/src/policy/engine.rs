@@ -1,0 +1,279 @@
+//! Cedar: the country's policies, validated strictly when loaded; any evaluation error is a refusal.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::str::FromStr;
+
+use cedar_policy::{
+    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
+    RestrictedExpression, Schema, ValidationMode, Validator,
+};
+
+use crate::identity::{Identity, TransactionName};
+
+/// The schema of principals, actions, resources and context; the same for every country.
+pub const SCHEMA: &str = include_str!("../../policies/ncp.cedarschema");
+
+/// Which of the two decisions is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Before anything national is touched.
+    LookUp,
+    /// For one person, document or study.
+    Disclose,
+}
+
+/// What a policy may know about a resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// `document`, `manifest`, `study`, or empty when nothing was looked up yet.
+    pub kind: &'static str,
+    /// classCode of the entry.
+    pub class_code: String,
+    /// typeCode of the entry.
+    pub type_code: String,
+    /// confidentialityCodes.
+    pub confidentiality: Vec<String>,
+    /// Modalities of a study.
+    pub modalities: Vec<String>,
+}
+
+/// Cedar's answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// A permit holds and no forbid does.
+    Permit,
+    /// Named policies forbid, or none permits.
+    Deny(String),
+    /// A policy could not be evaluated: a refusal and an alarm.
+    Failed(String),
+}
+
+/// Why a policy folder was not accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyLoadError {
+    /// Folder or file could not be read.
+    #[error("cannot read policy folder {path}: {source}")]
+    Read {
+        /// The folder.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No policy file in the folder.
+    #[error("no .cedar file in {0}")]
+    Empty(String),
+    /// A file does not parse.
+    #[error("{file}: {message}")]
+    Parse {
+        /// The file.
+        file: String,
+        /// Cedar's message.
+        message: String,
+    },
+    /// The set does not fit the schema.
+    #[error("policies do not fit the schema: {0}")]
+    Invalid(String),
+}
+
+/// A loaded and validated policy set.
+pub struct PolicyEngine {
+    policies: PolicySet,
+    schema: Schema,
+    authorizer: Authorizer,
+}
+
+impl PolicyEngine {
+    /// Loads every `*.cedar` file of a folder, in name order.
+    ///
+    /// # Errors
+    /// The first file that does not parse, or all findings of strict validation in one text.
+    pub fn load(folder: &Path) -> Result<Self, PolicyLoadError> {
+        let read = |source| PolicyLoadError::Read { path: folder.display().to_string(), source };
+        let mut files: Vec<_> = std::fs::read_dir(folder)
+            .map_err(read)?
+            .filter_map(|entry| entry.ok().map(|e| e.path()))
+            .filter(|path| path.extension().is_some_and(|e| e == "cedar"))
+            .collect();
+        files.sort();
+        if files.is_empty() {
+            return Err(PolicyLoadError::Empty(folder.display().to_string()));
+        }
+        let mut text = String::new();
+        for file in &files {
+            let content = std::fs::read_to_string(file).map_err(read)?;
+            PolicySet::from_str(&content).map_err(|error| PolicyLoadError::Parse {
+                file: file.display().to_string(),
+                message: error.to_string(),
+            })?;
+            text.push_str(&content);
+            text.push('\n');
+        }
+        Self::parse(&text)
+    }
+
+    /// Parses and validates a policy text.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn parse(text: &str) -> Result<Self, PolicyLoadError> {
+        let (schema, _) = Schema::from_cedarschema_str(SCHEMA)
+            .map_err(|error| PolicyLoadError::Invalid(format!("schema: {error}")))?;
+        let policies = PolicySet::from_str(text)
+            .map_err(|error| PolicyLoadError::Parse { file: "policies".into(), message: error.to_string() })?;
+        let result = Validator::new(schema.clone()).validate(&policies, ValidationMode::Strict);
+        if !result.validation_passed() {
+            let findings: Vec<String> = result.validation_errors().map(ToString::to_string).collect();
+            return Err(PolicyLoadError::Invalid(findings.join("; ")));
+        }
+        Ok(Self { policies, schema, authorizer: Authorizer::new() })
+    }
+
+    /// Decides. An error in any policy is [`Verdict::Failed`], since Cedar skips a forbid that fails.
+    pub fn decide(
+        &self,
+        identity: &Identity,
+        transaction: TransactionName,
+        stage: Stage,
+        facts: &Facts,
+    ) -> Verdict {
+        let (request, entities) = match self.request(identity, transaction, stage, facts) {
+            Ok(parts) => parts,
+            Err(why) => return Verdict::Failed(why),
+        };
+        let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
+        if let Some(error) = response.diagnostics().errors().next() {
+            return Verdict::Failed(error.to_string());
+        }
+        match response.decision() {
+            Decision::Allow => Verdict::Permit,
+            Decision::Deny => {
+                let rules: Vec<String> = response
+                    .diagnostics()
+                    .reason()
+                    .map(|id| {
+                        let annotated = self.policies.annotation(id, "id");
+                        annotated.map_or_else(|| id.to_string(), ToString::to_string)
+                    })
+                    .collect();
+                Verdict::Deny(if rules.is_empty() { "no permit".into() } else { rules.join(",") })
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        identity: &Identity,
+        transaction: TransactionName,
+        stage: Stage,
+        facts: &Facts,
+    ) -> Result<(Request, Entities), String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let string = |s: &str| RestrictedExpression::new_string(s.to_owned());
+        let set = |items: &[String]| RestrictedExpression::new_set(items.iter().map(|s| string(s)));
+
+        let principal = uid("Professional", &identity.user)?;
+        let action = uid("Action", transaction.as_str())?;
+        let resource = uid("Unit", "unit")?;
+        let principal_entity = Entity::new(
+            principal.clone(),
+            HashMap::from([
+                ("country".to_owned(), string(identity.country.as_str())),
+                ("role".to_owned(), string(&identity.role)),
+                ("organisation".to_owned(), string(identity.organisation.as_deref().unwrap_or_default())),
+                ("permissions".to_owned(), set(&identity.permissions)),
+            ]),
+            Default::default(),
+        )
+        .map_err(|e| text(&e))?;
+        let resource_entity = Entity::new(
+            resource.clone(),
+            HashMap::from([
+                ("kind".to_owned(), string(facts.kind)),
+                ("classCode".to_owned(), string(&facts.class_code)),
+                ("typeCode".to_owned(), string(&facts.type_code)),
+                ("confidentiality".to_owned(), set(&facts.confidentiality)),
+                ("modalities".to_owned(), set(&facts.modalities)),
+            ]),
+            Default::default(),
+        )
+        .map_err(|e| text(&e))?;
+        let context = Context::from_pairs([
+            ("stage".to_owned(), string(if stage == Stage::LookUp { "look-up" } else { "disclose" })),
+            ("purpose".to_owned(), string(&identity.purpose)),
+            ("emergency".to_owned(), RestrictedExpression::new_bool(identity.is_emergency())),
+        ])
+        .map_err(|e| text(&e))?;
+        let entities =
+            Entities::from_entities([principal_entity, resource_entity], Some(&self.schema)).map_err(|e| text(&e))?;
+        let request =
+            Request::new(principal, action, resource, context, Some(&self.schema)).map_err(|e| text(&e))?;
+        Ok((request, entities))
+    }
+}
+
+fn uid(kind: &str, id: &str) -> Result<EntityUid, String> {
+    let kind = EntityTypeName::from_str(kind).map_err(|error| error.to_string())?;
+    Ok(EntityUid::from_type_name_and_id(kind, EntityId::new(id)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) const DEFAULT: &str = include_str!("../../policies/no/transactions.cedar");
+
+    pub(crate) fn radiologist() -> Identity {
+        Identity {
+            country: ncp_tls::Country::parse("FI").expect("a country"),
+            home_community_id: ncp_ihe::HomeCommunityId::parse("urn:oid:2.999.246").expect("an OID"),
+            peer_name: "Finland".into(),
+            hcp_id: "_h".into(),
+            trc_id: None,
+            trc_patient: None,
+            user: "u1".into(),
+            user_name: "<u1@urn:idp:FI:countryB>".into(),
+            subject_name: "Radiologist".into(),
+            role: "221".into(),
+            role_display: "Medical Doctors".into(),
+            organisation: Some("Hospital".into()),
+            organisation_id: None,
+            locality: "Hospital".into(),
+            purpose: "TREATMENT".into(),
+            permissions: ["PRD-003", "PRD-005", "PRD-006", "PRD-010", "PRD-016"].map(Into::into).to_vec(),
+            strongly_authenticated: true,
+        }
+    }
+
+    #[test]
+    fn one_permit_per_transaction_and_role() {
+        let engine = PolicyEngine::parse(DEFAULT).expect("shipped policies are valid");
+        let doctor = radiologist();
+        for transaction in
+            [TransactionName::Iti55, TransactionName::Iti38, TransactionName::Iti39, TransactionName::Rad75]
+        {
+            assert_eq!(engine.decide(&doctor, transaction, Stage::LookUp, &Facts::default()), Verdict::Permit);
+        }
+        let pharmacist = Identity { role: "2262".into(), ..doctor.clone() };
+        let verdict = engine.decide(&pharmacist, TransactionName::Rad75, Stage::LookUp, &Facts::default());
+        assert_eq!(verdict, Verdict::Deny("no permit".into()));
+        let unpermitted = Identity { permissions: vec!["PRD-006".into()], ..doctor };
+        let verdict = engine.decide(&unpermitted, TransactionName::Iti38, Stage::LookUp, &Facts::default());
+        assert!(matches!(verdict, Verdict::Deny(_)));
+    }
+
+    #[test]
+    fn blocked_confidentiality_is_withheld_at_disclosure() {
+        let engine = PolicyEngine::parse(DEFAULT).expect("shipped policies are valid");
+        let blocked = Facts { kind: "document", confidentiality: vec!["NORS".into()], ..Facts::default() };
+        let verdict = engine.decide(&radiologist(), TransactionName::Iti38, Stage::Disclose, &blocked);
+        assert!(matches!(verdict, Verdict::Deny(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_policy_outside_the_schema_is_not_loaded() {
+        let text = "permit(principal, action, resource); forbid(principal, action, resource) when { resource.nosuch };";
+        assert!(matches!(PolicyEngine::parse(text), Err(PolicyLoadError::Invalid(_))));
+    }
+}

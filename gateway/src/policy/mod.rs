@@ -1,0 +1,13 @@
+//! Policy: who may look up, what may be disclosed.
+//!
+//! Two decisions, two types (`decide.rs`): [`admit`](Policy::admit) opens look-ups, [`release`](Policy::release) opens
+//! one document or study. Both ask Cedar with the country's own policies; consent and blocks come from a
+//! [`ConsentSource`](consent::ConsentSource).
+
+pub mod blocks;
+pub mod consent;
+pub mod decide;
+mod engine;
+
+pub use decide::{Authenticated, Authorised, Disclose, LookUp, Policy, PolicyError, Refusal};
+pub use engine::PolicyEngine;

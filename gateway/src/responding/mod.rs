@@ -1,0 +1,1 @@
+//! NCP-A: Responding Gateway and Responding Imaging Gateway. Read `pipeline.rs` first.
