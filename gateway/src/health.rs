@@ -1,1 +1,30 @@
-//! Follows.
+//! `/livez`, `/readyz` and `/metrics` on the admin listener.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use crate::app::App;
+use crate::shutdown::Drain;
+
+/// The admin routes. They hold no personal data and take no input.
+pub fn routes(app: Arc<App>, drain: Drain) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "live\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state((app, drain))
+}
+
+async fn ready(State((_, drain)): State<(Arc<App>, Drain)>) -> impl IntoResponse {
+    if drain.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+}
+
+async fn metrics(State((app, _)): State<(Arc<App>, Drain)>) -> impl IntoResponse {
+    let text = app.metrics.render();
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}

@@ -1,1 +1,114 @@
-//! Follows.
+//! Stop order: readiness off, stop accepting, let open exchanges finish within the grace, flush the spool, close.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+
+/// Tells everybody that we stop, and counts what is still open.
+#[derive(Clone)]
+pub struct Drain {
+    stop: watch::Sender<bool>,
+    open: Arc<Open>,
+    ready: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct Open {
+    count: AtomicUsize,
+    none_left: Notify,
+}
+
+/// One open exchange; dropping it closes it.
+pub struct OpenExchange(Arc<Open>);
+
+impl Drop for OpenExchange {
+    fn drop(&mut self) {
+        if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.none_left.notify_waiters();
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { stop: watch::Sender::new(false), open: Arc::default(), ready: Arc::default() }
+    }
+}
+
+impl Drain {
+    /// Counts an exchange until the guard is dropped.
+    pub fn exchange(&self) -> OpenExchange {
+        self.open.count.fetch_add(1, Ordering::AcqRel);
+        OpenExchange(self.open.clone())
+    }
+
+    /// Exchanges open now.
+    pub fn open(&self) -> usize {
+        self.open.count.load(Ordering::Acquire)
+    }
+
+    /// Everything is wired and listening.
+    pub fn set_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether a load balancer may send exchanges here.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !*self.stop.borrow()
+    }
+
+    /// Resolves when we stop.
+    pub async fn stopping(&self) {
+        let mut stop = self.stop.subscribe();
+        let _ = stop.wait_for(|stopping| *stopping).await;
+    }
+
+    /// Begins to stop.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits for open exchanges, at most `grace`; true when none is left.
+    pub async fn drained(&self, grace: Duration) -> bool {
+        let wait = async {
+            loop {
+                let notified = self.open.none_left.notified();
+                if self.open() == 0 {
+                    return;
+                }
+                // A count that fell between the look and the wait is seen at the next tick.
+                let _ = tokio::time::timeout(Duration::from_millis(100), notified).await;
+            }
+        };
+        tokio::time::timeout(grace, wait).await.is_ok()
+    }
+}
+
+/// Resolves at SIGTERM or SIGINT.
+pub async fn signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn waits_for_open_exchanges() {
+        let drain = Drain::default();
+        drain.set_ready();
+        let open = drain.exchange();
+        assert!(drain.is_ready());
+        drain.stop();
+        assert!(!drain.is_ready());
+        assert!(!drain.drained(Duration::from_millis(20)).await);
+        drop(open);
+        assert!(drain.drained(Duration::from_secs(2)).await);
+    }
+}

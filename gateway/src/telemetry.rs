@@ -1,1 +1,118 @@
-//! Follows.
+//! Names of spans, attributes and metrics, in one place; never personal data.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::WithExportConfig;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::Telemetry;
+
+/// Sets up log lines (JSON on stderr) and, where configured, OTLP traces.
+///
+/// # Errors
+/// A filter that does not parse or an exporter that cannot be built, in words for the operator.
+pub fn start(config: &Telemetry, service: &str) -> Result<Option<SdkTracerProvider>, String> {
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| format!("telemetry.log: {error}"))?;
+    let lines = tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).with_target(true);
+    let provider = match &config.otlp_endpoint {
+        None => None,
+        Some(endpoint) => {
+            let exporter = opentelemetry_otlp::SpanExporter::builder()
+                .with_tonic()
+                .with_endpoint(endpoint)
+                .build()
+                .map_err(|error| format!("telemetry.otlp_endpoint: {error}"))?;
+            let resource = opentelemetry_sdk::Resource::builder().with_service_name(service.to_owned()).build();
+            Some(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+        }
+    };
+    let traces = provider.as_ref().map(|p| tracing_opentelemetry::layer().with_tracer(p.tracer("ncp-gateway")));
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .with(traces)
+        .try_init()
+        .map_err(|error| format!("telemetry: {error}"))?;
+    Ok(provider)
+}
+
+/// Labels of an exchange: transaction, role, country of the peer, outcome class. No ids.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ExchangeLabels {
+    /// `ITI-55` and so on.
+    pub transaction: String,
+    /// `responding` or `initiating`.
+    pub role: String,
+    /// Two letters, or `-` before the peer is known.
+    pub country: String,
+    /// `success`, `refused` or `failed`.
+    pub outcome: String,
+}
+
+/// Labels of bytes on their way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct StreamLabels {
+    /// `responding` or `initiating`.
+    pub role: String,
+    /// Two letters.
+    pub country: String,
+}
+
+/// The instruments.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    exchanges: Family<ExchangeLabels, Counter>,
+    seconds: Family<ExchangeLabels, Histogram, fn() -> Histogram>,
+    bytes: Family<StreamLabels, Counter>,
+    /// Exchanges carried now.
+    pub open: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("ncp");
+        let exchanges = Family::default();
+        let seconds: Family<ExchangeLabels, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16)));
+        let bytes = Family::default();
+        let open = Gauge::default();
+        registry.register("exchanges", "exchanges by transaction, role, country and outcome", exchanges.clone());
+        registry.register_with_unit("exchange_duration", "from request to last byte", Unit::Seconds, seconds.clone());
+        registry.register_with_unit("instance_content", "DICOM content carried", Unit::Bytes, bytes.clone());
+        registry.register("open_exchanges", "exchanges carried now", open.clone());
+        Self { registry: Arc::new(registry), exchanges, seconds, bytes, open }
+    }
+}
+
+impl Metrics {
+    /// Counts an exchange that ended.
+    pub fn exchange(&self, labels: ExchangeLabels, took: Duration) {
+        self.exchanges.get_or_create(&labels).inc();
+        self.seconds.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// Counts DICOM bytes.
+    pub fn instance_bytes(&self, labels: StreamLabels, bytes: u64) {
+        self.bytes.get_or_create(&labels).inc_by(bytes);
+    }
+
+    /// OpenMetrics text.
+    pub fn render(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string does not fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}

@@ -1,1 +1,10 @@
 //! NCP-A: Responding Gateway and Responding Imaging Gateway. Read `pipeline.rs` first.
+
+pub mod iti38;
+pub mod iti39;
+pub mod iti55;
+pub mod pipeline;
+pub mod pivot;
+pub mod rad75;
+pub mod replay;
+pub mod security;

@@ -1,0 +1,180 @@
+//! Cross Gateway Retrieve [ITI-39], responding side (ITI TF-2: 3.39).
+
+use futures_util::StreamExt;
+use ncp_ihe::{
+    Content, DocumentEntry, DocumentIds, DocumentRequest, DocumentResponse, GetDocuments, MessageError, RegistryError,
+    RetrieveRequest, RetrieveResponse, Severity, Status, StoredQuery,
+};
+use ncp_soap::OutPart;
+use ncp_xml::Element;
+use tracing::Instrument;
+
+use super::pipeline::{self, Answer, Exchange, Message};
+use super::pivot;
+use crate::audit_scope::Trail;
+use crate::identity::TransactionName;
+use crate::listener::OutParts;
+use crate::national::{ByteStream, DocumentRegistry, DocumentRepository, NationalError};
+use crate::outcome::GatewayError;
+use crate::policy::{Authorised, Disclose, LookUp};
+
+/// Stages 3 to 8. Every document is decided for itself; the answer is whole, partial or a failure.
+pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
+    let request = RetrieveRequest::read(&message.envelope.body)?;
+    trail.document_requests(&request.documents);
+    let request = pipeline::authenticate(exchange, message, request, trail).await?;
+    if request.body().documents.iter().any(|d| d.home.is_none()) {
+        return Err(MessageError::HomeCommunityMissing.into());
+    }
+    let ours = &exchange.app.config.gateway.home_community_id;
+    if request.body().documents.iter().all(|d| d.home.as_ref() != Some(ours)) {
+        return Err(MessageError::HomeCommunityUnknown.into());
+    }
+
+    let patient = request.identity().trc_patient.clone();
+    let span = tracing::info_span!("policy", ncp.transaction = "ITI-39");
+    let policy = &exchange.snapshot.policy;
+    let asked = policy.admit(request, TransactionName::Iti39, patient.as_ref()).instrument(span).await?;
+
+    let mut documents = Vec::new();
+    let mut errors = Vec::new();
+    for wanted in &asked.get().documents {
+        match document(exchange, &asked, wanted, trail).await {
+            Ok(content) => documents.push((wanted.clone(), content)),
+            Err(error) => {
+                trail.document_failed(wanted, &error);
+                let location = Some(format!("{} {ours}", wanted.document));
+                errors.push(error.registry_error(TransactionName::Iti39, location, &exchange.reference));
+            }
+        }
+    }
+    trail.documents_decided(documents.iter().map(|(wanted, content)| (wanted, content.size)));
+    trail.decided().await?;
+
+    let mut parts = Vec::new();
+    let mut responses = Vec::new();
+    for (index, (wanted, content)) in documents.into_iter().enumerate() {
+        let content_id = format!("document{index}.{}@ncp", exchange.reference);
+        errors.extend(content.warning);
+        responses.push(DocumentResponse {
+            request: wanted.clone(),
+            new_document: None,
+            media_type: content.media_type.clone(),
+            content: Content::Include(content_id.clone()),
+        });
+        parts.push(trail.document_part(wanted, OutPart {
+            content_id,
+            media_type: content.media_type,
+            data: Box::pin(content.bytes.map(|chunk| chunk.map_err(Into::into))),
+        }));
+    }
+    let body = RetrieveResponse { status: status(&responses, &errors), errors, documents: responses }.to_element();
+    let parts: OutParts = Box::pin(futures_util::stream::iter(parts.into_iter().map(Ok)));
+    Ok(Answer::Parts(body, parts))
+}
+
+/// One document on its way out.
+struct Outgoing {
+    media_type: String,
+    size: Option<u64>,
+    bytes: ByteStream,
+    warning: Option<RegistryError>,
+}
+
+/// Look-up, release, bytes, and for a pivot the translation of one document.
+async fn document(
+    exchange: &Exchange,
+    asked: &Authorised<LookUp<RetrieveRequest>>,
+    wanted: &DocumentRequest,
+    trail: &mut Trail,
+) -> Result<Outgoing, GatewayError> {
+    if wanted.home.as_ref() != Some(&exchange.app.config.gateway.home_community_id) {
+        return Err(MessageError::HomeCommunityUnknown.into());
+    }
+    let Some(national) = &exchange.app.national else {
+        return Err(NationalError::UnknownRepository.into());
+    };
+    if !national.has_repository(&wanted.repository) {
+        return Err(NationalError::UnknownRepository.into());
+    }
+    let original = pivot::original_of(&wanted.document);
+    let unique_id = original.unwrap_or(&wanted.document).to_owned();
+    let ids = DocumentIds::UniqueIds(vec![unique_id.clone()]);
+    let entries = national.query(&asked.derive(StoredQuery::GetDocuments(GetDocuments { ids }))).await?;
+    let entry = entries
+        .into_iter()
+        .find(|e| e.unique_id == unique_id && e.repository_unique_id == wanted.repository)
+        .ok_or(NationalError::UnknownDocument)?;
+    if original.is_some() && !pivot::has_pivot(&entry) {
+        return Err(NationalError::UnknownDocument.into());
+    }
+    let released = match exchange.snapshot.policy.release(asked, TransactionName::Iti39, entry).await {
+        Ok(released) => released,
+        Err(refusal) => {
+            trail.withheld(&refusal);
+            return Err(NationalError::UnknownDocument.into());
+        }
+    };
+    let span = tracing::info_span!("national", ncp.transaction = "ITI-39");
+    if original.is_none() {
+        let document = national.retrieve(released).instrument(span).await?;
+        return Ok(Outgoing { media_type: document.media_type, size: document.size, bytes: document.content, warning: None });
+    }
+    transcoded(exchange, released, trail).instrument(span).await
+}
+
+/// The pivot: the whole document goes through the translation service, bounded, since it is edited as one.
+async fn transcoded(
+    exchange: &Exchange,
+    released: Authorised<Disclose<DocumentEntry>>,
+    trail: &mut Trail,
+) -> Result<Outgoing, GatewayError> {
+    let Some(national) = &exchange.app.national else {
+        return Err(NationalError::UnknownRepository.into());
+    };
+    let Some(translator) = &exchange.app.translator else {
+        return Err(NationalError::UnknownDocument.into());
+    };
+    let document = national.retrieve(released).await?;
+    let bytes = crate::translate::collect(document.content, exchange.app.config.limits.document_bytes).await?;
+    match translator.document_to_pivot(&document.media_type, bytes.clone()).await {
+        Ok(pivot) => {
+            trail.translated(&pivot);
+            let size = Some(pivot.bytes.len() as u64);
+            Ok(Outgoing { media_type: document.media_type, size, bytes: once(pivot.bytes), warning: None })
+        }
+        // The service is slow or gone: the original goes out, said so; the document stays retrievable.
+        Err(error) => {
+            tracing::warn!(reason = %error, "document not transcoded");
+            let warning = RegistryError {
+                code: "WARNING_ORCD_GENERIC".into(),
+                context: format!("not transcoded, original codes (reference {})", exchange.reference),
+                severity: Severity::Warning,
+                location: Some(exchange.app.config.gateway.home_community_id.to_string()),
+            };
+            let size = Some(bytes.len() as u64);
+            Ok(Outgoing { media_type: document.media_type, size, bytes: once(bytes), warning: Some(warning) })
+        }
+    }
+}
+
+fn once(bytes: bytes::Bytes) -> ByteStream {
+    Box::pin(futures_util::stream::iter([Ok(bytes)]))
+}
+
+/// Status and error list agree (ITI TF-3: 4.2.4): no document is a failure, some with an error a partial success.
+pub fn status(documents: &[DocumentResponse], errors: &[RegistryError]) -> Status {
+    let failed = errors.iter().any(|e| e.severity == Severity::Error);
+    match (documents.is_empty(), failed) {
+        (_, false) => Status::Success,
+        (true, true) => Status::Failure,
+        (false, true) => Status::PartialSuccess,
+    }
+}
+
+/// The refusal in the form that ITI-39 and RAD-75 share.
+pub fn refusal(exchange: &Exchange, transaction: TransactionName, error: &GatewayError) -> Option<Element> {
+    let location = Some(exchange.app.config.gateway.home_community_id.to_string());
+    let errors = vec![error.registry_error(transaction, location, &exchange.reference)];
+    Some(RetrieveResponse { status: Status::Failure, errors, documents: Vec::new() }.to_element())
+}

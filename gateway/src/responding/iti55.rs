@@ -1,0 +1,81 @@
+//! Cross Gateway Patient Discovery [ITI-55], responding side (ITI TF-2: 3.55).
+
+use ncp_ihe::{MessageError, PatientAnswer, PatientMatch, PatientQuery, PatientResponse};
+use ncp_xml::Element;
+
+use super::pipeline::{self, Answer, Exchange, Message};
+use crate::audit_scope::Trail;
+use crate::identity::TransactionName;
+use crate::national::{NationalError, PatientDemographicsSupplier};
+use crate::outcome::GatewayError;
+
+/// Stages 3 to 8.
+pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
+    let query = PatientQuery::read(&message.envelope.body)?;
+    trail.patient_query(&query);
+    let request = pipeline::authenticate(exchange, message, query, trail).await?;
+    let query = request.body().clone();
+    if query.receiver != exchange.app.config.gateway.home_community_id.0 {
+        return Err(MessageError::HomeCommunityUnknown.into());
+    }
+    if query.ids.is_empty() {
+        return Err(MessageError::DemographicsOnly.into());
+    }
+
+    let asked = exchange.snapshot.policy.admit(request, TransactionName::Iti55, None).await?;
+    let Some(national) = &exchange.app.national else {
+        return Err(NationalError::UnknownRepository.into());
+    };
+    let found = match national.find(&asked).await {
+        Ok(found) => found,
+        Err(NationalError::NoPatient) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+
+    let mut matches = Vec::new();
+    for record in found {
+        // What policy withholds here is, for the outside, a person who is not known.
+        if let Ok(released) = exchange.snapshot.policy.release_identity(&asked, record).await {
+            matches.push(released);
+        }
+    }
+    if matches.len() > 1 {
+        return Err(NationalError::Ambiguous.into());
+    }
+    let home = exchange.app.config.gateway.home_community_id.clone();
+    let matches: Vec<PatientMatch> = matches
+        .into_iter()
+        .map(|released| PatientMatch { record: released.into_inner(), home: home.clone(), degree: 100 })
+        .collect();
+    for found in &matches {
+        trail.found_patient(&found.record.id);
+    }
+    trail.decided().await?;
+
+    let answer = if matches.is_empty() {
+        PatientAnswer::NoMatch { ehdsi_reason: true }
+    } else {
+        PatientAnswer::Matches(matches)
+    };
+    Ok(Answer::Simple(response(exchange, &query, &answer)))
+}
+
+/// The refusal in ITI-55's own form; `None` when the request could not even be read.
+pub fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Option<Element> {
+    let query = PatientQuery::read(&message.envelope.body).ok()?;
+    let answer = refusal_answer(error, &exchange.reference);
+    Some(response(exchange, &query, &answer))
+}
+
+fn refusal_answer(error: &GatewayError, reference: &str) -> PatientAnswer {
+    if matches!(error, GatewayError::National(NationalError::NoPatient)) {
+        return PatientAnswer::NoMatch { ehdsi_reason: true };
+    }
+    let row = error.row();
+    let text = format!("{} (reference {reference})", row.text);
+    PatientAnswer::refused(row.xcpd_reason.0, row.xcpd_reason.1, row.xcpd_detail, &text)
+}
+
+fn response(exchange: &Exchange, query: &PatientQuery, answer: &PatientAnswer) -> Element {
+    PatientResponse::element(query, answer, &exchange.app.config.gateway.home_community_id.0, jiff::Timestamp::now())
+}

@@ -1,0 +1,312 @@
+//! The stage list of the responding side. Read this first.
+//!
+//! ```text
+//! 0 audit_scope   intent on disk, closed on every way out
+//! 1 listener      mutual TLS, limits, load shedding          (before this file)
+//! 2 ncp-soap      envelope, WS-Addressing, MTOM/XOP
+//! 3 security      signature, trust, binding, replay          => Authenticated<T>
+//! 4 itiNN, rad75  decoded request (ncp-ihe)
+//! 5 policy        admit                                      => Authorised<LookUp<T>>
+//! 6 national      look-ups; policy release per unit          => Authorised<Disclose<U>>
+//! 7 translate     pivot metadata and documents
+//! 8 outcome       decision on disk, then the reply; parts stream
+//! ```
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+use http_body::Body;
+use ncp_soap::{Addressing, Envelope, MessageLimits, SoapError};
+use ncp_xml::{Element, Limits};
+use tracing::Instrument;
+
+use super::{iti38, iti39, iti55, rad75, security};
+use crate::app::{App, Snapshot};
+use crate::audit_scope::Trail;
+use crate::config::SecurityErrors;
+use crate::identity::TransactionName;
+use crate::listener::{PeerConnection, Reply, ReplyBody, full};
+use crate::outcome::GatewayError;
+use crate::telemetry::ExchangeLabels;
+
+/// What every stage can reach.
+pub struct Exchange {
+    /// The program.
+    pub app: Arc<App>,
+    /// Trust, policy and peers as they were when the exchange began.
+    pub snapshot: Arc<Snapshot>,
+    /// Who is at the other end of TLS.
+    pub connection: PeerConnection,
+    /// The reference that the peer, the trail and the log share.
+    pub reference: String,
+}
+
+/// A request after stage 2.
+pub struct Message {
+    /// Bytes of the envelope, as verified.
+    pub bytes: Bytes,
+    /// Its header blocks and body.
+    pub envelope: Envelope,
+    /// WS-Addressing.
+    pub addressing: Addressing,
+    /// Which transaction.
+    pub transaction: TransactionName,
+}
+
+/// What a transaction answers: a value that knows no connection.
+pub enum Answer {
+    /// A body in simple SOAP.
+    Simple(Element),
+    /// A body whose documents follow as MTOM parts.
+    Parts(Element, crate::listener::OutParts),
+}
+
+/// Carries one exchange from its headers to its reply.
+pub async fn respond<B>(app: Arc<App>, connection: PeerConnection, path: &str, headers: &HeaderMap, body: B) -> Reply
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let began = Instant::now();
+    let snapshot = app.snapshot.load_full();
+    let reference = uuid::Uuid::new_v4().to_string();
+    let expected = expected_at(&app, path);
+    let exchange = Exchange { app: app.clone(), snapshot, connection, reference };
+    let mut trail = match Trail::responding(&exchange, expected).await {
+        Ok(trail) => trail,
+        Err(error) => return unstarted(&exchange, expected, &error),
+    };
+    let span = tracing::info_span!("exchange", ncp.reference = %exchange.reference, ncp.transaction = tracing::field::Empty);
+
+    let carried = async {
+        let message = read_message(&exchange, path, headers, body).await?;
+        tracing::Span::current().record("ncp.transaction", message.transaction.as_str());
+        trail.message(&message);
+        Ok::<_, GatewayError>(message)
+    }
+    .instrument(span.clone())
+    .await;
+    let message = match carried {
+        Ok(message) => message,
+        Err(error) => {
+            let reply = fault_reply(&error, None, &exchange.reference);
+            trail.refused(&error).await;
+            measure(&exchange, expected, error.class(), began);
+            return reply;
+        }
+    };
+
+    let transaction = message.transaction;
+    let answered = answer(&exchange, &message, &mut trail).instrument(span).await;
+    let outcome = match &answered {
+        Ok(_) => "success",
+        Err(error) => error.class(),
+    };
+    measure(&exchange, Some(transaction), outcome, began);
+    match answered {
+        Ok(Answer::Simple(body)) => {
+            let reply = simple_reply(&message, body, StatusCode::OK);
+            trail.finish().await;
+            reply
+        }
+        // The trail goes with the stream: its outcome is written after the last byte.
+        Ok(Answer::Parts(body, parts)) => parts_reply(&message, body, parts, trail),
+        Err(error) => {
+            tracing::info!(ncp.transaction = transaction.as_str(), ncp.reference = %exchange.reference, reason = %error, "refused");
+            let reply = refusal(&exchange, &message, &error);
+            trail.refused(&error).await;
+            reply
+        }
+    }
+}
+
+/// Stage 2: bounded reading, addressing, dispatch on `wsa:Action` and body element.
+async fn read_message<B>(exchange: &Exchange, path: &str, headers: &HeaderMap, body: B) -> Result<Message, GatewayError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let config = &exchange.app.config.limits;
+    let xml = Limits { bytes: config.message_bytes, ..Limits::REQUEST };
+    let limits = MessageLimits { root_bytes: config.message_bytes, idle: config.idle, ..MessageLimits::default() };
+    let incoming = ncp_soap::read_message(headers, body, &limits).await?;
+    let bytes = incoming.root;
+    let envelope = Envelope::read(&bytes, &xml)?;
+    envelope.check_must_understand(UNDERSTOOD)?;
+    let addressing = Addressing::read(&envelope)?;
+    let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
+    Ok(Message { bytes, envelope, addressing, transaction })
+}
+
+/// Header blocks that we understand (`ihe-transactions.md` 2.1).
+const UNDERSTOOD: &[(&str, &str)] = &[
+    (ncp_soap::ns::WSA, "Action"),
+    (ncp_soap::ns::WSA, "To"),
+    (ncp_soap::ns::WSA, "MessageID"),
+    (ncp_soap::ns::WSA, "ReplyTo"),
+    (ncp_soap::ns::WSA, "FaultTo"),
+    (ncp_soap::ns::WSA, "From"),
+    (ncp_soap::ns::WSA, "RelatesTo"),
+    (ncp_soap::ns::WSSE, "Security"),
+];
+
+fn dispatch(app: &App, path: &str, addressing: &Addressing, body: &Element) -> Result<TransactionName, SoapError> {
+    use ncp_ihe::actions;
+    let listener = &app.config.listener;
+    let (transaction, paths, namespace, local) = match addressing.action.as_str() {
+        actions::ITI55_REQUEST => (TransactionName::Iti55, &listener.xcpd_paths, ncp_ihe::ns::HL7V3, "PRPA_IN201305UV02"),
+        actions::ITI38_REQUEST => (TransactionName::Iti38, &listener.xca_paths, ncp_ihe::ns::QUERY, "AdhocQueryRequest"),
+        actions::ITI39_REQUEST => {
+            (TransactionName::Iti39, &listener.xca_paths, ncp_ihe::ns::XDSB, "RetrieveDocumentSetRequest")
+        }
+        actions::RAD75_REQUEST => {
+            (TransactionName::Rad75, &listener.xcai_paths, ncp_ihe::ns::XDSI, "RetrieveImagingDocumentSetRequest")
+        }
+        _ => return Err(SoapError::Action),
+    };
+    if !paths.iter().any(|p| p == path) {
+        return Err(SoapError::Action);
+    }
+    if !body.is(namespace, local) {
+        return Err(SoapError::ActionMismatch);
+    }
+    Ok(transaction)
+}
+
+/// The transaction that a path stands for, before the message is read.
+fn expected_at(app: &App, path: &str) -> Option<TransactionName> {
+    let listener = &app.config.listener;
+    if listener.xcpd_paths.iter().any(|p| p == path) {
+        Some(TransactionName::Iti55)
+    } else if listener.xca_paths.iter().any(|p| p == path) {
+        Some(TransactionName::Iti38)
+    } else if listener.xcai_paths.iter().any(|p| p == path) {
+        Some(TransactionName::Rad75)
+    } else {
+        None
+    }
+}
+
+/// Stages 3 to 8 of one transaction.
+async fn answer(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
+    match message.transaction {
+        TransactionName::Iti55 => iti55::respond(exchange, message, trail).await,
+        TransactionName::Iti38 => iti38::respond(exchange, message, trail).await,
+        TransactionName::Iti39 => iti39::respond(exchange, message, trail).await,
+        TransactionName::Rad75 => rad75::respond(exchange, message, trail).await,
+    }
+}
+
+fn response_action(transaction: TransactionName) -> &'static str {
+    use ncp_ihe::actions;
+    match transaction {
+        TransactionName::Iti55 => actions::ITI55_RESPONSE,
+        TransactionName::Iti38 => actions::ITI38_RESPONSE,
+        TransactionName::Iti39 => actions::ITI39_RESPONSE,
+        TransactionName::Rad75 => actions::RAD75_RESPONSE,
+    }
+}
+
+fn envelope(message: &Message, body: Element) -> Vec<u8> {
+    let addressing = Addressing::response(response_action(message.transaction), message.addressing.message_id.as_deref());
+    Envelope { headers: addressing.to_headers(), body }.write()
+}
+
+fn simple_reply(message: &Message, body: Element, status: StatusCode) -> Reply {
+    // ITI-39 and RAD-75 answer as MTOM even without a binary part (ITI TF-2: V.8).
+    if matches!(message.transaction, TransactionName::Iti39 | TransactionName::Rad75) {
+        let (content_type, body) =
+            ncp_soap::mtom_response(envelope(message, body), futures_util::stream::empty::<Result<ncp_soap::OutPart, ncp_soap::BoxError>>());
+        return reply(status, content_type, ReplyBody::new(body));
+    }
+    let content_type = ncp_soap::soap_content_type(response_action(message.transaction));
+    reply(status, content_type, full(envelope(message, body)))
+}
+
+fn parts_reply(message: &Message, body: Element, parts: crate::listener::OutParts, trail: Trail) -> Reply {
+    let parts = trail.follow(parts);
+    let (content_type, body) = ncp_soap::mtom_response(envelope(message, body), parts);
+    reply(StatusCode::OK, content_type, ReplyBody::new(body))
+}
+
+/// A refusal in the shape that the transaction and the peer's configuration ask for.
+fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Reply {
+    let row = error.row();
+    let wants_fault = exchange.connection.peer.as_ref().is_some_and(|p| p.security_errors == SecurityErrors::Fault);
+    if row.as_fault || (wants_fault && !row.wss.is_empty()) {
+        return fault_reply(error, Some(message), &exchange.reference);
+    }
+    let body = match message.transaction {
+        TransactionName::Iti55 => iti55::refusal(exchange, message, error),
+        TransactionName::Iti38 => iti38::refusal(exchange, error),
+        TransactionName::Iti39 | TransactionName::Rad75 => iti39::refusal(exchange, message.transaction, error),
+    };
+    match body {
+        Some(body) => simple_reply(message, body, StatusCode::OK),
+        None => fault_reply(error, Some(message), &exchange.reference),
+    }
+}
+
+/// A SOAP fault. Its text is fixed and carries the reference, nothing else.
+fn fault_reply(error: &GatewayError, message: Option<&Message>, reference: &str) -> Reply {
+    let (fault, status) = match error {
+        GatewayError::Soap(soap) => (soap.fault(reference), soap.http_status()),
+        other => {
+            let row = other.row();
+            (ncp_soap::Fault::sender(row.wss, &format!("{} (reference {reference})", row.text)), 400)
+        }
+    };
+    let relates = message.and_then(|m| m.addressing.message_id.as_deref());
+    let bytes = fault.envelope(relates).write();
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut reply = reply(status, ncp_soap::soap_content_type(ncp_soap::FAULT_ACTION), full(bytes));
+    if matches!(error, GatewayError::Soap(SoapError::TooLarge(_) | SoapError::Timeout | SoapError::Truncated)) {
+        reply.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+    }
+    reply
+}
+
+/// The audit intent could not be stored: nothing is done, nothing disclosed.
+fn unstarted(exchange: &Exchange, _expected: Option<TransactionName>, error: &GatewayError) -> Reply {
+    tracing::error!(ncp.reference = %exchange.reference, reason = %error, "exchange not started");
+    let fault = ncp_soap::Fault::receiver(&format!("not available (reference {})", exchange.reference));
+    let mut reply = reply(
+        StatusCode::SERVICE_UNAVAILABLE,
+        ncp_soap::soap_content_type(ncp_soap::FAULT_ACTION),
+        full(fault.envelope(None).write()),
+    );
+    reply.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("30"));
+    reply
+}
+
+fn reply(status: StatusCode, content_type: http::HeaderValue, body: ReplyBody) -> Reply {
+    let mut response = http::Response::new(body);
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn measure(exchange: &Exchange, transaction: Option<TransactionName>, outcome: &str, began: Instant) {
+    let labels = ExchangeLabels {
+        transaction: transaction.map_or("-", TransactionName::as_str).to_owned(),
+        role: "responding".into(),
+        country: exchange.connection.peer.as_ref().map_or("-".into(), |p| p.country.as_str().to_owned()),
+        outcome: outcome.to_owned(),
+    };
+    exchange.app.metrics.exchange(labels, began.elapsed());
+}
+
+/// Stage 3 for a transaction, under its span.
+pub(super) async fn authenticate<T>(
+    exchange: &Exchange,
+    message: &Message,
+    request: T,
+    trail: &mut Trail,
+) -> Result<crate::policy::Authenticated<T>, GatewayError> {
+    let span = tracing::info_span!("security", ncp.transaction = message.transaction.as_str());
+    let authenticated = security::authenticate(exchange, message, request).instrument(span).await?;
+    trail.identified(authenticated.identity());
+    Ok(authenticated)
+}

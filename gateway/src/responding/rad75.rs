@@ -1,0 +1,140 @@
+//! Cross Gateway Retrieve Imaging Document Set [RAD-75], responding side (RAD TF-2: 4.75).
+//!
+//! The root part names its parts before they are read, so the request is resolved against the source's index first and
+//! only what the source lists is promised. An instance that then fails ends the message without its closing boundary.
+
+use std::collections::BTreeSet;
+
+use futures_util::StreamExt;
+use ncp_ihe::{Content, DocumentRequest, DocumentResponse, ImagingRequest, MessageError, RegistryError, RetrieveResponse, Severity};
+use ncp_soap::{BoxError, OutPart};
+use tracing::Instrument;
+
+use super::iti39::status;
+use super::pipeline::{self, Answer, Exchange, Message};
+use crate::audit_scope::Trail;
+use crate::identity::TransactionName;
+use crate::listener::OutParts;
+use crate::national::{ImagingDocumentSource, LocatedStudy, Missing, NationalError};
+use crate::outcome::GatewayError;
+
+const DICOM: &str = "application/dicom";
+
+/// Stages 3 to 8.
+pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
+    let request = ImagingRequest::read(&message.envelope.body)?;
+    trail.imaging_request(&request);
+    let request = pipeline::authenticate(exchange, message, request, trail).await?;
+    check_home(exchange, request.body())?;
+
+    let patient = request.identity().trc_patient.clone();
+    let policy = &exchange.snapshot.policy;
+    let span = tracing::info_span!("policy", ncp.transaction = "RAD-75");
+    let asked = policy.admit(request, TransactionName::Rad75, patient.as_ref()).instrument(span).await?;
+
+    let Some(national) = &exchange.app.national else {
+        return Err(NationalError::UnknownRepository.into());
+    };
+    let span = tracing::info_span!("national", ncp.transaction = "RAD-75");
+    let studies = national.locate(&asked).instrument(span).await?;
+
+    let mut errors = Vec::new();
+    let mut released = Vec::new();
+    let mut located: BTreeSet<String> = BTreeSet::new();
+    for study in studies {
+        located.insert(study.study.to_string());
+        let (study, missing) = split_missing(study);
+        let all: Vec<DocumentRequest> = study.instances.iter().map(|i| i.request.clone()).collect();
+        match policy.release(&asked, TransactionName::Rad75, study).await {
+            Ok(study) => {
+                errors.extend(missing.iter().map(|(request, why)| missing_error(exchange, request, *why)));
+                trail.instances_missing(&missing);
+                released.push(study);
+            }
+            // Another patient's or a blocked study answers instance by instance as an absent one.
+            Err(refusal) => {
+                trail.withheld(&refusal);
+                let requests = all.iter().chain(missing.iter().map(|(request, _)| request));
+                errors.extend(requests.map(|request| missing_error(exchange, request, Missing::Unknown)));
+            }
+        }
+    }
+    for study in asked.get().studies.iter().filter(|s| !located.contains(&s.study.to_string())) {
+        let requests = study.series.iter().flat_map(|series| &series.instances);
+        errors.extend(requests.map(|request| missing_error(exchange, request, Missing::Unknown)));
+    }
+    trail.studies_decided(released.iter().map(|study| study.get()));
+    trail.decided().await?;
+
+    let mut documents = Vec::new();
+    let mut sources = Vec::new();
+    for study in released {
+        for instance in &study.get().instances {
+            documents.push(DocumentResponse {
+                request: instance.request.clone(),
+                new_document: None,
+                media_type: DICOM.into(),
+                content: Content::Include(content_id(&instance.request, &exchange.reference)),
+            });
+        }
+        sources.push(study);
+    }
+    let body = RetrieveResponse { status: status(&documents, &errors), errors, documents }.to_element();
+
+    let reference = exchange.reference.clone();
+    let app = exchange.app.clone();
+    let recorder = trail.instance_recorder();
+    let parts: OutParts = Box::pin(async_stream::try_stream! {
+        for study in sources {
+            let uid = study.get().study.to_string();
+            let Some(national) = &app.national else { return };
+            let mut instances = national.retrieve_instances(study).await.map_err(boxed)?;
+            while let Some(instance) = instances.next().await {
+                let instance = instance.map_err(boxed)?;
+                let data = recorder.follow(&uid, &instance.request, Box::pin(instance.content.map(|c| c.map_err(boxed))));
+                yield OutPart { content_id: content_id(&instance.request, &reference), media_type: DICOM.into(), data };
+            }
+        }
+    });
+    Ok(Answer::Parts(body, parts))
+}
+
+fn boxed(error: NationalError) -> BoxError {
+    Box::new(error)
+}
+
+fn content_id(request: &DocumentRequest, reference: &str) -> String {
+    format!("{}.{reference}@ncp", request.document)
+}
+
+/// Every DocumentRequest names a homeCommunityId, and it is ours (RAD TF-2: 4.75).
+fn check_home(exchange: &Exchange, request: &ImagingRequest) -> Result<(), GatewayError> {
+    let ours = &exchange.app.config.gateway.home_community_id;
+    for instance in request.studies.iter().flat_map(|s| &s.series).flat_map(|s| &s.instances) {
+        match &instance.home {
+            None => return Err(MessageError::HomeCommunityMissing.into()),
+            Some(home) if home != ours => return Err(MessageError::HomeCommunityUnknown.into()),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn split_missing(mut study: LocatedStudy) -> (LocatedStudy, Vec<(DocumentRequest, Missing)>) {
+    let missing = std::mem::take(&mut study.missing);
+    (study, missing)
+}
+
+fn missing_error(exchange: &Exchange, request: &DocumentRequest, why: Missing) -> RegistryError {
+    let (code, text) = match why {
+        Missing::Unknown | Missing::Mismatch => ("XDSDocumentUniqueIdError", "instance is not available"),
+        Missing::UnknownSource => ("XDSUnknownRepositoryId", "source is not known"),
+        Missing::TransferSyntax => ("XDSRepositoryError", "stored in none of the requested transfer syntaxes"),
+    };
+    RegistryError {
+        code: code.into(),
+        context: format!("{text} (reference {})", exchange.reference),
+        severity: Severity::Error,
+        location: Some(format!("{} {}", request.document, exchange.app.config.gateway.home_community_id)),
+    }
+}
