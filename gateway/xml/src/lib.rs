@@ -1,1 +1,13 @@
-//! Bounded XML.
+//! Bounded XML reading and writing: no DTD, no entities beyond the five, limits counted before any tree is built.
+//!
+//! * [`scan`] counts and refuses before another parser (libxml2) may see the bytes,
+//! * [`Element`] is a small tree: read with [`Element::parse`], built with its builder, written with [`Element::to_xml`].
+
+mod error;
+mod reader;
+mod tree;
+mod writer;
+
+pub use error::XmlError;
+pub use reader::{Limits, scan};
+pub use tree::{Attribute, Element, Node};

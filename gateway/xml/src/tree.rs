@@ -1,0 +1,280 @@
+//! A small element tree: names with their namespace, attributes, children in order.
+
+use std::sync::Arc;
+
+use crate::reader::{self, Limits};
+use crate::{XmlError, writer};
+
+/// A name that is shared or static.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Interned {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl std::ops::Deref for Interned {
+    type Target = str;
+    fn deref(&self) -> &str {
+        match self {
+            Self::Static(s) => s,
+            Self::Shared(s) => s,
+        }
+    }
+}
+
+/// Names that big answers repeat ten thousand times cost nothing each.
+const COMMON: &[&str] = &[
+    "",
+    "urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.0",
+    "urn:hl7-org:v3",
+    "urn:ihe:iti:xds-b:2007",
+    "ExtrinsicObject",
+    "Slot",
+    "ValueList",
+    "Value",
+    "Name",
+    "LocalizedString",
+    "Classification",
+    "ExternalIdentifier",
+    "DocumentResponse",
+    "DocumentRequest",
+    "HomeCommunityId",
+    "RepositoryUniqueId",
+    "DocumentUniqueId",
+    "mimeType",
+    "Document",
+    "Include",
+    "id",
+    "name",
+    "value",
+    "href",
+    "classificationScheme",
+    "classifiedObject",
+    "nodeRepresentation",
+    "identificationScheme",
+    "registryObject",
+    "root",
+    "extension",
+    "code",
+    "codeSystem",
+    "displayName",
+];
+
+pub(crate) fn intern(text: &str) -> Interned {
+    match COMMON.iter().find(|known| **known == text) {
+        Some(known) => Interned::Static(known),
+        None => Interned::Shared(text.into()),
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name {
+    pub(crate) namespace: Interned,
+    pub(crate) local: Interned,
+}
+
+/// An attribute; namespace declarations are not among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attribute {
+    pub(crate) name: Name,
+    pub(crate) value: String,
+}
+
+impl Attribute {
+    /// Namespace, empty when none.
+    pub fn ns(&self) -> &str {
+        &self.name.namespace
+    }
+    /// Local name.
+    pub fn local(&self) -> &str {
+        &self.name.local
+    }
+    /// Normalised value.
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+}
+
+/// A child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Node {
+    /// An element.
+    Element(Element),
+    /// Text; comments and CDATA borders are gone.
+    Text(String),
+    /// For writing only: well-formed XML that stands for itself, such as a signed assertion, verbatim.
+    Raw(String),
+}
+
+/// An element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    pub(crate) name: Name,
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) children: Vec<Node>,
+    /// Prefixes to declare when written.
+    pub(crate) declared: Vec<(String, String)>,
+}
+
+impl Element {
+    /// Reads a document within the limits.
+    ///
+    /// # Errors
+    /// As [`crate::scan`].
+    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, XmlError> {
+        reader::parse(bytes, limits)
+    }
+
+    /// An empty element.
+    pub fn new(namespace: &str, local: &str) -> Self {
+        Self {
+            name: Name { namespace: intern(namespace), local: intern(local) },
+            attributes: Vec::new(),
+            children: Vec::new(),
+            declared: Vec::new(),
+        }
+    }
+
+    /// Adds an attribute without namespace.
+    #[must_use]
+    pub fn attr(self, name: &str, value: impl Into<String>) -> Self {
+        self.attr_in("", name, value)
+    }
+
+    /// Adds an attribute in a namespace.
+    #[must_use]
+    pub fn attr_in(mut self, namespace: &str, name: &str, value: impl Into<String>) -> Self {
+        self.set_attr(namespace, name, value);
+        self
+    }
+
+    /// Sets or replaces an attribute.
+    pub fn set_attr(&mut self, namespace: &str, name: &str, value: impl Into<String>) {
+        let value = value.into();
+        match self.attributes.iter_mut().find(|a| a.ns() == namespace && a.local() == name) {
+            Some(attribute) => attribute.value = value,
+            None => self
+                .attributes
+                .push(Attribute { name: Name { namespace: intern(namespace), local: intern(name) }, value }),
+        }
+    }
+
+    /// Adds a child element.
+    #[must_use]
+    pub fn with(mut self, child: Self) -> Self {
+        self.children.push(Node::Element(child));
+        self
+    }
+
+    /// Adds child elements.
+    #[must_use]
+    pub fn with_all(mut self, children: impl IntoIterator<Item = Self>) -> Self {
+        self.children.extend(children.into_iter().map(Node::Element));
+        self
+    }
+
+    /// Adds text.
+    #[must_use]
+    pub fn text(mut self, text: impl Into<String>) -> Self {
+        self.children.push(Node::Text(text.into()));
+        self
+    }
+
+    /// Adds well-formed XML verbatim.
+    #[must_use]
+    pub fn raw(mut self, xml: impl Into<String>) -> Self {
+        self.children.push(Node::Raw(xml.into()));
+        self
+    }
+
+    /// Declares a prefix here, for QNames in values and for the names below.
+    #[must_use]
+    pub fn declare(mut self, prefix: &str, namespace: &str) -> Self {
+        self.declared.push((prefix.to_owned(), namespace.to_owned()));
+        self
+    }
+
+    /// Appends a child.
+    pub fn push(&mut self, child: Self) {
+        self.children.push(Node::Element(child));
+    }
+
+    /// Namespace, empty when none.
+    pub fn ns(&self) -> &str {
+        &self.name.namespace
+    }
+
+    /// Local name.
+    pub fn local(&self) -> &str {
+        &self.name.local
+    }
+
+    /// Whether it has that expanded name.
+    pub fn is(&self, namespace: &str, local: &str) -> bool {
+        self.local() == local && self.ns() == namespace
+    }
+
+    /// Attributes in document order.
+    pub fn attributes(&self) -> &[Attribute] {
+        &self.attributes
+    }
+
+    /// Children in document order.
+    pub fn children(&self) -> &[Node] {
+        &self.children
+    }
+
+    /// Value of an attribute without namespace.
+    pub fn get(&self, local: &str) -> Option<&str> {
+        self.get_in("", local)
+    }
+
+    /// Value of an attribute in a namespace.
+    pub fn get_in(&self, namespace: &str, local: &str) -> Option<&str> {
+        self.attributes.iter().find(|a| a.local() == local && a.ns() == namespace).map(|a| a.value.as_str())
+    }
+
+    /// Child elements in order.
+    pub fn elements(&self) -> impl Iterator<Item = &Self> {
+        self.children.iter().filter_map(|node| match node {
+            Node::Element(element) => Some(element),
+            _ => None,
+        })
+    }
+
+    /// Child elements of that name.
+    pub fn all<'a>(&'a self, namespace: &'a str, local: &'a str) -> impl Iterator<Item = &'a Self> {
+        self.elements().filter(move |e| e.is(namespace, local))
+    }
+
+    /// First child element of that name.
+    pub fn child(&self, namespace: &str, local: &str) -> Option<&Self> {
+        self.elements().find(|e| e.is(namespace, local))
+    }
+
+    /// Follows first children of one namespace.
+    pub fn path(&self, namespace: &str, locals: &[&str]) -> Option<&Self> {
+        locals.iter().try_fold(self, |at, local| at.child(namespace, local))
+    }
+
+    /// Text directly inside, joined.
+    pub fn content(&self) -> String {
+        let mut out = String::new();
+        for node in &self.children {
+            if let Node::Text(text) = node {
+                out.push_str(text);
+            }
+        }
+        out
+    }
+
+    /// Text directly inside, without surrounding white space.
+    pub fn trimmed(&self) -> String {
+        self.content().trim().to_owned()
+    }
+
+    /// Writes it as a document of its own, without an XML declaration.
+    pub fn to_xml(&self) -> String {
+        writer::write(self)
+    }
+}
