@@ -1,0 +1,68 @@
+//! The SOAP 1.2 envelope.
+
+use ncp_xml::{Element, Limits};
+
+use crate::SoapError;
+use crate::ns::{SOAP, SOAP11};
+
+/// Header blocks and the one body element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Envelope {
+    /// Header blocks in order.
+    pub headers: Vec<Element>,
+    /// The child of Body.
+    pub body: Element,
+}
+
+impl Envelope {
+    /// Reads an envelope within the limits.
+    ///
+    /// # Errors
+    /// XML errors, SOAP 1.1, or a shape that is no envelope with exactly one body element.
+    pub fn read(bytes: &[u8], limits: &Limits) -> Result<Self, SoapError> {
+        let root = Element::parse(bytes, limits)?;
+        if root.is(SOAP11, "Envelope") {
+            return Err(SoapError::Version);
+        }
+        if !root.is(SOAP, "Envelope") {
+            return Err(SoapError::Envelope);
+        }
+        let mut children = root.elements();
+        let mut next = children.next().ok_or(SoapError::Envelope)?;
+        let mut headers = Vec::new();
+        if next.is(SOAP, "Header") {
+            headers = next.elements().cloned().collect();
+            next = children.next().ok_or(SoapError::Envelope)?;
+        }
+        if !next.is(SOAP, "Body") || children.next().is_some() {
+            return Err(SoapError::Envelope);
+        }
+        let mut bodies = next.elements();
+        let body = bodies.next().ok_or(SoapError::Envelope)?.clone();
+        if bodies.next().is_some() {
+            return Err(SoapError::Envelope);
+        }
+        Ok(Self { headers, body })
+    }
+
+    /// Writes it.
+    pub fn write(self) -> Vec<u8> {
+        let envelope = Element::new(SOAP, "Envelope").declare("s", SOAP);
+        let envelope = if self.headers.is_empty() {
+            envelope
+        } else {
+            envelope.with(Element::new(SOAP, "Header").with_all(self.headers))
+        };
+        envelope.with(Element::new(SOAP, "Body").with(self.body)).to_xml().into_bytes()
+    }
+
+    /// Refuses a header block with mustUnderstand that is not among the known ones.
+    ///
+    /// # Errors
+    /// [`SoapError::MustUnderstand`].
+    pub fn check_must_understand(&self, known: &[(&str, &str)]) -> Result<(), SoapError> {
+        let must = |header: &&Element| matches!(header.get_in(SOAP, "mustUnderstand"), Some("1" | "true"));
+        let unknown = |header: &Element| !known.iter().any(|(ns, local)| header.is(ns, local));
+        if self.headers.iter().filter(must).any(unknown) { Err(SoapError::MustUnderstand) } else { Ok(()) }
+    }
+}

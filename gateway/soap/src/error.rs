@@ -1,0 +1,124 @@
+//! What can be wrong with a message on its way in, and the fault that says so.
+
+use ncp_xml::XmlError;
+
+use crate::Fault;
+
+/// Error of a body or part stream.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Which bound was passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SizeLimit {
+    /// Body or part: HTTP 413.
+    Body,
+    /// Header fields: HTTP 431.
+    Headers,
+}
+
+/// Refusal of a message. The texts hold nothing of the message.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SoapError {
+    /// Unreadable XML.
+    #[error("xml: {0}")]
+    Xml(#[from] XmlError),
+    /// Not an envelope with one body element.
+    #[error("not a soap envelope")]
+    Envelope,
+    /// SOAP 1.1.
+    #[error("soap 1.1 envelope")]
+    Version,
+    /// Media type is none of ours, or the body is compressed.
+    #[error("media type not supported")]
+    MediaType,
+    /// multipart without boundary, broken part headers, no part named by `start`.
+    #[error("malformed mime message")]
+    Mime,
+    /// A limit was passed.
+    #[error("message too large")]
+    TooLarge(SizeLimit),
+    /// Nothing came for too long.
+    #[error("message came too slowly")]
+    Timeout,
+    /// The stream ended before the closing boundary.
+    #[error("message ended early")]
+    Truncated,
+    /// Two parts with one Content-ID.
+    #[error("two parts with one content id")]
+    DuplicateContentId,
+    /// An Include names no part, the root, the same part twice, or something outside the message.
+    #[error("include cannot be resolved")]
+    UnresolvedInclude,
+    /// Action missing or unknown.
+    #[error("action not supported")]
+    Action,
+    /// Action does not fit the body.
+    #[error("action does not fit the body")]
+    ActionMismatch,
+    /// A header with mustUnderstand that we do not know.
+    #[error("header must be understood")]
+    MustUnderstand,
+    /// An addressing header twice or malformed.
+    #[error("invalid addressing header")]
+    Addressing,
+    /// ReplyTo or FaultTo is not anonymous and not configured.
+    #[error("reply address refused")]
+    AddressRefused,
+    /// MessageID was used for another message.
+    #[error("message id was used before")]
+    DuplicateMessageId,
+    /// The connection failed.
+    #[error("connection failed")]
+    Connection,
+}
+
+impl SoapError {
+    /// HTTP status of the fault: SOAP 1.2 Part 2 table 20, and 413, 415, 431, 408 for what never became a message.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::TooLarge(SizeLimit::Headers) => 431,
+            Self::TooLarge(SizeLimit::Body) => 413,
+            Self::Xml(error) if error.is_size() => 413,
+            Self::Timeout => 408,
+            Self::MediaType => 415,
+            Self::Version | Self::MustUnderstand => 500,
+            _ => 400,
+        }
+    }
+
+    /// The fault; its text is fixed and carries the reference.
+    pub fn fault(&self, reference: &str) -> Fault {
+        let text = |what: &str| format!("{what} (reference {reference})");
+        match self {
+            Self::Version => Fault::new("VersionMismatch", "", "", &text("SOAP 1.2 is required")),
+            Self::MustUnderstand => Fault::new("MustUnderstand", "", "", &text("a header was not understood")),
+            Self::Action => Fault::sender("wsa:ActionNotSupported", &text("action not supported")),
+            Self::ActionMismatch => Fault::new(
+                "Sender",
+                "wsa:InvalidAddressingHeader",
+                "wsa:ActionMismatch",
+                &text("action does not fit the body"),
+            ),
+            Self::Addressing => Fault::new(
+                "Sender",
+                "wsa:InvalidAddressingHeader",
+                "wsa:InvalidCardinality",
+                &text("invalid addressing"),
+            ),
+            Self::AddressRefused => Fault::new(
+                "Sender",
+                "wsa:InvalidAddressingHeader",
+                "wsa:OnlyAnonymousAddressSupported",
+                &text("only the anonymous reply address is supported"),
+            ),
+            Self::DuplicateMessageId => Fault::new(
+                "Sender",
+                "wsa:InvalidAddressingHeader",
+                "wsa:DuplicateMessageID",
+                &text("message id was used before"),
+            ),
+            _ => Fault::sender("", &text("malformed message")),
+        }
+    }
+}

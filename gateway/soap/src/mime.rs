@@ -1,0 +1,332 @@
+//! multipart/related as streams (RFC 2046, RFC 2387): chunks are slices of what the connection delivered, nothing is
+//! collected, and the next chunk is asked for only when the last was taken.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http_body::{Body, Frame};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, StreamBody};
+
+use crate::{BoxError, OutPart, SizeLimit, SoapError};
+
+/// Bounds on the structure; the sizes of parts are the caller's.
+#[derive(Debug, Clone, Copy)]
+pub struct MimeLimits {
+    /// Header fields of one part, bytes.
+    pub header_bytes: usize,
+    /// Parts in one message.
+    pub parts: usize,
+    /// Silence after which the message counts as stopped.
+    pub idle: Duration,
+}
+
+impl Default for MimeLimits {
+    fn default() -> Self {
+        Self { header_bytes: 16 << 10, parts: 16_384, idle: Duration::from_secs(30) }
+    }
+}
+
+/// Header fields of a part, names in lower case.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartHeaders(Vec<(String, String)>);
+
+impl PartHeaders {
+    /// Value of a field.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// Content-ID without angle brackets.
+    pub fn content_id(&self) -> Option<&str> {
+        self.get("content-id").map(|id| id.trim().trim_start_matches('<').trim_end_matches('>'))
+    }
+
+    /// Media type without parameters, in lower case.
+    pub fn media_type(&self) -> Option<String> {
+        self.get("content-type").map(|value| MediaType::parse(value).essence)
+    }
+}
+
+/// A media type and its parameters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MediaType {
+    /// `type/subtype`, lower case.
+    pub essence: String,
+    parameters: Vec<(String, String)>,
+}
+
+impl MediaType {
+    /// Reads a Content-Type value: parameters in any order and case, quoted or not. Never fails; nonsense has no essence.
+    pub fn parse(value: &str) -> Self {
+        let mut pieces = split_outside_quotes(value).into_iter();
+        let essence = pieces.next().unwrap_or_default().trim().to_ascii_lowercase();
+        let parameters = pieces
+            .filter_map(|piece| {
+                let (name, value) = piece.split_once('=')?;
+                Some((name.trim().to_ascii_lowercase(), unquoted(value.trim())))
+            })
+            .collect();
+        Self { essence, parameters }
+    }
+
+    /// Value of a parameter.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+}
+
+fn split_outside_quotes(value: &str) -> Vec<&str> {
+    let (mut out, mut start, mut quoted, mut escaped) = (Vec::new(), 0, false, false);
+    for (index, c) in value.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if quoted => escaped = true,
+            '"' => quoted = !quoted,
+            ';' if !quoted => {
+                out.push(&value[start..index]);
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    out.push(&value[start..]);
+    out
+}
+
+fn unquoted(value: &str) -> String {
+    let Some(inner) = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')) else {
+        return value.to_owned();
+    };
+    let mut out = String::new();
+    let mut chars = inner.chars();
+    while let Some(c) = chars.next() {
+        out.extend(if c == '\\' { chars.next() } else { Some(c) });
+    }
+    out
+}
+
+/// Where the reader stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Preamble,
+    InPart,
+    /// At a delimiter that was not yet consumed.
+    AtDelimiter,
+    Done,
+}
+
+/// Reads a multipart body part by part.
+pub struct MultipartReader<B> {
+    body: B,
+    limits: MimeLimits,
+    /// CR LF, two hyphens, the boundary.
+    delimiter: Vec<u8>,
+    buffer: Bytes,
+    ended: bool,
+    state: State,
+    parts: usize,
+}
+
+impl<B> MultipartReader<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// [`SoapError::Mime`] when the boundary is not one of RFC 2046.
+    pub fn new(body: B, boundary: &str, limits: MimeLimits) -> Result<Self, SoapError> {
+        if boundary.is_empty() || boundary.len() > 70 || !boundary.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            return Err(SoapError::Mime);
+        }
+        let delimiter = format!("\r\n--{boundary}").into_bytes();
+        // The first delimiter may stand at the very start: a line end before it makes it like the others.
+        let buffer = Bytes::from_static(b"\r\n");
+        Ok(Self { body, limits, delimiter, buffer, ended: false, state: State::Preamble, parts: 0 })
+    }
+
+    /// Goes to the next part, leaving out what is left of the present one; `None` after the closing boundary.
+    ///
+    /// # Errors
+    /// [`SoapError::Truncated`] when the body ends without its closing boundary, limits, the connection's failure.
+    pub async fn next_part(&mut self) -> Result<Option<PartHeaders>, SoapError> {
+        while !matches!(self.state, State::AtDelimiter | State::Done) {
+            self.until_delimiter().await?;
+        }
+        if self.state == State::Done {
+            return Ok(None);
+        }
+        self.fill(self.delimiter.len() + 2).await?;
+        let after = self.delimiter.len();
+        if self.buffer[after..].starts_with(b"--") {
+            self.state = State::Done;
+            return Ok(None);
+        }
+        self.parts += 1;
+        if self.parts > self.limits.parts {
+            return Err(SoapError::TooLarge(SizeLimit::Body));
+        }
+        let _ = self.buffer.split_to(after);
+        let headers = self.headers().await?;
+        self.state = State::InPart;
+        Ok(Some(headers))
+    }
+
+    /// The next bytes of the present part; `None` at its end.
+    ///
+    /// # Errors
+    /// As [`next_part`](Self::next_part).
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, SoapError> {
+        if self.state != State::InPart {
+            return Ok(None);
+        }
+        self.until_delimiter().await
+    }
+
+    /// Bytes up to the next delimiter, at most one frame at a time; `None` when standing at the delimiter.
+    async fn until_delimiter(&mut self) -> Result<Option<Bytes>, SoapError> {
+        loop {
+            if let Some(found) = memchr::memmem::find(&self.buffer, &self.delimiter) {
+                if found == 0 {
+                    self.state = State::AtDelimiter;
+                    return Ok(None);
+                }
+                return Ok(Some(self.buffer.split_to(found)));
+            }
+            let kept = possible_start(&self.buffer, &self.delimiter);
+            let free = self.buffer.len() - kept;
+            if free > 0 {
+                return Ok(Some(self.buffer.split_to(free)));
+            }
+            self.more().await?;
+        }
+    }
+
+    /// Reads until `wanted` bytes stand in the buffer.
+    async fn fill(&mut self, wanted: usize) -> Result<(), SoapError> {
+        while self.buffer.len() < wanted {
+            self.more().await?;
+        }
+        Ok(())
+    }
+
+    /// Appends one frame.
+    async fn more(&mut self) -> Result<(), SoapError> {
+        let frame = tokio::time::timeout(self.limits.idle, self.body.frame());
+        let data = match frame.await.map_err(|_| SoapError::Timeout)? {
+            None => {
+                self.ended = true;
+                return Err(SoapError::Truncated);
+            }
+            Some(Err(_)) => return Err(SoapError::Connection),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => data,
+                Err(_) => return Ok(()),
+            },
+        };
+        if self.buffer.is_empty() {
+            self.buffer = data;
+        } else {
+            let mut joined = BytesMut::with_capacity(self.buffer.len() + data.len());
+            joined.extend_from_slice(&self.buffer);
+            joined.extend_from_slice(&data);
+            self.buffer = joined.freeze();
+        }
+        Ok(())
+    }
+
+    async fn headers(&mut self) -> Result<PartHeaders, SoapError> {
+        let limit = self.limits.header_bytes;
+        let mut seen = 0;
+        loop {
+            let from = seen.saturating_sub(3);
+            // Right after the delimiter's line a blank line means: no header fields.
+            if let Some(found) = memchr::memmem::find(&self.buffer[from..], b"\r\n\r\n") {
+                if from + found > limit {
+                    return Err(SoapError::TooLarge(SizeLimit::Headers));
+                }
+                let block = self.buffer.split_to(from + found + 4);
+                return parse_headers(&block);
+            }
+            seen = self.buffer.len();
+            if seen > limit {
+                return Err(SoapError::TooLarge(SizeLimit::Headers));
+            }
+            self.more().await?;
+        }
+    }
+}
+
+/// Length of the longest end of `data` that begins `delimiter`.
+fn possible_start(data: &[u8], delimiter: &[u8]) -> usize {
+    let longest = data.len().min(delimiter.len() - 1);
+    let tail = &data[data.len() - longest..];
+    // A delimiter starts with CR, so only those places count.
+    memchr::memchr_iter(b'\r', tail).find(|at| delimiter.starts_with(&tail[*at..])).map_or(0, |at| longest - at)
+}
+
+fn parse_headers(block: &[u8]) -> Result<PartHeaders, SoapError> {
+    let text = std::str::from_utf8(block).map_err(|_| SoapError::Mime)?;
+    let mut fields: Vec<(String, String)> = Vec::new();
+    let mut lines = text.split("\r\n");
+    // What follows the boundary on its own line is transport padding.
+    if !lines.next().unwrap_or_default().trim().is_empty() {
+        return Err(SoapError::Mime);
+    }
+    for line in lines.filter(|line| !line.is_empty()) {
+        if line.starts_with([' ', '\t']) {
+            let (_, value) = fields.last_mut().ok_or(SoapError::Mime)?;
+            value.push(' ');
+            value.push_str(line.trim());
+        } else {
+            let (name, value) = line.split_once(':').ok_or(SoapError::Mime)?;
+            fields.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+    Ok(PartHeaders(fields))
+}
+
+/// Body of a multipart message on its way out.
+pub type MultipartBody = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Writes a first part and then parts as they come. When a part fails the body ends with an error and without closing
+/// boundary, so that the receiver cannot take it for whole.
+pub fn write_multipart<S>(boundary: &str, first: Option<(String, Bytes)>, parts: S) -> MultipartBody
+where
+    S: Stream<Item = Result<OutPart, BoxError>> + Send + 'static,
+{
+    let boundary = boundary.to_owned();
+    let stream = async_stream::try_stream! {
+        let mut begun = false;
+        let mut start = |headers: &str| {
+            let before = if std::mem::replace(&mut begun, true) { "\r\n--" } else { "--" };
+            Bytes::from(format!("{before}{boundary}\r\n{headers}\r\n"))
+        };
+        if let Some((headers, bytes)) = first {
+            yield start(&headers);
+            yield bytes;
+        }
+        let mut parts = Box::pin(parts);
+        while let Some(part) = parts.next().await {
+            let OutPart { content_id, media_type, data } = part?;
+            let id = if content_id.is_empty() { String::new() } else { format!("Content-ID: <{content_id}>\r\n") };
+            let encoding = "Content-Transfer-Encoding: binary\r\n";
+            yield start(&format!("Content-Type: {media_type}\r\n{encoding}{id}"));
+            let mut data = data;
+            while let Some(chunk) = data.next().await {
+                yield chunk?;
+            }
+        }
+        yield if begun { Bytes::from(format!("\r\n--{boundary}--\r\n")) } else { Bytes::from(format!("--{boundary}--\r\n")) };
+    };
+    let frames = stream.map(|chunk: Result<Bytes, BoxError>| chunk.map(Frame::data));
+    BodyExt::boxed_unsync(StreamBody::new(frames))
+}
+
+/// A boundary that content will not contain: 122 random bits.
+pub fn boundary() -> String {
+    format!("ncp-{}", uuid::Uuid::new_v4().simple())
+}

@@ -1,0 +1,307 @@
+//! XOP packages: a bounded root part with the XML, parts behind it as streams.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::time::Duration;
+
+use base64::Engine;
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use http::{HeaderMap, HeaderValue, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use ncp_xml::Element;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+use crate::mime::{MediaType, MimeLimits, MultipartBody, MultipartReader, boundary, write_multipart};
+use crate::ns::XOP;
+use crate::{BoxError, SizeLimit, SoapError};
+
+const SOAP_XML: &str = "application/soap+xml";
+const XOP_XML: &str = "application/xop+xml";
+/// What a cid URL must escape of what our Content-IDs may hold.
+const CID: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'<').add(b'>').add(b'"').add(b'#').add(b'?');
+
+/// Bounds on a message. Sizes in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageLimits {
+    /// The XML.
+    pub root_bytes: usize,
+    /// Parts that come before the root part and must be kept, together.
+    pub before_root_bytes: usize,
+    /// Silence after which the message counts as stopped.
+    pub idle: Duration,
+    /// Parts of the package.
+    pub parts: usize,
+}
+
+impl Default for MessageLimits {
+    fn default() -> Self {
+        Self { root_bytes: 16 << 20, before_root_bytes: 16 << 20, idle: Duration::from_secs(30), parts: 16_384 }
+    }
+}
+
+/// A message whose root has been read.
+pub struct IncomingMessage<B> {
+    /// The XML, not yet parsed.
+    pub root: Bytes,
+    /// What follows.
+    pub parts: Parts<B>,
+}
+
+/// A part's head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartHead {
+    /// Content-ID without angle brackets.
+    pub content_id: String,
+    /// Media type without parameters.
+    pub media_type: String,
+}
+
+/// The parts behind the root, one after the other.
+pub struct Parts<B> {
+    reader: Option<MultipartReader<B>>,
+    /// Parts that came before the root.
+    early: VecDeque<(PartHead, Bytes)>,
+    current: Option<Bytes>,
+    root_id: String,
+    seen: BTreeSet<String>,
+}
+
+/// Reads the root of a message: `application/soap+xml`, or `multipart/related` with a XOP root named by `start`.
+///
+/// # Errors
+/// Media type, MIME shape, limits, silence, early end.
+pub async fn read_message<B>(
+    headers: &HeaderMap,
+    body: B,
+    limits: &MessageLimits,
+) -> Result<IncomingMessage<B>, SoapError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let encoding = headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
+    if encoding.is_some_and(|e| !e.eq_ignore_ascii_case(b"identity")) {
+        return Err(SoapError::MediaType);
+    }
+    let announced = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let media_type = MediaType::parse(announced);
+    match media_type.essence.as_str() {
+        SOAP_XML | XOP_XML => {
+            let root = collect(body, limits).await?;
+            Ok(IncomingMessage { root, parts: Parts::none() })
+        }
+        "text/xml" => Err(SoapError::Version),
+        "multipart/related" => package(&media_type, body, limits).await,
+        _ => Err(SoapError::MediaType),
+    }
+}
+
+async fn collect<B>(mut body: B, limits: &MessageLimits) -> Result<Bytes, SoapError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    if body.size_hint().lower() > limits.root_bytes as u64 {
+        return Err(SoapError::TooLarge(SizeLimit::Body));
+    }
+    let mut out = BytesMut::new();
+    loop {
+        match tokio::time::timeout(limits.idle, body.frame()).await.map_err(|_| SoapError::Timeout)? {
+            None => return Ok(out.freeze()),
+            Some(Err(_)) => return Err(SoapError::Connection),
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                append(&mut out, &data, limits.root_bytes)?;
+            }
+        }
+    }
+}
+
+fn append(out: &mut BytesMut, data: &[u8], limit: usize) -> Result<(), SoapError> {
+    if out.len() + data.len() > limit {
+        return Err(SoapError::TooLarge(SizeLimit::Body));
+    }
+    out.extend_from_slice(data);
+    Ok(())
+}
+
+async fn package<B>(media_type: &MediaType, body: B, limits: &MessageLimits) -> Result<IncomingMessage<B>, SoapError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let boundary = media_type.parameter("boundary").ok_or(SoapError::Mime)?;
+    let start = media_type.parameter("start").map(|s| s.trim_start_matches('<').trim_end_matches('>').to_owned());
+    let mime = MimeLimits { parts: limits.parts, idle: limits.idle, ..MimeLimits::default() };
+    let mut reader = MultipartReader::new(body, boundary, mime)?;
+    let mut early = VecDeque::new();
+    let mut early_bytes = 0;
+    let mut seen = BTreeSet::new();
+    while let Some(part) = reader.next_part().await? {
+        let content_id = part.content_id().unwrap_or_default().to_owned();
+        if !content_id.is_empty() && !seen.insert(content_id.clone()) {
+            return Err(SoapError::DuplicateContentId);
+        }
+        let is_root = start.as_ref().is_none_or(|start| *start == content_id);
+        let limit = if is_root { limits.root_bytes } else { limits.before_root_bytes - early_bytes };
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = reader.next_chunk().await? {
+            append(&mut bytes, &chunk, limit)?;
+        }
+        if is_root {
+            let parts = Parts { reader: Some(reader), early, current: None, root_id: content_id, seen };
+            return Ok(IncomingMessage { root: bytes.freeze(), parts });
+        }
+        early_bytes += bytes.len();
+        let head = PartHead { content_id, media_type: part.media_type().unwrap_or_default() };
+        early.push_back((head, bytes.freeze()));
+    }
+    Err(SoapError::Mime)
+}
+
+impl<B> Parts<B> {
+    fn none() -> Self {
+        Self { reader: None, early: VecDeque::new(), current: None, root_id: String::new(), seen: BTreeSet::new() }
+    }
+
+    /// Content-ID of the root; an Include of it is a loop.
+    pub fn root_id(&self) -> &str {
+        &self.root_id
+    }
+}
+
+impl<B> Parts<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Goes to the next part; `None` after the closing boundary.
+    ///
+    /// # Errors
+    /// MIME shape, limits, silence, early end.
+    pub async fn next(&mut self) -> Result<Option<PartHead>, SoapError> {
+        if let Some((head, bytes)) = self.early.pop_front() {
+            self.current = Some(bytes);
+            return Ok(Some(head));
+        }
+        self.current = None;
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        let Some(part) = reader.next_part().await? else { return Ok(None) };
+        let content_id = part.content_id().unwrap_or_default().to_owned();
+        if !content_id.is_empty() && !self.seen.insert(content_id.clone()) {
+            return Err(SoapError::DuplicateContentId);
+        }
+        Ok(Some(PartHead { content_id, media_type: part.media_type().unwrap_or_default() }))
+    }
+
+    /// The next bytes of the present part; `None` at its end.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, SoapError> {
+        if let Some(bytes) = self.current.take() {
+            return Ok((!bytes.is_empty()).then_some(bytes));
+        }
+        match &mut self.reader {
+            Some(reader) => reader.next_chunk().await,
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the rest of a message that needs no parts, so that its end is known to have come.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next), and [`SoapError::TooLarge`] beyond `limit` bytes.
+    pub async fn drain(&mut self, limit: usize) -> Result<(), SoapError> {
+        let mut left = limit;
+        while self.next().await?.is_some() {
+            while let Some(chunk) = self.chunk().await? {
+                left = left.checked_sub(chunk.len()).ok_or(SoapError::TooLarge(SizeLimit::Body))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An Include of a part.
+pub fn include(content_id: &str) -> Element {
+    let href = format!("cid:{}", utf8_percent_encode(content_id, CID));
+    Element::new(XOP, "Include").attr("href", href)
+}
+
+/// The Content-ID that an Include inside `holder` names; `None` when there is no Include.
+///
+/// # Errors
+/// [`SoapError::UnresolvedInclude`] when it points outside the message or has company.
+pub fn included(holder: &Element) -> Result<Option<String>, SoapError> {
+    let mut elements = holder.elements();
+    let Some(first) = elements.next() else { return Ok(None) };
+    if !first.is(XOP, "Include") || elements.next().is_some() || !holder.trimmed().is_empty() {
+        return Err(SoapError::UnresolvedInclude);
+    }
+    let href = first.get("href").ok_or(SoapError::UnresolvedInclude)?;
+    let id = href.strip_prefix("cid:").ok_or(SoapError::UnresolvedInclude)?;
+    let id = percent_decode_str(id).decode_utf8().map_err(|_| SoapError::UnresolvedInclude)?;
+    Ok(Some(id.into_owned()))
+}
+
+/// Inline base64 content, white space allowed.
+///
+/// # Errors
+/// [`SoapError::Mime`] when it is not base64.
+pub fn inline_content(holder: &Element) -> Result<Bytes, SoapError> {
+    let compact: String = holder.content().chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let bytes = base64::engine::general_purpose::STANDARD.decode(compact).map_err(|_| SoapError::Mime)?;
+    Ok(bytes.into())
+}
+
+/// A part on its way out.
+pub struct OutPart {
+    /// Content-ID without angle brackets; empty for none.
+    pub content_id: String,
+    /// Media type.
+    pub media_type: String,
+    /// Its bytes.
+    pub data: Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>,
+}
+
+/// A XOP package: content type and body.
+pub fn mtom_response<S>(root: Vec<u8>, parts: S) -> (HeaderValue, MultipartBody)
+where
+    S: Stream<Item = Result<OutPart, BoxError>> + Send + 'static,
+{
+    package_out(root, parts)
+}
+
+/// A request whose transaction asks for MTOM; it has no binary part.
+pub fn mtom_request(root: Vec<u8>) -> (HeaderValue, MultipartBody) {
+    package_out(root, futures_util::stream::empty())
+}
+
+fn package_out<S>(root: Vec<u8>, parts: S) -> (HeaderValue, MultipartBody)
+where
+    S: Stream<Item = Result<OutPart, BoxError>> + Send + 'static,
+{
+    let boundary = boundary();
+    let root_id = format!("root.{boundary}@ncp");
+    let content_type = format!(
+        "multipart/related; boundary=\"{boundary}\"; type=\"{XOP_XML}\"; start=\"<{root_id}>\"; start-info=\"{SOAP_XML}\""
+    );
+    let headers = format!(
+        "Content-Type: {XOP_XML}; charset=UTF-8; type=\"{SOAP_XML}\"\r\n\
+         Content-Transfer-Encoding: binary\r\nContent-ID: <{root_id}>\r\n"
+    );
+    let body = write_multipart(&boundary, Some((headers, root.into())), parts);
+    (header_value(&content_type), body)
+}
+
+/// Content type of simple SOAP.
+pub fn soap_content_type(action: &str) -> HeaderValue {
+    header_value(&format!("{SOAP_XML}; charset=UTF-8; action=\"{action}\""))
+}
+
+fn header_value(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(SOAP_XML))
+}
