@@ -1,1 +1,60 @@
-//! TLS over OpenSSL.
+//! TLS over OpenSSL for every process: contexts, certificate facts, trust in signers, and the adapter under tonic.
+
+mod anchors;
+mod certificate;
+mod context;
+mod ffi;
+mod grpc;
+mod stream;
+
+pub use anchors::{Anchors, Purpose};
+pub use certificate::{CertificateFacts, Country, CountryError};
+pub use context::{ClientAuth, Material, TlsFiles, anonymous_connector};
+pub use grpc::{GrpcPeer, GrpcStream, channel, incoming};
+pub use openssl::ssl::{SslAcceptor, SslConnector};
+pub use stream::{TlsStream, accept, connect, peer_certificate};
+
+/// Why TLS material or a connection was refused. The texts hold no personal data.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// OpenSSL refused what a file holds.
+    #[error("{what}: {source}")]
+    OpenSsl {
+        /// What was tried.
+        what: String,
+        /// OpenSSL's reasons.
+        source: openssl::error::ErrorStack,
+    },
+    /// Key and certificate do not belong together.
+    #[error("key {0} does not fit its certificate")]
+    KeyMismatch(String),
+    /// A file without certificates.
+    #[error("no certificate in {0}")]
+    NoCertificate(String),
+    /// A chain that does not lead to an anchor.
+    #[error("certificate not trusted: {0}")]
+    Untrusted(String),
+    /// Connecting or the handshake took too long.
+    #[error("timed out")]
+    Timeout,
+    /// The network.
+    #[error("connection failed: {0}")]
+    Io(#[from] std::io::Error),
+    /// The handshake.
+    #[error("tls handshake failed: {0}")]
+    Handshake(String),
+}
+
+pub(crate) fn ssl_error(what: impl Into<String>) -> impl FnOnce(openssl::error::ErrorStack) -> TlsError {
+    let what = what.into();
+    move |source| TlsError::OpenSsl { what, source }
+}

@@ -1,0 +1,100 @@
+//! Facts of a certificate, from its parsed structure; never by text search in a printed name.
+
+use std::fmt;
+
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::x509::{X509, X509Ref};
+
+/// A country, ISO 3166-1 alpha-2. EL reads as GR, UK as GB.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Country([u8; 2]);
+
+/// No country, or not exactly one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a country of two upper-case letters")]
+pub struct CountryError;
+
+impl Country {
+    /// Reads two upper-case letters.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse(text: &str) -> Result<Self, CountryError> {
+        match text.as_bytes() {
+            b"EL" => Ok(Self(*b"GR")),
+            b"UK" => Ok(Self(*b"GB")),
+            [a, b] if a.is_ascii_uppercase() && b.is_ascii_uppercase() => Ok(Self([*a, *b])),
+            _ => Err(CountryError),
+        }
+    }
+
+    /// The two letters.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("??")
+    }
+
+    /// The one C of a certificate's subject.
+    ///
+    /// # Errors
+    /// None, two, or one that is no country.
+    pub fn of_subject(certificate: &X509Ref) -> Result<Self, CountryError> {
+        let mut entries = certificate.subject_name().entries_by_nid(Nid::COUNTRYNAME);
+        let (Some(only), None) = (entries.next(), entries.next()) else { return Err(CountryError) };
+        Self::parse(std::str::from_utf8(only.data().as_slice()).map_err(|_| CountryError)?)
+    }
+}
+
+impl fmt::Debug for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Country {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What we read of a certificate once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateFacts {
+    /// DER.
+    pub der: Vec<u8>,
+    /// SHA-256 of the DER, hex.
+    pub fingerprint: String,
+    /// First CN of the subject.
+    pub common_name: String,
+    /// C of the subject, where there is exactly one.
+    pub country: Option<Country>,
+    /// Issuer, one line, for operators.
+    pub issuer: String,
+}
+
+impl CertificateFacts {
+    /// Reads the facts.
+    ///
+    /// # Errors
+    /// When OpenSSL cannot write the certificate.
+    pub fn of(certificate: &X509Ref) -> Result<Self, crate::TlsError> {
+        let der = certificate.to_der().map_err(crate::ssl_error("certificate"))?;
+        let digest = certificate.digest(MessageDigest::sha256()).map_err(crate::ssl_error("certificate"))?;
+        let name = |name: &openssl::x509::X509NameRef| {
+            let cn = name.entries_by_nid(Nid::COMMONNAME).next();
+            cn.map(|e| String::from_utf8_lossy(e.data().as_slice()).into_owned()).unwrap_or_default()
+        };
+        Ok(Self {
+            der,
+            fingerprint: hex::encode(digest),
+            common_name: name(certificate.subject_name()),
+            country: Country::of_subject(certificate).ok(),
+            issuer: name(certificate.issuer_name()),
+        })
+    }
+
+    /// The certificate again.
+    pub fn x509(&self) -> Option<X509> {
+        X509::from_der(&self.der).ok()
+    }
+}

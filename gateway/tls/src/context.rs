@@ -1,0 +1,187 @@
+//! Server and client contexts: TLS 1.2 and 1.3 with AEAD suites, certificates always verified.
+
+use std::path::{Path, PathBuf};
+
+use openssl::pkey::{PKey, Private};
+use openssl::ssl::{
+    AlpnError, SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslMode, SslOptions, SslVerifyMode, SslVersion,
+};
+use openssl::x509::X509;
+use openssl::x509::store::X509StoreBuilder;
+
+use crate::{TlsError, ssl_error};
+
+/// Where TLS material lies.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    /// Certificate chain, PEM, leaf first.
+    pub cert_chain: PathBuf,
+    /// Its key, PEM.
+    pub key: PathBuf,
+    /// Anchors of the other side, PEM.
+    pub anchors: PathBuf,
+    /// CRLs of the other side, PEM.
+    pub crls: Option<PathBuf>,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// It must, and it leads to an anchor.
+    Required,
+    /// The callers authenticate otherwise (bearer tokens).
+    None,
+}
+
+/// Our own certificate chain and key.
+#[derive(Clone)]
+pub struct Material {
+    chain: Vec<X509>,
+    key: PKey<Private>,
+}
+
+impl Material {
+    /// Loads chain and key and checks that they fit.
+    ///
+    /// # Errors
+    /// Unreadable files, what OpenSSL refuses, a key of another certificate.
+    pub fn load(cert_chain: &Path, key: &Path) -> Result<Self, TlsError> {
+        let chain = certificates(cert_chain)?;
+        let pem = read(key)?;
+        let private = PKey::private_key_from_pem(&pem).map_err(ssl_error(format!("key {}", key.display())))?;
+        let leaf = chain.first().ok_or_else(|| TlsError::NoCertificate(cert_chain.display().to_string()))?;
+        let public = leaf.public_key().map_err(ssl_error(cert_chain.display().to_string()))?;
+        if !public.public_eq(&private) {
+            return Err(TlsError::KeyMismatch(key.display().to_string()));
+        }
+        Ok(Self { chain, key: private })
+    }
+
+    /// The leaf.
+    pub fn leaf(&self) -> &X509 {
+        &self.chain[0]
+    }
+
+    /// The key, to be lent.
+    pub fn key(&self) -> &PKey<Private> {
+        &self.key
+    }
+
+    /// A server's context.
+    ///
+    /// # Errors
+    /// Unreadable anchors, what OpenSSL refuses.
+    pub fn acceptor(
+        &self,
+        client: ClientAuth,
+        anchors: &[PathBuf],
+        alpn: &'static [u8],
+    ) -> Result<SslAcceptor, TlsError> {
+        let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).map_err(ssl_error("tls"))?;
+        self.common(&mut builder, anchors)?;
+        match client {
+            ClientAuth::Required => builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT),
+            ClientAuth::None => builder.set_verify(SslVerifyMode::NONE),
+        }
+        builder.set_session_id_context(b"ncp").map_err(ssl_error("tls"))?;
+        builder.set_alpn_select_callback(move |_, offered| {
+            openssl::ssl::select_next_proto(alpn, offered).ok_or(AlpnError::NOACK)
+        });
+        Ok(builder.build())
+    }
+
+    /// A client's context that shows our certificate.
+    ///
+    /// # Errors
+    /// As [`acceptor`](Self::acceptor).
+    pub fn connector(&self, anchors: &[PathBuf], alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+        let mut builder = client_builder(anchors, alpn)?;
+        self.common(&mut builder, anchors)?;
+        Ok(builder.build())
+    }
+
+    fn common(&self, builder: &mut SslContextBuilder, anchors: &[PathBuf]) -> Result<(), TlsError> {
+        bounds(builder)?;
+        builder.set_certificate(self.leaf()).map_err(ssl_error("certificate"))?;
+        for link in &self.chain[1..] {
+            builder.add_extra_chain_cert(link.clone()).map_err(ssl_error("certificate chain"))?;
+        }
+        builder.set_private_key(&self.key).map_err(ssl_error("key"))?;
+        builder.set_cert_store(store(anchors)?.build());
+        Ok(())
+    }
+}
+
+/// A client's context without a certificate of its own, as towards a national archive or a token issuer.
+///
+/// # Errors
+/// Unreadable anchors, what OpenSSL refuses.
+pub(crate) fn client_builder(anchors: &[PathBuf], alpn: &[u8]) -> Result<openssl::ssl::SslConnectorBuilder, TlsError> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(ssl_error("tls"))?;
+    bounds(&mut builder)?;
+    builder.set_verify(SslVerifyMode::PEER);
+    builder.set_cert_store(store(anchors)?.build());
+    if !alpn.is_empty() {
+        builder.set_alpn_protos(alpn).map_err(ssl_error("alpn"))?;
+    }
+    Ok(builder)
+}
+
+impl TlsFiles {
+    /// Material, then a mutual server context.
+    ///
+    /// # Errors
+    /// As [`Material::acceptor`].
+    pub fn mutual_acceptor(&self, alpn: &'static [u8]) -> Result<SslAcceptor, TlsError> {
+        Material::load(&self.cert_chain, &self.key)?.acceptor(ClientAuth::Required, &[self.anchors.clone()], alpn)
+    }
+
+    /// Material, then a client context.
+    ///
+    /// # Errors
+    /// As [`Material::connector`].
+    pub fn connector(&self, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+        Material::load(&self.cert_chain, &self.key)?.connector(&[self.anchors.clone()], alpn)
+    }
+}
+
+/// A client context that shows no certificate.
+///
+/// # Errors
+/// Unreadable anchors, what OpenSSL refuses.
+pub fn anonymous_connector(anchors: &[PathBuf], alpn: &[u8]) -> Result<SslConnector, TlsError> {
+    Ok(client_builder(anchors, alpn)?.build())
+}
+
+fn bounds(builder: &mut SslContextBuilder) -> Result<(), TlsError> {
+    builder.set_min_proto_version(Some(SslVersion::TLS1_2)).map_err(ssl_error("tls"))?;
+    builder.set_cipher_list("ECDHE+AESGCM:ECDHE+CHACHA20:!aNULL:!eNULL:!DSS").map_err(ssl_error("cipher suites"))?;
+    builder
+        .set_options(SslOptions::NO_RENEGOTIATION | SslOptions::NO_COMPRESSION | SslOptions::CIPHER_SERVER_PREFERENCE);
+    builder.set_mode(SslMode::RELEASE_BUFFERS);
+    Ok(())
+}
+
+fn store(anchors: &[PathBuf]) -> Result<X509StoreBuilder, TlsError> {
+    let mut store = X509StoreBuilder::new().map_err(ssl_error("trust store"))?;
+    let mut seen = Vec::new();
+    for path in anchors {
+        for anchor in certificates(path)? {
+            let der = anchor.to_der().map_err(ssl_error("anchor"))?;
+            if !seen.contains(&der) {
+                store.add_cert(anchor).map_err(ssl_error(path.display().to_string()))?;
+                seen.push(der);
+            }
+        }
+    }
+    Ok(store)
+}
+
+pub(crate) fn certificates(path: &Path) -> Result<Vec<X509>, TlsError> {
+    let stack = X509::stack_from_pem(&read(path)?).map_err(ssl_error(path.display().to_string()))?;
+    if stack.is_empty() { Err(TlsError::NoCertificate(path.display().to_string())) } else { Ok(stack) }
+}
+
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { path: path.display().to_string(), source })
+}
