@@ -1,1 +1,64 @@
-//! SAML assertions.
+//! HCP identity and TRC assertions as OpenNCP expects them: issued and verified.
+//!
+//! Verification order: closed signature profile on structure (`structure.rs`), trust in the signer (the caller's
+//! [`SignerTrust`]), libxmlsec1 (`ffi.rs`), then the *digested bytes* are parsed again and only that value is used
+//! (`assertion.rs`).
+
+mod assertion;
+mod error;
+mod ffi;
+mod issue;
+mod structure;
+mod worker;
+
+pub use assertion::{AUDIENCE, HcpAssertion, TrcAssertion, Verified};
+pub use error::AssertionError;
+pub use issue::{Code, HcpClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, trc_template};
+pub use worker::{SealKey, SecurityHeader, Signer, SignerIdentity, SignerTrust, Verifier};
+
+/// Names of SAML and of the eHDSI profile.
+pub mod names {
+    /// SAML 2.0 assertions.
+    pub const SAML: &str = "urn:oasis:names:tc:SAML:2.0:assertion";
+    /// XML Signature.
+    pub const DSIG: &str = "http://www.w3.org/2000/09/xmldsig#";
+    /// Exclusive canonicalization.
+    pub const EXC_C14N: &str = "http://www.w3.org/2001/10/xml-exc-c14n#";
+    /// NameQualifier of an HCP identity assertion.
+    pub const HCP: &str = "urn:ehdsi:assertions:hcp";
+    /// NameQualifier of a TRC assertion.
+    pub const TRC: &str = "urn:ehdsi:assertions:trc";
+    /// NameQualifier of a next-of-kin assertion.
+    pub const NOK: &str = "urn:ehdsi:assertions:nok";
+    /// Method of subject confirmation.
+    pub const SENDER_VOUCHES: &str = "urn:oasis:names:tc:SAML:2.0:cm:sender-vouches";
+    /// AuthnContextClassRef of a TRC.
+    pub const PREVIOUS_SESSION: &str = "urn:oasis:names:tc:SAML:2.0:ac:classes:PreviousSession";
+    /// `subject-id`: the professional's name in an HCP assertion, the patient's CX in a TRC.
+    pub const SUBJECT_ID: &str = "urn:oasis:names:tc:xspa:1.0:subject:subject-id";
+    /// `role`.
+    pub const ROLE: &str = "urn:oasis:names:tc:xacml:2.0:subject:role";
+    /// `purposeofuse`.
+    pub const PURPOSE: &str = "urn:oasis:names:tc:xspa:1.0:subject:purposeofuse";
+    /// `organization`.
+    pub const ORGANIZATION: &str = "urn:oasis:names:tc:xspa:1.0:subject:organization";
+    /// `organization-id`.
+    pub const ORGANIZATION_ID: &str = "urn:oasis:names:tc:xspa:1.0:subject:organization-id";
+    /// Facility type.
+    pub const FACILITY_TYPE: &str = "urn:ehdsi:names:subject:healthcare-facility-type";
+    /// Point of care.
+    pub const LOCALITY: &str = "urn:oasis:names:tc:xspa:1.0:environment:locality";
+    /// Identifier of the professional.
+    pub const NPI: &str = "urn:oasis:names:tc:xspa:1.0:subject:npi";
+    /// homeCommunityId of the asking community.
+    pub const HOME: &str = "urn:ihe:iti:xca:2010:homeCommunityId";
+    /// HL7 permissions.
+    pub const PERMISSION: &str = "urn:oasis:names:tc:xspa:1.0:subject:hl7:permission";
+    /// HL7 v3.
+    pub const HL7: &str = "urn:hl7-org:v3";
+    /// Prefix of the AuthnContext classes.
+    pub const AC_CLASSES: &str = "urn:oasis:names:tc:SAML:2.0:ac:classes:";
+    /// Two-factor classes that OpenNCP accepts.
+    pub const STRONG: &[&str] =
+        &["MobileTwoFactorUnregistered", "MobileTwoFactorContract", "X509", "SPKI", "SmartcardPKI", "SoftwarePKI", "TLSClient"];
+}

@@ -37,7 +37,8 @@ impl Anchors {
     /// Unreadable files, what OpenSSL refuses.
     pub fn load(anchors: &Path, crls: Option<&PathBuf>, purpose: Purpose) -> Result<Self, TlsError> {
         let mut store = X509StoreBuilder::new().map_err(ssl_error("trust store"))?;
-        store.set_param(&parameters(purpose, crls.is_some())?).map_err(ssl_error("trust store"))?;
+        let parameters = parameters(purpose, crls.is_some())?;
+        store.set_param(&parameters).map_err(ssl_error("trust store"))?;
         let mut intermediates = Stack::new().map_err(ssl_error("trust store"))?;
         for anchor in context::certificates(anchors)? {
             let self_issued = anchor.subject_name().try_cmp(anchor.issuer_name()).is_ok_and(|o| o.is_eq());

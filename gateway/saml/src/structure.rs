@@ -1,0 +1,206 @@
+//! The closed signature profile, checked on structure before any cryptography (`threats-and-needs.md` A.1 rule 2).
+//!
+//! One Security header; in it one HCP assertion, at most one TRC, next-of-kin ignored. Each has one Signature, directly
+//! after Issuer, with one SignedInfo and one Reference to the assertion's own ID, the transforms enveloped-signature and
+//! exclusive c14n, and one X509Certificate. Nothing else in the message carries that ID.
+
+use base64::Engine;
+use ncp_xml::{Element, Node};
+
+use crate::AssertionError as E;
+use crate::names::{DSIG, EXC_C14N, HCP, NOK, SAML, TRC};
+
+const SOAP: &str = "http://www.w3.org/2003/05/soap-envelope";
+const WSSE: &str = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd";
+const ENVELOPED: &str = "http://www.w3.org/2000/09/xmldsig#enveloped-signature";
+const SHA256: &str = "http://www.w3.org/2001/04/xmlenc#sha256";
+const RSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256";
+const ECDSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256";
+/// Prefixes that an InclusiveNamespaces list may name; OpenNCP names one.
+const PREFIXES: usize = 16;
+
+/// What an assertion claims to be, by `Issuer/@NameQualifier`. Trusted only after verification, which reads it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Hcp,
+    Trc,
+}
+
+/// An assertion whose structure holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Located {
+    pub(crate) kind: Kind,
+    /// Indexes among child elements, from the root.
+    pub(crate) path: Vec<usize>,
+    pub(crate) id: String,
+    pub(crate) certificate: Vec<u8>,
+}
+
+/// Finds the assertions by fixed path and checks their structure.
+pub(crate) fn locate(envelope: &Element) -> Result<Vec<Located>, E> {
+    if !envelope.is(SOAP, "Envelope") {
+        return Err(E::Structure("envelope"));
+    }
+    let Some((header_at, header)) = envelope.elements().enumerate().find(|(_, e)| e.is(SOAP, "Header")) else {
+        return Err(E::NoHcp);
+    };
+    let mut securities = header.elements().enumerate().filter(|(_, e)| e.is(WSSE, "Security"));
+    let Some((security_at, security)) = securities.next() else { return Err(E::NoHcp) };
+    if securities.next().is_some() {
+        return Err(E::Structure("security.twice"));
+    }
+    let mut found: Vec<Located> = Vec::new();
+    for (at, assertion) in security.elements().enumerate() {
+        if !assertion.is(SAML, "Assertion") {
+            continue;
+        }
+        let qualifier = assertion.child(SAML, "Issuer").and_then(|i| i.get("NameQualifier")).unwrap_or_default();
+        let kind = match qualifier {
+            HCP => Kind::Hcp,
+            TRC => Kind::Trc,
+            NOK => continue,
+            _ => return Err(E::Structure("assertion.kind")),
+        };
+        if found.iter().any(|other| other.kind == kind) {
+            return Err(E::Structure("assertion.twice"));
+        }
+        let (id, certificate) = profile(assertion)?;
+        if count_id(envelope, &id) != 1 {
+            return Err(E::Structure("id.twice"));
+        }
+        found.push(Located { kind, path: vec![header_at, security_at, at], id, certificate });
+    }
+    if count_assertions(envelope) != security.elements().filter(|e| e.is(SAML, "Assertion")).count() {
+        return Err(E::Structure("assertion.elsewhere"));
+    }
+    if found.iter().all(|f| f.kind != Kind::Hcp) {
+        return Err(E::NoHcp);
+    }
+    Ok(found)
+}
+
+/// The profile of one assertion: its ID and the one certificate.
+fn profile(assertion: &Element) -> Result<(String, Vec<u8>), E> {
+    let id = assertion.get("ID").filter(|id| !id.is_empty() && id.len() <= 256).ok_or(E::Structure("id.missing"))?;
+    if id.chars().any(|c| c.is_whitespace() || matches!(c, '\'' | '"' | '(' | ')' | '#' | '<' | '&')) {
+        return Err(E::Structure("id.characters"));
+    }
+    let children: Vec<&Element> = assertion.elements().collect();
+    let signatures = children.iter().filter(|e| e.is(DSIG, "Signature")).count();
+    if signatures == 0 {
+        return Err(E::Structure("signature.missing"));
+    }
+    if signatures > 1 || count(assertion, DSIG, "Signature") > 1 {
+        return Err(E::Structure("signature.twice"));
+    }
+    if !children.first().is_some_and(|e| e.is(SAML, "Issuer")) || !children.get(1).is_some_and(|e| e.is(DSIG, "Signature")) {
+        return Err(E::Structure("signature.place"));
+    }
+    let signature = children[1];
+    let [info, value, key] = exactly(signature, [(DSIG, "SignedInfo"), (DSIG, "SignatureValue"), (DSIG, "KeyInfo")])
+        .ok_or(E::Structure("signature.children"))?;
+    if value.elements().next().is_some() || value.trimmed().is_empty() {
+        return Err(E::Structure("signature.value"));
+    }
+    signed_info(info, id)?;
+    Ok((id.to_owned(), key_info(key)?))
+}
+
+fn signed_info(info: &Element, id: &str) -> Result<(), E> {
+    let children: Vec<&Element> = info.elements().collect();
+    if children.len() > 3 && children[3..].iter().all(|e| e.is(DSIG, "Reference")) {
+        return Err(E::Structure("reference.twice"));
+    }
+    let [c14n, method, reference] =
+        exactly(info, [(DSIG, "CanonicalizationMethod"), (DSIG, "SignatureMethod"), (DSIG, "Reference")])
+            .ok_or(E::Structure("signedinfo.children"))?;
+    if c14n.get("Algorithm") != Some(EXC_C14N) {
+        return Err(E::Algorithm("c14n"));
+    }
+    inclusive_namespaces(c14n)?;
+    if !matches!(method.get("Algorithm"), Some(RSA_SHA256 | ECDSA_SHA256)) || method.elements().next().is_some() {
+        return Err(E::Algorithm("signature"));
+    }
+    if reference.get("URI").and_then(|uri| uri.strip_prefix('#')) != Some(id) {
+        return Err(E::Structure("reference.uri"));
+    }
+    let [transforms, digest, value] =
+        exactly(reference, [(DSIG, "Transforms"), (DSIG, "DigestMethod"), (DSIG, "DigestValue")])
+            .ok_or(E::Structure("reference.children"))?;
+    let [enveloped, exclusive] = exactly(transforms, [(DSIG, "Transform"), (DSIG, "Transform")])
+        .ok_or(E::Structure("transforms.number"))?;
+    if enveloped.get("Algorithm") != Some(ENVELOPED) || enveloped.elements().next().is_some() {
+        return Err(E::Algorithm("transform.enveloped"));
+    }
+    if exclusive.get("Algorithm") != Some(EXC_C14N) {
+        return Err(E::Algorithm("transform.c14n"));
+    }
+    inclusive_namespaces(exclusive)?;
+    if digest.get("Algorithm") != Some(SHA256) || digest.elements().next().is_some() {
+        return Err(E::Algorithm("digest"));
+    }
+    if value.elements().next().is_some() || value.trimmed().is_empty() {
+        return Err(E::Structure("digest.value"));
+    }
+    Ok(())
+}
+
+/// At most one InclusiveNamespaces with a short PrefixList, nothing else.
+fn inclusive_namespaces(holder: &Element) -> Result<(), E> {
+    let mut children = holder.elements();
+    let Some(only) = children.next() else { return Ok(()) };
+    let list = only.get("PrefixList").unwrap_or_default();
+    let fits = only.is(EXC_C14N, "InclusiveNamespaces")
+        && children.next().is_none()
+        && list.split_ascii_whitespace().count() <= PREFIXES
+        && list.len() <= 512;
+    if fits { Ok(()) } else { Err(E::Algorithm("c14n.prefixes")) }
+}
+
+fn key_info(key: &Element) -> Result<Vec<u8>, E> {
+    let [data] = exactly(key, [(DSIG, "X509Data")]).ok_or(E::Structure("keyinfo"))?;
+    let [certificate] = exactly(data, [(DSIG, "X509Certificate")]).ok_or(E::Structure("keyinfo.certificates"))?;
+    if certificate.elements().next().is_some() {
+        return Err(E::Structure("keyinfo.certificates"));
+    }
+    let compact: String = certificate.content().chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    if compact.len() > 16 << 10 {
+        return Err(E::Structure("keyinfo.certificates"));
+    }
+    base64::engine::general_purpose::STANDARD.decode(compact).map_err(|_| E::Structure("keyinfo.base64"))
+}
+
+/// The child elements when they are exactly these, in this order.
+fn exactly<'a, const N: usize>(parent: &'a Element, names: [(&str, &str); N]) -> Option<[&'a Element; N]> {
+    let children: Vec<&Element> = parent.elements().collect();
+    let children: [&Element; N] = children.try_into().ok()?;
+    children.iter().zip(names).all(|(e, (ns, local))| e.is(ns, local)).then_some(children)
+}
+
+fn descendants<'a>(root: &'a Element, visit: &mut impl FnMut(&'a Element)) {
+    let mut stack = vec![root];
+    while let Some(element) = stack.pop() {
+        visit(element);
+        stack.extend(element.children().iter().filter_map(|n| if let Node::Element(e) = n { Some(e) } else { None }));
+    }
+}
+
+fn count(root: &Element, ns: &str, local: &str) -> usize {
+    let mut n = 0;
+    descendants(root, &mut |e| n += usize::from(e.is(ns, local)));
+    n
+}
+
+fn count_assertions(root: &Element) -> usize {
+    count(root, SAML, "Assertion") + count(root, SAML, "EncryptedAssertion")
+}
+
+/// How many attributes that some reader takes for an ID carry this value.
+fn count_id(root: &Element, id: &str) -> usize {
+    let mut n = 0;
+    descendants(root, &mut |e| {
+        let ids = e.attributes().iter().filter(|a| a.local().eq_ignore_ascii_case("id") && a.value() == id);
+        n += ids.count();
+    });
+    n
+}

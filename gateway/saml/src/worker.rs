@@ -1,0 +1,283 @@
+//! Worker threads that own keys of libxmlsec1, since those must not move between threads; a key is lent to an operation,
+//! never duplicated.
+
+use std::collections::{HashMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc as std_mpsc;
+use std::sync::{Mutex, mpsc};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use ncp_tls::{Country, Material};
+use ncp_xml::{Element, Limits};
+use openssl::pkey::Id;
+use openssl::x509::{X509, X509Ref};
+use tokio::sync::oneshot;
+
+use crate::AssertionError as E;
+use crate::assertion::{HcpAssertion, TrcAssertion, Verified};
+use crate::ffi::{self, Key};
+use crate::issue::{CERTIFICATE_PLACE, HcpClaims, METHOD_PLACE, SignedAssertion, TrcClaims, hcp_template, trc_template};
+use crate::structure::{self, Kind};
+
+/// Verification keys that a worker keeps.
+const KEYS_PER_WORKER: usize = 64;
+
+/// Who signed, as the caller's trust decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignerIdentity {
+    /// C of the certificate's subject.
+    pub country: Country,
+    /// SHA-256 of the certificate, hex.
+    pub fingerprint: String,
+    /// CN of the subject.
+    pub common_name: String,
+}
+
+/// Trust in signers, decided by the caller and never by KeyInfo.
+pub trait SignerTrust: Send + Sync {
+    /// Path, dates, revocation, use and strength of the certificate; whose it is.
+    ///
+    /// # Errors
+    /// Why it is not trusted, for operators.
+    fn signer(&self, certificate: &X509Ref) -> Result<SignerIdentity, String>;
+
+    /// Audiences that are ours, beside the one of the field.
+    fn audiences(&self) -> &[String] {
+        &[]
+    }
+}
+
+/// The verified assertions of a message.
+#[derive(Debug, Clone)]
+pub struct SecurityHeader {
+    /// HCP identity.
+    pub hcp: Verified<HcpAssertion>,
+    /// Treatment relationship, where there is one.
+    pub trc: Option<Verified<TrcAssertion>>,
+}
+
+type Job<W> = Box<dyn FnOnce(&mut W) + Send>;
+
+/// Threads with state of their own, fed from one queue.
+struct Pool<W> {
+    queue: mpsc::SyncSender<Job<W>>,
+}
+
+impl<W: 'static> Pool<W> {
+    fn start(name: &str, workers: usize, make: impl Fn() -> Result<W, E> + Send + Sync + 'static) -> Result<Self, E> {
+        let (queue, jobs) = mpsc::sync_channel::<Job<W>>(1024);
+        let jobs = Arc::new(Mutex::new(jobs));
+        let make = Arc::new(make);
+        for index in 0..workers.max(1) {
+            let (jobs, make) = (jobs.clone(), make.clone());
+            let (tell, made) = std_mpsc::channel();
+            std::thread::Builder::new()
+                .name(format!("{name}-{index}"))
+                .spawn(move || {
+                    let mut state = match make() {
+                        Ok(state) => {
+                            let _ = tell.send(Ok(()));
+                            state
+                        }
+                        Err(error) => {
+                            let _ = tell.send(Err(error));
+                            return;
+                        }
+                    };
+                    loop {
+                        let job = jobs.lock().unwrap_or_else(|p| p.into_inner()).recv();
+                        match job {
+                            Ok(job) => job(&mut state),
+                            Err(_) => return,
+                        }
+                    }
+                })
+                .map_err(|_| E::Unavailable("thread"))?;
+            made.recv().map_err(|_| E::Unavailable("thread"))??;
+        }
+        Ok(Self { queue })
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce(&mut W) -> Result<T, E> + Send + 'static) -> Result<T, E> {
+        let (tell, told) = oneshot::channel();
+        let job: Job<W> = Box::new(move |state| {
+            let _ = tell.send(work(state));
+        });
+        self.queue.try_send(job).map_err(|_| E::Unavailable("queue is full"))?;
+        told.await.map_err(|_| E::Unavailable("worker"))?
+    }
+}
+
+/// The NCP's seal: key and certificate.
+#[derive(Clone)]
+pub struct SealKey {
+    pem: Arc<zeroize::Zeroizing<Vec<u8>>>,
+    certificate: String,
+    method: &'static str,
+    /// Country of the certificate.
+    pub country: Country,
+}
+
+impl SealKey {
+    /// Loads chain and key.
+    ///
+    /// # Errors
+    /// What is wrong with the files, for operators.
+    pub fn load(certificate: &Path, key: &Path) -> Result<Self, String> {
+        let material = Material::load(certificate, key).map_err(|e| e.to_string())?;
+        let method = match material.key().id() {
+            Id::RSA => "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256",
+            Id::EC => "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256",
+            _ => return Err("seal key must be RSA or P-256".to_owned()),
+        };
+        let country = Country::of_subject(material.leaf()).map_err(|e| format!("seal certificate: {e}"))?;
+        let pem = material.key().private_key_to_pem_pkcs8().map_err(|e| e.to_string())?;
+        let der = material.leaf().to_der().map_err(|e| e.to_string())?;
+        Ok(Self { pem: Arc::new(pem.into()), certificate: openssl::base64::encode_block(&der), method, country })
+    }
+}
+
+/// Signs assertions.
+pub struct Signer {
+    pool: Pool<Key>,
+    seal: SealKey,
+}
+
+impl Signer {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When libxmlsec1 does not take the key.
+    pub fn start(seal: SealKey, workers: usize) -> Result<Self, E> {
+        let pem = seal.pem.clone();
+        let pool = Pool::start("seal-sign", workers, move || Key::private(&pem))?;
+        Ok(Self { pool, seal })
+    }
+
+    /// Country of the seal.
+    pub fn country(&self) -> Country {
+        self.seal.country
+    }
+
+    /// Issues an HCP identity assertion.
+    ///
+    /// # Errors
+    /// [`E::Unavailable`].
+    pub async fn issue_hcp(
+        &self,
+        id: &str,
+        claims: &HcpClaims,
+        issued: Timestamp,
+        valid: std::time::Duration,
+    ) -> Result<SignedAssertion, E> {
+        self.sign(id, hcp_template(id, claims, issued, valid)).await
+    }
+
+    /// Issues a TRC assertion; the same facts give the same content.
+    ///
+    /// # Errors
+    /// [`E::Unavailable`].
+    pub async fn issue_trc(&self, id: &str, claims: &TrcClaims, issued: Timestamp, until: Timestamp) -> Result<SignedAssertion, E> {
+        self.sign(id, trc_template(id, claims, issued, until)).await
+    }
+
+    /// Signs a template of [`hcp_template`] or [`trc_template`].
+    ///
+    /// # Errors
+    /// [`E::Unavailable`].
+    pub async fn sign(&self, id: &str, template: Element) -> Result<SignedAssertion, E> {
+        let xml = template.to_xml().replacen(METHOD_PLACE, self.seal.method, 1);
+        let xml = xml.replacen(&format!(">{CERTIFICATE_PLACE}<"), &format!(">{}<", self.seal.certificate), 1);
+        let id = id.to_owned();
+        self.pool.run(move |key| ffi::sign(&xml, &[], &[1], key).map(|xml| SignedAssertion { id, xml })).await
+    }
+}
+
+/// Verification keys of a worker, by certificate, oldest out first.
+#[derive(Default)]
+struct Keys {
+    keys: HashMap<Vec<u8>, Key>,
+    order: VecDeque<Vec<u8>>,
+}
+
+impl Keys {
+    fn of(&mut self, der: &[u8]) -> Result<&mut Key, E> {
+        if !self.keys.contains_key(der) {
+            if self.order.len() >= KEYS_PER_WORKER
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.keys.remove(&oldest);
+            }
+            self.keys.insert(der.to_vec(), Key::of_certificate(der)?);
+            self.order.push_back(der.to_vec());
+        }
+        self.keys.get_mut(der).ok_or(E::Unavailable("key"))
+    }
+}
+
+/// Verifies the Security header of messages.
+pub struct Verifier {
+    pool: Pool<Keys>,
+}
+
+impl Verifier {
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// When a thread cannot start.
+    pub fn start(workers: usize) -> Result<Self, E> {
+        Ok(Self { pool: Pool::start("seal-verify", workers, || Ok(Keys::default()))? })
+    }
+
+    /// Verifies the assertions of a whole envelope, given both as bytes and as the tree read from them.
+    ///
+    /// # Errors
+    /// The first check that does not hold.
+    pub async fn verify(&self, message: Bytes, trust: Arc<dyn SignerTrust>, now: Timestamp) -> Result<SecurityHeader, E> {
+        self.pool.run(move |keys| verify(keys, &message, &*trust, now)).await
+    }
+}
+
+fn verify(keys: &mut Keys, message: &[u8], trust: &dyn SignerTrust, now: Timestamp) -> Result<SecurityHeader, E> {
+    let envelope = Element::parse(message, &Limits::REQUEST).map_err(|_| E::Structure("xml"))?;
+    let located = structure::locate(&envelope)?;
+    let (mut hcp, mut trc) = (None, None);
+    for assertion in located {
+        let certificate = X509::from_der(&assertion.certificate).map_err(|_| E::Structure("keyinfo.certificate"))?;
+        let signer = trust.signer(&certificate).map_err(E::Trust)?;
+        let digested = ffi::verify(message, &assertion.path, &assertion.id, keys.of(&assertion.certificate)?)?;
+        let digest = hex::encode(openssl::sha::sha256(&digested));
+        let country = signer.country;
+        match assertion.kind {
+            Kind::Hcp => {
+                let value = HcpAssertion::read(&digested, country, now, trust.audiences())?;
+                if value.id != assertion.id {
+                    return Err(E::Structure("id.digested"));
+                }
+                hcp = Some(Verified::new(value, signer, digest));
+            }
+            Kind::Trc => {
+                let value = TrcAssertion::read(&digested, country, now, trust.audiences())?;
+                if value.id != assertion.id {
+                    return Err(E::Structure("id.digested"));
+                }
+                trc = Some(Verified::new(value, signer, digest));
+            }
+        }
+    }
+    let hcp = hcp.ok_or(E::NoHcp)?;
+    if let Some(trc) = &trc {
+        if trc.hcp_id != hcp.id {
+            return Err(E::TrcBinding("refers to another assertion"));
+        }
+        if trc.name_id != hcp.name_id {
+            return Err(E::TrcBinding("another subject"));
+        }
+        if trc.signer().country != hcp.signer().country {
+            return Err(E::TrcBinding("signed by another country"));
+        }
+    }
+    Ok(SecurityHeader { hcp, trc })
+}
