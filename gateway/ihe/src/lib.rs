@@ -1,1 +1,58 @@
-//! IHE content.
+//! IHE transactions and their content as typed values: bodies in, bodies out; no sockets, no envelopes.
+//!
+//! * values: [`Oid`], [`HomeCommunityId`], [`Uid`], [`PatientId`], [`Coded`], [`Dtm`]
+//! * `xds`: DocumentEntry and the ebRIM codec, stored queries, ITI-38, ITI-39, RAD-75
+//! * `xcpd`: ITI-55
+//! * `imaging`: the manifest and its DICOM form (KOS)
+
+mod error;
+pub mod imaging;
+mod values;
+pub mod xcpd;
+pub mod xds;
+
+pub use error::MessageError;
+pub use imaging::{KosDialect, Manifest, ManifestError, ManifestInstance, ManifestPatient, ManifestSeries};
+pub use values::{Coded, Dtm, HomeCommunityId, Oid, PatientId, Uid};
+pub use xcpd::{Address, PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PatientResponse, PersonName};
+pub use xds::{
+    Association, Author, Availability, Content, CrossGatewayQueryRequest, DocumentEntry, DocumentIds, DocumentRequest,
+    DocumentResponse, EntryType, FindDocuments, GetDocuments, ImagingRequest, QueryResponse, ReferenceId, RegistryError,
+    RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, Severity, Status, StoredQuery, StudyRequest, TimeRange,
+};
+
+/// `wsa:Action` values (`ihe-transactions.md` 1.2).
+pub mod actions {
+    /// ITI-55 request.
+    pub const ITI55_REQUEST: &str = "urn:hl7-org:v3:PRPA_IN201305UV02:CrossGatewayPatientDiscovery";
+    /// ITI-55 response.
+    pub const ITI55_RESPONSE: &str = "urn:hl7-org:v3:PRPA_IN201306UV02:CrossGatewayPatientDiscovery";
+    /// ITI-38 request.
+    pub const ITI38_REQUEST: &str = "urn:ihe:iti:2007:CrossGatewayQuery";
+    /// ITI-38 response.
+    pub const ITI38_RESPONSE: &str = "urn:ihe:iti:2007:CrossGatewayQueryResponse";
+    /// ITI-39 request.
+    pub const ITI39_REQUEST: &str = "urn:ihe:iti:2007:CrossGatewayRetrieve";
+    /// ITI-39 response.
+    pub const ITI39_RESPONSE: &str = "urn:ihe:iti:2007:CrossGatewayRetrieveResponse";
+    /// RAD-75 request.
+    pub const RAD75_REQUEST: &str = "urn:ihe:rad:2011:CrossGatewayRetrieveImagingDocumentSet";
+    /// RAD-75 response.
+    pub const RAD75_RESPONSE: &str = "urn:ihe:rad:2011:CrossGatewayRetrieveImagingDocumentSetResponse";
+}
+
+/// Namespaces of the bodies.
+pub mod ns {
+    /// HL7 v3.
+    pub const HL7V3: &str = "urn:hl7-org:v3";
+    /// ebRS query.
+    pub const QUERY: &str = "urn:oasis:names:tc:ebxml-regrep:xsd:query:3.0";
+    /// ebRIM.
+    pub const RIM: &str = "urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.0";
+    /// ebRS.
+    pub const RS: &str = "urn:oasis:names:tc:ebxml-regrep:xsd:rs:3.0";
+    /// XDS.b.
+    pub const XDSB: &str = "urn:ihe:iti:xds-b:2007";
+    /// XDS-I.b.
+    pub const XDSI: &str = "urn:ihe:rad:xdsi-b:2009";
+}

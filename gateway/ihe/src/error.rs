@@ -1,0 +1,31 @@
+//! What is wrong with the body of a message.
+
+/// Refusal of a body; the texts hold nothing of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// Not the shape of the transaction.
+    #[error("malformed body: {0}")]
+    Malformed(&'static str),
+    /// homeCommunityId is required and absent.
+    #[error("home community id is missing")]
+    HomeCommunityMissing,
+    /// homeCommunityId is not the receiver's.
+    #[error("home community id is not ours")]
+    HomeCommunityUnknown,
+    /// A stored query that is not served.
+    #[error("stored query is not served")]
+    QueryUnknown,
+    /// A required parameter is absent.
+    #[error("query parameter {0} is missing")]
+    QueryMissingParam(&'static str),
+    /// A parameter has more values than it may.
+    #[error("query parameter {0} has too many values")]
+    QueryParamNumber(&'static str),
+    /// ITI-55 with demographics alone.
+    #[error("demographics only")]
+    DemographicsOnly,
+    /// No patient identifier.
+    #[error("no patient identifier")]
+    NoPatientId,
+}

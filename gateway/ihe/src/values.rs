@@ -1,0 +1,240 @@
+//! Value types, parsed once.
+
+use std::fmt;
+
+use crate::MessageError;
+
+/// An object identifier, bare. `urn:oid:` is taken off when read, whatever its case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Oid(String);
+
+impl Oid {
+    /// Reads `1.2.3` or `urn:oid:1.2.3`, at most 64 characters.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn parse(text: &str) -> Result<Self, MessageError> {
+        let text = text.trim();
+        let bare = match text.get(..8) {
+            Some(prefix) if prefix.eq_ignore_ascii_case("urn:oid:") => &text[8..],
+            _ => text,
+        };
+        if is_dotted(bare) { Ok(Self(bare.to_owned())) } else { Err(MessageError::Malformed("oid")) }
+    }
+
+    /// `urn:oid:…`
+    pub fn urn(&self) -> String {
+        format!("urn:oid:{}", self.0)
+    }
+
+    /// Bare.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Oid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_dotted(text: &str) -> bool {
+    text.len() <= 64
+        && text.contains('.')
+        && text.split('.').all(|arc| {
+            !arc.is_empty() && arc.bytes().all(|b| b.is_ascii_digit()) && (arc == "0" || !arc.starts_with('0'))
+        })
+}
+
+/// A community. Written as `urn:oid:…`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HomeCommunityId(pub Oid);
+
+impl HomeCommunityId {
+    /// Reads both forms.
+    ///
+    /// # Errors
+    /// No OID.
+    pub fn parse(text: &str) -> Result<Self, MessageError> {
+        Oid::parse(text).map(Self)
+    }
+}
+
+impl fmt::Display for HomeCommunityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.urn())
+    }
+}
+
+/// A DICOM UID (PS3.5 9.1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Uid(String);
+
+impl Uid {
+    /// Reads a UID; padding of DICOM values is taken off.
+    ///
+    /// # Errors
+    /// Other characters, or over 64 of them.
+    pub fn parse(text: &str) -> Result<Self, MessageError> {
+        let text = text.trim_end_matches(['\0', ' ']).trim();
+        let valid = !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        if valid { Ok(Self(text.to_owned())) } else { Err(MessageError::Malformed("uid")) }
+    }
+
+    /// The UID.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A patient identifier with its assigning authority. Comparison is exact.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PatientId {
+    /// The identifier.
+    pub extension: String,
+    /// The assigning authority.
+    pub root: Oid,
+}
+
+impl fmt::Debug for PatientId {
+    /// Never the identifier: values of this type end up in error and debug output.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PatientId(… of {})", self.root)
+    }
+}
+
+impl PatientId {
+    /// An identifier.
+    ///
+    /// # Errors
+    /// Empty, too long, or with characters that CX delimits with.
+    pub fn new(extension: &str, root: Oid) -> Result<Self, MessageError> {
+        let valid = !extension.is_empty()
+            && extension.len() <= 128
+            && !extension.contains(['^', '&', '~', '|'])
+            && !extension.chars().any(char::is_control);
+        if valid { Ok(Self { extension: extension.to_owned(), root }) } else { Err(MessageError::Malformed("patient id")) }
+    }
+
+    /// Reads `id^^^&OID&ISO`, nothing else.
+    ///
+    /// # Errors
+    /// Any other form.
+    pub fn parse_cx(text: &str) -> Result<Self, MessageError> {
+        let malformed = MessageError::Malformed("cx");
+        let (extension, authority) = text.split_once("^^^&").ok_or_else(|| malformed.clone())?;
+        let root = authority.strip_suffix("&ISO").ok_or(malformed)?;
+        Self::new(extension, Oid::parse(root)?)
+    }
+
+    /// `id^^^&OID&ISO`
+    pub fn to_cx(&self) -> String {
+        format!("{}^^^&{}&ISO", self.extension, self.root)
+    }
+}
+
+/// A code, its coding scheme as on the wire, its display.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Coded {
+    /// Code.
+    pub code: String,
+    /// OID without prefix, or text.
+    pub system: String,
+    /// Display.
+    pub display: Option<String>,
+}
+
+impl Coded {
+    /// A code.
+    pub fn new(code: &str, system: &str, display: Option<&str>) -> Self {
+        Self { code: code.to_owned(), system: system.to_owned(), display: display.map(ToOwned::to_owned) }
+    }
+
+    /// Same code in the same system; displays do not matter.
+    pub fn same(&self, other: &Self) -> bool {
+        self.code == other.code && bare(&self.system) == bare(&other.system)
+    }
+}
+
+fn bare(system: &str) -> &str {
+    match system.get(..8) {
+        Some(prefix) if prefix.eq_ignore_ascii_case("urn:oid:") => &system[8..],
+        _ => system,
+    }
+}
+
+/// A time of XDS metadata: `YYYY[MM[DD[hh[mm[ss]]]]]`, UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dtm(String);
+
+impl Dtm {
+    /// Reads a DTM; fractions and offsets of careless senders are refused.
+    ///
+    /// # Errors
+    /// Any other form.
+    pub fn parse(text: &str) -> Result<Self, MessageError> {
+        let text = text.trim();
+        let valid = matches!(text.len(), 4 | 6 | 8 | 10 | 12 | 14) && text.bytes().all(|b| b.is_ascii_digit());
+        if valid { Ok(Self(text.to_owned())) } else { Err(MessageError::Malformed("dtm")) }
+    }
+
+    /// To the second.
+    pub fn of(at: jiff::Timestamp) -> Self {
+        Self(at.strftime("%Y%m%d%H%M%S").to_string())
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The earliest instant it may mean.
+    pub fn earliest(&self) -> Option<jiff::Timestamp> {
+        let full = format!("{:0<4}{}", self.0, "0101000000".get(self.0.len().saturating_sub(4)..)?);
+        jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", full).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|z| z.timestamp())
+    }
+}
+
+impl fmt::Display for Dtm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oids_are_compared_bare() {
+        assert_eq!(Oid::parse("URN:OID:2.999.47").expect("an OID"), Oid::parse("2.999.47").expect("an OID"));
+        for bad in ["", "2", "2..1", "2.01", "2.a", "urn:uuid:1.2"] {
+            assert!(Oid::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cx_has_one_form() {
+        let id = PatientId::parse_cx("1 2^^^&2.999.1&ISO").expect("a CX");
+        assert_eq!(id.to_cx(), "1 2^^^&2.999.1&ISO");
+        for bad in ["1", "1^^^2.999.1", "1^^^&2.999.1&ISO^x", "^^^&2.999.1&ISO", "1^^^&x&ISO"] {
+            assert!(PatientId::parse_cx(bad).is_err(), "{bad}");
+        }
+        assert!(!format!("{id:?}").contains("1 2"));
+    }
+
+    #[test]
+    fn a_dtm_knows_its_earliest_instant() {
+        let earliest = |text: &str| Dtm::parse(text).expect("a DTM").earliest().map(|t| t.to_string());
+        assert_eq!(earliest("2024").as_deref(), Some("2024-01-01T00:00:00Z"));
+        assert_eq!(earliest("202402030405").as_deref(), Some("2024-02-03T04:05:00Z"));
+        assert!(Dtm::parse("20240203+0100").is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! DocumentEntry and its kin (ITI TF-3: 4.2).
+
+use crate::{Coded, Dtm, HomeCommunityId, Oid, PatientId, Uid};
+
+/// formatCode of a KOS manifest: the SOP Class.
+pub(super) const KOS_FORMAT: &str = "1.2.840.10008.5.1.4.1.1.88.59";
+
+/// availabilityStatus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Availability {
+    /// Approved.
+    Approved,
+    /// Deprecated.
+    Deprecated,
+}
+
+impl Availability {
+    /// The URN.
+    pub fn urn(self) -> &'static str {
+        match self {
+            Self::Approved => "urn:oasis:names:tc:ebxml-regrep:StatusType:Approved",
+            Self::Deprecated => "urn:oasis:names:tc:ebxml-regrep:StatusType:Deprecated",
+        }
+    }
+}
+
+/// objectType.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryType {
+    /// Stable.
+    Stable,
+    /// On demand.
+    OnDemand,
+}
+
+impl EntryType {
+    /// The UUID URN.
+    pub fn urn(self) -> &'static str {
+        match self {
+            Self::Stable => "urn:uuid:7edca82f-054d-47f2-a032-9b2a5b5186c1",
+            Self::OnDemand => "urn:uuid:34268e47-fdf5-41a6-ba33-82133c465248",
+        }
+    }
+}
+
+/// An author.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Author {
+    /// XCN.
+    pub person: Option<String>,
+    /// XON.
+    pub institutions: Vec<String>,
+    /// Text or coded string.
+    pub roles: Vec<String>,
+    /// Text or coded string.
+    pub specialties: Vec<String>,
+}
+
+/// An entry of referenceIdList: CXi.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReferenceId {
+    /// CXi.1
+    pub id: String,
+    /// CXi.4, the OID of its authority.
+    pub authority: Option<Oid>,
+    /// CXi.5
+    pub kind: String,
+}
+
+impl ReferenceId {
+    /// Kind of a Study Instance UID.
+    pub const STUDY: &str = "urn:ihe:iti:xds:2016:studyInstanceUID";
+    /// Kind of an accession number.
+    pub const ACCESSION: &str = "urn:ihe:iti:xds:2013:accession";
+
+    /// A study. Only components 1 and 5 are written.
+    pub fn study(uid: &Uid) -> Self {
+        Self { id: uid.to_string(), authority: None, kind: Self::STUDY.into() }
+    }
+
+    /// An accession number with its issuer.
+    pub fn accession(number: &str, issuer: Option<Oid>) -> Self {
+        Self { id: number.to_owned(), authority: issuer, kind: Self::ACCESSION.into() }
+    }
+
+    /// Reads a CXi.
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('^').collect();
+        let (id, authority, kind) = (parts.first()?, parts.get(3)?, parts.get(4)?);
+        let authority = authority.split('&').nth(1).and_then(|oid| Oid::parse(oid).ok());
+        Some(Self { id: (*id).to_owned(), authority, kind: (*kind).to_owned() })
+    }
+
+    /// Writes it.
+    pub fn to_cxi(&self) -> String {
+        let authority = self.authority.as_ref().map(|oid| format!("&{oid}&ISO")).unwrap_or_default();
+        format!("{}^^^{authority}^{}", self.id, self.kind)
+    }
+}
+
+/// A document's metadata.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DocumentEntry {
+    /// entryUUID.
+    pub entry_uuid: String,
+    /// uniqueId.
+    pub unique_id: String,
+    /// homeCommunityId.
+    pub home: Option<HomeCommunityId>,
+    /// repositoryUniqueId.
+    pub repository_unique_id: Oid,
+    /// availabilityStatus.
+    pub availability: Availability,
+    /// objectType.
+    pub entry_type: EntryType,
+    /// patientId.
+    pub patient_id: PatientId,
+    /// sourcePatientId.
+    pub source_patient_id: Option<PatientId>,
+    /// sourcePatientInfo, `PID-3|…`.
+    pub source_patient_info: Vec<String>,
+    /// classCode.
+    pub class_code: Coded,
+    /// typeCode.
+    pub type_code: Coded,
+    /// formatCode.
+    pub format_code: Coded,
+    /// practiceSettingCode.
+    pub practice_setting: Coded,
+    /// healthcareFacilityTypeCode.
+    pub facility_type: Coded,
+    /// confidentialityCode.
+    pub confidentiality: Vec<Coded>,
+    /// eventCodeList.
+    pub event_codes: Vec<Coded>,
+    /// languageCode.
+    pub language: String,
+    /// mimeType.
+    pub mime_type: String,
+    /// title.
+    pub title: Option<String>,
+    /// comments.
+    pub comments: Option<String>,
+    /// creationTime.
+    pub creation_time: Option<Dtm>,
+    /// serviceStartTime.
+    pub service_start: Option<Dtm>,
+    /// serviceStopTime.
+    pub service_stop: Option<Dtm>,
+    /// SHA-1, hex.
+    pub hash: Option<String>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// referenceIdList.
+    pub reference_ids: Vec<ReferenceId>,
+    /// authors.
+    pub authors: Vec<Author>,
+    /// legalAuthenticator, XCN.
+    pub legal_authenticator: Option<String>,
+    /// Slots that the profile does not know.
+    pub extra_slots: Vec<(String, Vec<String>)>,
+}
+
+impl DocumentEntry {
+    /// Whether it is an imaging manifest in DICOM form.
+    pub fn is_manifest(&self) -> bool {
+        self.format_code.code == KOS_FORMAT || self.mime_type == "application/dicom"
+    }
+
+    /// The pair that says: assembled at retrieval, do not verify.
+    pub fn is_delayed_assembly(&self) -> bool {
+        self.size == Some(0) && self.hash.as_deref() == Some("da39a3ee5e6b4b0d3255bfef95601890afd80709")
+    }
+
+    /// The study it refers to.
+    pub fn study_instance_uid(&self) -> Option<Uid> {
+        let reference = self.reference_ids.iter().find(|r| r.kind == ReferenceId::STUDY)?;
+        Uid::parse(&reference.id).ok()
+    }
+}
+
+/// An association between entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Association {
+    /// entryUUID.
+    pub uuid: String,
+    /// associationType.
+    pub kind: String,
+    /// sourceObject.
+    pub source: String,
+    /// targetObject.
+    pub target: String,
+}

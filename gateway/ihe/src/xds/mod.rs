@@ -1,0 +1,14 @@
+//! XDS metadata and the XDS.b, XCA and XCA-I bodies.
+
+mod ebrim;
+mod metadata;
+mod query;
+mod registry;
+mod retrieve;
+
+pub use metadata::{Association, Author, Availability, DocumentEntry, EntryType, ReferenceId};
+pub use query::{CrossGatewayQueryRequest, DocumentIds, FindDocuments, GetDocuments, ReturnType, StoredQuery, TimeRange};
+pub use registry::{QueryResponse, RegistryError, Severity, Status};
+pub use retrieve::{
+    Content, DocumentRequest, DocumentResponse, ImagingRequest, RetrieveRequest, RetrieveResponse, SeriesRequest, StudyRequest,
+};

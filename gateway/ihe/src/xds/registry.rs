@@ -1,0 +1,167 @@
+//! Registry responses: status, errors, and the answer of ITI-38 (ITI TF-3: 4.2.4).
+
+use ncp_xml::Element;
+
+use super::ebrim;
+use super::metadata::{Association, DocumentEntry};
+use crate::ns::{QUERY, RIM, RS};
+use crate::{HomeCommunityId, MessageError};
+
+/// Status of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// Success.
+    Success,
+    /// PartialSuccess.
+    PartialSuccess,
+    /// Failure.
+    Failure,
+}
+
+impl Status {
+    /// The URN.
+    pub fn urn(self) -> &'static str {
+        match self {
+            Self::Success => "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success",
+            Self::PartialSuccess => "urn:ihe:iti:2007:ResponseStatusType:PartialSuccess",
+            Self::Failure => "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure",
+        }
+    }
+
+    fn parse(urn: &str) -> Result<Self, MessageError> {
+        match urn.rsplit(':').next() {
+            Some("Success") => Ok(Self::Success),
+            Some("PartialSuccess") => Ok(Self::PartialSuccess),
+            Some("Failure") => Ok(Self::Failure),
+            _ => Err(MessageError::Malformed("status")),
+        }
+    }
+}
+
+/// Severity of an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Error.
+    Error,
+    /// Warning.
+    Warning,
+}
+
+/// One RegistryError.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryError {
+    /// errorCode.
+    pub code: String,
+    /// codeContext.
+    pub context: String,
+    /// severity.
+    pub severity: Severity,
+    /// location.
+    pub location: Option<String>,
+}
+
+const SEVERITY: &str = "urn:oasis:names:tc:ebxml-regrep:ErrorSeverityType:";
+
+pub(super) fn write_errors(errors: &[RegistryError]) -> Option<Element> {
+    let write = |error: &RegistryError| {
+        let severity = if error.severity == Severity::Error { "Error" } else { "Warning" };
+        let mut out = Element::new(RS, "RegistryError")
+            .attr("errorCode", error.code.as_str())
+            .attr("codeContext", error.context.as_str())
+            .attr("severity", format!("{SEVERITY}{severity}"));
+        if let Some(location) = &error.location {
+            out.set_attr("", "location", location.as_str());
+        }
+        out
+    };
+    (!errors.is_empty()).then(|| Element::new(RS, "RegistryErrorList").with_all(errors.iter().map(write)))
+}
+
+pub(super) fn read_errors(holder: &Element) -> Vec<RegistryError> {
+    let lists = holder.all(RS, "RegistryErrorList");
+    lists
+        .flat_map(|list| list.all(RS, "RegistryError"))
+        .map(|error| RegistryError {
+            code: error.get("errorCode").unwrap_or_default().to_owned(),
+            context: error.get("codeContext").unwrap_or_default().to_owned(),
+            severity: match error.get("severity") {
+                Some(severity) if severity.ends_with("Warning") => Severity::Warning,
+                _ => Severity::Error,
+            },
+            location: error.get("location").map(ToOwned::to_owned),
+        })
+        .collect()
+}
+
+pub(super) fn read_status(holder: &Element) -> Result<Status, MessageError> {
+    Status::parse(holder.get("status").ok_or(MessageError::Malformed("status"))?)
+}
+
+/// Answer of a stored query.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryResponse {
+    /// Status.
+    pub status: Status,
+    /// Errors and warnings.
+    pub errors: Vec<RegistryError>,
+    /// DocumentEntries (LeafClass).
+    pub entries: Vec<DocumentEntry>,
+    /// Associations.
+    pub associations: Vec<Association>,
+    /// ObjectRefs: entryUUID and home.
+    pub object_refs: Vec<(String, Option<HomeCommunityId>)>,
+}
+
+impl QueryResponse {
+    /// Writes an AdhocQueryResponse; the error list comes before the object list, which is always there.
+    pub fn to_element(&self) -> Element {
+        let references = self.object_refs.iter().map(|(id, home)| {
+            let mut reference = Element::new(RIM, "ObjectRef").attr("id", id.as_str());
+            if let Some(home) = home {
+                reference.set_attr("", "home", home.to_string());
+            }
+            reference
+        });
+        let objects = Element::new(RIM, "RegistryObjectList")
+            .declare("rim", RIM)
+            .with_all(self.entries.iter().map(ebrim::write_entry))
+            .with_all(self.associations.iter().map(ebrim::write_association))
+            .with_all(references);
+        Element::new(QUERY, "AdhocQueryResponse")
+            .attr("status", self.status.urn())
+            .with_all(write_errors(&self.errors))
+            .with(objects)
+    }
+
+    /// Reads an AdhocQueryResponse. Entries that cannot be used are left out and counted.
+    ///
+    /// # Errors
+    /// Another element, or no status.
+    pub fn read(body: &Element) -> Result<(Self, usize), MessageError> {
+        if !body.is(QUERY, "AdhocQueryResponse") {
+            return Err(MessageError::Malformed("AdhocQueryResponse"));
+        }
+        let mut out = Self {
+            status: read_status(body)?,
+            errors: read_errors(body),
+            entries: Vec::new(),
+            associations: Vec::new(),
+            object_refs: Vec::new(),
+        };
+        let mut unusable = 0;
+        for object in body.all(RIM, "RegistryObjectList").flat_map(Element::elements) {
+            if object.is(RIM, "ExtrinsicObject") {
+                match ebrim::read_entry(object) {
+                    Ok(entry) => out.entries.push(entry),
+                    Err(_) => unusable += 1,
+                }
+            } else if object.is(RIM, "Association") {
+                out.associations.extend(ebrim::read_association(object));
+            } else if object.is(RIM, "ObjectRef") {
+                let home = object.get("home").and_then(|h| HomeCommunityId::parse(h).ok());
+                out.object_refs.extend(object.get("id").map(|id| (id.to_owned(), home)));
+            }
+        }
+        Ok((out, unusable))
+    }
+}
