@@ -1,1 +1,49 @@
-//! Audit trail.
+//! The audit trail: event model, ATNA message, durable spool and acknowledged feed; behind the feature `server` the
+//! Audit Record Repository.
+//!
+//! A gateway opens a spool ([`AuditSink::open`]), writes an *intent* for every exchange, the *decision* before the first
+//! byte of its answer and the *outcome* after the last. Each call resolves when the record is on disk. The audit message
+//! is made from the three; an intent without an outcome becomes one with outcome 12 at the next start.
+
+mod client;
+mod event;
+mod feed;
+mod frame;
+mod message;
+mod sink;
+mod spool;
+
+#[cfg(feature = "server")]
+pub mod server;
+
+pub use client::{Filter, search};
+pub use event::{
+    Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts, QueryObject, Role,
+    StudyObject, Transaction,
+};
+pub use feed::feed;
+pub use frame::KeyFileError;
+pub use message::{AuditRecord, Site};
+pub use sink::{AuditSink, Exchange, SpoolOptions};
+pub use spool::read_spool;
+
+/// The record could not be stored; nothing may be disclosed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// The disk.
+    #[error("spool: {0}")]
+    Io(#[from] std::io::Error),
+    /// The key.
+    #[error("spool key: {0}")]
+    Key(#[from] KeyFileError),
+    /// The writer is gone.
+    #[error("spool writer stopped")]
+    Stopped,
+    /// What lies in the spool cannot be read with this key.
+    #[error("spool holds records of another key")]
+    OtherKey,
+    /// The repository.
+    #[error("audit record repository: {0}")]
+    Repository(String),
+}

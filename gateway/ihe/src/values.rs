@@ -120,7 +120,11 @@ impl PatientId {
             && extension.len() <= 128
             && !extension.contains(['^', '&', '~', '|'])
             && !extension.chars().any(char::is_control);
-        if valid { Ok(Self { extension: extension.to_owned(), root }) } else { Err(MessageError::Malformed("patient id")) }
+        if valid {
+            Ok(Self { extension: extension.to_owned(), root })
+        } else {
+            Err(MessageError::Malformed("patient id"))
+        }
     }
 
     /// Reads `id^^^&OID&ISO`, nothing else.
@@ -198,7 +202,11 @@ impl Dtm {
     /// The earliest instant it may mean.
     pub fn earliest(&self) -> Option<jiff::Timestamp> {
         let full = format!("{:0<4}{}", self.0, "0101000000".get(self.0.len().saturating_sub(4)..)?);
-        jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", full).ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|z| z.timestamp())
+        jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", full)
+            .ok()?
+            .to_zoned(jiff::tz::TimeZone::UTC)
+            .ok()
+            .map(|z| z.timestamp())
     }
 }
 

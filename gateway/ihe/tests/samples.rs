@@ -31,7 +31,12 @@ fn valid(body: &Element) {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("message.xml");
     std::fs::write(&file, envelope.to_xml()).expect("writes");
-    let out = Command::new("xmllint").args(["--nonet", "--noout", "--schema"]).arg(schema).arg(&file).output().expect("xmllint");
+    let out = Command::new("xmllint")
+        .args(["--nonet", "--noout", "--schema"])
+        .arg(schema)
+        .arg(&file)
+        .output()
+        .expect("xmllint");
     assert!(out.status.success(), "{}\n{}", String::from_utf8_lossy(&out.stderr), envelope.to_xml());
 }
 
@@ -40,7 +45,14 @@ fn iti55_request() {
     let query = PatientQuery::read(&body("iti55-request.xml")).expect("reads");
     assert_eq!(query.ids[0].to_cx(), "13116900216^^^&2.999.47.1&ISO");
     assert_eq!(query.birth_date.as_deref(), Some("19690113"));
-    let again = PatientQuery::new(query.sender.clone(), query.receiver.clone(), query.ids.clone(), query.name.clone(), query.birth_date.clone(), Some("F".into()));
+    let again = PatientQuery::new(
+        query.sender.clone(),
+        query.receiver.clone(),
+        query.ids.clone(),
+        query.name.clone(),
+        query.birth_date.clone(),
+        Some("F".into()),
+    );
     let written = again.to_element(jiff::Timestamp::now());
     valid(&written);
     let read = PatientQuery::read(&written).expect("reads back");
@@ -55,14 +67,28 @@ fn iti55_answers_of_every_case() {
     assert!(matches!(read("iti55-response-nomatch.xml"), PatientAnswer::NoMatch { .. }));
     let PatientAnswer::Refused(more) = read("iti55-response-more-attributes.xml") else { panic!("a refusal") };
     assert!(more.asks_for_more());
-    let PatientAnswer::Refused(error) = read("iti55-response-error-answernotavailable.xml") else { panic!("a refusal") };
+    let PatientAnswer::Refused(error) = read("iti55-response-error-answernotavailable.xml") else {
+        panic!("a refusal")
+    };
     assert_eq!(error.reason, "AnswerNotAvailable");
 
     let query = PatientQuery::read(&body("iti55-request.xml")).expect("reads");
     let own = Oid::parse("2.999.47").expect("an OID");
-    let rights = PatientAnswer::refused("InsufficientRights", "1.3.6.1.4.1.12559.11.10.1.3.2.2.1", "ERROR_PI_GENERIC", "no");
-    let ask = PatientAnswer::refused("DemographicsQueryNotAllowed", "1.3.6.1.4.1.12559.11.10.1.3.2.2.1", "ERROR_PI_GENERIC", "id");
-    for answer in [PatientAnswer::Matches(matches), PatientAnswer::NoMatch { ehdsi_reason: true }, PatientAnswer::NoMatch { ehdsi_reason: false }, rights, ask] {
+    let rights =
+        PatientAnswer::refused("InsufficientRights", "1.3.6.1.4.1.12559.11.10.1.3.2.2.1", "ERROR_PI_GENERIC", "no");
+    let ask = PatientAnswer::refused(
+        "DemographicsQueryNotAllowed",
+        "1.3.6.1.4.1.12559.11.10.1.3.2.2.1",
+        "ERROR_PI_GENERIC",
+        "id",
+    );
+    for answer in [
+        PatientAnswer::Matches(matches),
+        PatientAnswer::NoMatch { ehdsi_reason: true },
+        PatientAnswer::NoMatch { ehdsi_reason: false },
+        rights,
+        ask,
+    ] {
         let written = PatientResponse::element(&query, &answer, &own, jiff::Timestamp::now());
         valid(&written);
         let read = PatientResponse::read(&written).expect("reads back");
@@ -101,7 +127,10 @@ fn a_get_without_home_and_opencp_lists() {
                 .attr("id", "urn:uuid:14d4debf-8f97-4251-9a74-a90016b0af0d")
                 .with(slot("$XDSDocumentEntryPatientId", "'1^^^&2.999.1&ISO'"))
                 .with(slot("$XDSDocumentEntryStatus", "('urn:oasis:names:tc:ebxml-regrep:StatusType:Approved')"))
-                .with(slot("$XDSDocumentEntryClassCode", "('34105-7^^2.16.840.1.113883.6.1,18748-4^^2.16.840.1.113883.6.1')")),
+                .with(slot(
+                    "$XDSDocumentEntryClassCode",
+                    "('34105-7^^2.16.840.1.113883.6.1,18748-4^^2.16.840.1.113883.6.1')",
+                )),
         );
     let read = CrossGatewayQueryRequest::read(&request).expect("reads");
     let StoredQuery::FindDocuments(find) = read.query else { panic!("FindDocuments") };
@@ -124,7 +153,8 @@ fn iti39_and_rad75() {
 
 #[test]
 fn real_manifests_of_two_dialects() {
-    let read = |name: &str| Manifest::read_kos(&std::fs::read(fixture("dicom").join(name)).expect("fixture")).expect("a KOS");
+    let read =
+        |name: &str| Manifest::read_kos(&std::fs::read(fixture("dicom").join(name)).expect("fixture")).expect("a KOS");
     let mado = read("study-b/MADO_KOS_B.dcm");
     assert_eq!((mado.series.len(), mado.instance_count()), (2, 21));
     assert!(mado.series.iter().all(|s| s.location.is_some()));

@@ -116,8 +116,7 @@ impl HcpAssertion {
     pub(crate) fn read(bytes: &[u8], country: Country, now: Timestamp, audiences: &[String]) -> Result<Self, E> {
         let root = root(bytes)?;
         let common = common(&root, HCP, "urn:idp:", country, now, HCP_LIFE_S, audiences)?;
-        let strongly_authenticated =
-            common.class.strip_prefix(AC_CLASSES).is_some_and(|class| STRONG.contains(&class));
+        let strongly_authenticated = common.class.strip_prefix(AC_CLASSES).is_some_and(|class| STRONG.contains(&class));
         let attributes = Attributes::of(&root)?;
         let role = attributes.coded(ROLE, "Role")?.ok_or(E::Content("role"))?;
         let purpose = attributes.purpose()?.ok_or(E::Content("purpose"))?;
@@ -302,4 +301,3 @@ impl<'a> Attributes<'a> {
         }
     }
 }
-

@@ -33,7 +33,12 @@ impl Key {
 }
 
 /// Signs the template's Signature at `signature_path` over the element at `element_path` and returns the document.
-pub(crate) fn sign(template: &str, element_path: &[usize], signature_path: &[usize], key: &mut Key) -> Result<String, E> {
+pub(crate) fn sign(
+    template: &str,
+    element_path: &[usize],
+    signature_path: &[usize],
+    key: &mut Key,
+) -> Result<String, E> {
     let document = Document::parse(template.as_bytes())?;
     let element = document.element(element_path)?;
     let signature = document.element(signature_path)?;
@@ -170,7 +175,9 @@ impl Document {
             let written = c::xmlNodeDump(buffer, self.0, c::xmlDocGetRootElement(self.0), 0, 0);
             let (data, size) = (c::xmlBufferContent(buffer), c::xmlBufferLength(buffer));
             let text = match (written, usize::try_from(size)) {
-                (1.., Ok(size)) if !data.is_null() => String::from_utf8(std::slice::from_raw_parts(data, size).to_vec()).ok(),
+                (1.., Ok(size)) if !data.is_null() => {
+                    String::from_utf8(std::slice::from_raw_parts(data, size).to_vec()).ok()
+                }
                 _ => None,
             };
             c::xmlBufferFree(buffer);

@@ -132,13 +132,22 @@ pub fn hcp_template(id: &str, claims: &HcpClaims, issued: Timestamp, valid: Dura
     }
     attributes.push(permissions);
     let subject = (claims.name_id.as_str(), None);
-    assertion(id, (HCP, &issuer), issued, until, subject, (&claims.authn_context_class, claims.authn_instant), attributes)
+    assertion(
+        id,
+        (HCP, &issuer),
+        issued,
+        until,
+        subject,
+        (&claims.authn_context_class, claims.authn_instant),
+        attributes,
+    )
 }
 
 /// A TRC assertion, unsigned. The same facts give the same assertion.
 pub fn trc_template(id: &str, claims: &TrcClaims, issued: Timestamp, until: Timestamp) -> Element {
     let issuer = format!("urn:initgw:{}:countryB", claims.country);
-    let attributes = vec![text_attribute("XSPA Subject", SUBJECT_ID, &claims.patient), purpose_attribute(claims.purpose)];
+    let attributes =
+        vec![text_attribute("XSPA Subject", SUBJECT_ID, &claims.patient), purpose_attribute(claims.purpose)];
     let subject = (claims.name_id.as_str(), Some(claims.hcp_id.as_str()));
     assertion(id, (TRC, &issuer), issued, until, subject, (PREVIOUS_SESSION, issued), attributes)
 }
@@ -176,7 +185,9 @@ fn assertion(
         .with(
             saml("Subject")
                 .with(
-                    saml("NameID").attr("Format", "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified").text(name_id),
+                    saml("NameID")
+                        .attr("Format", "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified")
+                        .text(name_id),
                 )
                 .with(saml("SubjectConfirmation").attr("Method", SENDER_VOUCHES)),
         )

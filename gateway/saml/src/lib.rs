@@ -59,6 +59,13 @@ pub mod names {
     /// Prefix of the AuthnContext classes.
     pub const AC_CLASSES: &str = "urn:oasis:names:tc:SAML:2.0:ac:classes:";
     /// Two-factor classes that OpenNCP accepts.
-    pub const STRONG: &[&str] =
-        &["MobileTwoFactorUnregistered", "MobileTwoFactorContract", "X509", "SPKI", "SmartcardPKI", "SoftwarePKI", "TLSClient"];
+    pub const STRONG: &[&str] = &[
+        "MobileTwoFactorUnregistered",
+        "MobileTwoFactorContract",
+        "X509",
+        "SPKI",
+        "SmartcardPKI",
+        "SoftwarePKI",
+        "TLSClient",
+    ];
 }

@@ -93,7 +93,9 @@ fn profile(assertion: &Element) -> Result<(String, Vec<u8>), E> {
     if signatures > 1 || count(assertion, DSIG, "Signature") > 1 {
         return Err(E::Structure("signature.twice"));
     }
-    if !children.first().is_some_and(|e| e.is(SAML, "Issuer")) || !children.get(1).is_some_and(|e| e.is(DSIG, "Signature")) {
+    if !children.first().is_some_and(|e| e.is(SAML, "Issuer"))
+        || !children.get(1).is_some_and(|e| e.is(DSIG, "Signature"))
+    {
         return Err(E::Structure("signature.place"));
     }
     let signature = children[1];
@@ -127,8 +129,8 @@ fn signed_info(info: &Element, id: &str) -> Result<(), E> {
     let [transforms, digest, value] =
         exactly(reference, [(DSIG, "Transforms"), (DSIG, "DigestMethod"), (DSIG, "DigestValue")])
             .ok_or(E::Structure("reference.children"))?;
-    let [enveloped, exclusive] = exactly(transforms, [(DSIG, "Transform"), (DSIG, "Transform")])
-        .ok_or(E::Structure("transforms.number"))?;
+    let [enveloped, exclusive] =
+        exactly(transforms, [(DSIG, "Transform"), (DSIG, "Transform")]).ok_or(E::Structure("transforms.number"))?;
     if enveloped.get("Algorithm") != Some(ENVELOPED) || enveloped.elements().next().is_some() {
         return Err(E::Algorithm("transform.enveloped"));
     }

@@ -18,7 +18,9 @@ use tokio::sync::oneshot;
 use crate::AssertionError as E;
 use crate::assertion::{HcpAssertion, TrcAssertion, Verified};
 use crate::ffi::{self, Key};
-use crate::issue::{CERTIFICATE_PLACE, HcpClaims, METHOD_PLACE, SignedAssertion, TrcClaims, hcp_template, trc_template};
+use crate::issue::{
+    CERTIFICATE_PLACE, HcpClaims, METHOD_PLACE, SignedAssertion, TrcClaims, hcp_template, trc_template,
+};
 use crate::structure::{self, Kind};
 
 /// Verification keys that a worker keeps.
@@ -179,7 +181,13 @@ impl Signer {
     ///
     /// # Errors
     /// [`E::Unavailable`].
-    pub async fn issue_trc(&self, id: &str, claims: &TrcClaims, issued: Timestamp, until: Timestamp) -> Result<SignedAssertion, E> {
+    pub async fn issue_trc(
+        &self,
+        id: &str,
+        claims: &TrcClaims,
+        issued: Timestamp,
+        until: Timestamp,
+    ) -> Result<SignedAssertion, E> {
         self.sign(id, trc_template(id, claims, issued, until)).await
     }
 
@@ -235,7 +243,12 @@ impl Verifier {
     ///
     /// # Errors
     /// The first check that does not hold.
-    pub async fn verify(&self, message: Bytes, trust: Arc<dyn SignerTrust>, now: Timestamp) -> Result<SecurityHeader, E> {
+    pub async fn verify(
+        &self,
+        message: Bytes,
+        trust: Arc<dyn SignerTrust>,
+        now: Timestamp,
+    ) -> Result<SecurityHeader, E> {
         self.pool.run(move |keys| verify(keys, &message, &*trust, now)).await
     }
 }

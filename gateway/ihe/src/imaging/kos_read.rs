@@ -35,7 +35,11 @@ fn read(object: &DefaultDicomObject) -> Result<Manifest, ManifestError> {
     let mut warnings = Vec::new();
     let title = items(object, tags::CONCEPT_NAME_CODE_SEQUENCE).first().map(|item| {
         let part = |tag| text(item, tag).unwrap_or_default();
-        Coded::new(&part(tags::CODE_VALUE), &part(tags::CODING_SCHEME_DESIGNATOR), text(item, tags::CODE_MEANING).as_deref())
+        Coded::new(
+            &part(tags::CODE_VALUE),
+            &part(tags::CODING_SCHEME_DESIGNATOR),
+            text(item, tags::CODE_MEANING).as_deref(),
+        )
     });
     if !title.as_ref().is_some_and(|t| TITLES.contains(&t.code.as_str())) {
         warnings.push("document title is not that of a manifest".to_owned());
@@ -93,7 +97,8 @@ fn read(object: &DefaultDicomObject) -> Result<Manifest, ManifestError> {
         timezone: text(object, tags::TIMEZONE_OFFSET_FROM_UTC),
         description: text(object, tags::STUDY_DESCRIPTION),
         accession: text(object, tags::ACCESSION_NUMBER),
-        created: text(object, tags::CONTENT_DATE).map(|d| format!("{d}{}", text(object, tags::CONTENT_TIME).unwrap_or_default())),
+        created: text(object, tags::CONTENT_DATE)
+            .map(|d| format!("{d}{}", text(object, tags::CONTENT_TIME).unwrap_or_default())),
         title,
         series,
         warnings,
@@ -103,7 +108,10 @@ fn read(object: &DefaultDicomObject) -> Result<Manifest, ManifestError> {
 /// MADO keeps the series' descriptions in SR content: image library (111028) > groups (126200).
 fn image_library(object: &InMemDicomObject, series: &mut [ManifestSeries]) {
     let coded = |item: &InMemDicomObject| {
-        items(item, tags::CONCEPT_NAME_CODE_SEQUENCE).first().and_then(|c| text(c, tags::CODE_VALUE)).unwrap_or_default()
+        items(item, tags::CONCEPT_NAME_CODE_SEQUENCE)
+            .first()
+            .and_then(|c| text(c, tags::CODE_VALUE))
+            .unwrap_or_default()
     };
     let libraries = items(object, tags::CONTENT_SEQUENCE).iter().filter(|i| coded(i) == "111028");
     for group in libraries.flat_map(|l| items(l, tags::CONTENT_SEQUENCE)).filter(|g| coded(g) == "126200") {
@@ -126,7 +134,8 @@ fn patient(object: &InMemDicomObject) -> ManifestPatient {
     let with_issuer = |item: &InMemDicomObject| {
         let id = text(item, tags::PATIENT_ID)?;
         let qualifiers = items(item, tags::ISSUER_OF_PATIENT_ID_QUALIFIERS_SEQUENCE);
-        let issuer = qualifiers.first().and_then(|q| text(q, tags::UNIVERSAL_ENTITY_ID)).and_then(|o| Oid::parse(&o).ok());
+        let issuer =
+            qualifiers.first().and_then(|q| text(q, tags::UNIVERSAL_ENTITY_ID)).and_then(|o| Oid::parse(&o).ok());
         Some((id, issuer))
     };
     let mut ids: Vec<_> = with_issuer(object).into_iter().collect();

@@ -44,7 +44,12 @@ impl Manifest {
         put(&mut object, tags::STUDY_DESCRIPTION, VR::LO, self.description.as_deref());
         put_items(&mut object, tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE, Vec::new());
         put(&mut object, tags::PATIENT_NAME, VR::PN, Some(self.patient.name.as_deref().unwrap_or_default()));
-        put(&mut object, tags::PATIENT_BIRTH_DATE, VR::DA, Some(self.patient.birth_date.as_deref().unwrap_or_default()));
+        put(
+            &mut object,
+            tags::PATIENT_BIRTH_DATE,
+            VR::DA,
+            Some(self.patient.birth_date.as_deref().unwrap_or_default()),
+        );
         put(&mut object, tags::PATIENT_SEX, VR::CS, Some(self.patient.sex.as_deref().unwrap_or_default()));
         let identified = |(id, issuer): &(String, Option<crate::Oid>)| {
             let mut item = InMemDicomObject::new_empty();
@@ -130,7 +135,8 @@ impl Manifest {
                 let mut reference = InMemDicomObject::new_empty();
                 put(&mut reference, tags::REFERENCED_SOP_CLASS_UID, VR::UI, Some(i.sop_class.as_str()));
                 put(&mut reference, tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, Some(i.sop_instance.as_str()));
-                let image = i.sop_class.as_str().starts_with("1.2.840.10008.5.1.4.1.1.") && !i.sop_class.as_str().contains(".88.");
+                let image = i.sop_class.as_str().starts_with("1.2.840.10008.5.1.4.1.1.")
+                    && !i.sop_class.as_str().contains(".88.");
                 let mut item = InMemDicomObject::new_empty();
                 put_items(&mut item, tags::REFERENCED_SOP_SEQUENCE, vec![reference]);
                 put(&mut item, tags::RELATIONSHIP_TYPE, VR::CS, Some("CONTAINS"));

@@ -90,7 +90,10 @@ impl Refusal {
     pub fn asks_for_more(&self) -> bool {
         matches!(
             self.reason.as_str(),
-            "AdditionalDemographicsRequested" | "DemographicsQueryNotAllowed" | "EHICDataRequested" | "PatientAuthenticationRequired"
+            "AdditionalDemographicsRequested"
+                | "DemographicsQueryNotAllowed"
+                | "EHICDataRequested"
+                | "PatientAuthenticationRequired"
         ) || self.reason.ends_with("Requested")
     }
 }
@@ -98,6 +101,11 @@ impl Refusal {
 impl PatientAnswer {
     /// A refusal.
     pub fn refused(reason: &str, system: &str, detail: &str, text: &str) -> Self {
-        Self::Refused(Refusal { reason: reason.into(), system: system.into(), detail: detail.into(), text: text.into() })
+        Self::Refused(Refusal {
+            reason: reason.into(),
+            system: system.into(),
+            detail: detail.into(),
+            text: text.into(),
+        })
     }
 }

@@ -38,7 +38,14 @@ fn values<'a>(list: &'a Element, parameter: &'a str) -> impl Iterator<Item = &'a
 
 impl PatientQuery {
     /// A request by identifier, with demographics that narrow.
-    pub fn new(sender: Oid, receiver: Oid, ids: Vec<PatientId>, name: Option<PersonName>, birth_date: Option<String>, gender: Option<String>) -> Self {
+    pub fn new(
+        sender: Oid,
+        receiver: Oid,
+        ids: Vec<PatientId>,
+        name: Option<PersonName>,
+        birth_date: Option<String>,
+        gender: Option<String>,
+    ) -> Self {
         let mut out = Self {
             message_id: (uuid::Uuid::new_v4().to_string(), None),
             sender,
@@ -69,7 +76,9 @@ impl PatientQuery {
             let id = organisation.or_else(|| device.child(HL7V3, "id")).and_then(|id| id.get("root"));
             Oid::parse(id.ok_or(MessageError::Malformed("device id"))?)
         };
-        let query = body.path(HL7V3, &["controlActProcess", "queryByParameter"]).ok_or(MessageError::Malformed("queryByParameter"))?;
+        let query = body
+            .path(HL7V3, &["controlActProcess", "queryByParameter"])
+            .ok_or(MessageError::Malformed("queryByParameter"))?;
         let list = query.child(HL7V3, "parameterList").ok_or(MessageError::Malformed("parameterList"))?;
         let mut ids = Vec::new();
         for value in values(list, "livingSubjectId") {
@@ -104,11 +113,9 @@ impl PatientQuery {
             .attr("classCode", "CACT")
             .attr("moodCode", "EVN")
             .with(hl7("code").attr("code", "PRPA_TE201305UV02").attr("codeSystem", "2.16.840.1.113883.1.6"))
-            .with(
-                hl7("authorOrPerformer").attr("typeCode", "AUT").with(
-                    hl7("assignedDevice").attr("classCode", "ASSIGNED").with(hl7("id").attr("root", self.sender.as_str())),
-                ),
-            )
+            .with(hl7("authorOrPerformer").attr("typeCode", "AUT").with(
+                hl7("assignedDevice").attr("classCode", "ASSIGNED").with(hl7("id").attr("root", self.sender.as_str())),
+            ))
             .with(self.query.clone());
         wrapper("PRPA_IN201305UV02", (&self.message_id.0, self.message_id.1.as_deref()), now, "AL")
             .with(device("receiver", "RCV", &self.receiver))
@@ -117,16 +124,19 @@ impl PatientQuery {
     }
 
     fn parameters(&self) -> Element {
-        let parameter = |local: &str, value: Element, text: &str| {
-            hl7(local).with(value).with(hl7("semanticsText").text(text))
-        };
+        let parameter =
+            |local: &str, value: Element, text: &str| hl7(local).with(value).with(hl7("semanticsText").text(text));
         let mut list = hl7("parameterList");
         if let Some(gender) = &self.gender {
             let value = hl7("value").attr("code", gender.as_str());
             list.push(parameter("livingSubjectAdministrativeGender", value, "LivingSubject.administrativeGender"));
         }
         if let Some(date) = &self.birth_date {
-            list.push(parameter("livingSubjectBirthTime", hl7("value").attr("value", date.as_str()), "LivingSubject.birthTime"));
+            list.push(parameter(
+                "livingSubjectBirthTime",
+                hl7("value").attr("value", date.as_str()),
+                "LivingSubject.birthTime",
+            ));
         }
         for id in &self.ids {
             let value = hl7("value").attr("root", id.root.as_str()).attr("extension", id.extension.as_str());

@@ -33,7 +33,10 @@ impl PatientResponse {
         };
         let detail = detail.filter(|(code, _)| !code.is_empty()).map(|(code, text)| {
             let kind = if ack == "AE" { "E" } else { "W" };
-            hl7("acknowledgementDetail").attr("typeCode", kind).with(hl7("code").attr("code", code)).with(hl7("text").text(text))
+            hl7("acknowledgementDetail")
+                .attr("typeCode", kind)
+                .with(hl7("code").attr("code", code))
+                .with(hl7("text").text(text))
         });
         let acknowledgement = hl7("acknowledgement")
             .with(hl7("typeCode").attr("code", ack))
@@ -52,7 +55,8 @@ impl PatientResponse {
             })),
             _ => None,
         };
-        let query_id = query.query.child(HL7V3, "queryId").cloned().unwrap_or_else(|| hl7("queryId").attr("nullFlavor", "NI"));
+        let query_id =
+            query.query.child(HL7V3, "queryId").cloned().unwrap_or_else(|| hl7("queryId").attr("nullFlavor", "NI"));
         let process = hl7("controlActProcess")
             .attr("classCode", "CACT")
             .attr("moodCode", "EVN")
@@ -86,7 +90,8 @@ impl PatientResponse {
         if !matches.is_empty() {
             return Ok(PatientAnswer::Matches(matches));
         }
-        let code = process.path(HL7V3, &["queryAck", "queryResponseCode"]).and_then(|c| c.get("code")).unwrap_or_default();
+        let code =
+            process.path(HL7V3, &["queryAck", "queryResponseCode"]).and_then(|c| c.get("code")).unwrap_or_default();
         let details = body.all(HL7V3, "acknowledgement").flat_map(|a| a.all(HL7V3, "acknowledgementDetail"));
         let detail = details.filter_map(|d| {
             let code = d.child(HL7V3, "code").and_then(|c| c.get("code"))?;
@@ -120,7 +125,10 @@ fn subject(found: &PatientMatch) -> Element {
             .with_all(part("country", &a.country))
     });
     let others = record.other_ids.iter().map(|id| {
-        let scope = hl7("scopingOrganization").attr("classCode", "ORG").attr("determinerCode", "INSTANCE").with(hl7("id").attr("root", id.root.as_str()));
+        let scope = hl7("scopingOrganization")
+            .attr("classCode", "ORG")
+            .attr("determinerCode", "INSTANCE")
+            .with(hl7("id").attr("root", id.root.as_str()));
         hl7("asOtherIDs").attr("classCode", "PAT").with(ii(id)).with(scope)
     });
     let person = hl7("patientPerson")
@@ -180,7 +188,11 @@ fn reason(refusal: &Refusal) -> Element {
     let event = hl7("detectedIssueEvent")
         .attr("classCode", "ALRT")
         .attr("moodCode", "EVN")
-        .with(hl7("code").attr("code", "_ActAdministrativeDetectedIssueManagementCode").attr("codeSystem", "2.16.840.1.113883.5.4"))
+        .with(
+            hl7("code")
+                .attr("code", "_ActAdministrativeDetectedIssueManagementCode")
+                .attr("codeSystem", "2.16.840.1.113883.5.4"),
+        )
         .with(cause);
     hl7("reasonOf").attr("typeCode", "RSON").with(event)
 }
@@ -200,7 +212,8 @@ fn read_subject(subject: &Element) -> Result<PatientMatch, MessageError> {
     other_ids.extend(others.filter_map(|e| read_ii(e).ok()));
     let name = person.child(HL7V3, "name");
     let text = |holder: &Element, local: &str| holder.child(HL7V3, local).map(Element::trimmed);
-    let home = event.path(HL7V3, &["custodian", "assignedEntity", "id"]).and_then(|i| i.get("root")).ok_or_else(malformed)?;
+    let home =
+        event.path(HL7V3, &["custodian", "assignedEntity", "id"]).and_then(|i| i.get("root")).ok_or_else(malformed)?;
     let degree = patient.path(HL7V3, &["subjectOf1", "queryMatchObservation", "value"]).and_then(|v| v.get("value"));
     Ok(PatientMatch {
         record: PatientRecord {
@@ -210,7 +223,10 @@ fn read_subject(subject: &Element) -> Result<PatientMatch, MessageError> {
                 family: name.and_then(|n| text(n, "family")).unwrap_or_default(),
                 given: name.map(|n| n.all(HL7V3, "given").map(Element::trimmed).collect()).unwrap_or_default(),
             },
-            birth_date: person.child(HL7V3, "birthTime").and_then(|b| b.get("value")).map(|d| d.chars().take(8).collect()),
+            birth_date: person
+                .child(HL7V3, "birthTime")
+                .and_then(|b| b.get("value"))
+                .map(|d| d.chars().take(8).collect()),
             gender: person.child(HL7V3, "administrativeGenderCode").and_then(|g| g.get("code")).map(ToOwned::to_owned),
             address: person.child(HL7V3, "addr").map(|a| Address {
                 street: text(a, "streetAddressLine"),

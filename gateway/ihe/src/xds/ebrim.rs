@@ -134,7 +134,9 @@ pub(super) fn read_entry(object: &Element) -> Result<DocumentEntry, MessageError
     let missing = MessageError::Malformed;
     let identifier = |(scheme, name): (&str, &str)| {
         let mut ids = object.all(RIM, "ExternalIdentifier");
-        let found = ids.find(|e| e.get("identificationScheme") == Some(scheme) || localized_value(e, "Name").as_deref() == Some(name));
+        let found = ids.find(|e| {
+            e.get("identificationScheme") == Some(scheme) || localized_value(e, "Name").as_deref() == Some(name)
+        });
         found.and_then(|e| e.get("value")).map(|v| v.trim().to_owned())
     };
     let codes = |scheme: &str| -> Vec<Coded> {
@@ -144,8 +146,17 @@ pub(super) fn read_entry(object: &Element) -> Result<DocumentEntry, MessageError
     let code = |scheme: &str| codes(scheme).into_iter().next().unwrap_or_default();
     let authors = object.all(RIM, "Classification").filter(|c| c.get("classificationScheme") == Some(AUTHOR));
     let known = [
-        "creationTime", "hash", "languageCode", "legalAuthenticator", REFERENCE_IDS, "repositoryUniqueId",
-        "serviceStartTime", "serviceStopTime", "size", "sourcePatientId", "sourcePatientInfo",
+        "creationTime",
+        "hash",
+        "languageCode",
+        "legalAuthenticator",
+        REFERENCE_IDS,
+        "repositoryUniqueId",
+        "serviceStartTime",
+        "serviceStopTime",
+        "size",
+        "sourcePatientId",
+        "sourcePatientInfo",
     ];
     let extra = object.all(RIM, "Slot").filter(|s| !known.contains(&s.get("name").unwrap_or_default()));
     Ok(DocumentEntry {

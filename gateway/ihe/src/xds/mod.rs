@@ -7,8 +7,11 @@ mod registry;
 mod retrieve;
 
 pub use metadata::{Association, Author, Availability, DocumentEntry, EntryType, ReferenceId};
-pub use query::{CrossGatewayQueryRequest, DocumentIds, FindDocuments, GetDocuments, ReturnType, StoredQuery, TimeRange};
+pub use query::{
+    CrossGatewayQueryRequest, DocumentIds, FindDocuments, GetDocuments, ReturnType, StoredQuery, TimeRange,
+};
 pub use registry::{QueryResponse, RegistryError, Severity, Status};
 pub use retrieve::{
-    Content, DocumentRequest, DocumentResponse, ImagingRequest, RetrieveRequest, RetrieveResponse, SeriesRequest, StudyRequest,
+    Content, DocumentRequest, DocumentResponse, ImagingRequest, RetrieveRequest, RetrieveResponse, SeriesRequest,
+    StudyRequest,
 };

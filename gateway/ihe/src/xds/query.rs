@@ -229,7 +229,8 @@ impl CrossGatewayQueryRequest {
             ReturnType::LeafClass => "LeafClass",
             ReturnType::ObjectRef => "ObjectRef",
         };
-        let option = Element::new(QUERY, "ResponseOption").attr("returnComposedObjects", "true").attr("returnType", return_type);
+        let option =
+            Element::new(QUERY, "ResponseOption").attr("returnComposedObjects", "true").attr("returnType", return_type);
         let mut adhoc = Element::new(RIM, "AdhocQuery").attr("id", self.query.id());
         if let Some(home) = &self.home {
             adhoc.set_attr("", "home", home.to_string());
@@ -270,14 +271,17 @@ fn write_find(find: &FindDocuments) -> Vec<Element> {
             slots.push(ebrim::slot(name, [list(form(codes))]));
         }
     }
-    for (name, groups) in
-        [("$XDSDocumentEntryEventCodeList", &find.event_codes), ("$XDSDocumentEntryConfidentialityCode", &find.confidentiality)]
-    {
+    for (name, groups) in [
+        ("$XDSDocumentEntryEventCodeList", &find.event_codes),
+        ("$XDSDocumentEntryConfidentialityCode", &find.confidentiality),
+    ] {
         slots.extend(groups.iter().map(|any_of| ebrim::slot(name, [list(form(any_of))])));
     }
-    for (name, range) in
-        [("CreationTime", &find.creation), ("ServiceStartTime", &find.service_start), ("ServiceStopTime", &find.service_stop)]
-    {
+    for (name, range) in [
+        ("CreationTime", &find.creation),
+        ("ServiceStartTime", &find.service_start),
+        ("ServiceStopTime", &find.service_stop),
+    ] {
         for (end, bound) in [("From", &range.from), ("To", &range.to)] {
             slots.extend(bound.iter().map(|b| ebrim::slot(&format!("$XDSDocumentEntry{name}{end}"), [b.to_string()])));
         }
@@ -338,7 +342,9 @@ impl Parameters<'_> {
 fn code(text: &str) -> Result<Coded, MessageError> {
     let mut parts = text.splitn(3, '^');
     match (parts.next(), parts.next(), parts.next()) {
-        (Some(code), Some(""), Some(system)) if !code.is_empty() && !system.is_empty() => Ok(Coded::new(code, system, None)),
+        (Some(code), Some(""), Some(system)) if !code.is_empty() && !system.is_empty() => {
+            Ok(Coded::new(code, system, None))
+        }
         _ => Err(MessageError::Malformed("code without coding scheme")),
     }
 }
@@ -389,7 +395,8 @@ fn split_value(value: &str) -> Result<Vec<String>, MessageError> {
 }
 
 fn find_documents(p: &Parameters<'_>) -> Result<FindDocuments, MessageError> {
-    let patient = p.one("$XDSDocumentEntryPatientId")?.ok_or(MessageError::QueryMissingParam("$XDSDocumentEntryPatientId"))?;
+    let patient =
+        p.one("$XDSDocumentEntryPatientId")?.ok_or(MessageError::QueryMissingParam("$XDSDocumentEntryPatientId"))?;
     let status: Vec<Availability> = p
         .many("$XDSDocumentEntryStatus")?
         .iter()
@@ -403,7 +410,8 @@ fn find_documents(p: &Parameters<'_>) -> Result<FindDocuments, MessageError> {
         return Err(MessageError::QueryMissingParam("$XDSDocumentEntryStatus"));
     }
     let types = p.many("$XDSDocumentEntryType")?;
-    let entry_types = [EntryType::Stable, EntryType::OnDemand].into_iter().filter(|t| types.iter().any(|u| u == t.urn()));
+    let entry_types =
+        [EntryType::Stable, EntryType::OnDemand].into_iter().filter(|t| types.iter().any(|u| u == t.urn()));
     let mut entry_types: Vec<EntryType> = entry_types.collect();
     if entry_types.is_empty() {
         entry_types.push(EntryType::Stable);

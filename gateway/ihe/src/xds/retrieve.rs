@@ -68,7 +68,8 @@ impl RetrieveRequest {
         if !body.is(XDSB, "RetrieveDocumentSetRequest") {
             return Err(MessageError::Malformed("RetrieveDocumentSetRequest"));
         }
-        let documents: Vec<_> = body.all(XDSB, "DocumentRequest").map(DocumentRequest::read).collect::<Result<_, _>>()?;
+        let documents: Vec<_> =
+            body.all(XDSB, "DocumentRequest").map(DocumentRequest::read).collect::<Result<_, _>>()?;
         if documents.is_empty() || documents.len() > 1000 {
             return Err(MessageError::Malformed("DocumentRequest"));
         }
@@ -77,7 +78,8 @@ impl RetrieveRequest {
 
     /// Writes it.
     pub fn to_element(&self) -> Element {
-        Element::new(XDSB, "RetrieveDocumentSetRequest").with_all(self.documents.iter().map(DocumentRequest::to_element))
+        Element::new(XDSB, "RetrieveDocumentSetRequest")
+            .with_all(self.documents.iter().map(DocumentRequest::to_element))
     }
 }
 
@@ -122,7 +124,8 @@ impl ImagingRequest {
         for study in body.all(XDSI, "StudyRequest") {
             let mut all = Vec::new();
             for series in study.all(XDSI, "SeriesRequest") {
-                let instances: Vec<_> = series.all(XDSB, "DocumentRequest").map(DocumentRequest::read).collect::<Result<_, _>>()?;
+                let instances: Vec<_> =
+                    series.all(XDSB, "DocumentRequest").map(DocumentRequest::read).collect::<Result<_, _>>()?;
                 count += instances.len();
                 if instances.is_empty() || count > MOST {
                     return Err(MessageError::Malformed("DocumentRequest"));
@@ -156,7 +159,9 @@ impl ImagingRequest {
                 .with_all(s.instances.iter().map(DocumentRequest::to_element))
         };
         let study = |s: &StudyRequest| {
-            Element::new(XDSI, "StudyRequest").attr("studyInstanceUID", s.study.as_str()).with_all(s.series.iter().map(series))
+            Element::new(XDSI, "StudyRequest")
+                .attr("studyInstanceUID", s.study.as_str())
+                .with_all(s.series.iter().map(series))
         };
         let syntaxes = self.transfer_syntaxes.iter().map(|t| Element::new(XDSI, "TransferSyntaxUID").text(t.as_str()));
         Element::new(XDSI, "RetrieveImagingDocumentSetRequest")
@@ -216,7 +221,8 @@ impl RetrieveResponse {
                 .with(Element::new(XDSB, "mimeType").text(d.media_type.as_str()))
                 .with(holder)
         };
-        let registry = Element::new(RS, "RegistryResponse").attr("status", self.status.urn()).with_all(write_errors(&self.errors));
+        let registry =
+            Element::new(RS, "RegistryResponse").attr("status", self.status.urn()).with_all(write_errors(&self.errors));
         Element::new(XDSB, "RetrieveDocumentSetResponse").with(registry).with_all(self.documents.iter().map(document))
     }
 

@@ -1,0 +1,266 @@
+//! Messages validate, the spool keeps what it accepted, the repository finds it again.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use ncp_audit::server::{Index, RecordStore};
+use ncp_audit::*;
+use ncp_proto::audit::{Found, SearchRequest};
+
+fn key_file(dir: &Path) -> PathBuf {
+    let path = dir.join("key");
+    if !path.exists() {
+        std::fs::write(&path, "ab".repeat(32)).expect("writes");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    }
+    path
+}
+
+fn options(dir: &Path) -> SpoolOptions {
+    let site = Site { source: "ncp-no".into(), enterprise_site: "NO".into() };
+    SpoolOptions { dir: dir.join("spool"), key_file: key_file(dir), site }
+}
+
+fn intent(id: &str, transaction: Transaction, role: Role) -> Intent {
+    let peer = PeerFacts {
+        country: "FI".into(),
+        home_community_id: "urn:oid:2.999.246".into(),
+        certificate_name: "ncp.fi".into(),
+        address: "127.0.0.1".into(),
+        endpoint: "https://fi.example/XCA_Service".into(),
+    };
+    Intent {
+        exchange_id: id.into(),
+        transaction,
+        role,
+        peer,
+        own_endpoint: "https://no.example/".into(),
+        began: jiff::Timestamp::now(),
+    }
+}
+
+fn decision() -> Decision {
+    Decision {
+        message_id: "urn:uuid:1".into(),
+        user: Some(HumanRequestor {
+            user_name: "A<u1@urn:idp:FI:countryB>".into(),
+            display: "Dr <Ä> \"X\"".into(),
+            role: ("221".into(), "ISCO".into(), "Medical Doctors".into()),
+            organisation: "Hospital".into(),
+        }),
+        patient: Some("1^^^&2.999.1&ISO".into()),
+        purpose: "TREATMENT".into(),
+        query: Some(QueryObject {
+            id: "urn:uuid:14d4debf-8f97-4251-9a74-a90016b0af0d".into(),
+            bytes: b"<q/>".to_vec(),
+        }),
+        ..Decision::default()
+    }
+}
+
+fn whole() -> Outcome {
+    let document = DocumentObject {
+        unique_id: "2.999.1^1".into(),
+        repository: "2.999.21".into(),
+        home: "urn:oid:2.999.47".into(),
+        bytes: 12,
+        sha256: "ab".into(),
+        snapshot: "cd".into(),
+    };
+    let study = StudyObject {
+        study: "2.999.5".into(),
+        series: vec!["2.999.5.1".into()],
+        repository: "2.999.21".into(),
+        home: "urn:oid:2.999.47".into(),
+        instances: 3,
+        bytes: 99,
+        sha256: "ef".into(),
+    };
+    Outcome { documents: vec![document], studies: vec![study], ..Outcome::new(OutcomeIndicator::Success, "") }
+}
+
+/// Epoch, seq and XML of every record in a spool.
+async fn records(dir: &Path) -> Vec<(u64, u64, String)> {
+    ncp_audit::read_spool(&options(dir)).expect("reads")
+}
+
+#[tokio::test]
+async fn every_message_validates() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
+    for transaction in
+        [Transaction::Iti55, Transaction::Iti38, Transaction::Iti39, Transaction::Rad75, Transaction::Unknown]
+    {
+        for role in [Role::Initiator, Role::Responder] {
+            let mut exchange = sink.intent(intent("x", transaction, role)).await.expect("intent");
+            exchange.decided(decision()).await.expect("decision");
+            exchange.finish(whole()).await.expect("outcome");
+            let exchange = sink.intent(intent("y", transaction, role)).await.expect("intent");
+            exchange.finish(Outcome::new(OutcomeIndicator::Serious, "refused")).await.expect("outcome");
+        }
+    }
+    let mut exchange = sink.intent(intent("z", Transaction::Rad75, Role::Responder)).await.expect("intent");
+    exchange.decided(decision()).await.expect("decision");
+    let failed_studies = whole().studies;
+    exchange.finish(Outcome { failed_studies, ..whole() }).await.expect("outcome");
+    let peer = intent("", Transaction::Iti55, Role::Responder).peer;
+    let user = decision().user.expect("a user");
+    for event in [
+        Event::ApplicationStart,
+        Event::ApplicationStop,
+        Event::UserAuthenticationFailed { rule: "r".into(), peer: peer.clone() },
+        Event::NodeAuthenticationFailed { rule: "r".into(), peer: PeerFacts::default() },
+        Event::RestrictedFunction { rule: "r".into(), peer: peer.clone() },
+        Event::SecurityAlert { rule: "r".into(), peer: peer.clone() },
+        Event::HcpIssued { user: user.clone(), assertion: "_1".into() },
+        Event::TrcIssued {
+            user,
+            assertion: "_2".into(),
+            patient: "1^^^&2.999.1&ISO".into(),
+            purpose: "EMERGENCY".into(),
+            peer,
+        },
+        Event::AuditLogUsed { user: "auditor".into(), query: "all".into() },
+    ] {
+        sink.event(&event, "e").await.expect("event");
+    }
+    let all = records(dir.path()).await;
+    assert_eq!(all.len(), 20 + 2 + 9, "a partly failed retrieve has two messages");
+    assert!(all.iter().enumerate().all(|(i, (_, seq, _))| *seq == i as u64 + 1), "no gap in the sequence");
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/audit/dicom2017c-ipf.xsd");
+    for (_, seq, xml) in &all {
+        let file = dir.path().join(format!("{seq}.xml"));
+        std::fs::write(&file, xml).expect("writes");
+        let out = Command::new("xmllint")
+            .args(["--nonet", "--noout", "--schema"])
+            .arg(&schema)
+            .arg(&file)
+            .output()
+            .expect("xmllint");
+        assert!(out.status.success(), "{}\n{xml}", String::from_utf8_lossy(&out.stderr));
+    }
+}
+
+#[tokio::test]
+async fn what_never_ended_is_recorded_as_unknown() {
+    let dir = tempfile::tempdir().expect("a folder");
+    {
+        let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
+        let mut exchange = sink.intent(intent("lost", Transaction::Rad75, Role::Responder)).await.expect("intent");
+        exchange.decided(Decision { studies: whole().studies, ..decision() }).await.expect("decision");
+        std::mem::forget(exchange);
+    }
+    let tail = std::fs::read_dir(dir.path().join("spool")).expect("lists").flatten().map(|e| e.path());
+    let segment = tail.filter(|p| p.extension().is_some_and(|e| e == "spool")).max().expect("a segment");
+    let mut torn = std::fs::read(&segment).expect("reads");
+    torn.extend_from_slice(&[0, 0, 1, 0, 1, 2, 3]);
+    std::fs::write(&segment, torn).expect("writes");
+    let sink = AuditSink::open(&options(dir.path())).await.expect("opens over a torn tail");
+    assert_eq!(sink.epoch(), 2);
+    let all = records(dir.path()).await;
+    assert_eq!(all.len(), 1);
+    assert!(all[0].2.contains("EventOutcomeIndicator=\"12\"") && all[0].2.contains("2.999.5"), "{}", all[0].2);
+    let again = AuditSink::open(&options(dir.path())).await.expect("opens");
+    drop(again);
+    assert_eq!(records(dir.path()).await.len(), 1, "closed once");
+}
+
+/// Child of the kill test: writes records and says which were accepted.
+#[tokio::test]
+async fn child_writes_until_killed() {
+    let Some(dir) = std::env::var_os("NCP_AUDIT_CHILD") else { return };
+    let sink = AuditSink::open(&options(Path::new(&dir))).await.expect("opens");
+    for n in 0.. {
+        let exchange = sink
+            .intent(intent(&format!("k{}-{n}", sink.epoch()), Transaction::Iti38, Role::Responder))
+            .await
+            .expect("intent");
+        exchange.finish(Outcome::new(OutcomeIndicator::Success, "")).await.expect("outcome");
+        println!("accepted k{}-{n}", sink.epoch());
+    }
+}
+
+#[tokio::test]
+async fn kill_9_loses_no_accepted_record() {
+    let dir = tempfile::tempdir().expect("a folder");
+    key_file(dir.path());
+    let mut accepted = Vec::new();
+    for round in 0..10 {
+        let mut child = Command::new(std::env::current_exe().expect("this binary"))
+            .args(["--exact", "child_writes_until_killed", "--nocapture"])
+            .env("NCP_AUDIT_CHILD", dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let out = child.stdout.take().expect("piped");
+        std::thread::sleep(std::time::Duration::from_millis(120 + 13 * round));
+        child.kill().expect("kill -9");
+        child.wait().expect("ends");
+        let text = std::io::read_to_string(out).expect("reads");
+        accepted.extend(text.lines().filter_map(|l| l.strip_prefix("accepted ")).map(str::to_owned));
+    }
+    let _ = AuditSink::open(&options(dir.path())).await.expect("opens");
+    let all = records(dir.path()).await;
+    println!("accepted {} recorded {}", accepted.len(), all.len());
+    assert!(accepted.len() > 20, "the children wrote something");
+    for id in accepted {
+        assert!(
+            all.iter().any(|(_, _, xml)| xml.contains(&openssl_base64(&id))
+                || xml.contains(&format!("ParticipantObjectID=\"{id}\""))),
+            "{id} is lost"
+        );
+    }
+}
+
+fn openssl_base64(text: &str) -> String {
+    openssl::base64::encode_block(text.as_bytes())
+}
+
+#[test]
+fn the_index_is_made_again_identically() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let key = key_file(dir.path());
+    let mut store = RecordStore::open(&dir.path().join("data"), &key).expect("opens");
+    let mut index = Index::open(&dir.path().join("a.sqlite")).expect("opens");
+    for seq in 1..=50u64 {
+        let facts = ncp_proto::audit::Facts {
+            patient: format!("{}^^^&2.999.1&ISO", seq % 5),
+            user: "u".into(),
+            purpose: "TREATMENT".into(),
+            studies: vec![format!("2.999.{seq}")],
+            transaction: "RAD-75".into(),
+            ..Default::default()
+        };
+        let record = ncp_proto::audit::Record {
+            epoch: 1,
+            seq,
+            event_time_us: seq as i64,
+            media_type: "application/xml".into(),
+            message: b"<x/>".to_vec(),
+            facts: Some(facts),
+        };
+        let places = store.append("ncp-no", std::slice::from_ref(&record), 1).expect("appends");
+        let patient = store.patient_hash(&record.facts.clone().expect("facts").patient);
+        index
+            .add(&[(places[0], Found { source: "ncp-no".into(), record: Some(record), received_us: 1 }, patient)])
+            .expect("indexes");
+    }
+    let by_patient = SearchRequest { patient: "3^^^&2.999.1&ISO".into(), ..Default::default() };
+    let found = index.search(&by_patient, &store.patient_hash(&by_patient.patient)).expect("searches");
+    assert_eq!(found.len(), 10);
+    let by_study =
+        SearchRequest { study: "2.999.7".into(), purpose: "TREATMENT".into(), user: "u".into(), ..Default::default() };
+    assert_eq!(index.search(&by_study, "").expect("searches").len(), 1);
+    let mut again = Index::open(&dir.path().join("b.sqlite")).expect("opens");
+    RecordStore::open(&dir.path().join("data"), &key)
+        .expect("opens")
+        .walk(|place, found| {
+            let patient = store.patient_hash(&found.record.clone().expect("a record").facts.expect("facts").patient);
+            again.add(&[(place, found, patient)])
+        })
+        .expect("walks");
+    assert_eq!(index.dump().expect("dumps"), again.dump().expect("dumps"));
+    let raw = std::fs::read(dir.path().join("a.sqlite")).expect("reads");
+    assert!(!raw.windows(12).any(|w| w == b"^^^&2.999.1&"), "no patient identifier in the index");
+}
