@@ -47,6 +47,7 @@ impl Key {
     }
 
     /// HMAC-SHA-256 under this key, hex.
+    #[cfg(feature = "server")]
     pub(crate) fn hmac(&self, text: &str) -> String {
         let pkey = openssl::pkey::PKey::hmac(&self.0);
         let signed = pkey.and_then(|key| {

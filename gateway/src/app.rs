@@ -1,15 +1,28 @@
 //! Wiring, top to bottom, and the one snapshot of what may change while we run.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use ncp_audit::{AuditSink, Event, Site, SpoolOptions};
 use ncp_ihe::{HomeCommunityId, Oid};
-use ncp_tls::{Anchors, Country};
+use ncp_saml::{SealKey, Signer, Verifier};
+use ncp_tls::{Anchors, ClientAuth, Country, Material, Purpose};
+use openssl::ssl::SslRef;
+use openssl::x509::X509;
+use tokio::net::TcpListener;
 
 use crate::config::{Config, Peer};
 use crate::national::National;
-use crate::policy::Policy;
+use crate::policy::consent::ConsentSource;
+use crate::policy::{Policy, PolicyEngine};
+use crate::responding::replay::ReplaySet;
+use crate::shutdown::{self, Drain};
+use crate::telemetry::Metrics;
+use crate::translate::Translator;
+use crate::{health, listener};
 
 /// Everything an exchange needs, shared by all of them.
 pub struct App {
@@ -18,19 +31,19 @@ pub struct App {
     /// Trust, policy, keys and peers, swapped as one.
     pub snapshot: ArcSwap<Snapshot>,
     /// Verifies assertions; its threads own their keys.
-    pub verifier: ncp_saml::Verifier,
+    pub verifier: Verifier,
     /// Signs assertions; its threads own the seal key.
-    pub signer: ncp_saml::Signer,
+    pub signer: Signer,
     /// The audit trail.
-    pub audit: ncp_audit::AuditSink,
+    pub audit: AuditSink,
     /// National systems; absent in a country that only asks.
     pub national: Option<National>,
     /// The translation service.
-    pub translator: Option<crate::translate::Translator>,
+    pub translator: Option<Translator>,
     /// Assertion bindings and repeated MessageIDs.
-    pub replay: crate::responding::replay::ReplaySet,
+    pub replay: ReplaySet,
     /// Counters and durations.
-    pub metrics: crate::telemetry::Metrics,
+    pub metrics: Metrics,
 }
 
 /// What is swapped as one when configuration is reloaded: an exchange takes one and keeps it.
@@ -41,8 +54,8 @@ pub struct Snapshot {
     pub policy: Policy,
     /// Trust in signers, per country.
     pub seal_anchors: BTreeMap<Country, Arc<Anchors>>,
-    /// TLS towards peers: our client certificate, their anchors.
-    pub client_tls: BTreeMap<Country, openssl::ssl::SslConnector>,
+    /// Trust in TLS client certificates, per country.
+    pub tls_anchors: BTreeMap<Country, Arc<Anchors>>,
 }
 
 /// The configured countries.
@@ -75,5 +88,129 @@ impl Peers {
     /// The countries whose patients carry ids of that assigning authority.
     pub fn by_patient_root(&self, root: &Oid) -> Vec<&Arc<Peer>> {
         self.all.iter().filter(|p| p.patient_roots.contains(root)).collect()
+    }
+}
+
+impl Snapshot {
+    /// Loads policy, trust and TLS of all peers.
+    ///
+    /// # Errors
+    /// Everything that is wrong, for operators.
+    pub fn load(config: &Config) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
+        let mut keep = |what: String| problems.push(what);
+        let engine = PolicyEngine::load(&config.policy.folder).map_err(|e| keep(format!("policy: {e}"))).ok();
+        let consent = ConsentSource::from_file(&config.policy.consent_file).map_err(|e| keep(e.to_string())).ok();
+        let (mut seal_anchors, mut tls_anchors) = (BTreeMap::new(), BTreeMap::new());
+        for peer in &config.peer {
+            let crls = peer.crls.as_ref();
+            match Anchors::load(&peer.seal_anchors, crls, Purpose::Seal) {
+                Ok(anchors) => drop(seal_anchors.insert(peer.country, Arc::new(anchors))),
+                Err(error) => keep(format!("peer {}: {error}", peer.name)),
+            }
+            match Anchors::load(&peer.tls_anchors, crls, Purpose::TlsClient) {
+                Ok(anchors) => drop(tls_anchors.insert(peer.country, Arc::new(anchors))),
+                Err(error) => keep(format!("peer {}: {error}", peer.name)),
+            }
+        }
+        match (engine, consent) {
+            (Some(engine), Some(consent)) if problems.is_empty() => Ok(Self {
+                peers: Peers::new(&config.peer),
+                policy: Policy::new(engine, consent),
+                seal_anchors,
+                tls_anchors,
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// Whether the certificate shown in this handshake leads to the anchors of that very peer.
+    pub fn issued_for(&self, peer: &Peer, ssl: &SslRef) -> bool {
+        let Some(anchors) = self.tls_anchors.get(&peer.country) else { return false };
+        let Some(leaf) = ssl.peer_certificate() else { return false };
+        let sent: Vec<X509> =
+            ssl.peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
+        anchors.verify(&leaf, &sent).is_ok()
+    }
+}
+
+/// Builds everything, top to bottom. Nothing is bound yet.
+///
+/// # Errors
+/// Everything that is wrong, for operators.
+pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
+    let one = |what: String| vec![what];
+    let snapshot = Snapshot::load(&config)?;
+    let seal = SealKey::load(&config.seal.certificate, &config.seal.key).map_err(|e| one(format!("seal: {e}")))?;
+    if seal.country != config.gateway.country {
+        return Err(one(format!("seal: certificate is of {}, gateway is {}", seal.country, config.gateway.country)));
+    }
+    let signer = Signer::start(seal, config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
+    let verifier = Verifier::start(config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
+    let national = config.national.as_ref().map(National::start).transpose().map_err(one)?;
+    let translator =
+        config.translation.as_ref().map(Translator::new).transpose().map_err(|e| one(format!("translation: {e}")))?;
+    let site = Site { source: config.audit.source.clone(), enterprise_site: config.audit.enterprise_site.clone() };
+    let options =
+        SpoolOptions { dir: config.audit.spool_dir.clone(), key_file: config.audit.spool_key_file.clone(), site };
+    let audit = AuditSink::open(&options).await.map_err(|e| one(format!("audit: {e}")))?;
+    if let Some(feed) = &config.audit.feed {
+        let connector = feed.tls.files().connector(b"\x02h2").map_err(|e| one(format!("audit.feed: {e}")))?;
+        let channel = ncp_tls::channel(&feed.endpoint, &feed.server_name, connector)
+            .map_err(|e| one(format!("audit.feed: {e}")))?;
+        tokio::spawn(ncp_audit::feed(audit.clone(), channel));
+    }
+    Ok(Arc::new(App {
+        config,
+        snapshot: ArcSwap::from_pointee(snapshot),
+        verifier,
+        signer,
+        audit,
+        national,
+        translator,
+        replay: ReplaySet::default(),
+        metrics: Metrics::default(),
+    }))
+}
+
+/// Listens, serves until a signal, drains.
+///
+/// # Errors
+/// Addresses that cannot be bound, TLS material, the trail.
+pub async fn run(app: Arc<App>) -> Result<(), String> {
+    let config = &app.config;
+    let material =
+        Material::load(&config.listener.certificate, &config.listener.key).map_err(|e| format!("listener: {e}"))?;
+    let anchors: Vec<PathBuf> = config.peer.iter().map(|p| p.tls_anchors.clone()).collect();
+    let acceptor =
+        material.acceptor(ClientAuth::Required, &anchors, b"\x08http/1.1").map_err(|e| format!("listener: {e}"))?;
+    let bind = |address: SocketAddr| async move {
+        TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}"))
+    };
+    let peers = bind(config.listener.peers).await?;
+    let admin = bind(config.listener.admin).await?;
+    let trail = |e: ncp_audit::AuditError| format!("audit: {e}");
+    app.audit.event(&Event::ApplicationStart, "").await.map_err(trail)?;
+
+    let drain = Drain::default();
+    let serving = tokio::spawn(listener::serve_peers(app.clone(), peers, acceptor, drain.clone()));
+    let admin = tokio::spawn(async_serve(admin, health::routes(app.clone(), drain.clone())));
+    drain.set_ready();
+    tracing::info!(peers = %config.listener.peers, country = %config.gateway.country, "gateway is ready");
+    shutdown::signal().await.map_err(|e| e.to_string())?;
+
+    tracing::info!(open = drain.open(), grace = ?config.gateway.shutdown_grace, "draining");
+    drain.stop();
+    let _ = serving.await;
+    if !drain.drained(config.gateway.shutdown_grace).await {
+        tracing::warn!(open = drain.open(), "grace period over, closing open exchanges");
+    }
+    admin.abort();
+    app.audit.event(&Event::ApplicationStop, "").await.map_err(trail)
+}
+
+async fn async_serve(listener: TcpListener, routes: axum::Router) {
+    if let Err(error) = axum::serve(listener, routes).await {
+        tracing::error!(reason = %error, "admin listener ended");
     }
 }

@@ -305,8 +305,6 @@ pub struct National {
 pub enum Connector {
     /// A folder of DICOM files and reports.
     Embedded(Embedded),
-    /// QIDO-RS and WADO-RS.
-    DicomWeb(DicomWeb),
 }
 
 /// A folder as Document Registry, Document Repository and Imaging Document Source.
@@ -329,37 +327,6 @@ pub struct Embedded {
     /// Root under which manifests made here get their UIDs.
     #[serde(deserialize_with = "oid")]
     pub uid_root: Oid,
-}
-
-/// A DICOMweb archive.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DicomWeb {
-    /// What people call it.
-    pub name: String,
-    /// Base of QIDO-RS and WADO-RS, `http(s)://host:port/path`.
-    pub url: String,
-    /// Anchors when the archive has https.
-    pub anchors: Option<PathBuf>,
-    /// User name for HTTP basic authentication.
-    pub user: Option<String>,
-    /// File with the password, mode 0600.
-    pub password_file: Option<PathBuf>,
-    /// repositoryUniqueId of the manifests made for it.
-    #[serde(deserialize_with = "oid")]
-    pub repository_unique_id: Oid,
-    /// Retrieve Location UIDs it serves; the first goes into manifests made here.
-    #[serde(deserialize_with = "oids")]
-    pub location_uids: Vec<Oid>,
-    /// Time zone of the archive (IANA).
-    #[serde(default = "utc")]
-    pub time_zone: String,
-    /// Root under which manifests made here get their UIDs.
-    #[serde(deserialize_with = "oid")]
-    pub uid_root: Oid,
-    /// Silence after which the archive counts as stopped.
-    #[serde(default = "ten_seconds", deserialize_with = "duration")]
-    pub idle: Duration,
 }
 
 /// `[telemetry]`
@@ -470,10 +437,8 @@ impl Config {
         if let Some(national) = &mut self.national {
             all.push(&mut national.patients_file);
             for connector in &mut national.connector {
-                match connector {
-                    Connector::Embedded(c) => all.push(&mut c.folder),
-                    Connector::DicomWeb(c) => all.extend(c.anchors.iter_mut().chain(c.password_file.iter_mut())),
-                }
+                let Connector::Embedded(connector) = connector;
+                all.push(&mut connector.folder);
             }
         }
         for peer in &mut self.peer {
@@ -519,8 +484,7 @@ impl Config {
             if clinician.treatment > Duration::from_secs(2 * 3600) {
                 say("clinician.treatment", "a TRC assertion lives 2 hours at most".into());
             }
-            for (key, path) in
-                [("jwks_file", &clinician.jwks_file), ("sealing_key_file", &clinician.sealing_key_file)]
+            for (key, path) in [("jwks_file", &clinician.jwks_file), ("sealing_key_file", &clinician.sealing_key_file)]
             {
                 if !file(path) {
                     say(&format!("clinician.{key}"), format!("no such file: {}", path.display()));
@@ -561,23 +525,15 @@ impl Config {
         if let Some(national) = &self.national {
             for (index, connector) in national.connector.iter().enumerate() {
                 let at = |key: &str| format!("national.connector[{index}].{key}");
-                match connector {
-                    Connector::Embedded(c) => {
-                        if !c.folder.is_dir() {
-                            say(&at("folder"), format!("no such folder: {}", c.folder.display()));
-                        }
-                        if c.location_uids.is_empty() {
-                            say(&at("location_uids"), "at least one Retrieve Location UID".into());
-                        }
-                    }
-                    Connector::DicomWeb(c) => {
-                        if !c.url.starts_with("http://") && !c.url.starts_with("https://") {
-                            say(&at("url"), "must be http(s)://…".into());
-                        }
-                        if c.location_uids.is_empty() {
-                            say(&at("location_uids"), "at least one Retrieve Location UID".into());
-                        }
-                    }
+                let Connector::Embedded(c) = connector;
+                if !c.folder.is_dir() {
+                    say(&at("folder"), format!("no such folder: {}", c.folder.display()));
+                }
+                if c.location_uids.is_empty() {
+                    say(&at("location_uids"), "at least one Retrieve Location UID".into());
+                }
+                if c.uid_root.as_str().len() > 43 {
+                    say(&at("uid_root"), "at most 43 characters, so that UIDs under it stay within 64".into());
                 }
             }
         }

@@ -5,11 +5,9 @@
 
 pub mod app;
 pub mod audit_scope;
-pub mod clinician;
 pub mod config;
 pub mod health;
 pub mod identity;
-pub mod initiating;
 pub mod listener;
 pub mod national;
 pub mod outcome;

@@ -1,1 +1,172 @@
-//! Follows.
+//! The peers' listener: mutual TLS, who is at the other end, load shedding. And the types of a reply.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::{Request, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use ncp_audit::{Event, PeerFacts};
+use ncp_soap::{BoxError, OutPart};
+use ncp_tls::{CertificateFacts, SslAcceptor, TlsStream};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::app::App;
+use crate::config::Peer;
+use crate::responding::pipeline;
+use crate::shutdown::Drain;
+
+/// A reply's body.
+pub type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
+/// A reply.
+pub type Reply = http::Response<ReplyBody>;
+/// Parts of an answer as they come.
+pub type OutParts = Pin<Box<dyn Stream<Item = Result<OutPart, BoxError>> + Send>>;
+
+/// Connections held at once.
+const CONNECTIONS: usize = 2048;
+/// Header fields of a request.
+const HEADER_BYTES: usize = 32 << 10;
+
+/// A body that is there already.
+pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Who is at the other end of TLS.
+#[derive(Clone)]
+pub struct PeerConnection {
+    /// The certificate that was shown and verified.
+    pub certificate: Arc<CertificateFacts>,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// The configured country whose anchors issued it.
+    pub peer: Option<Arc<Peer>>,
+}
+
+/// Accepts peers until the drain begins.
+pub async fn serve_peers(app: Arc<App>, listener: TcpListener, acceptor: SslAcceptor, drain: Drain) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let load = Arc::new(Load::new(&app));
+    loop {
+        let accepted = tokio::select! { accepted = listener.accept() => accepted, () = drain.stopping() => return };
+        let Ok((tcp, address)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(slot) = connections.clone().try_acquire_owned() else { continue };
+        let (app, acceptor, drain, load) = (app.clone(), acceptor.clone(), drain.clone(), load.clone());
+        tokio::spawn(async move {
+            match ncp_tls::accept(&acceptor, tcp, app.config.limits.handshake).await {
+                Ok(stream) => connection(app, stream, address, drain, load).await,
+                Err(error) => handshake_failed(&app, address, &error.to_string()).await,
+            }
+            drop(slot);
+        });
+    }
+}
+
+/// Failed handshakes leave at most one record a second.
+async fn handshake_failed(app: &App, address: SocketAddr, rule: &str) {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
+    if LAST.swap(now, Ordering::Relaxed) == now {
+        return;
+    }
+    let peer = PeerFacts { address: address.ip().to_string(), ..PeerFacts::default() };
+    let event = Event::NodeAuthenticationFailed { rule: rule.to_owned(), peer };
+    if let Err(error) = app.audit.event(&event, "").await {
+        tracing::error!(reason = %error, "handshake failure not recorded");
+    }
+}
+
+async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, drain: Drain, load: Arc<Load>) {
+    let Some(certificate) = ncp_tls::peer_certificate(&stream).map(Arc::new) else { return };
+    let snapshot = app.snapshot.load_full();
+    // The country's own anchors must have issued it: another country's CA cannot vouch for this one.
+    let claimed = certificate.country.and_then(|country| snapshot.peers.by_country(country));
+    let peer = claimed.filter(|peer| snapshot.issued_for(peer, stream.ssl())).cloned();
+    let Some(peer) = peer else {
+        handshake_failed(&app, address, "certificate is of no configured country").await;
+        return;
+    };
+    let who = PeerConnection { certificate, address, peer: Some(peer) };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (app, who, drain, load) = (app.clone(), who.clone(), drain.clone(), load.clone());
+        async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &drain, &load).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(10))
+        .max_buf_size(HEADER_BYTES.max(64 << 10))
+        .max_headers(100)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(reason = %error, "connection ended");
+    }
+}
+
+async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>, drain: &Drain, load: &Load) -> Reply {
+    let open = drain.exchange();
+    let Some(permits) = load.enter(&who) else { return busy() };
+    if request.method() != http::Method::POST {
+        return empty(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let (parts, body) = request.into_parts();
+    let path = parts.uri.path().to_owned();
+    let reply = pipeline::respond(app, who, &path, &parts.headers, body).await;
+    // The exchange is open, and its place taken, until the last byte of the reply has gone.
+    reply.map(|body| {
+        let held = (open, permits);
+        body.map_frame(move |frame| {
+            let _ = &held;
+            frame
+        })
+        .boxed_unsync()
+    })
+}
+
+fn empty(status: StatusCode) -> Reply {
+    let mut reply = http::Response::new(full(Bytes::new()));
+    *reply.status_mut() = status;
+    reply
+}
+
+/// Early refusal under load.
+fn busy() -> Reply {
+    let mut reply = empty(StatusCode::SERVICE_UNAVAILABLE);
+    reply.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("5"));
+    reply
+}
+
+/// Bounded concurrency, in all and by country.
+struct Load {
+    all: Arc<Semaphore>,
+    by_country: std::collections::BTreeMap<ncp_tls::Country, Arc<Semaphore>>,
+}
+
+impl Load {
+    fn new(app: &App) -> Self {
+        let limits = &app.config.limits;
+        let share = (limits.concurrency * usize::from(limits.peer_share_percent) / 100).max(1);
+        let by_country = app.config.peer.iter().map(|p| (p.country, Arc::new(Semaphore::new(share)))).collect();
+        Self { all: Arc::new(Semaphore::new(limits.concurrency)), by_country }
+    }
+
+    fn enter(&self, who: &PeerConnection) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
+        let own = match who.peer.as_ref().and_then(|p| self.by_country.get(&p.country)) {
+            Some(semaphore) => Some(semaphore.clone().try_acquire_owned().ok()?),
+            None => None,
+        };
+        Some((self.all.clone().try_acquire_owned().ok()?, own))
+    }
+}

@@ -1,2 +1,84 @@
-//! Entry point.
-fn main() {}
+//! `ncp-gateway`: thin start.
+#![allow(clippy::print_stderr, clippy::print_stdout)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ncp_gateway::{app, config, telemetry};
+
+/// The gateway of a National Contact Point for eHealth.
+///
+/// Starts with --config FILE and serves until SIGTERM; the file is described in deploy/config/gateway.toml.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration file, gateway.toml.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Reads the configuration and everything it names, reports all that is wrong, binds nothing.
+    CheckConfig,
+}
+
+/// Bad configuration (EX_USAGE).
+const USAGE: u8 = 64;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let Some(path) = arguments.config else {
+        eprintln!("--config FILE is required; see ncp-gateway --help");
+        return ExitCode::from(USAGE);
+    };
+    let say = |problems: &[String]| problems.iter().for_each(|problem| eprintln!("{}: {problem}", path.display()));
+    let config = match config::load(&path) {
+        Ok(config) => config,
+        Err(problems) => {
+            say(&problems.iter().map(ToString::to_string).collect::<Vec<_>>());
+            return ExitCode::from(USAGE);
+        }
+    };
+    if let Some(Command::CheckConfig) = arguments.command {
+        return match app::Snapshot::load(&config) {
+            Ok(_) => {
+                println!("configuration is valid");
+                ExitCode::SUCCESS
+            }
+            Err(problems) => {
+                say(&problems);
+                ExitCode::from(USAGE)
+            }
+        };
+    }
+    let traces = match telemetry::start(&config.telemetry, "ncp-gateway") {
+        Ok(traces) => traces,
+        Err(problem) => {
+            say(&[problem]);
+            return ExitCode::from(USAGE);
+        }
+    };
+    let app = match app::build(config).await {
+        Ok(app) => app,
+        Err(problems) => {
+            say(&problems);
+            return ExitCode::from(USAGE);
+        }
+    };
+    let done = app::run(app).await;
+    if let Some(traces) = traces {
+        let _ = traces.shutdown();
+    }
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ncp-gateway: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -124,7 +124,7 @@ impl GatewayError {
                 rights("ERROR_SEC_GENERIC", "1001", "no treatment relationship assertion", "wsse:InvalidSecurity")
                     .serious(Some(Alert::UserAuthentication))
             }
-            Self::Assertion(A::TrcBinding) | Self::TrcBinding(_) => rights(
+            Self::Assertion(A::TrcBinding(_)) | Self::TrcBinding(_) => rights(
                 "ERROR_SEC_GENERIC",
                 "1002",
                 "the treatment relationship does not fit the identity assertion",
@@ -172,7 +172,12 @@ impl GatewayError {
     }
 
     /// The RegistryError of this error, with the reference that the trail has too.
-    pub fn registry_error(&self, transaction: TransactionName, location: Option<String>, reference: &str) -> RegistryError {
+    pub fn registry_error(
+        &self,
+        transaction: TransactionName,
+        location: Option<String>,
+        reference: &str,
+    ) -> RegistryError {
         let row = self.row();
         let code = match transaction {
             TransactionName::Iti39 | TransactionName::Rad75 => row.retrieve,
@@ -191,7 +196,9 @@ impl GatewayError {
         match self.row().indicator {
             Indicator::Success => "success",
             Indicator::Minor => "refused",
-            Indicator::Serious if matches!(self, Self::National(_) | Self::Busy | Self::TranslationRequired) => "failed",
+            Indicator::Serious if matches!(self, Self::National(_) | Self::Busy | Self::TranslationRequired) => {
+                "failed"
+            }
             Indicator::Serious => "refused",
             Indicator::Major => "failed",
         }
@@ -261,12 +268,7 @@ fn message_row(error: &MessageError) -> Row {
         M::QueryUnknown => same("XDSUnknownStoredQuery", "stored query is not served"),
         M::QueryMissingParam(_) => same("XDSStoredQueryMissingParam", "a parameter is missing"),
         M::QueryParamNumber(_) => same("XDSStoredQueryParamNumber", "a parameter has too many values"),
-        _ => Row {
-            as_fault: true,
-            text: "malformed message",
-            alert: Some(Alert::Security),
-            ..row
-        },
+        _ => Row { as_fault: true, text: "malformed message", alert: Some(Alert::Security), ..row },
     }
 }
 
@@ -338,7 +340,13 @@ mod tests {
                 Indicator::Minor,
             ),
             (NationalError::NoPatient.into(), "", "XDSUnknownPatientId", "XDSUnknownPatientId", Indicator::Minor),
-            (NationalError::TooMany.into(), "InternalError", "XDSTooManyResults", "XDSRepositoryError", Indicator::Minor),
+            (
+                NationalError::TooMany.into(),
+                "InternalError",
+                "XDSTooManyResults",
+                "XDSRepositoryError",
+                Indicator::Minor,
+            ),
             (
                 NationalError::UnknownRepository.into(),
                 "InternalError",
@@ -353,10 +361,22 @@ mod tests {
                 "XDSDocumentUniqueIdError",
                 Indicator::Minor,
             ),
-            (NationalError::down("x").into(), "InternalError", "XDSRegistryError", "XDSRepositoryError", Indicator::Serious),
+            (
+                NationalError::down("x").into(),
+                "InternalError",
+                "XDSRegistryError",
+                "XDSRepositoryError",
+                Indicator::Serious,
+            ),
             (NationalError::Busy.into(), "ResponderBusy", "XDSRegistryBusy", "XDSRepositoryBusy", Indicator::Serious),
             (GatewayError::TranslationRequired, "InternalError", "4203", "4203", Indicator::Serious),
-            (GatewayError::Audit("x".into()), "InternalError", "XDSRegistryError", "XDSRepositoryError", Indicator::Major),
+            (
+                GatewayError::Audit("x".into()),
+                "InternalError",
+                "XDSRegistryError",
+                "XDSRepositoryError",
+                Indicator::Major,
+            ),
             (GatewayError::Internal("x"), "InternalError", "XDSRegistryError", "XDSRepositoryError", Indicator::Major),
         ];
         for (error, xcpd, query, retrieve, indicator) in table {

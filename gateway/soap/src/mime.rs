@@ -240,7 +240,7 @@ where
 
     async fn headers(&mut self) -> Result<PartHeaders, SoapError> {
         let limit = self.limits.header_bytes;
-        let mut seen = 0;
+        let mut seen: usize = 0;
         loop {
             let from = seen.saturating_sub(3);
             // Right after the delimiter's line a blank line means: no header fields.

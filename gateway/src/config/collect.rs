@@ -80,8 +80,18 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigProblem>> {
 /// When reading had to stop early, keys that no section knows are still worth saying.
 fn with_unknown(mut problems: Vec<ConfigProblem>, rest: &Value) -> Vec<ConfigProblem> {
     const SECTIONS: [&str; 12] = [
-        "gateway", "listener", "limits", "seal", "client", "clinician", "translation", "audit", "policy", "national",
-        "telemetry", "peer",
+        "gateway",
+        "listener",
+        "limits",
+        "seal",
+        "client",
+        "clinician",
+        "translation",
+        "audit",
+        "policy",
+        "national",
+        "telemetry",
+        "peer",
     ];
     if let Value::Table(table) = rest {
         for key in table.keys().filter(|key| !SECTIONS.contains(&key.as_str())) {
@@ -179,4 +189,3 @@ fn syntax(text: &str, error: &toml::de::Error) -> ConfigProblem {
     let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
     ConfigProblem::new("", format!("line {line}: {}", error.message()))
 }
-

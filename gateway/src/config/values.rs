@@ -24,15 +24,17 @@ pub(super) fn oids<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Oid>, D::Error
 
 pub(super) fn home<'de, D: Deserializer<'de>>(d: D) -> Result<HomeCommunityId, D::Error> {
     let text = String::deserialize(d)?;
-    HomeCommunityId::parse(&text)
-        .map_err(|_| D::Error::custom("expected a homeCommunityId, as \"urn:oid:2.999.47\""))
+    HomeCommunityId::parse(&text).map_err(|_| D::Error::custom("expected a homeCommunityId, as \"urn:oid:2.999.47\""))
 }
 
 pub(super) fn homes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<HomeCommunityId>, D::Error> {
     let texts = Vec::<String>::deserialize(d)?;
     texts
         .iter()
-        .map(|t| HomeCommunityId::parse(t).map_err(|_| D::Error::custom("expected homeCommunityIds, as \"urn:oid:2.999.47\"")))
+        .map(|t| {
+            HomeCommunityId::parse(t)
+                .map_err(|_| D::Error::custom("expected homeCommunityIds, as \"urn:oid:2.999.47\""))
+        })
         .collect()
 }
 

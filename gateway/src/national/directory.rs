@@ -1,6 +1,171 @@
 //! The national connectors of this country and how a request finds its connector.
-//!
-//! `National` routes by RepositoryUniqueId (documents) and by Retrieve Location UID (images), asks the patient index
-//! for persons, and merges registry answers of all connectors. It implements the four actor traits itself, so that the
-//! pipeline sees one Responding side; each connector is an enum variant (`Embedded`, `DicomWeb`), so the traits stay
-//! plain `async fn` without boxing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use ncp_ihe::{
+    DocumentEntry, ImagingRequest, Oid, PatientQuery, PatientRecord, SeriesRequest, StoredQuery, StudyRequest,
+};
+
+use super::embedded::EmbeddedSource;
+use super::patients::Patients;
+use super::{
+    Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, InstanceStream, LocatedStudy, Missing,
+    NationalError, PatientDemographicsSupplier,
+};
+use crate::config;
+use crate::policy::{Authorised, Disclose, LookUp};
+
+/// All national systems behind the four actors.
+pub struct National {
+    patients: Arc<Patients>,
+    connectors: Vec<Connector>,
+}
+
+/// One system. A new kind is a new variant.
+enum Connector {
+    Embedded(EmbeddedSource),
+}
+
+impl Connector {
+    fn embedded(&self) -> &EmbeddedSource {
+        match self {
+            Self::Embedded(source) => source,
+        }
+    }
+
+    fn repository(&self) -> &Oid {
+        self.embedded().repository()
+    }
+
+    fn locations(&self) -> &[Oid] {
+        self.embedded().locations()
+    }
+}
+
+impl National {
+    /// Builds the connectors; folders are scanned now.
+    ///
+    /// # Errors
+    /// What is wrong, for operators.
+    pub fn start(config: &config::National) -> Result<Self, String> {
+        let patients = Arc::new(Patients::load(&config.patients_file)?);
+        let mut connectors = Vec::new();
+        for connector in &config.connector {
+            let config::Connector::Embedded(embedded) = connector;
+            connectors.push(Connector::Embedded(EmbeddedSource::scan(embedded, &config.language, patients.clone())?));
+        }
+        Ok(Self { patients, connectors })
+    }
+
+    /// Whether some connector answers for that RepositoryUniqueId.
+    pub fn has_repository(&self, repository: &Oid) -> bool {
+        self.connectors.iter().any(|c| c.repository() == repository)
+    }
+
+    fn at_location(&self, location: &Oid) -> Option<&Connector> {
+        self.connectors.iter().find(|c| c.locations().contains(location))
+    }
+}
+
+impl PatientDemographicsSupplier for National {
+    async fn find(&self, query: &Authorised<LookUp<PatientQuery>>) -> Result<Vec<PatientRecord>, NationalError> {
+        self.patients.find(query.get())
+    }
+}
+
+impl DocumentRegistry for National {
+    async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
+        let mut out = Vec::new();
+        for connector in &self.connectors {
+            out.extend(connector.embedded().query(query).await?);
+        }
+        Ok(out)
+    }
+}
+
+impl DocumentRepository for National {
+    async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
+        let connector = self.connectors.iter().find(|c| *c.repository() == entry.get().repository_unique_id);
+        connector.ok_or(NationalError::UnknownRepository)?.embedded().retrieve(entry).await
+    }
+}
+
+impl ImagingDocumentSource for National {
+    /// Splits the request by Retrieve Location UID, asks each source, and puts the answers together by study.
+    async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
+        let mut found: Vec<LocatedStudy> = Vec::new();
+        let locations: BTreeSet<&Oid> = instances(request.get()).map(|i| &i.repository).collect();
+        for location in locations {
+            let part = request.derive(at_location(request.get(), location));
+            let located = match self.at_location(location) {
+                Some(connector) => connector.embedded().locate(&part).await?,
+                None => unknown_source(part.get()),
+            };
+            for study in located {
+                match found.iter_mut().find(|s| s.study == study.study && s.patient == study.patient) {
+                    Some(known) => {
+                        known.instances.extend(study.instances);
+                        known.missing.extend(study.missing);
+                    }
+                    None => found.push(study),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn retrieve_instances(
+        &self,
+        study: Authorised<Disclose<LocatedStudy>>,
+    ) -> Result<InstanceStream, NationalError> {
+        let mut streams = Vec::new();
+        for (location, part) in study.split_by(|instance| instance.request.repository.clone()) {
+            let connector = self.at_location(&location).ok_or(NationalError::UnknownRepository)?;
+            streams.push(connector.embedded().retrieve_instances(part).await?);
+        }
+        Ok(Box::pin(futures_util::stream::iter(streams).flatten()))
+    }
+}
+
+fn instances(request: &ImagingRequest) -> impl Iterator<Item = &ncp_ihe::DocumentRequest> {
+    request.studies.iter().flat_map(|s| &s.series).flat_map(|s| &s.instances)
+}
+
+fn at_location(request: &ImagingRequest, location: &Oid) -> ImagingRequest {
+    let mut studies = Vec::new();
+    for study in &request.studies {
+        let mut series = Vec::new();
+        for one in &study.series {
+            let instances: Vec<_> = one.instances.iter().filter(|i| i.repository == *location).cloned().collect();
+            if !instances.is_empty() {
+                series.push(SeriesRequest { series: one.series.clone(), instances });
+            }
+        }
+        if !series.is_empty() {
+            studies.push(StudyRequest { study: study.study.clone(), series });
+        }
+    }
+    ImagingRequest { studies, transfer_syntaxes: request.transfer_syntaxes.clone() }
+}
+
+/// Studies of nobody: release withholds them, each instance answers that its source is not known.
+fn unknown_source(request: &ImagingRequest) -> Vec<LocatedStudy> {
+    let mut by_study: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for study in &request.studies {
+        let requests = study.series.iter().flat_map(|s| &s.instances).map(|i| (i.clone(), Missing::UnknownSource));
+        by_study.entry(study.study.clone()).or_default().extend(requests);
+    }
+    by_study
+        .into_iter()
+        .map(|(study, missing)| LocatedStudy {
+            study,
+            patient: None,
+            instances: Vec::new(),
+            missing,
+            modalities: Vec::new(),
+            study_date: None,
+        })
+        .collect()
+}

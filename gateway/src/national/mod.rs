@@ -24,12 +24,13 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use ncp_ihe::{DocumentEntry, DocumentRequest, ImagingRequest, PatientId, PatientQuery, PatientRecord, StoredQuery, Uid};
+use ncp_ihe::{
+    DocumentEntry, DocumentRequest, ImagingRequest, PatientId, PatientQuery, PatientRecord, StoredQuery, Uid,
+};
 
 use crate::policy::{Authorised, Disclose, LookUp};
 
 pub mod directory;
-pub mod dicomweb;
 pub mod embedded;
 pub mod patients;
 

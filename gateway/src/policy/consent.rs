@@ -51,8 +51,8 @@ impl ConsentSource {
     /// # Errors
     /// The file's path and what is wrong with it.
     pub fn from_file(path: &Path) -> Result<Self, ConsentError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConsentError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConsentError::Read { path: path.to_owned(), source })?;
         let file: ConsentFile = toml::from_str(&text)
             .map_err(|error| ConsentError::Parse { path: path.to_owned(), message: error.message().to_owned() })?;
         Ok(Self::File(file))

@@ -12,7 +12,7 @@ use cedar_policy::{
 use crate::identity::{Identity, TransactionName};
 
 /// The schema of principals, actions, resources and context; the same for every country.
-pub const SCHEMA: &str = include_str!("../../policies/ncp.cedarschema");
+const SCHEMA: &str = include_str!("../../policies/ncp.cedarschema");
 
 /// Which of the two decisions is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,13 +131,7 @@ impl PolicyEngine {
     }
 
     /// Decides. An error in any policy is [`Verdict::Failed`], since Cedar skips a forbid that fails.
-    pub fn decide(
-        &self,
-        identity: &Identity,
-        transaction: TransactionName,
-        stage: Stage,
-        facts: &Facts,
-    ) -> Verdict {
+    pub fn decide(&self, identity: &Identity, transaction: TransactionName, stage: Stage, facts: &Facts) -> Verdict {
         let (request, entities) = match self.request(identity, transaction, stage, facts) {
             Ok(parts) => parts,
             Err(why) => return Verdict::Failed(why),
@@ -207,8 +201,7 @@ impl PolicyEngine {
         .map_err(|e| text(&e))?;
         let entities =
             Entities::from_entities([principal_entity, resource_entity], Some(&self.schema)).map_err(|e| text(&e))?;
-        let request =
-            Request::new(principal, action, resource, context, Some(&self.schema)).map_err(|e| text(&e))?;
+        let request = Request::new(principal, action, resource, context, Some(&self.schema)).map_err(|e| text(&e))?;
         Ok((request, entities))
     }
 }

@@ -53,10 +53,8 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         object_refs: Vec::new(),
     };
     let home = exchange.app.config.gateway.home_community_id.clone();
-    let originals: Vec<DocumentEntry> = released
-        .into_iter()
-        .map(|entry| DocumentEntry { home: Some(home.clone()), ..entry.into_inner() })
-        .collect();
+    let originals: Vec<DocumentEntry> =
+        released.into_iter().map(|entry| DocumentEntry { home: Some(home.clone()), ..entry.into_inner() }).collect();
     let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
     let translated = translate(exchange, originals, &mut answer).instrument(span).await;
     for entry in translated {
@@ -109,7 +107,8 @@ async fn candidates(
             StoredQuery::FindDocuments(find) => find.status.clone(),
             _ => Vec::new(),
         };
-        let all = asked.derive(StoredQuery::FindDocuments(FindDocuments { status, ..FindDocuments::of_patient(patient) }));
+        let all =
+            asked.derive(StoredQuery::FindDocuments(FindDocuments { status, ..FindDocuments::of_patient(patient) }));
         match national.query(&all).await {
             Ok(entries) => Ok(entries),
             // One answer for "nothing" and "nobody": Success with an empty list leaks least.
@@ -123,16 +122,20 @@ async fn candidates(
 
 fn originals_of(get: &GetDocuments) -> GetDocuments {
     let ids = match &get.ids {
-        DocumentIds::UniqueIds(ids) => DocumentIds::UniqueIds(
-            ids.iter().map(|id| pivot::original_of(id).unwrap_or(id).to_owned()).collect(),
-        ),
+        DocumentIds::UniqueIds(ids) => {
+            DocumentIds::UniqueIds(ids.iter().map(|id| pivot::original_of(id).unwrap_or(id).to_owned()).collect())
+        }
         other => other.clone(),
     };
     GetDocuments { ids }
 }
 
 /// Metadata in European codes; without the service the national ones stand, with a warning.
-async fn translate(exchange: &Exchange, entries: Vec<DocumentEntry>, answer: &mut QueryResponse) -> Vec<(DocumentEntry, DocumentEntry)> {
+async fn translate(
+    exchange: &Exchange,
+    entries: Vec<DocumentEntry>,
+    answer: &mut QueryResponse,
+) -> Vec<(DocumentEntry, DocumentEntry)> {
     let Some(translator) = &exchange.app.translator else {
         return entries.into_iter().map(|e| (e.clone(), e)).collect();
     };
@@ -152,7 +155,12 @@ async fn translate(exchange: &Exchange, entries: Vec<DocumentEntry>, answer: &mu
 }
 
 /// Adds what the query asked for: a filter holds when the national or the European form of the entry fits it.
-fn add(exchange: &Exchange, query: &StoredQuery, (national, european): (DocumentEntry, DocumentEntry), answer: &mut QueryResponse) {
+fn add(
+    exchange: &Exchange,
+    query: &StoredQuery,
+    (national, european): (DocumentEntry, DocumentEntry),
+    answer: &mut QueryResponse,
+) {
     let offers_pivot = exchange.app.translator.is_some() && pivot::has_pivot(&national);
     let pair = offers_pivot.then(|| pivot::entry_of(&european, &european.language));
     match query {

@@ -5,6 +5,7 @@ use ncp_ihe::{
     Content, DocumentEntry, DocumentIds, DocumentRequest, DocumentResponse, GetDocuments, MessageError, RegistryError,
     RetrieveRequest, RetrieveResponse, Severity, Status, StoredQuery,
 };
+use ncp_proto::translation::Direction;
 use ncp_soap::OutPart;
 use ncp_xml::Element;
 use tracing::Instrument;
@@ -62,11 +63,14 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
             media_type: content.media_type.clone(),
             content: Content::Include(content_id.clone()),
         });
-        parts.push(trail.document_part(wanted, OutPart {
-            content_id,
-            media_type: content.media_type,
-            data: Box::pin(content.bytes.map(|chunk| chunk.map_err(Into::into))),
-        }));
+        parts.push(trail.document_part(
+            wanted,
+            OutPart {
+                content_id,
+                media_type: content.media_type,
+                data: Box::pin(content.bytes.map(|chunk| chunk.map_err(Into::into))),
+            },
+        ));
     }
     let body = RetrieveResponse { status: status(&responses, &errors), errors, documents: responses }.to_element();
     let parts: OutParts = Box::pin(futures_util::stream::iter(parts.into_iter().map(Ok)));
@@ -118,7 +122,12 @@ async fn document(
     let span = tracing::info_span!("national", ncp.transaction = "ITI-39");
     if original.is_none() {
         let document = national.retrieve(released).instrument(span).await?;
-        return Ok(Outgoing { media_type: document.media_type, size: document.size, bytes: document.content, warning: None });
+        return Ok(Outgoing {
+            media_type: document.media_type,
+            size: document.size,
+            bytes: document.content,
+            warning: None,
+        });
     }
     transcoded(exchange, released, trail).instrument(span).await
 }
@@ -137,9 +146,9 @@ async fn transcoded(
     };
     let document = national.retrieve(released).await?;
     let bytes = crate::translate::collect(document.content, exchange.app.config.limits.document_bytes).await?;
-    match translator.document_to_pivot(&document.media_type, bytes.clone()).await {
+    match translator.document(&document.media_type, bytes.clone(), Direction::NationalToPivot, "").await {
         Ok(pivot) => {
-            trail.translated(&pivot);
+            trail.translated(&pivot.snapshot);
             let size = Some(pivot.bytes.len() as u64);
             Ok(Outgoing { media_type: document.media_type, size, bytes: once(pivot.bytes), warning: None })
         }

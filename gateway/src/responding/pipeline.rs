@@ -78,7 +78,8 @@ where
         Ok(trail) => trail,
         Err(error) => return unstarted(&exchange, expected, &error),
     };
-    let span = tracing::info_span!("exchange", ncp.reference = %exchange.reference, ncp.transaction = tracing::field::Empty);
+    let span =
+        tracing::info_span!("exchange", ncp.reference = %exchange.reference, ncp.transaction = tracing::field::Empty);
 
     let carried = async {
         let message = read_message(&exchange, path, headers, body).await?;
@@ -156,8 +157,12 @@ fn dispatch(app: &App, path: &str, addressing: &Addressing, body: &Element) -> R
     use ncp_ihe::actions;
     let listener = &app.config.listener;
     let (transaction, paths, namespace, local) = match addressing.action.as_str() {
-        actions::ITI55_REQUEST => (TransactionName::Iti55, &listener.xcpd_paths, ncp_ihe::ns::HL7V3, "PRPA_IN201305UV02"),
-        actions::ITI38_REQUEST => (TransactionName::Iti38, &listener.xca_paths, ncp_ihe::ns::QUERY, "AdhocQueryRequest"),
+        actions::ITI55_REQUEST => {
+            (TransactionName::Iti55, &listener.xcpd_paths, ncp_ihe::ns::HL7V3, "PRPA_IN201305UV02")
+        }
+        actions::ITI38_REQUEST => {
+            (TransactionName::Iti38, &listener.xca_paths, ncp_ihe::ns::QUERY, "AdhocQueryRequest")
+        }
         actions::ITI39_REQUEST => {
             (TransactionName::Iti39, &listener.xca_paths, ncp_ihe::ns::XDSB, "RetrieveDocumentSetRequest")
         }
@@ -210,15 +215,18 @@ fn response_action(transaction: TransactionName) -> &'static str {
 }
 
 fn envelope(message: &Message, body: Element) -> Vec<u8> {
-    let addressing = Addressing::response(response_action(message.transaction), message.addressing.message_id.as_deref());
+    let addressing =
+        Addressing::response(response_action(message.transaction), message.addressing.message_id.as_deref());
     Envelope { headers: addressing.to_headers(), body }.write()
 }
 
 fn simple_reply(message: &Message, body: Element, status: StatusCode) -> Reply {
     // ITI-39 and RAD-75 answer as MTOM even without a binary part (ITI TF-2: V.8).
     if matches!(message.transaction, TransactionName::Iti39 | TransactionName::Rad75) {
-        let (content_type, body) =
-            ncp_soap::mtom_response(envelope(message, body), futures_util::stream::empty::<Result<ncp_soap::OutPart, ncp_soap::BoxError>>());
+        let (content_type, body) = ncp_soap::mtom_response(
+            envelope(message, body),
+            futures_util::stream::empty::<Result<ncp_soap::OutPart, ncp_soap::BoxError>>(),
+        );
         return reply(status, content_type, ReplyBody::new(body));
     }
     let content_type = ncp_soap::soap_content_type(response_action(message.transaction));

@@ -6,7 +6,9 @@
 use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
-use ncp_ihe::{Content, DocumentRequest, DocumentResponse, ImagingRequest, MessageError, RegistryError, RetrieveResponse, Severity};
+use ncp_ihe::{
+    Content, DocumentRequest, DocumentResponse, ImagingRequest, MessageError, RegistryError, RetrieveResponse, Severity,
+};
 use ncp_soap::{BoxError, OutPart};
 use tracing::Instrument;
 
@@ -83,7 +85,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
 
     let reference = exchange.reference.clone();
     let app = exchange.app.clone();
-    let recorder = trail.instance_recorder();
+    let recorder = trail.recorder();
     let parts: OutParts = Box::pin(async_stream::try_stream! {
         for study in sources {
             let uid = study.get().study.to_string();
@@ -91,7 +93,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
             let mut instances = national.retrieve_instances(study).await.map_err(boxed)?;
             while let Some(instance) = instances.next().await {
                 let instance = instance.map_err(boxed)?;
-                let data = recorder.follow(&uid, &instance.request, Box::pin(instance.content.map(|c| c.map_err(boxed))));
+                let data = recorder.follow_instance(&uid, Box::pin(instance.content.map(|c| c.map_err(boxed))));
                 yield OutPart { content_id: content_id(&instance.request, &reference), media_type: DICOM.into(), data };
             }
         }

@@ -1,1 +1,0 @@
-//! NCP-B towards its own users: FHIR and DICOMweb.

@@ -1,1 +1,0 @@
-//! NCP-B towards other countries: Initiating Gateway and Initiating Imaging Gateway.
