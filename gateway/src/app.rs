@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use ncp_audit::{AuditSink, Event, Site, SpoolOptions};
-use ncp_ihe::{HomeCommunityId, Oid};
+use ncp_ihe::HomeCommunityId;
 use ncp_saml::{SealKey, Signer, Verifier};
 use ncp_tls::{Anchors, ClientAuth, Country, Material, Purpose};
 use openssl::ssl::SslRef;
@@ -83,11 +83,6 @@ impl Peers {
     /// By homeCommunityId or alias.
     pub fn by_home(&self, home: &HomeCommunityId) -> Option<&Arc<Peer>> {
         self.all.iter().find(|p| p.home_community_id == *home || p.aliases.contains(home))
-    }
-
-    /// The countries whose patients carry ids of that assigning authority.
-    pub fn by_patient_root(&self, root: &Oid) -> Vec<&Arc<Peer>> {
-        self.all.iter().filter(|p| p.patient_roots.contains(root)).collect()
     }
 }
 

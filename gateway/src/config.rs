@@ -30,10 +30,6 @@ pub struct Config {
     pub limits: Limits,
     /// The NCP's seal, which signs HCP identity and TRC assertions.
     pub seal: Seal,
-    /// Our client certificate towards peers.
-    pub client: Client,
-    /// The clinicians' interface (NCP-B).
-    pub clinician: Option<Clinician>,
     /// The translation service; without it originals are passed on with a warning.
     pub translation: Option<Translation>,
     /// The audit trail.
@@ -71,8 +67,6 @@ pub struct Gateway {
 pub struct Listener {
     /// Peers, mutual TLS.
     pub peers: SocketAddr,
-    /// Clinicians' systems, HTTPS.
-    pub clinicians: Option<SocketAddr>,
     /// Health and metrics, plain HTTP; keep it on loopback.
     pub admin: SocketAddr,
     /// Server certificate chain, PEM, leaf first.
@@ -97,9 +91,6 @@ pub struct Limits {
     /// XML part of a request.
     #[serde(deserialize_with = "size")]
     pub message_bytes: usize,
-    /// XML part of a peer's answer.
-    #[serde(deserialize_with = "size")]
-    pub answer_bytes: usize,
     /// One document (not images).
     #[serde(deserialize_with = "size")]
     pub document_bytes: usize,
@@ -113,18 +104,6 @@ pub struct Limits {
     /// Silence inside a body.
     #[serde(deserialize_with = "duration")]
     pub idle: Duration,
-    /// ITI-55 towards a peer.
-    #[serde(deserialize_with = "duration")]
-    pub discovery: Duration,
-    /// ITI-38 towards a peer.
-    #[serde(deserialize_with = "duration")]
-    pub query: Duration,
-    /// First byte of ITI-39 and RAD-75 towards a peer.
-    #[serde(deserialize_with = "duration")]
-    pub first_byte: Duration,
-    /// A whole retrieve.
-    #[serde(deserialize_with = "duration")]
-    pub retrieve: Duration,
     /// Documents or studies in one answer.
     pub results: usize,
 }
@@ -133,16 +112,11 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: 16 << 20,
-            answer_bytes: 64 << 20,
             document_bytes: 64 << 20,
             concurrency: 256,
             peer_share_percent: 40,
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(30),
-            discovery: Duration::from_secs(10),
-            query: Duration::from_secs(15),
-            first_byte: Duration::from_secs(20),
-            retrieve: Duration::from_secs(30 * 60),
             results: 10_000,
         }
     }
@@ -158,57 +132,6 @@ pub struct Seal {
     /// Signing and verifying threads, each with keys of its own.
     #[serde(default = "two")]
     pub workers: usize,
-}
-
-/// `[client]`
-#[derive(Debug, Clone, Deserialize)]
-pub struct Client {
-    /// Client certificate chain, PEM, leaf first.
-    pub certificate: PathBuf,
-    /// Its key, PEM.
-    pub key: PathBuf,
-}
-
-/// `[clinician]`
-#[derive(Debug, Clone, Deserialize)]
-pub struct Clinician {
-    /// The origin that clinicians' systems call, `https://…`, without a path.
-    pub base_url: String,
-    /// Issuer (`iss`) whose tokens are taken.
-    pub issuer: String,
-    /// Our name in `aud`.
-    pub audience: String,
-    /// JWKS of the issuer; read again when it changes.
-    pub jwks_file: PathBuf,
-    /// 32 bytes in hex, mode 0600: seals the base URLs.
-    pub sealing_key_file: PathBuf,
-    /// Life of a confirmed treatment relationship, at most 2 h.
-    #[serde(default = "default_treatment", deserialize_with = "duration")]
-    pub treatment: Duration,
-    /// Language of the readers (RFC 5646).
-    #[serde(default = "english")]
-    pub language: String,
-    /// What a token does not say about the organisation.
-    pub organisation: Organisation,
-    /// `acr` of the token to AuthnContextClassRef.
-    #[serde(default)]
-    pub acr: BTreeMap<String, String>,
-    /// Origins that browsers may call from.
-    #[serde(default)]
-    pub allowed_origins: Vec<String>,
-}
-
-/// `[clinician.organisation]`
-#[derive(Debug, Clone, Deserialize)]
-pub struct Organisation {
-    /// Name where the token names none.
-    pub name: String,
-    /// Identifier where the token names none, `urn:oid:…`.
-    pub id: String,
-    /// `Hospital`, `Resident Physician`, `Pharmacy` or `Other`.
-    pub facility_type: String,
-    /// Point of care.
-    pub locality: String,
 }
 
 /// `[translation]`
@@ -359,30 +282,15 @@ pub struct Peer {
     /// Further ids under which it is known.
     #[serde(default, deserialize_with = "homes")]
     pub aliases: Vec<HomeCommunityId>,
-    /// Where its ITI-55 answers.
-    pub xcpd: Option<String>,
-    /// Where its ITI-38 and ITI-39 answer.
-    pub xca: Option<String>,
-    /// Where its RAD-75 answers.
-    pub xcai: Option<String>,
     /// Anchors of its TLS certificates, PEM.
     pub tls_anchors: PathBuf,
     /// Anchors of its seal, PEM.
     pub seal_anchors: PathBuf,
     /// CRLs of both, PEM.
     pub crls: Option<PathBuf>,
-    /// Assigning authorities whose ids its patients carry.
-    #[serde(default, deserialize_with = "oids")]
-    pub patient_roots: Vec<Oid>,
-    /// Whether hash and size of retrieved documents must fit the metadata.
-    #[serde(default = "yes")]
-    pub verify_hash: bool,
     /// Where security refusals go: in the `body` as OpenNCP does, or as a SOAP `fault` as IHE XUA asks.
     #[serde(default)]
     pub security_errors: SecurityErrors,
-    /// Instances asked for in one RAD-75.
-    #[serde(default = "sixty_four")]
-    pub batch: usize,
 }
 
 /// How security refusals are answered.
@@ -419,8 +327,6 @@ impl Config {
             &mut self.listener.key,
             &mut self.seal.certificate,
             &mut self.seal.key,
-            &mut self.client.certificate,
-            &mut self.client.key,
             &mut self.audit.spool_dir,
             &mut self.audit.spool_key_file,
             &mut self.policy.folder,
@@ -430,9 +336,6 @@ impl Config {
         let feed = self.audit.feed.as_mut().map(|f| &mut f.tls);
         for tls in internal.into_iter().chain(feed) {
             all.extend([&mut tls.certificate, &mut tls.key, &mut tls.anchors]);
-        }
-        if let Some(clinician) = &mut self.clinician {
-            all.extend([&mut clinician.jwks_file, &mut clinician.sealing_key_file]);
         }
         if let Some(national) = &mut self.national {
             all.push(&mut national.patients_file);
@@ -462,8 +365,6 @@ impl Config {
             ("listener.key", &self.listener.key),
             ("seal.certificate", &self.seal.certificate),
             ("seal.key", &self.seal.key),
-            ("client.certificate", &self.client.certificate),
-            ("client.key", &self.client.key),
             ("audit.spool_key_file", &self.audit.spool_key_file),
             ("policy.consent_file", &self.policy.consent_file),
         ] {
@@ -473,23 +374,6 @@ impl Config {
         }
         if !self.policy.folder.is_dir() {
             say("policy.folder", format!("no such folder: {}", self.policy.folder.display()));
-        }
-        if self.listener.clinicians.is_some() != self.clinician.is_some() {
-            say("clinician", "listener.clinicians and [clinician] go together: give both or none".into());
-        }
-        if let Some(clinician) = &self.clinician {
-            if !clinician.base_url.starts_with("https://") || clinician.base_url.ends_with('/') {
-                say("clinician.base_url", "must be https://… without a trailing slash".into());
-            }
-            if clinician.treatment > Duration::from_secs(2 * 3600) {
-                say("clinician.treatment", "a TRC assertion lives 2 hours at most".into());
-            }
-            for (key, path) in [("jwks_file", &clinician.jwks_file), ("sealing_key_file", &clinician.sealing_key_file)]
-            {
-                if !file(path) {
-                    say(&format!("clinician.{key}"), format!("no such file: {}", path.display()));
-                }
-            }
         }
         if self.seal.workers == 0 || self.seal.workers > 64 {
             say("seal.workers", "between 1 and 64".into());
@@ -512,14 +396,6 @@ impl Config {
                 if !file(path) {
                     say(&at(key), format!("no such file: {}", path.display()));
                 }
-            }
-            for (key, url) in [("xcpd", &peer.xcpd), ("xca", &peer.xca), ("xcai", &peer.xcai)] {
-                if url.as_ref().is_some_and(|u| !u.starts_with("https://")) {
-                    say(&at(key), "must be https://…".into());
-                }
-            }
-            if peer.batch == 0 || peer.batch > 4096 {
-                say(&at("batch"), "between 1 and 4096".into());
             }
         }
         if let Some(national) = &self.national {
@@ -544,17 +420,8 @@ impl Config {
 fn default_grace() -> Duration {
     Duration::from_secs(30)
 }
-fn default_treatment() -> Duration {
-    Duration::from_secs(3600)
-}
 fn two() -> usize {
     2
-}
-fn sixty_four() -> usize {
-    64
-}
-fn yes() -> bool {
-    true
 }
 fn utc() -> String {
     "UTC".into()

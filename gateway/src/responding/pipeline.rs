@@ -132,7 +132,9 @@ where
     let config = &exchange.app.config.limits;
     let xml = Limits { bytes: config.message_bytes, ..Limits::REQUEST };
     let limits = MessageLimits { root_bytes: config.message_bytes, idle: config.idle, ..MessageLimits::default() };
-    let incoming = ncp_soap::read_message(headers, body, &limits).await?;
+    let mut incoming = ncp_soap::read_message(headers, body, &limits).await?;
+    // No request of these transactions has a binary part; the message must still have come to its end.
+    incoming.parts.drain(TRAILING_BYTES).await?;
     let bytes = incoming.root;
     let envelope = Envelope::read(&bytes, &xml)?;
     envelope.check_must_understand(UNDERSTOOD)?;
@@ -140,6 +142,9 @@ where
     let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
     Ok(Message { bytes, envelope, addressing, transaction })
 }
+
+/// Bytes of parts that a request needs none of.
+const TRAILING_BYTES: usize = 1 << 20;
 
 /// Header blocks that we understand (`ihe-transactions.md` 2.1).
 const UNDERSTOOD: &[(&str, &str)] = &[

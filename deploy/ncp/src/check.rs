@@ -1,0 +1,356 @@
+//! `ncp demo --check`: the story and its refusals, once, headless.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ncp_audit::Filter;
+use ncp_ihe::{
+    DocumentEntry, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, Oid, PatientAnswer, PatientId,
+    SeriesRequest, Status, StudyRequest, Uid,
+};
+use ncp_tests::neighbour::Neighbour;
+use openssl::sha::Sha256;
+use serde_json::json;
+
+use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, large_study, offset, wait_ready};
+use crate::{Error, audit, refusals};
+
+/// Transfer syntaxes that a viewer of today takes.
+const SYNTAXES: &[&str] =
+    &["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.90"];
+
+/// Counts and prints steps.
+#[derive(Default)]
+pub(crate) struct Steps {
+    passed: usize,
+    failed: usize,
+}
+
+impl Steps {
+    pub(crate) fn done(&mut self, step: &str, began: Instant, result: Result<serde_json::Value, Error>) {
+        let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        match result {
+            Ok(facts) => {
+                self.passed += 1;
+                println!("{}", merged(json!({ "step": step, "ok": true, "ms": ms }), facts));
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("{}", json!({ "step": step, "ok": false, "ms": ms, "error": error.to_string() }));
+            }
+        }
+    }
+}
+
+fn merged(mut line: serde_json::Value, facts: serde_json::Value) -> serde_json::Value {
+    if let (Some(line), serde_json::Value::Object(facts)) = (line.as_object_mut(), facts) {
+        line.extend(facts);
+    }
+    line
+}
+
+/// Fails with words unless the condition holds.
+pub(crate) fn ensure(holds: bool, otherwise: impl Into<String>) -> Result<(), Error> {
+    if holds { Ok(()) } else { Err(otherwise.into().into()) }
+}
+
+pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Error> {
+    let mut steps = Steps::default();
+    let began = Instant::now();
+    let mut demo = Demo::prepare(data_dir(dir)?, sources)?;
+    let started = demo.start().await;
+    let up = started.is_ok();
+    steps.done("start", began, started.map(|()| json!({})));
+    if up {
+        let patient = PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+        story(&mut steps, &demo, &FINLAND, &NORWAY, &patient, (25, 1)).await?;
+        let patient = PatientId::parse_cx("010478-900X^^^&1.2.246.21&ISO")?;
+        story(&mut steps, &demo, &NORWAY, &FINLAND, &patient, (1, 0)).await?;
+        refusals::run(&mut steps, &demo).await?;
+        let began = Instant::now();
+        steps.done("restart-after-kill", began, restart(&mut demo).await);
+        demo.stop().await?;
+    }
+    println!("{}", json!({ "passed": steps.passed, "failed": steps.failed }));
+    Ok(steps.failed == 0)
+}
+
+/// A neighbour of `asking` towards the gateway of `holding`.
+pub(crate) fn neighbour(demo: &Demo, asking: &Country, holding: &Country) -> Result<Neighbour, Error> {
+    let (own, theirs) = if asking.code == "fi" { (&demo.fi, &demo.no) } else { (&demo.no, &demo.fi) };
+    Neighbour::new(own, asking.home, &theirs.path("anchors.pem"), "127.0.0.1", offset(holding.code) + 443)
+}
+
+/// ITI-55, ITI-38, ITI-39, RAD-75 and the trail, of one patient.
+async fn story(
+    steps: &mut Steps,
+    demo: &Demo,
+    asking: &Country,
+    holding: &Country,
+    patient: &PatientId,
+    (instances, blocked): (usize, usize),
+) -> Result<(), Error> {
+    let way = format!("{}-{}", asking.code, holding.code);
+    let neighbour = neighbour(demo, asking, holding)?;
+    let receiver = Oid::parse(holding.home)?;
+
+    let began = Instant::now();
+    steps.done(&format!("iti55 {way}"), began, discover(&neighbour, &receiver, patient).await);
+
+    let began = Instant::now();
+    let queried = neighbour.documents(patient).await;
+    let (entries, result) = match queried {
+        Ok(answer) => {
+            let reports = answer.entries.iter().filter(|e| !e.is_manifest()).count();
+            let fits =
+                answer.status == Status::Success && reports >= 1 && answer.entries.iter().all(|e| e.home.is_some());
+            let facts = json!({ "entries": answer.entries.len(), "reports": reports, "blocked_and_absent": blocked });
+            let hidden = answer.entries.iter().all(|e| e.unique_id != "2.999.47.30.2");
+            let result =
+                ensure(fits, "unexpected answer").and(ensure(hidden, "a blocked document was listed")).map(|()| facts);
+            (answer.entries, result)
+        }
+        Err(error) => (Vec::new(), Err(error)),
+    };
+    steps.done(&format!("iti38 {way}"), began, result);
+
+    let began = Instant::now();
+    steps.done(&format!("iti39 {way}"), began, report(&neighbour, patient, &entries).await);
+
+    let began = Instant::now();
+    let archive = archive(&demo.dir.join(holding.code).join("data/dicom"))?;
+    steps.done(&format!("rad75 {way}"), began, images(&neighbour, patient, &entries, &archive, instances).await);
+
+    let began = Instant::now();
+    steps.done(&format!("audit {way}"), began, trail(demo, holding, patient).await);
+    Ok(())
+}
+
+async fn discover(neighbour: &Neighbour, receiver: &Oid, patient: &PatientId) -> Result<serde_json::Value, Error> {
+    match neighbour.find(receiver, patient).await? {
+        PatientAnswer::Matches(matches) => {
+            ensure(matches.len() == 1 && matches[0].record.id == *patient, "another patient was found")?;
+            ensure(matches[0].home.0 == *receiver, "another community")?;
+            Ok(json!({ "degree": matches[0].degree }))
+        }
+        other => Err(format!("no match: {other:?}").into()),
+    }
+}
+
+async fn report(
+    neighbour: &Neighbour,
+    patient: &PatientId,
+    entries: &[DocumentEntry],
+) -> Result<serde_json::Value, Error> {
+    let entry = entries.iter().find(|e| e.mime_type == "text/xml").ok_or("no report was listed")?;
+    let (response, bytes) = neighbour.document(patient, &wanted(entry)).await?;
+    ensure(response.status == Status::Success && response.documents.len() == 1, "no document")?;
+    let hash = hex::encode(openssl::sha::sha1(&bytes));
+    ensure(
+        entry.hash.as_deref() == Some(hash.as_str()) && entry.size == Some(bytes.len() as u64),
+        "hash or size differ",
+    )?;
+    Ok(json!({ "bytes": bytes.len() }))
+}
+
+pub(crate) fn wanted(entry: &DocumentEntry) -> DocumentRequest {
+    DocumentRequest {
+        home: entry.home.clone(),
+        repository: entry.repository_unique_id.clone(),
+        document: entry.unique_id.clone(),
+    }
+}
+
+/// A RAD-75 request for everything a manifest lists.
+pub(crate) fn imaging_request(manifest: &Manifest, home: &HomeCommunityId) -> Result<ImagingRequest, Error> {
+    let mut series = Vec::new();
+    for one in &manifest.series {
+        let location = one.location.clone().ok_or("a series without Retrieve Location UID")?;
+        let instances = one.instances.iter().map(|i| DocumentRequest {
+            home: Some(home.clone()),
+            repository: location.clone(),
+            document: i.sop_instance.to_string(),
+        });
+        series.push(SeriesRequest { series: one.series.clone(), instances: instances.collect() });
+    }
+    let transfer_syntaxes = SYNTAXES.iter().map(|s| Uid::parse(s)).collect::<Result<_, _>>()?;
+    Ok(ImagingRequest { studies: vec![StudyRequest { study: manifest.study.clone(), series }], transfer_syntaxes })
+}
+
+/// Fetches a manifest by ITI-39.
+pub(crate) async fn manifest(
+    neighbour: &Neighbour,
+    patient: &PatientId,
+    entry: &DocumentEntry,
+) -> Result<Manifest, Error> {
+    let (response, bytes) = neighbour.document(patient, &wanted(entry)).await?;
+    ensure(response.status == Status::Success, "no manifest")?;
+    Ok(Manifest::read_kos(&bytes)?)
+}
+
+/// All studies of the patient, every instance compared with the archive's file.
+async fn images(
+    neighbour: &Neighbour,
+    patient: &PatientId,
+    entries: &[DocumentEntry],
+    archive: &BTreeMap<String, String>,
+    expected: usize,
+) -> Result<serde_json::Value, Error> {
+    let (mut count, mut bytes) = (0usize, 0u64);
+    for entry in entries.iter().filter(|e| e.is_manifest()) {
+        let manifest = manifest(neighbour, patient, entry).await?;
+        let home = entry.home.clone().ok_or("entry without home")?;
+        let request = imaging_request(&manifest, &home)?;
+        let (response, mut answer) = neighbour.images(patient, &request).await?;
+        ensure(response.status == Status::Success, format!("status {:?}, {:?}", response.status, answer.codes()))?;
+        while let Some(head) = answer.parts.next().await? {
+            let found =
+                response.documents.iter().find(|d| d.content == ncp_ihe::Content::Include(head.content_id.clone()));
+            let uid = found.ok_or("a part that the root does not name")?.request.document.clone();
+            let mut digest = Sha256::new();
+            while let Some(chunk) = answer.parts.chunk().await? {
+                digest.update(&chunk);
+                bytes += chunk.len() as u64;
+            }
+            let digest = hex::encode(digest.finish());
+            ensure(archive.get(&uid) == Some(&digest), "an instance differs from the archive's")?;
+            count += 1;
+        }
+    }
+    ensure(count == expected, format!("{count} instances, {expected} expected"))?;
+    Ok(json!({ "instances": count, "bytes": bytes, "sha256": "all equal" }))
+}
+
+/// SHA-256 of every file of an archive by SOP Instance UID.
+fn archive(folder: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let mut out = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(folder) {
+        let entry = entry?;
+        if entry.file_type().is_file() {
+            let object = dicom_object::OpenFileOptions::new()
+                .read_until(dicom_dictionary_std::tags::PIXEL_DATA)
+                .open_file(entry.path())?;
+            let uid = object.meta().media_storage_sop_instance_uid().trim_end_matches('\0').to_owned();
+            out.insert(uid, hex::encode(openssl::sha::sha256(&std::fs::read(entry.path())?)));
+        }
+    }
+    Ok(out)
+}
+
+/// The records of the exchanges, found by patient, user, purpose and study, with the fields of their rows.
+async fn trail(demo: &Demo, holding: &Country, patient: &PatientId) -> Result<serde_json::Value, Error> {
+    let by_patient = || Filter { patient: patient.to_cx(), limit: 1000, ..Filter::default() };
+    let mut found = Vec::new();
+    for _ in 0..50 {
+        found = audit::search(&demo.dir, holding.code, by_patient()).await?;
+        if found.iter().any(|f| kind(f) == "RAD-75") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (mut user, mut study) = (String::new(), String::new());
+    for (transaction, event, source_is_us) in [
+        ("ITI-55", "110112", false),
+        ("ITI-38", "110112", false),
+        ("ITI-39", "110106", true),
+        ("RAD-75", "110104", true),
+    ] {
+        let record = found.iter().find(|f| kind(f) == transaction).ok_or(format!("no record of {transaction}"))?;
+        let record = record.record.as_ref().ok_or("empty record")?;
+        let xml = String::from_utf8_lossy(&record.message);
+        let facts = record.facts.clone().unwrap_or_default();
+        for wanted in [
+            format!("csd-code=\"{event}\""),
+            format!("csd-code=\"{transaction}\""),
+            "csd-code=\"110153\"".into(),
+            "csd-code=\"TREATMENT\"".into(),
+            "ParticipantObjectTypeCodeRole=\"1\"".into(),
+            "csd-code=\"221\"".into(),
+        ] {
+            ensure(xml.contains(&wanted), format!("{transaction}: no {wanted} in the message"))?;
+        }
+        let first = xml.find("<ActiveParticipant").and_then(|at| xml.get(at..at + 200)).unwrap_or_default();
+        ensure(
+            first.contains("https://") == source_is_us,
+            format!("{transaction}: source and destination are the wrong way round"),
+        )?;
+        ensure(facts.outcome == 0 && facts.role == "responder", format!("{transaction}: outcome {}", facts.outcome))?;
+        user = facts.user;
+        study = facts.studies.first().cloned().unwrap_or(study);
+    }
+    let queries = [
+        Filter { user, ..Filter::default() },
+        Filter { purpose: "TREATMENT".into(), ..Filter::default() },
+        Filter { study, ..Filter::default() },
+    ];
+    for filter in queries {
+        ensure(
+            !audit::search(&demo.dir, holding.code, filter).await?.is_empty(),
+            "not found by user, purpose or study",
+        )?;
+    }
+    Ok(json!({ "records": found.len() }))
+}
+
+fn kind(found: &ncp_proto::audit::Found) -> &str {
+    found.record.as_ref().and_then(|r| r.facts.as_ref()).map_or("", |f| f.transaction.as_str())
+}
+
+/// Reads a large study slowly, kills Norway's gateway in the middle, starts it again: the trail shows it.
+async fn restart(demo: &mut Demo) -> Result<serde_json::Value, Error> {
+    let patient = PatientId::parse_cx("01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+    let reader = neighbour(demo, &FINLAND, &NORWAY)?;
+    let entries = reader.documents(&patient).await?.entries;
+    let study = large_study().uid();
+    let entry =
+        entries.iter().find(|e| e.study_instance_uid().is_some_and(|u| u.as_str() == study)).ok_or("no manifest")?;
+    let manifest = manifest(&reader, &patient, entry).await?;
+    let request = imaging_request(&manifest, entry.home.as_ref().ok_or("no home")?)?;
+    let (_, mut answer) = reader.images(&patient, &request).await?;
+    let mut bytes = 0u64;
+    let mut broken = false;
+    let mut killed = false;
+    'reading: loop {
+        match answer.parts.next().await {
+            Ok(None) => break,
+            Err(_) => {
+                broken = true;
+                break;
+            }
+            Ok(Some(_)) => loop {
+                match answer.parts.chunk().await {
+                    Ok(None) => break,
+                    Err(_) => {
+                        broken = true;
+                        break 'reading;
+                    }
+                    Ok(Some(chunk)) => {
+                        bytes += chunk.len() as u64;
+                        if bytes > 32 << 20 && !killed {
+                            demo.kill("no/ncp-gateway").await?;
+                            killed = true;
+                        }
+                    }
+                }
+            },
+        }
+    }
+    ensure(killed && broken, "the receiver took a broken study for whole")?;
+    demo.start_gateway("no")?;
+    wait_ready(offset("no") + 445).await?;
+    for _ in 0..100 {
+        let filter = Filter { study: study.clone(), transaction: "RAD-75".into(), ..Filter::default() };
+        let found = audit::search(&demo.dir, "no", filter).await?;
+        let major = found.iter().filter_map(|f| f.record.as_ref()?.facts.as_ref()).any(|f| f.outcome == 12);
+        if major {
+            ensure(
+                matches!(reader.find(&Oid::parse(NORWAY.home)?, &patient).await?, PatientAnswer::Matches(_)),
+                "the next good request failed",
+            )?;
+            return Ok(json!({ "bytes_before_kill": bytes, "outcome": 12 }));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err("the trail does not show the exchange that was cut".into())
+}

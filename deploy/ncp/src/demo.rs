@@ -1,0 +1,332 @@
+//! Two countries on one machine: PKI, data, configuration, processes.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use ncp_tests::pki::{Algorithm, CountryPki};
+use ncp_tests::synth::Study;
+use tokio::process::{Child, Command};
+
+use crate::Error;
+
+/// Facts of a country of the demonstration.
+pub(crate) struct Country {
+    pub(crate) code: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) home: &'static str,
+    pub(crate) language: &'static str,
+    pub(crate) zone: &'static str,
+    pub(crate) seal: Algorithm,
+}
+
+pub(crate) const NORWAY: Country = Country {
+    code: "no",
+    name: "Norway",
+    home: "2.999.47",
+    language: "nb-NO",
+    zone: "Europe/Oslo",
+    seal: Algorithm::Rsa2048,
+};
+pub(crate) const FINLAND: Country = Country {
+    code: "fi",
+    name: "Finland",
+    home: "2.999.246",
+    language: "fi-FI",
+    zone: "Europe/Helsinki",
+    seal: Algorithm::P256,
+};
+
+/// First port of a country: peers +443, admin +445, audit feed +447, audit query +448, audit admin +450.
+pub(crate) fn offset(country: &str) -> u16 {
+    if country == "fi" { 46000 } else { 47000 }
+}
+
+pub(crate) fn data_dir(dir: Option<PathBuf>) -> Result<PathBuf, Error> {
+    if let Some(dir) = dir.or_else(|| std::env::var_os("NCP_DEMO_DIR").map(PathBuf::from)) {
+        return Ok(std::path::absolute(dir)?);
+    }
+    let home = std::env::var_os("HOME").ok_or("HOME is not set; give --dir")?;
+    Ok(PathBuf::from(home).join(".ncp-demo"))
+}
+
+/// The running demonstration; its processes are killed when it is dropped.
+pub(crate) struct Demo {
+    pub(crate) dir: PathBuf,
+    pub(crate) no: CountryPki,
+    pub(crate) fi: CountryPki,
+    processes: Vec<(String, Child)>,
+}
+
+/// The generated second study of the Norwegian patient.
+pub(crate) fn second_study() -> Study {
+    Study {
+        number: 2,
+        patient_id: "UV59569735".into(),
+        patient_name: "DOE^John".into(),
+        birth_date: "19770530".into(),
+        sex: "M".into(),
+        description: "Generated study".into(),
+        instances: 4,
+        side: 256,
+    }
+}
+
+/// A large generated study of the second Norwegian patient, for the restart step: 256 MiB.
+pub(crate) fn large_study() -> Study {
+    Study {
+        number: 3,
+        patient_id: "IIG-DEPT1011".into(),
+        patient_name: "Alpha^A".into(),
+        birth_date: "19780201".into(),
+        sex: "M".into(),
+        description: "Generated large study".into(),
+        instances: 128,
+        side: 1024,
+    }
+}
+
+impl Demo {
+    /// Prepares folders, PKI, data and configuration. Nothing runs yet.
+    pub(crate) fn prepare(dir: PathBuf, sources: &Path) -> Result<Self, Error> {
+        if dir.exists() {
+            if !dir.join("no/gateway.toml").exists() && std::fs::read_dir(&dir)?.next().is_some() {
+                return Err(
+                    format!("{} exists and is no demonstration folder; give another --dir", dir.display()).into()
+                );
+            }
+            std::fs::remove_dir_all(&dir)?;
+        }
+        std::fs::create_dir_all(&dir)?;
+        let no = CountryPki::create(&dir.join("no/pki"), "NO", NORWAY.seal)?;
+        let fi = CountryPki::create(&dir.join("fi/pki"), "FI", FINLAND.seal)?;
+        let fixtures = sources.join("tests/fixtures/dicom");
+        for (country, studies) in [
+            (&NORWAY, vec!["study-b/Series_B_1", "study-b/Series_B_2", "nist/iig-5401", "nist/rig-5421"]),
+            (&FINLAND, vec!["nist/rig-5429"]),
+        ] {
+            let own = dir.join(country.code);
+            let data = own.join("data");
+            copy(&sources.join("deploy/demo").join(country.code), &data)?;
+            for study in studies {
+                copy(&fixtures.join(study), &data.join("dicom").join(study))?;
+            }
+            copy(&sources.join("gateway/policies").join(country.code), &own.join("policies"))?;
+            let other = if country.code == "no" { &FINLAND } else { &NORWAY };
+            std::fs::write(own.join("gateway.toml"), gateway_toml(country, other))?;
+            std::fs::write(own.join("audit.toml"), audit_toml(country))?;
+        }
+        second_study().write(&dir.join("no/data/dicom/generated"))?;
+        large_study().write(&dir.join("no/data/dicom/large"))?;
+        Ok(Self { dir, no, fi, processes: Vec::new() })
+    }
+
+    /// Starts all processes and waits until they are ready.
+    pub(crate) async fn start(&mut self) -> Result<(), Error> {
+        for country in [&NORWAY, &FINLAND] {
+            self.spawn(country.code, "ncp-audit", &["serve", "--config"], "audit.toml")?;
+        }
+        for country in [&NORWAY, &FINLAND] {
+            self.start_gateway(country.code)?;
+        }
+        for country in [&NORWAY, &FINLAND] {
+            wait_ready(offset(country.code) + 450).await?;
+            wait_ready(offset(country.code) + 445).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a country's gateway.
+    pub(crate) fn start_gateway(&mut self, country: &str) -> Result<(), Error> {
+        self.spawn(country, "ncp-gateway", &["--config"], "gateway.toml")
+    }
+
+    fn spawn(&mut self, country: &str, program: &str, arguments: &[&str], config: &str) -> Result<(), Error> {
+        let own = self.dir.join(country);
+        std::fs::create_dir_all(own.join("log"))?;
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(own.join("log").join(format!("{program}.log")))?;
+        let path = program_path(program)?;
+        let child = Command::new(&path)
+            .args(arguments)
+            .arg(own.join(config))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| format!("cannot start {}: {e}; build it first or set NCP_BIN_DIR", path.display()))?;
+        self.processes.push((format!("{country}/{program}"), child));
+        Ok(())
+    }
+
+    /// Kills a process with SIGKILL.
+    pub(crate) async fn kill(&mut self, name: &str) -> Result<(), Error> {
+        let at = self.processes.iter().position(|(n, _)| n == name).ok_or("no such process")?;
+        let (_, mut child) = self.processes.remove(at);
+        child.kill().await?;
+        Ok(())
+    }
+
+    /// Stops all with SIGTERM and waits.
+    pub(crate) async fn stop(mut self) -> Result<(), Error> {
+        for (_, child) in self.processes.iter_mut().rev() {
+            let Some(id) = child.id() else { continue };
+            let _ = Command::new("kill").arg("-TERM").arg(id.to_string()).status().await;
+            let _ = tokio::time::timeout(Duration::from_secs(40), child.wait()).await;
+        }
+        Ok(())
+    }
+}
+
+fn program_path(program: &str) -> Result<PathBuf, Error> {
+    if let Some(dir) = std::env::var_os("NCP_BIN_DIR") {
+        return Ok(PathBuf::from(dir).join(program));
+    }
+    Ok(std::env::current_exe()?.with_file_name(program))
+}
+
+/// Waits until `/readyz` answers 200.
+pub(crate) async fn wait_ready(port: u16) -> Result<(), Error> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Ok(mut tcp) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+            tcp.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
+            let mut text = String::new();
+            tcp.read_to_string(&mut text).await?;
+            if text.starts_with("HTTP/1.1 200") {
+                return Ok(());
+            }
+        }
+        if Instant::now() > until {
+            return Err(
+                format!("no process is ready on port {port}; see the logs under the demonstration's folder").into()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+    for entry in walkdir::WalkDir::new(from) {
+        let entry = entry.map_err(|e| format!("{e}; run from the project's folder or give --sources"))?;
+        let target = to.join(entry.path().strip_prefix(from)?);
+        if entry.file_type().is_dir() {
+            std::fs::create_dir_all(target)?;
+        } else {
+            std::fs::write(&target, std::fs::read(entry.path())?)?;
+        }
+    }
+    Ok(())
+}
+
+fn gateway_toml(own: &Country, other: &Country) -> String {
+    let port = offset(own.code);
+    format!(
+        r#"# Written by `ncp demo`; every key is explained in deploy/config/gateway.toml.
+[gateway]
+country = "{code}"
+home_community_id = "urn:oid:{home}"
+name = "{name}"
+shutdown_grace = "20s"
+
+[listener]
+peers = "127.0.0.1:{peers}"
+admin = "127.0.0.1:{admin}"
+certificate = "pki/tls-server.pem"
+key = "pki/tls-server.key"
+
+[seal]
+certificate = "pki/seal.pem"
+key = "pki/seal.key"
+
+[audit]
+spool_dir = "spool"
+spool_key_file = "pki/spool.key"
+source = "ncp-gateway-{lower}"
+enterprise_site = "{code}"
+
+[audit.feed]
+endpoint = "https://127.0.0.1:{feed}"
+server_name = "localhost"
+tls = {{ certificate = "pki/internal-client.pem", key = "pki/internal-client.key", anchors = "pki/anchors.pem" }}
+
+[policy]
+folder = "policies"
+consent_file = "data/consent.toml"
+
+[national]
+patients_file = "data/patients.toml"
+language = "{language}"
+
+[[national.connector]]
+kind = "embedded"
+name = "archive"
+folder = "data"
+repository_unique_id = "{home}.21.1"
+location_uids = ["{home}.21.1"]
+time_zone = "{zone}"
+uid_root = "{home}.31"
+
+[[peer]]
+country = "{other}"
+name = "{other_name}"
+home_community_id = "urn:oid:{other_home}"
+tls_anchors = "../{other_lower}/pki/anchors.pem"
+seal_anchors = "../{other_lower}/pki/anchors.pem"
+"#,
+        code = own.code.to_uppercase(),
+        lower = own.code,
+        home = own.home,
+        name = own.name,
+        peers = port + 443,
+        admin = port + 445,
+        feed = port + 447,
+        language = own.language,
+        zone = own.zone,
+        other = other.code.to_uppercase(),
+        other_lower = other.code,
+        other_name = other.name,
+        other_home = other.home,
+    )
+}
+
+fn audit_toml(own: &Country) -> String {
+    let port = offset(own.code);
+    format!(
+        r#"# Written by `ncp demo`.
+feed = "127.0.0.1:{}"
+query = "127.0.0.1:{}"
+admin = "127.0.0.1:{}"
+certificate = "pki/internal-server.pem"
+key = "pki/internal-server.key"
+anchors = "pki/anchors.pem"
+data_dir = "audit"
+key_file = "pki/audit.key"
+source = "ncp-audit-{}"
+enterprise_site = "{}"
+"#,
+        port + 447,
+        port + 448,
+        port + 450,
+        own.code,
+        own.code.to_uppercase()
+    )
+}
+
+/// Runs until Ctrl-C.
+pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<(), Error> {
+    let mut demo = Demo::prepare(data_dir(dir)?, sources)?;
+    demo.start().await?;
+    println!("Norway   peers https://localhost:47443  health http://127.0.0.1:47445/readyz");
+    println!("Finland  peers https://localhost:46443  health http://127.0.0.1:46445/readyz");
+    println!("Folder   {}", demo.dir.display());
+    println!("Try      curl http://127.0.0.1:47445/metrics");
+    println!("         ncp audit list --country no");
+    println!("Ctrl-C stops both countries.");
+    tokio::signal::ctrl_c().await?;
+    demo.stop().await
+}
