@@ -111,6 +111,7 @@ impl Translator {
             let mapped = [Outcome::Mapped as i32, Outcome::MappedApproximate as i32].contains(&answer.outcome[at]);
             let system = answer.target_systems.get(answer.target_system[at] as usize)?;
             let display = Some(answer.display[at].as_str()).filter(|d| !d.is_empty());
+            let system = system.strip_prefix("urn:oid:").unwrap_or(system);
             mapped.then(|| Coded::new(&answer.target_code[at], system, display.or(code.display.as_deref())))
         };
         Ok(entries.iter().map(|entry| with_targets(entry, &target)).collect())

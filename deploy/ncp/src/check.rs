@@ -138,12 +138,18 @@ async fn discover(neighbour: &Neighbour, receiver: &Oid, patient: &PatientId) ->
     }
 }
 
+/// The original byte for byte, and its pivot: a coded element carries the pivot code and the original.
 async fn report(
     neighbour: &Neighbour,
     patient: &PatientId,
     entries: &[DocumentEntry],
 ) -> Result<serde_json::Value, Error> {
-    let entry = entries.iter().find(|e| e.mime_type == "text/xml").ok_or("no report was listed")?;
+    let entry =
+        entries.iter().find(|e| e.mime_type == "text/xml" && !e.is_delayed_assembly()).ok_or("no report was listed")?;
+    ensure(
+        entry.type_code.code == "18748-4" && entry.practice_setting.code == "394914008",
+        "metadata is not in European codes",
+    )?;
     let (response, bytes) = neighbour.document(patient, &wanted(entry)).await?;
     ensure(response.status == Status::Success && response.documents.len() == 1, "no document")?;
     let hash = hex::encode(openssl::sha::sha1(&bytes));
@@ -151,7 +157,23 @@ async fn report(
         entry.hash.as_deref() == Some(hash.as_str()) && entry.size == Some(bytes.len() as u64),
         "hash or size differ",
     )?;
-    Ok(json!({ "bytes": bytes.len() }))
+    let pivot =
+        entries.iter().find(|e| e.mime_type == "text/xml" && e.is_delayed_assembly()).ok_or("no pivot was listed")?;
+    let (response, transcoded) = neighbour.document(patient, &wanted(pivot)).await?;
+    ensure(response.status == Status::Success && response.errors.is_empty(), format!("{:?}", response.errors))?;
+    let text = String::from_utf8(transcoded)?;
+    let original = String::from_utf8(bytes)?;
+    let code = original
+        .split("<serviceEvent")
+        .nth(1)
+        .and_then(|t| t.split("<code code=\"").nth(1))
+        .and_then(|t| t.split('"').next());
+    let code = code.ok_or("the report has no procedure code")?;
+    let event =
+        text.split("<serviceEvent").nth(1).and_then(|t| t.split("</serviceEvent>").next()).ok_or("no serviceEvent")?;
+    ensure(event.contains("codeSystem=\"2.16.840.1.113883.6.1\""), "no pivot code in the coded element")?;
+    ensure(event.contains(&format!("<translation code=\"{code}\"")), "the original code is gone")?;
+    Ok(json!({ "original_bytes": original.len(), "pivot_bytes": text.len(), "national_code": code }))
 }
 
 pub(crate) fn wanted(entry: &DocumentEntry) -> DocumentRequest {

@@ -37,7 +37,8 @@ pub(crate) const FINLAND: Country = Country {
     seal: Algorithm::P256,
 };
 
-/// First port of a country: peers +443, admin +445, audit feed +447, audit query +448, audit admin +450.
+/// First port of a country: peers +443, admin +445, translation +446, audit feed +447, audit query +448, audit admin +450,
+/// translation admin +451.
 pub(crate) fn offset(country: &str) -> u16 {
     if country == "fi" { 46000 } else { 47000 }
 }
@@ -115,6 +116,8 @@ impl Demo {
             let other = if country.code == "no" { &FINLAND } else { &NORWAY };
             std::fs::write(own.join("gateway.toml"), gateway_toml(country, other))?;
             std::fs::write(own.join("audit.toml"), audit_toml(country))?;
+            std::fs::write(own.join("translation.toml"), translation_toml(country))?;
+            copy(&sources.join("translation/maps"), &own.join("maps"))?;
         }
         second_study().write(&dir.join("no/data/dicom/generated"))?;
         large_study().write(&dir.join("no/data/dicom/large"))?;
@@ -125,12 +128,14 @@ impl Demo {
     pub(crate) async fn start(&mut self) -> Result<(), Error> {
         for country in [&NORWAY, &FINLAND] {
             self.spawn(country.code, "ncp-audit", &["serve", "--config"], "audit.toml")?;
+            self.spawn(country.code, "ncp-translation", &["serve", "--config"], "translation.toml")?;
         }
         for country in [&NORWAY, &FINLAND] {
             self.start_gateway(country.code)?;
         }
         for country in [&NORWAY, &FINLAND] {
             wait_ready(offset(country.code) + 450).await?;
+            wait_ready(offset(country.code) + 451).await?;
             wait_ready(offset(country.code) + 445).await?;
         }
         Ok(())
@@ -243,6 +248,11 @@ key = "pki/tls-server.key"
 certificate = "pki/seal.pem"
 key = "pki/seal.key"
 
+[translation]
+endpoint = "https://127.0.0.1:{translation}"
+server_name = "localhost"
+tls = {{ certificate = "pki/internal-client.pem", key = "pki/internal-client.key", anchors = "pki/anchors.pem" }}
+
 [audit]
 spool_dir = "spool"
 spool_key_file = "pki/spool.key"
@@ -284,6 +294,7 @@ seal_anchors = "../{other_lower}/pki/anchors.pem"
         name = own.name,
         peers = port + 443,
         admin = port + 445,
+        translation = port + 446,
         feed = port + 447,
         language = own.language,
         zone = own.zone,
@@ -291,6 +302,22 @@ seal_anchors = "../{other_lower}/pki/anchors.pem"
         other_lower = other.code,
         other_name = other.name,
         other_home = other.home,
+    )
+}
+
+fn translation_toml(own: &Country) -> String {
+    let port = offset(own.code);
+    format!(
+        r#"# Written by `ncp demo`.
+listen = "127.0.0.1:{}"
+admin = "127.0.0.1:{}"
+certificate = "pki/internal-server.pem"
+key = "pki/internal-server.key"
+anchors = "pki/anchors.pem"
+maps = "maps"
+"#,
+        port + 446,
+        port + 451,
     )
 }
 

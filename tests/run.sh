@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Runs everything that a change must pass. Debian 12: installs what is missing.
+# Last line: "N passed, N failed". Options: --interop is accepted; foreign counterparts come with the wire work.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/install.sh
+install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev curl ca-certificates \
+  xmlsec1 libxml2-utils python3-venv
+install_rust
+export NCP_SHARED_DATA="${NCP_SHARED_DATA:-$(cd .. && pwd)/shared/data}"
+[ -d "$NCP_SHARED_DATA" ] || echo "NCP_SHARED_DATA is not there: tests that need it say so"
+target="${CARGO_TARGET_DIR:-target}"
+mkdir -p "$target"
+
+# signxml, a second implementation of XML signatures, in an environment of its own.
+if [ ! -x "$target/python/bin/python" ]; then
+  python3 -m venv "$target/python"
+  "$target/python/bin/pip" install -q 'signxml==4.*' >/dev/null
+fi
+NCP_PYTHON="$(cd "$target/python/bin" && pwd)/python"
+export NCP_PYTHON
+
+passed=0
+failed=0
+step() {
+  local name="$1" began=$SECONDS
+  shift
+  echo "== $name"
+  if "$@"; then
+    passed=$((passed + 1))
+    echo "== $name: ok, $((SECONDS - began)) s"
+  else
+    failed=$((failed + 1))
+    echo "== $name: FAILED, $((SECONDS - began)) s"
+  fi
+}
+
+step fmt cargo fmt --all --check
+step clippy cargo clippy --release --locked --workspace --all-targets -- -D warnings
+step build cargo build --release --locked --workspace --all-targets
+step licences tests/licences.py
+log="$target/tests.log"
+run_tests() {
+  cargo test --release --locked --workspace 2>&1 | tee "$log"
+}
+step tests run_tests
+counted=$(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")
+passed=$((passed + ${counted% *}))
+failed=$((failed + ${counted#* }))
+step doc env RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps -q
+demo_check() {
+  NCP_DEMO_DIR="$(mktemp -d)/demo" deploy/demo.sh --check
+}
+step demo demo_check
+if command -v cargo-deny >/dev/null; then
+  step deny cargo-deny --offline check licenses bans sources
+else
+  echo "cargo-deny: not installed, licences were checked by tests/licences.py; advisories: not checked"
+fi
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
