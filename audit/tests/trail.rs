@@ -1,4 +1,5 @@
 //! Messages validate, the spool keeps what it accepted, the repository finds it again.
+#![allow(clippy::print_stdout)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! The samples read to their values, and what we write validates against the schemas.
+#![allow(clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

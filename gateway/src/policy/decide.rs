@@ -320,19 +320,3 @@ impl Resource for LocatedStudy {
         Vec::new()
     }
 }
-
-#[cfg(test)]
-pub(crate) mod proofs {
-    //! Proofs for unit tests of this crate; no build of the gateway contains them.
-    use super::*;
-
-    /// A look-up decision for a test.
-    pub(crate) fn look_up<T>(body: T, identity: Arc<Identity>) -> Authorised<LookUp<T>> {
-        Authorised { subject: LookUp(body), identity }
-    }
-
-    /// A disclosure decision for a test.
-    pub(crate) fn disclose<T>(body: T, identity: Arc<Identity>) -> Authorised<Disclose<T>> {
-        Authorised { subject: Disclose(body), identity }
-    }
-}

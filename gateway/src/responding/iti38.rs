@@ -23,10 +23,10 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     check_home(exchange, request.body())?;
 
     let patient = request.identity().trc_patient.clone();
-    if let StoredQuery::FindDocuments(find) = &request.body().query {
-        if Some(&find.patient_id) != patient.as_ref() {
-            return Err(GatewayError::PatientBinding);
-        }
+    if let StoredQuery::FindDocuments(find) = &request.body().query
+        && Some(&find.patient_id) != patient.as_ref()
+    {
+        return Err(GatewayError::PatientBinding);
     }
     let return_type = request.body().return_type;
     let policy = &exchange.snapshot.policy;

@@ -133,7 +133,11 @@ impl TlsFiles {
     /// # Errors
     /// As [`Material::acceptor`].
     pub fn mutual_acceptor(&self, alpn: &'static [u8]) -> Result<SslAcceptor, TlsError> {
-        Material::load(&self.cert_chain, &self.key)?.acceptor(ClientAuth::Required, &[self.anchors.clone()], alpn)
+        Material::load(&self.cert_chain, &self.key)?.acceptor(
+            ClientAuth::Required,
+            std::slice::from_ref(&self.anchors),
+            alpn,
+        )
     }
 
     /// Material, then a client context.
@@ -141,7 +145,7 @@ impl TlsFiles {
     /// # Errors
     /// As [`Material::connector`].
     pub fn connector(&self, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
-        Material::load(&self.cert_chain, &self.key)?.connector(&[self.anchors.clone()], alpn)
+        Material::load(&self.cert_chain, &self.key)?.connector(std::slice::from_ref(&self.anchors), alpn)
     }
 }
 

@@ -32,6 +32,8 @@ pub struct CrossGatewayQueryRequest {
     pub query: StoredQuery,
 }
 
+// One per exchange: its size does not matter.
+#[allow(clippy::large_enum_variant)]
 /// The queries we serve.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
