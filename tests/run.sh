@@ -48,10 +48,16 @@ counted=$(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' 
 passed=$((passed + ${counted% *}))
 failed=$((failed + ${counted#* }))
 step doc env RUSTDOCFLAGS="-D warnings" cargo doc --release --locked --workspace --no-deps -q
+captured="$(mktemp -d)"
 demo_check() {
-  NCP_DEMO_DIR="$(mktemp -d)/demo" deploy/demo.sh --check
+  NCP_CAPTURE_DIR="$captured" NCP_DEMO_DIR="$(mktemp -d)/demo" deploy/demo.sh --check
 }
 step demo demo_check
+if [ -d "$NCP_SHARED_DATA" ]; then
+  step schemas tests/schemas.py "$captured" "$NCP_SHARED_DATA/ihe/xsd/envelope-all.xsd"
+else
+  echo "schemas: skipped: needs NCP_SHARED_DATA"
+fi
 if command -v cargo-deny >/dev/null; then
   step deny cargo-deny --offline check licenses bans sources
 else

@@ -203,6 +203,7 @@ impl Neighbour {
         body: Element,
     ) -> Result<Answer, Error> {
         let message = self.message(action, path, assertions, body);
+        capture(&message)?;
         if matches!(action, actions::ITI39_REQUEST | actions::RAD75_REQUEST) {
             let (content_type, body) = ncp_soap::mtom_request(message);
             let bytes = body.collect().await?.to_bytes();
@@ -290,5 +291,15 @@ async fn answer(status: StatusCode, headers: &HeaderMap, body: Incoming) -> Resu
     let limits = MessageLimits { root_bytes: Limits::ANSWER.bytes, parts: 100_000, ..MessageLimits::default() };
     let message = ncp_soap::read_message(&headers, body, &limits).await.map_err(|e| format!("HTTP {status}: {e}"))?;
     let envelope = Envelope::read(&message.root, &Limits::ANSWER).map_err(|e| format!("HTTP {status}: {e}"))?;
+    capture(&message.root)?;
     Ok(Answer { status, envelope: message.root, body: envelope.body, parts: message.parts })
+}
+
+/// Keeps every message of both sides where `NCP_CAPTURE_DIR` says, to be validated against the schemas afterwards.
+fn capture(message: &[u8]) -> Result<(), Error> {
+    if let Some(dir) = std::env::var_os("NCP_CAPTURE_DIR") {
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(std::path::Path::new(&dir).join(format!("{}.xml", uuid::Uuid::new_v4())), message)?;
+    }
+    Ok(())
 }

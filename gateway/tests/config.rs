@@ -1,0 +1,63 @@
+//! The configuration: the shipped example is valid, and everything wrong is said at once.
+
+use std::path::Path;
+use std::process::Command;
+
+fn check(text: &str) -> (Option<i32>, String) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("gateway.toml");
+    std::fs::write(&file, text).expect("writes");
+    let out = Command::new(env!("CARGO_BIN_EXE_ncp-gateway"))
+        .arg("--config")
+        .arg(&file)
+        .arg("check-config")
+        .output()
+        .expect("runs");
+    (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+}
+
+fn example() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/gateway.toml");
+    std::fs::read_to_string(path).expect("the example")
+}
+
+#[test]
+fn the_example_lacks_only_its_files() {
+    let (code, said) = check(&example());
+    assert_eq!(code, Some(64));
+    assert!(said.lines().all(|line| line.contains("no such file") || line.contains("no such folder")), "{said}");
+    assert!(said.lines().count() >= 8, "{said}");
+}
+
+#[test]
+fn all_errors_are_reported_at_once() {
+    let text = example()
+        .replace("shutdown_grace = \"30s\"", "shutdown_grace = \"30\"")
+        .replace("concurrency = 256", "concurrency = \"many\"\nunheard_of = 1")
+        .replace("peers = \"0.0.0.0:443\"", "peers = \"nowhere\"")
+        .replace("country = \"FI\"", "country = \"Finland\"")
+        .replace("source = \"ncp-gateway-no\"", "sauce = \"ncp-gateway-no\"")
+        .replace("kind = \"embedded\"", "kind = \"embedded\"\ncolour = \"red\"")
+        + "\n[extra]\nx = 1\n";
+    let (code, said) = check(&text);
+    assert_eq!(code, Some(64));
+    for wanted in [
+        "gateway.shutdown_grace",
+        "limits.concurrency",
+        "listener.peers",
+        "peer[0].country",
+        "audit.source: is missing",
+        "colour",
+    ] {
+        assert!(said.contains(wanted), "{wanted} is not among:\n{said}");
+    }
+}
+
+#[test]
+fn no_key_switches_a_verification_off() {
+    for key in ["verify = false", "insecure = true", "skip_verification = true", "allow_unsigned = true"] {
+        let (code, said) = check(&example().replacen("[seal]", &format!("[seal]\n{key}"), 1));
+        assert_eq!(code, Some(64));
+        assert!(said.contains("unknown key"), "{key}: {said}");
+    }
+}
