@@ -41,7 +41,7 @@ step build cargo build --release --locked --workspace --all-targets
 step licences tests/licences.py
 log="$target/tests.log"
 run_tests() {
-  cargo test --release --locked --workspace 2>&1 | tee "$log"
+  cargo test --release --locked --workspace --no-fail-fast 2>&1 | tee "$log"
 }
 step tests run_tests
 counted=$(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' "$log")

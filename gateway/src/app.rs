@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use ncp_audit::{AuditSink, Event, Site, SpoolOptions};
 use ncp_ihe::HomeCommunityId;
-use ncp_saml::{SealKey, Signer, Verifier};
+use ncp_saml::{SealKey, Verifier};
 use ncp_tls::{Anchors, ClientAuth, Country, Material, Purpose};
 use openssl::ssl::SslRef;
 use openssl::x509::X509;
@@ -32,8 +32,6 @@ pub struct App {
     pub snapshot: ArcSwap<Snapshot>,
     /// Verifies assertions; its threads own their keys.
     pub verifier: Verifier,
-    /// Signs assertions; its threads own the seal key.
-    pub signer: Signer,
     /// The audit trail.
     pub audit: AuditSink,
     /// National systems; absent in a country that only asks.
@@ -140,7 +138,6 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     if seal.country != config.gateway.country {
         return Err(one(format!("seal: certificate is of {}, gateway is {}", seal.country, config.gateway.country)));
     }
-    let signer = Signer::start(seal, config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
     let verifier = Verifier::start(config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
     let national = config.national.as_ref().map(National::start).transpose().map_err(one)?;
     let translator =
@@ -159,7 +156,6 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         config,
         snapshot: ArcSwap::from_pointee(snapshot),
         verifier,
-        signer,
         audit,
         national,
         translator,

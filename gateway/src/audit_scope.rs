@@ -10,16 +10,15 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use ncp_audit::{
-    AuditSink, Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts,
-    QueryObject, Role, StudyObject, Transaction,
+    Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts, QueryObject, Role,
+    StudyObject, Transaction,
 };
-use ncp_ihe::{CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, ImagingRequest, PatientId, PatientQuery};
+use ncp_ihe::{CrossGatewayQueryRequest, DocumentRequest, ImagingRequest, PatientId, PatientQuery};
 use ncp_soap::{BoxError, OutPart};
 use ncp_xml::Element;
 use openssl::sha::Sha256;
 
 use crate::app::App;
-use crate::config::Peer;
 use crate::identity::{Identity, TransactionName};
 use crate::listener::OutParts;
 use crate::national::{LocatedStudy, Missing};
@@ -29,7 +28,6 @@ use crate::responding::pipeline::{Exchange, Message};
 
 /// The trail of one exchange.
 pub struct Trail {
-    sink: AuditSink,
     exchange: Option<ncp_audit::Exchange>,
     exchange_id: String,
     peer: PeerFacts,
@@ -104,29 +102,6 @@ impl Trail {
         Self::open(&exchange.app, &exchange.reference, transaction, Role::Responder, peer, own).await
     }
 
-    /// Stage 0 of an initiating exchange.
-    ///
-    /// # Errors
-    /// As [`responding`](Self::responding).
-    pub async fn initiating(
-        app: &App,
-        exchange_id: &str,
-        transaction: TransactionName,
-        peer: &Peer,
-        endpoint: &str,
-    ) -> Result<Self, GatewayError> {
-        let host = endpoint.strip_prefix("https://").and_then(|rest| rest.split(['/', ':']).next()).unwrap_or_default();
-        let peer = PeerFacts {
-            country: peer.country.to_string(),
-            home_community_id: peer.home_community_id.to_string(),
-            certificate_name: String::new(),
-            address: host.to_owned(),
-            endpoint: endpoint.to_owned(),
-        };
-        let own = "http://www.w3.org/2005/08/addressing/anonymous".to_owned();
-        Self::open(app, exchange_id, transaction.into(), Role::Initiator, peer, own).await
-    }
-
     async fn open(
         app: &App,
         exchange_id: &str,
@@ -145,7 +120,6 @@ impl Trail {
         };
         let exchange = app.audit.intent(intent).await.map_err(|e| GatewayError::Audit(e.to_string()))?;
         Ok(Self {
-            sink: app.audit.clone(),
             exchange: Some(exchange),
             exchange_id: exchange_id.to_owned(),
             peer,
@@ -161,11 +135,6 @@ impl Trail {
     pub fn message(&mut self, message: &Message) {
         self.decision.transaction = Some(message.transaction.into());
         self.decision.message_id = message.addressing.message_id.clone().unwrap_or_default();
-    }
-
-    /// MessageID of a message that we send.
-    pub fn message_id(&mut self, id: &str) {
-        self.decision.message_id = id.to_owned();
     }
 
     /// Who asks, from verified assertions.
@@ -191,11 +160,6 @@ impl Trail {
         self.decision.user = Some(user);
     }
 
-    /// For what.
-    pub fn purpose(&mut self, purpose: &str) {
-        self.decision.purpose = purpose.to_owned();
-    }
-
     /// About whom.
     pub fn patient(&mut self, patient: &PatientId) {
         self.decision.patient = Some(patient.to_cx());
@@ -218,9 +182,6 @@ impl Trail {
         self.decision.query =
             Some(QueryObject { id: request.query.id().to_owned(), bytes: body.to_xml().into_bytes() });
     }
-
-    /// Entries that leave: they are named by the query; a query's message has no document objects.
-    pub fn entries(&mut self, _: &[DocumentEntry]) {}
 
     /// The documents asked for.
     pub fn document_requests(&mut self, requests: &[DocumentRequest]) {
@@ -382,11 +343,6 @@ impl Trail {
     /// Goes with the parts of an answer and closes when they end, break or are dropped.
     pub fn follow(self, parts: OutParts) -> OutParts {
         Box::pin(Followed { parts, trail: Some(self) })
-    }
-
-    /// An event beside the exchange.
-    pub async fn event(&self, event: &Event) -> Result<(), GatewayError> {
-        self.sink.event(event, &self.exchange_id).await.map_err(|e| GatewayError::Audit(e.to_string()))
     }
 }
 

@@ -127,8 +127,8 @@ impl Demo {
     /// Starts all processes and waits until they are ready.
     pub(crate) async fn start(&mut self) -> Result<(), Error> {
         for country in [&NORWAY, &FINLAND] {
-            self.spawn(country.code, "ncp-audit", &["serve", "--config"], "audit.toml")?;
-            self.spawn(country.code, "ncp-translation", &["serve", "--config"], "translation.toml")?;
+            self.start_one(country.code, "ncp-audit")?;
+            self.start_one(country.code, "ncp-translation")?;
         }
         for country in [&NORWAY, &FINLAND] {
             self.start_gateway(country.code)?;
@@ -143,7 +143,23 @@ impl Demo {
 
     /// Starts a country's gateway.
     pub(crate) fn start_gateway(&mut self, country: &str) -> Result<(), Error> {
-        self.spawn(country, "ncp-gateway", &["--config"], "gateway.toml")
+        self.start_one(country, "ncp-gateway")
+    }
+
+    /// Starts one process of a country.
+    pub(crate) fn start_one(&mut self, country: &str, program: &str) -> Result<(), Error> {
+        match program {
+            "ncp-audit" => self.spawn(country, program, &["serve", "--config"], "audit.toml"),
+            "ncp-translation" => self.spawn(country, program, &["serve", "--config"], "translation.toml"),
+            _ => self.spawn(country, program, &["--config"], "gateway.toml"),
+        }
+    }
+
+    /// Process id of a running process.
+    pub(crate) fn pid(&self, country: &str, program: &str) -> Result<u32, Error> {
+        let name = format!("{country}/{program}");
+        let found = self.processes.iter().find(|(n, _)| *n == name).and_then(|(_, child)| child.id());
+        found.ok_or_else(|| format!("{name} does not run").into())
     }
 
     fn spawn(&mut self, country: &str, program: &str, arguments: &[&str], config: &str) -> Result<(), Error> {

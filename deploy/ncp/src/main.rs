@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod audit;
+mod bench;
 mod check;
 mod demo;
 mod refusals;
@@ -41,6 +42,9 @@ enum Command {
     /// Reads the audit trail of a running demonstration.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Prints figures of this machine, one JSON line each, beside those of a peer in the same run.
+    #[command(subcommand)]
+    Bench(bench::Bench),
 }
 
 #[tokio::main]
@@ -48,6 +52,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { check: false, dir, sources } => demo::run(dir, &sources).await.map(|()| true),
         Command::Demo { check: true, dir, sources } => check::run(dir, &sources).await,
+        Command::Bench(bench) => bench::run(bench).await.map(|()| true),
         Command::Audit(command) => audit::run(command).await.map(|()| true),
     };
     match done {

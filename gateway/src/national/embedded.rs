@@ -9,9 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use ncp_ihe::{
-    DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, KosDialect, Oid, PatientId, StoredQuery, Uid,
-};
+use ncp_ihe::{DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, KosDialect, Oid, StoredQuery, Uid};
 use tokio::io::AsyncReadExt;
 
 use super::patients::Patients;
@@ -55,10 +53,12 @@ impl EmbeddedSource {
         let studies = scan::studies(&config.folder.join("dicom"), &patients)?;
         let mut documents = reports::load(&config.folder.join("reports"), config, &zone)?;
         let codes = reports::ManifestCodes::load(&config.folder.join("manifest.toml"))?;
-        for study in studies.values().filter(|s| s.patient.is_some()) {
-            let manifest = scan::manifest(study, config);
+        for study in studies.values() {
+            // A study of nobody gets no manifest.
+            let Some(patient) = study.patient.clone() else { continue };
+            let manifest = scan::manifest(study, config)?;
             let bytes = manifest.write_kos(KosDialect::Mado).map_err(|e| format!("manifest: {e}"))?;
-            let entry = reports::manifest_entry(study, &manifest, &bytes, &codes, config, language, &zone);
+            let entry = reports::manifest_entry((study, patient), &manifest, &bytes, &codes, config, language, &zone);
             documents.push(Held { entry, bytes: bytes.into() });
         }
         tracing::info!(connector = %config.name, studies = studies.len(), documents = documents.len(), "folder scanned");
@@ -78,11 +78,6 @@ impl EmbeddedSource {
     /// Retrieve Location UIDs it serves.
     pub fn locations(&self) -> &[Oid] {
         &self.locations
-    }
-
-    /// Patients and studies that are held, for tests of the scan.
-    pub fn study_patient(&self, study: &Uid) -> Option<&PatientId> {
-        self.studies.get(study).and_then(|s| s.patient.as_ref())
     }
 
     fn locate_one(&self, study: &ncp_ihe::StudyRequest, syntaxes: &[Uid]) -> LocatedStudy {

@@ -130,7 +130,7 @@ impl PolicyEngine {
         Ok(Self { policies, schema, authorizer: Authorizer::new() })
     }
 
-    /// Decides. An error in any policy is [`Verdict::Failed`], since Cedar skips a forbid that fails.
+    /// Decides. An error in any policy is a `Failed` verdict, since Cedar skips a forbid that fails.
     pub fn decide(&self, identity: &Identity, transaction: TransactionName, stage: Stage, facts: &Facts) -> Verdict {
         let (request, entities) = match self.request(identity, transaction, stage, facts) {
             Ok(parts) => parts,

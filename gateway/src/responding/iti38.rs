@@ -60,7 +60,6 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     for entry in translated {
         add(exchange, &asked.get().query, entry, &mut answer);
     }
-    trail.entries(&answer.entries);
     if return_type == ReturnType::ObjectRef {
         answer.object_refs = answer.entries.drain(..).map(|e| (e.entry_uuid, e.home)).collect();
         answer.associations.clear();

@@ -137,7 +137,7 @@ pub(super) fn load(folder: &Path, config: &Embedded, _: &TimeZone) -> Result<Vec
 
 /// DocumentEntry of a KOS (`ihe-transactions.md` 7.2).
 pub(super) fn manifest_entry(
-    study: &IndexedStudy,
+    (study, patient_id): (&IndexedStudy, PatientId),
     manifest: &Manifest,
     bytes: &[u8],
     codes: &ManifestCodes,
@@ -149,12 +149,6 @@ pub(super) fn manifest_entry(
     let mut reference_ids = vec![ReferenceId::study(&study.study)];
     reference_ids
         .extend(study.accession.as_ref().map(|a| ReferenceId::accession(a, Some(config.repository_unique_id.clone()))));
-    // The caller keeps studies of nobody out.
-    let patient = study.patient.clone();
-    let patient_id = match patient {
-        Some(patient) => patient,
-        None => unreachable!("only studies of a patient get an entry"),
-    };
     DocumentEntry {
         entry_uuid: entry_uuid(manifest.sop_instance.as_str()),
         unique_id: manifest.sop_instance.to_string(),

@@ -159,7 +159,7 @@ fn add(
 }
 
 /// The manifest of a study: the same UIDs and bytes at every call.
-pub(crate) fn manifest(study: &IndexedStudy, config: &Embedded) -> Manifest {
+pub(crate) fn manifest(study: &IndexedStudy, config: &Embedded) -> Result<Manifest, String> {
     let mut series: Vec<ManifestSeries> = Vec::new();
     for instance in study.instances.iter().filter(|i| !i.withheld) {
         let one = ManifestInstance {
@@ -185,9 +185,9 @@ pub(crate) fn manifest(study: &IndexedStudy, config: &Embedded) -> Manifest {
     let time: String = study.study_time.clone().unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
     let content: Vec<&str> = study.instances.iter().map(|i| i.sop_instance.as_str()).collect();
     let own = |what: &str| derived_uid(config, &[study.study.as_str(), what, &content.join(" ")]);
-    Manifest {
-        sop_instance: own("manifest"),
-        own_series: own("series"),
+    Ok(Manifest {
+        sop_instance: own("manifest")?,
+        own_series: own("series")?,
         study: study.study.clone(),
         patient: study.facts.clone(),
         study_date: study.study_date.clone(),
@@ -199,22 +199,13 @@ pub(crate) fn manifest(study: &IndexedStudy, config: &Embedded) -> Manifest {
         title: None,
         series,
         warnings: Vec::new(),
-    }
+    })
 }
 
 /// A UID under the configured root, from a digest.
-fn derived_uid(config: &Embedded, parts: &[&str]) -> Uid {
+fn derived_uid(config: &Embedded, parts: &[&str]) -> Result<Uid, String> {
     let digest = openssl::sha::sha256(parts.join("/").as_bytes());
-    let number = u64::from_be_bytes(digest[..8].try_into().unwrap_or_default());
+    let number = digest[..8].iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
     let text = format!("{}.{number}", config.uid_root);
-    // A root of up to 43 characters leaves room; a longer one was refused with the configuration.
-    Uid::parse(&text).unwrap_or_else(|_| study_fallback(number))
-}
-
-fn study_fallback(number: u64) -> Uid {
-    // 2.25 is the arc of UUID-derived UIDs (PS3.5 B.2).
-    match Uid::parse(&format!("2.25.{number}")) {
-        Ok(uid) => uid,
-        Err(_) => unreachable!("digits and dots"),
-    }
+    Uid::parse(&text).map_err(|_| format!("{}: uid_root leaves no room for UIDs", config.name))
 }
