@@ -183,6 +183,21 @@ impl Demo {
         Ok(())
     }
 
+    /// Sends SIGTERM to a process.
+    pub(crate) async fn terminate(&mut self, country: &str, program: &str) -> Result<(), Error> {
+        let id = self.pid(country, program)?;
+        let status = Command::new("kill").arg("-TERM").arg(id.to_string()).status().await?;
+        if status.success() { Ok(()) } else { Err("kill failed".into()) }
+    }
+
+    /// Waits for a process that was told to end.
+    pub(crate) async fn ended(&mut self, name: &str) -> Result<(), Error> {
+        let at = self.processes.iter().position(|(n, _)| n == name).ok_or("no such process")?;
+        let (_, mut child) = self.processes.remove(at);
+        let status = tokio::time::timeout(Duration::from_secs(30), child.wait()).await??;
+        if status.success() { Ok(()) } else { Err(format!("{name} ended with {status}").into()) }
+    }
+
     /// Kills a process with SIGKILL.
     pub(crate) async fn kill(&mut self, name: &str) -> Result<(), Error> {
         let at = self.processes.iter().position(|(n, _)| n == name).ok_or("no such process")?;
