@@ -159,7 +159,7 @@ async fn nginx(demo: &Demo, dir: &Path, files: &[PathBuf]) -> Result<Option<f64>
     }
     let (pki, other) = (demo.no.dir.display(), demo.fi.path("anchors.pem"));
     let config = format!(
-        "daemon off; worker_processes 1; pid {root}/pid; error_log {root}/error.log;\nevents {{}}\nhttp {{ access_log off; \
+        "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;\nevents {{}}\nhttp {{ access_log off; \
          server {{ listen 127.0.0.1:{PEER_PORT} ssl; ssl_certificate {pki}/tls-server.pem; ssl_certificate_key {pki}/tls-server.key; \
          ssl_client_certificate {other}; ssl_verify_client on; ssl_verify_depth 3; root {root}/www; }} }}\n",
         root = root.display(),

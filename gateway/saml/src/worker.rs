@@ -203,25 +203,33 @@ impl Signer {
     }
 }
 
-/// Verification keys of a worker, by certificate, oldest out first.
+/// A signer's certificate as parsed once (OpenSSL 3 takes longer over it than over a signature), and its key.
+struct Known {
+    certificate: X509,
+    key: Key,
+}
+
+/// What a worker knows of signers, by certificate, oldest out first. Trust in one is asked for at every use.
 #[derive(Default)]
 struct Keys {
-    keys: HashMap<Vec<u8>, Key>,
+    known: HashMap<Vec<u8>, Known>,
     order: VecDeque<Vec<u8>>,
 }
 
 impl Keys {
-    fn of(&mut self, der: &[u8]) -> Result<&mut Key, E> {
-        if !self.keys.contains_key(der) {
+    fn of(&mut self, der: &[u8]) -> Result<&mut Known, E> {
+        if !self.known.contains_key(der) {
+            let certificate = X509::from_der(der).map_err(|_| E::Structure("keyinfo.certificate"))?;
+            let key = Key::of_certificate(der)?;
             if self.order.len() >= KEYS_PER_WORKER
                 && let Some(oldest) = self.order.pop_front()
             {
-                self.keys.remove(&oldest);
+                self.known.remove(&oldest);
             }
-            self.keys.insert(der.to_vec(), Key::of_certificate(der)?);
+            self.known.insert(der.to_vec(), Known { certificate, key });
             self.order.push_back(der.to_vec());
         }
-        self.keys.get_mut(der).ok_or(E::Unavailable("key"))
+        self.known.get_mut(der).ok_or(E::Unavailable("key"))
     }
 }
 
@@ -258,9 +266,9 @@ fn verify(keys: &mut Keys, message: &[u8], trust: &dyn SignerTrust, now: Timesta
     let located = structure::locate(&envelope)?;
     let (mut hcp, mut trc) = (None, None);
     for assertion in located {
-        let certificate = X509::from_der(&assertion.certificate).map_err(|_| E::Structure("keyinfo.certificate"))?;
-        let signer = trust.signer(&certificate).map_err(E::Trust)?;
-        let digested = ffi::verify(message, &assertion.path, &assertion.id, keys.of(&assertion.certificate)?)?;
+        let known = keys.of(&assertion.certificate)?;
+        let signer = trust.signer(&known.certificate).map_err(E::Trust)?;
+        let digested = ffi::verify(message, &assertion.path, &assertion.id, &mut known.key)?;
         let digest = hex::encode(openssl::sha::sha256(&digested));
         let country = signer.country;
         match assertion.kind {
