@@ -382,9 +382,9 @@ async fn recorded(demo: &Demo, outcome: i32) -> Result<String, Error> {
     for _ in 0..100 {
         let filter = Filter { study: large_study().uid(), transaction: "RAD-75".into(), ..Filter::default() };
         let found = audit::search(&demo.dir, "no", filter).await?;
-        let records = found.iter().filter_map(|f| f.record.as_ref());
+        let mut records = found.iter().filter_map(|f| f.record.as_ref());
         let fits = |r: &&ncp_proto::audit::Record| r.facts.as_ref().is_some_and(|f| f.outcome == outcome);
-        if let Some(record) = records.filter(fits).next() {
+        if let Some(record) = records.find(fits) {
             return Ok(String::from_utf8_lossy(&record.message).into_owned());
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
