@@ -74,10 +74,39 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
         steps.done("drain-on-sigterm", began, drain(&mut demo).await);
         let began = Instant::now();
         steps.done("restart-after-kill", began, restart(&mut demo).await);
+        let dir = demo.dir.clone();
         demo.stop().await?;
+        let began = Instant::now();
+        steps.done("no-personal-data-in-logs", began, logs(&dir));
     }
     println!("{}", json!({ "passed": steps.passed, "failed": steps.failed }));
     Ok(steps.failed == 0)
+}
+
+/// Names and identifiers of the demonstration's persons stand in no log line of any process.
+fn logs(dir: &Path) -> Result<serde_json::Value, Error> {
+    let persons = [
+        "30857710106",
+        "01827812345",
+        "010478-900X",
+        "Testesen",
+        "Esimerkki",
+        "UV59569735",
+        "Radiologist on duty",
+        "hpr-9144889",
+    ];
+    let mut lines = 0;
+    for country in [&NORWAY, &FINLAND] {
+        for entry in std::fs::read_dir(dir.join(country.code).join("log"))? {
+            let text = std::fs::read_to_string(entry?.path())?;
+            lines += text.lines().count();
+            for person in persons {
+                ensure(!text.contains(person), "a log line names a person")?;
+            }
+        }
+    }
+    ensure(lines > 10, "there are no logs")?;
+    Ok(json!({ "lines": lines }))
 }
 
 /// A neighbour of `asking` towards the gateway of `holding`.

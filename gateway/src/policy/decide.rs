@@ -4,9 +4,11 @@
 //! [`Authenticated`] or an [`Authorised`].
 //!
 //! ```compile_fail
+//! use std::sync::Arc;
+//! use ncp_gateway::identity::Identity;
 //! use ncp_gateway::policy::{Authorised, LookUp};
-//! fn forged() -> Authorised<LookUp<u8>> {
-//!     Authorised { subject: LookUp(1), identity: todo!() } // private fields
+//! fn forged(identity: Arc<Identity>) -> Authorised<LookUp<u8>> {
+//!     Authorised { subject: LookUp(1), identity } // private fields
 //! }
 //! ```
 //! ```compile_fail
