@@ -167,6 +167,31 @@ async fn what_never_ended_is_recorded_as_unknown() {
     assert_eq!(records(dir.path()).await.len(), 1, "closed once");
 }
 
+/// A task that is cancelled or panics drops its exchange: the record is written all the same, with what was decided.
+#[tokio::test]
+async fn a_dropped_exchange_is_closed_with_outcome_12() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
+    let mut exchange = sink.intent(intent("dropped", Transaction::Iti39, Role::Responder)).await.expect("intent");
+    exchange.decided(Decision { documents: whole().documents, ..decision() }).await.expect("decision");
+    let cancelled = tokio::spawn(async move {
+        let _held = exchange;
+        std::future::pending::<()>().await;
+    });
+    tokio::task::yield_now().await;
+    cancelled.abort();
+    assert!(cancelled.await.is_err_and(|e| e.is_cancelled()));
+    // The queue keeps its order: once this event is on disk, so is the outcome.
+    sink.event(&Event::ApplicationStop, "").await.expect("stored");
+    let all = records(dir.path()).await;
+    assert_eq!(all.len(), 2);
+    assert!(all[0].2.contains("EventOutcomeIndicator=\"12\"") && all[0].2.contains("1^^^&amp;2.999.1&amp;ISO"));
+    drop(sink);
+    let again = AuditSink::open(&options(dir.path())).await.expect("opens");
+    drop(again);
+    assert_eq!(records(dir.path()).await.len(), 2, "recovery closes nothing twice");
+}
+
 /// Child of the kill test: writes records and says which were accepted.
 #[tokio::test]
 async fn child_writes_until_killed() {

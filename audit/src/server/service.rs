@@ -10,6 +10,7 @@ use ncp_proto::audit::audit_query_server::{AuditQuery, AuditQueryServer};
 use ncp_proto::audit::{Ack, Found, Record, SearchRequest};
 use ncp_tls::{GrpcPeer, TlsFiles};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Config, Index, RecordStore};
@@ -30,8 +31,9 @@ struct Repository {
     own: (u64, u64),
 }
 
+/// The repository, and whether it is told to stop.
 #[derive(Clone)]
-struct Service(Arc<Mutex<Repository>>);
+struct Service(Arc<Mutex<Repository>>, watch::Receiver<bool>);
 
 /// Serves until `stop` resolves.
 ///
@@ -50,14 +52,14 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     let index = Index::open(&config.data_dir.join("index.sqlite"))?;
     let site = Site { source: config.source.clone(), enterprise_site: config.enterprise_site.clone() };
     let own = index.last_of(&config.source)?;
-    let service = Service(Arc::new(Mutex::new(Repository { store, index, site, own: (own.0 + 1, 0) })));
+    let (tell, told) = watch::channel(false);
+    let service = Service(Arc::new(Mutex::new(Repository { store, index, site, own: (own.0 + 1, 0) })), told);
     service.own_event(&Event::ApplicationStart)?;
 
     let feed = TcpListener::bind(config.feed).await?;
     let query = TcpListener::bind(config.query).await?;
     let admin = TcpListener::bind(config.admin).await?;
-    let (tell, _) = tokio::sync::watch::channel(false);
-    let stopped = |mut told: tokio::sync::watch::Receiver<bool>| async move {
+    let stopped = |mut told: watch::Receiver<bool>| async move {
         let _ = told.wait_for(|stop| *stop).await;
     };
     let feed_server = tonic::transport::Server::builder()
@@ -158,7 +160,18 @@ impl AuditFeed for Service {
         let mut records = request.into_inner().ready_chunks(GROUP);
         let (sender, receiver) = tokio::sync::mpsc::channel(16);
         tokio::spawn(async move {
-            while let Some(group) = records.next().await {
+            let mut stop = service.1.clone();
+            loop {
+                // A feed is open for as long as its gateway runs; told to stop, we end it between two groups, so that
+                // what was taken is kept and acknowledged and the gateway sends the rest again later.
+                let group = tokio::select! {
+                    group = records.next() => group,
+                    () = async { drop(stop.wait_for(|stop| *stop).await) } => {
+                        let _ = sender.send(Err(Status::unavailable("the repository is stopping"))).await;
+                        return;
+                    }
+                };
+                let Some(group) = group else { return };
                 let group: Result<Vec<Record>, Status> = group.into_iter().collect();
                 let Ok(group) = group else { return };
                 let Some(last) = group.last().map(|r| (r.epoch, r.seq)) else { continue };
