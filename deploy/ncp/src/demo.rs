@@ -183,6 +183,25 @@ impl Demo {
         Ok(())
     }
 
+    /// Runs a program of a country to its end.
+    pub(crate) async fn once(
+        &self,
+        country: &str,
+        program: &str,
+        arguments: &[&str],
+        config: &str,
+    ) -> Result<(), Error> {
+        let own = self.dir.join(country);
+        let done = Command::new(program_path(program)?)
+            .args(arguments)
+            .arg(own.join(config))
+            .stdin(Stdio::null())
+            .output()
+            .await?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        if done.status.success() { Ok(()) } else { Err(format!("{program} ended with {}: {said}", done.status).into()) }
+    }
+
     /// Sends SIGTERM to a process.
     pub(crate) async fn terminate(&mut self, country: &str, program: &str) -> Result<(), Error> {
         let id = self.pid(country, program)?;

@@ -10,6 +10,7 @@ mod audit;
 mod bench;
 mod check;
 mod demo;
+mod faults;
 mod refusals;
 
 /// What goes wrong in a tool is told to a person.

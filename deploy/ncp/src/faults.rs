@@ -1,0 +1,199 @@
+//! What goes wrong on the way: a retrieve that partly fails, an archive that stops, a gateway that is ended or killed,
+//! an index that is lost. Each is on the trail, and the next good request is served.
+
+use std::time::{Duration, Instant};
+
+use ncp_audit::Filter;
+use ncp_ihe::{DocumentRequest, Oid, PatientAnswer, PatientId, RetrieveRequest, Status, actions};
+use ncp_tests::neighbour::{XCA, retrieve_response};
+use serde_json::json;
+
+use crate::check::{Steps, ensure, imaging_request, manifest, neighbour, wanted};
+use crate::demo::{Demo, FINLAND, NORWAY, large_study, offset, wait_ready};
+use crate::{Error, audit};
+
+pub(crate) async fn run(steps: &mut Steps, demo: &mut Demo) {
+    let began = Instant::now();
+    steps.done("retrieve-partly-fails", began, partly(demo).await);
+    let began = Instant::now();
+    steps.done("archive-stops-mid-instance", began, archive_stops(demo).await);
+    let began = Instant::now();
+    steps.done("drain-on-sigterm", began, drain(demo).await);
+    let began = Instant::now();
+    steps.done("restart-after-kill", began, restart(demo).await);
+    let began = Instant::now();
+    steps.done("audit-reindex", began, reindex(demo).await);
+}
+
+/// Two documents are asked for, one is not there: one comes, and two messages of one exchange say so.
+async fn partly(demo: &Demo) -> Result<serde_json::Value, Error> {
+    let patient = PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+    let reader = neighbour(demo, &FINLAND, &NORWAY)?;
+    let entries = reader.documents(&patient).await?.entries;
+    let there = wanted(entries.iter().find(|e| e.mime_type == "text/xml").ok_or("no report")?);
+    let absent = DocumentRequest { document: "2.999.47.30.999".into(), ..there.clone() };
+    let request = RetrieveRequest { documents: vec![there, absent] };
+    let assertions = reader.assertions(&patient).await?;
+    let mut answer = reader.call(actions::ITI39_REQUEST, XCA, &assertions, request.to_element()).await?;
+    let response = retrieve_response(&answer.body)?;
+    while answer.parts.next().await?.is_some() {
+        while answer.parts.chunk().await?.is_some() {}
+    }
+    ensure(
+        response.status == Status::PartialSuccess && response.documents.len() == 1,
+        format!("{:?} with {} documents", response.status, response.documents.len()),
+    )?;
+    let codes = answer.codes();
+    ensure(codes.iter().any(|c| c == "XDSDocumentUniqueIdError"), format!("codes {codes:?}"))?;
+    for _ in 0..100 {
+        let filter = Filter { patient: patient.to_cx(), transaction: "ITI-39".into(), ..Filter::default() };
+        let found = audit::search(&demo.dir, "no", filter).await?;
+        let facts: Vec<_> = found.iter().filter_map(|f| f.record.as_ref()?.facts.clone()).collect();
+        if let Some(failed) = facts.iter().find(|f| f.outcome == 4) {
+            let mut outcomes: Vec<i32> =
+                facts.iter().filter(|f| f.exchange_id == failed.exchange_id).map(|f| f.outcome).collect();
+            outcomes.sort_unstable();
+            ensure(outcomes == [0, 4], format!("the exchange has outcomes {outcomes:?}"))?;
+            return Ok(json!({ "documents": 1, "outcomes": outcomes }));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err("the trail has no second message".into())
+}
+
+/// The index is thrown away and made again from the records; the same searches find the same.
+async fn reindex(demo: &mut Demo) -> Result<serde_json::Value, Error> {
+    let all = || Filter { limit: 1000, transaction: "RAD-75".into(), ..Filter::default() };
+    let places = |found: &[ncp_proto::audit::Found]| -> Vec<(String, u64, u64)> {
+        let records = found.iter().filter_map(|f| f.record.as_ref().map(|r| (f.source.clone(), r.epoch, r.seq)));
+        records.collect()
+    };
+    let before = places(&audit::search(&demo.dir, "no", all()).await?);
+    demo.terminate("no", "ncp-audit").await?;
+    demo.ended("no/ncp-audit").await?;
+    for entry in std::fs::read_dir(demo.dir.join("no/audit"))? {
+        let path = entry?.path();
+        if path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("index.sqlite")) {
+            std::fs::remove_file(path)?;
+        }
+    }
+    demo.once("no", "ncp-audit", &["reindex", "--config"], "audit.toml").await?;
+    demo.start_one("no", "ncp-audit")?;
+    wait_ready(offset("no") + 450).await?;
+    let after = places(&audit::search(&demo.dir, "no", all()).await?);
+    ensure(!before.is_empty() && before == after, format!("{} records before, {} after", before.len(), after.len()))?;
+    Ok(json!({ "records": after.len() }))
+}
+
+/// What a reader of the large study got.
+struct Read {
+    bytes: u64,
+    instances: usize,
+    asked: usize,
+    broken: bool,
+}
+
+/// Asks for the large study and reads it; `meanwhile` runs once, after the first MiBs.
+async fn read_large(
+    demo: &mut Demo,
+    after: u64,
+    meanwhile: impl AsyncFnOnce(&mut Demo) -> Result<(), Error>,
+) -> Result<Read, Error> {
+    let patient = PatientId::parse_cx("01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+    let reader = neighbour(demo, &FINLAND, &NORWAY)?;
+    let entries = reader.documents(&patient).await?.entries;
+    let study = large_study().uid();
+    let entry =
+        entries.iter().find(|e| e.study_instance_uid().is_some_and(|u| u.as_str() == study)).ok_or("no manifest")?;
+    let manifest = manifest(&reader, &patient, entry).await?;
+    let request = imaging_request(&manifest, entry.home.as_ref().ok_or("no home")?)?;
+    let (response, mut answer) = reader.images(&patient, &request).await?;
+    let mut out = Read { bytes: 0, instances: 0, asked: response.documents.len(), broken: false };
+    let mut meanwhile = Some(meanwhile);
+    loop {
+        match answer.parts.next().await {
+            Ok(None) => return Ok(out),
+            Err(_) => break,
+            Ok(Some(_)) => {}
+        }
+        loop {
+            match answer.parts.chunk().await {
+                Ok(None) => break,
+                Err(_) => {
+                    out.broken = true;
+                    return Ok(out);
+                }
+                Ok(Some(chunk)) => {
+                    out.bytes += chunk.len() as u64;
+                    if out.bytes > after
+                        && let Some(work) = meanwhile.take()
+                    {
+                        work(demo).await?;
+                    }
+                }
+            }
+        }
+        out.instances += 1;
+    }
+    out.broken = true;
+    Ok(out)
+}
+
+/// Waits until the trail holds a RAD-75 of the large study with that outcome; its message.
+async fn recorded(demo: &Demo, outcome: i32) -> Result<String, Error> {
+    for _ in 0..100 {
+        let filter = Filter { study: large_study().uid(), transaction: "RAD-75".into(), ..Filter::default() };
+        let found = audit::search(&demo.dir, "no", filter).await?;
+        let mut records = found.iter().filter_map(|f| f.record.as_ref());
+        let fits = |r: &&ncp_proto::audit::Record| r.facts.as_ref().is_some_and(|f| f.outcome == outcome);
+        if let Some(record) = records.find(fits) {
+            return Ok(String::from_utf8_lossy(&record.message).into_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(format!("the trail has no RAD-75 with outcome {outcome}").into())
+}
+
+/// SIGTERM in the middle of a study: the answer comes whole, its record exists, then the gateway ends.
+async fn drain(demo: &mut Demo) -> Result<serde_json::Value, Error> {
+    let read = read_large(demo, 8 << 20, async |demo: &mut Demo| demo.terminate("no", "ncp-gateway").await).await?;
+    ensure(
+        !read.broken && read.instances == read.asked,
+        format!("{} of {} instances came", read.instances, read.asked),
+    )?;
+    demo.ended("no/ncp-gateway").await?;
+    demo.start_gateway("no")?;
+    wait_ready(offset("no") + 445).await?;
+    let message = recorded(demo, 0).await?;
+    let count = openssl::base64::encode_block(read.asked.to_string().as_bytes());
+    ensure(message.contains(&format!("type=\"NumberOfInstances\" value=\"{count}\"")), "the record counts otherwise")?;
+    Ok(json!({ "instances": read.instances, "bytes": read.bytes }))
+}
+
+/// The archive's file is cut in the middle: the receiver learns it, the trail says how much went out.
+async fn archive_stops(demo: &mut Demo) -> Result<serde_json::Value, Error> {
+    let file = demo.dir.join("no/data/dicom/large/000010.dcm");
+    let whole = std::fs::read(&file)?;
+    std::fs::write(&file, &whole[..whole.len() / 2])?;
+    let read = read_large(demo, u64::MAX, async |_: &mut Demo| Ok(())).await;
+    std::fs::write(&file, whole)?;
+    let read = read?;
+    ensure(read.broken && read.instances == 9, format!("{} instances, broken {}", read.instances, read.broken))?;
+    let message = recorded(demo, 8).await?;
+    let count = openssl::base64::encode_block(b"9");
+    ensure(message.contains(&format!("type=\"NumberOfInstances\" value=\"{count}\"")), "the record counts otherwise")?;
+    Ok(json!({ "whole_instances": read.instances, "bytes": read.bytes, "outcome": 8 }))
+}
+
+/// A gateway is killed in the middle of a study and started again: the trail shows it, the next request is served.
+async fn restart(demo: &mut Demo) -> Result<serde_json::Value, Error> {
+    let read = read_large(demo, 32 << 20, async |demo: &mut Demo| demo.kill("no/ncp-gateway").await).await?;
+    ensure(read.broken, "the receiver took a broken study for whole")?;
+    demo.start_gateway("no")?;
+    wait_ready(offset("no") + 445).await?;
+    recorded(demo, 12).await?;
+    let patient = PatientId::parse_cx("01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+    let again = neighbour(demo, &FINLAND, &NORWAY)?.find(&Oid::parse(NORWAY.home)?, &patient).await?;
+    ensure(matches!(again, PatientAnswer::Matches(_)), "the next good request failed")?;
+    Ok(json!({ "bytes_before_kill": read.bytes, "outcome": 12 }))
+}
