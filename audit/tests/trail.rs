@@ -290,3 +290,11 @@ fn the_index_is_made_again_identically() {
     let raw = std::fs::read(dir.path().join("a.sqlite")).expect("reads");
     assert!(!raw.windows(12).any(|w| w == b"^^^&2.999.1&"), "no patient identifier in the index");
 }
+
+/// Only the files that it names are not there; keys and values are those of the code.
+#[test]
+fn the_example_configuration_reads() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/audit.toml");
+    let problems = ncp_audit::server::load(&example).err().unwrap_or_default();
+    assert!(problems.iter().all(|p| p.contains("no such file")), "{problems:?}");
+}

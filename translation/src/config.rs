@@ -64,3 +64,14 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     }
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
+
+#[cfg(test)]
+mod tests {
+    /// Only what it names is not there; keys and values are those of the code.
+    #[test]
+    fn the_example_configuration_reads() {
+        let example = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/config/translation.toml");
+        let problems = super::load(&example).err().unwrap_or_default();
+        assert!(problems.iter().all(|p| p.contains("no such")), "{problems:?}");
+    }
+}
