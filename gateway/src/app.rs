@@ -8,13 +8,14 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use ncp_audit::{AuditSink, Event, Site, SpoolOptions};
 use ncp_ihe::HomeCommunityId;
-use ncp_saml::{SealKey, Verifier};
+use ncp_saml::{SealKey, Signer, Verifier};
 use ncp_tls::{Anchors, ClientAuth, Country, Material, Purpose};
 use openssl::ssl::SslRef;
 use openssl::x509::X509;
 use tokio::net::TcpListener;
 
 use crate::config::{Config, Peer};
+use crate::initiating::peers::{self, Route};
 use crate::national::National;
 use crate::policy::consent::ConsentSource;
 use crate::policy::{Policy, PolicyEngine};
@@ -32,6 +33,8 @@ pub struct App {
     pub snapshot: ArcSwap<Snapshot>,
     /// Verifies assertions; its threads own their keys.
     pub verifier: Verifier,
+    /// Issues assertions for our own health professionals.
+    pub signer: Signer,
     /// The audit trail.
     pub audit: AuditSink,
     /// National systems; absent in a country that only asks.
@@ -54,6 +57,8 @@ pub struct Snapshot {
     pub seal_anchors: BTreeMap<Country, Arc<Anchors>>,
     /// Trust in TLS client certificates, per country.
     pub tls_anchors: BTreeMap<Country, Arc<Anchors>>,
+    /// Clients towards the countries; empty in a gateway that only responds.
+    pub routes: BTreeMap<Country, Route>,
 }
 
 /// The configured countries.
@@ -106,12 +111,20 @@ impl Snapshot {
                 Err(error) => keep(format!("peer {}: {error}", peer.name)),
             }
         }
+        let routes = match &config.client {
+            None => BTreeMap::new(),
+            Some(client) => peers::routes(client, &config.peer, &config.limits).unwrap_or_else(|found| {
+                problems.extend(found);
+                BTreeMap::new()
+            }),
+        };
         match (engine, consent) {
             (Some(engine), Some(consent)) if problems.is_empty() => Ok(Self {
                 peers: Peers::new(&config.peer),
                 policy: Policy::new(engine, consent),
                 seal_anchors,
                 tls_anchors,
+                routes,
             }),
             _ => Err(problems),
         }
@@ -138,6 +151,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     if seal.country != config.gateway.country {
         return Err(one(format!("seal: certificate is of {}, gateway is {}", seal.country, config.gateway.country)));
     }
+    let signer = Signer::start(seal, config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
     let verifier = Verifier::start(config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
     let national = config.national.as_ref().map(National::start).transpose().map_err(one)?;
     let translator =
@@ -156,6 +170,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         config,
         snapshot: ArcSwap::from_pointee(snapshot),
         verifier,
+        signer,
         audit,
         national,
         translator,

@@ -19,6 +19,7 @@ use ncp_xml::Element;
 use openssl::sha::Sha256;
 
 use crate::app::App;
+use crate::config::Peer;
 use crate::identity::{Identity, TransactionName};
 use crate::listener::OutParts;
 use crate::national::{LocatedStudy, Missing};
@@ -34,7 +35,6 @@ pub struct Trail {
     decision: Decision,
     progress: Recorder,
     failed_documents: Vec<DocumentObject>,
-    failed_studies: BTreeMap<String, StudyObject>,
     alerts: Vec<Event>,
 }
 
@@ -44,6 +44,8 @@ pub struct Recorder(Arc<Mutex<Progress>>);
 
 #[derive(Default)]
 struct Progress {
+    failed: BTreeMap<String, StudyObject>,
+    alerts: Vec<String>,
     documents: Vec<DocumentObject>,
     studies: BTreeMap<String, (StudyObject, Sha256Of)>,
     snapshot: String,
@@ -102,6 +104,29 @@ impl Trail {
         Self::open(&exchange.app, &exchange.reference, transaction, Role::Responder, peer, own).await
     }
 
+    /// The intent of an initiating exchange; it is on disk when this returns.
+    ///
+    /// # Errors
+    /// As [`responding`](Self::responding).
+    pub async fn initiating(
+        app: &App,
+        transaction: TransactionName,
+        peer: &Peer,
+        endpoint: &str,
+    ) -> Result<Self, GatewayError> {
+        let host = endpoint.strip_prefix("https://").and_then(|rest| rest.split(['/', ':']).next()).unwrap_or_default();
+        let peer = PeerFacts {
+            country: peer.country.to_string(),
+            home_community_id: peer.home_community_id.to_string(),
+            certificate_name: String::new(),
+            address: host.to_owned(),
+            endpoint: endpoint.to_owned(),
+        };
+        let own = "http://www.w3.org/2005/08/addressing/anonymous".to_owned();
+        let id = uuid::Uuid::new_v4().to_string();
+        Self::open(app, &id, transaction.into(), Role::Initiator, peer, own).await
+    }
+
     async fn open(
         app: &App,
         exchange_id: &str,
@@ -126,7 +151,6 @@ impl Trail {
             decision: Decision::default(),
             progress: Recorder::default(),
             failed_documents: Vec::new(),
-            failed_studies: BTreeMap::new(),
             alerts: Vec::new(),
         })
     }
@@ -139,25 +163,26 @@ impl Trail {
 
     /// Who asks, from verified assertions.
     pub fn identified(&mut self, identity: &Identity) {
-        self.user(HumanRequestor {
+        let user = HumanRequestor {
             user_name: identity.user_name.clone(),
             display: identity.subject_name.clone(),
             role: (identity.role.clone(), "2.16.840.1.113883.2.9.6.2.7".into(), identity.role_display.clone()),
             organisation: identity.organisation.clone().unwrap_or_default(),
-        });
-        self.decision.purpose = identity.purpose.clone();
+        };
+        self.asked_by(user, &identity.purpose);
         if let Some(patient) = &identity.trc_patient {
             self.patient(patient);
         }
-        if identity.is_emergency() {
+    }
+
+    /// Who asks, and why. Emergency access stands out in every record.
+    pub fn asked_by(&mut self, user: HumanRequestor, purpose: &str) {
+        self.decision.user = Some(user);
+        self.decision.purpose = purpose.to_owned();
+        if purpose == "EMERGENCY" {
             let rule = "emergency access".to_owned();
             self.alerts.push(Event::SecurityAlert { rule, peer: self.peer.clone() });
         }
-    }
-
-    /// Who asks.
-    pub fn user(&mut self, user: HumanRequestor) {
-        self.decision.user = Some(user);
     }
 
     /// About whom.
@@ -219,6 +244,21 @@ impl Trail {
             .collect();
     }
 
+    /// The study that another country is asked for; counting starts at nothing.
+    pub fn study_wanted(&mut self, study: StudyObject) {
+        self.progress.begin_study(StudyObject { instances: 0, ..study.clone() });
+        self.decision.studies = vec![study];
+    }
+
+    /// A document that came.
+    pub fn document_received(&self, request: &DocumentRequest, bytes: &[u8]) {
+        self.progress.lock().documents.push(DocumentObject {
+            bytes: bytes.len() as u64,
+            sha256: hex::encode(openssl::sha::sha256(bytes)),
+            ..document_object(request)
+        });
+    }
+
     /// The studies that will leave; counting starts at nothing.
     pub fn studies_decided<'a>(&mut self, studies: impl Iterator<Item = &'a LocatedStudy>) {
         self.decision.studies = studies
@@ -236,28 +276,13 @@ impl Trail {
     /// Instances that will not come.
     pub fn instances_missing(&mut self, missing: &[(DocumentRequest, Missing)]) {
         for (request, why) in missing {
-            self.failed_instance(request, "");
+            let study = self.decision.studies.first().map(|s| s.study.clone()).unwrap_or_default();
+            self.progress.failed_instance(&study, request);
             if *why == Missing::Mismatch {
                 let rule = "instance names another patient than its study".to_owned();
                 self.alerts.push(Event::SecurityAlert { rule, peer: self.peer.clone() });
             }
         }
-    }
-
-    /// One instance that did not come.
-    pub fn failed_instance(&mut self, request: &DocumentRequest, study: &str) {
-        let key = if study.is_empty() {
-            self.decision.studies.first().map(|s| s.study.clone()).unwrap_or_default()
-        } else {
-            study.to_owned()
-        };
-        let object = self.failed_studies.entry(key.clone()).or_insert_with(|| StudyObject {
-            study: key,
-            repository: request.repository.to_string(),
-            home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
-            ..StudyObject::default()
-        });
-        object.instances += 1;
     }
 
     /// A unit that policy withheld. Blocked and absent look the same outside; here the difference stands.
@@ -327,11 +352,14 @@ impl Trail {
     async fn close(mut self, indicator: OutcomeIndicator, description: String) {
         let Some(exchange) = self.exchange.take() else { return };
         let (documents, studies) = self.progress.take();
+        let (failed, rules) = self.progress.take_failed();
+        let peer = &self.peer;
+        self.alerts.extend(rules.into_iter().map(|rule| Event::SecurityAlert { rule, peer: peer.clone() }));
         let outcome = Outcome {
             documents,
             studies,
             failed_documents: std::mem::take(&mut self.failed_documents),
-            failed_studies: std::mem::take(&mut self.failed_studies).into_values().collect(),
+            failed_studies: failed,
             alerts: std::mem::take(&mut self.alerts),
             ..Outcome::new(indicator, &description)
         };
@@ -454,6 +482,31 @@ impl Recorder {
                 }
             },
         )
+    }
+
+    /// One instance that did not come.
+    pub fn failed_instance(&self, study: &str, request: &DocumentRequest) {
+        let mut progress = self.lock();
+        let object = progress.failed.entry(study.to_owned()).or_insert_with(|| StudyObject {
+            study: study.to_owned(),
+            repository: request.repository.to_string(),
+            home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
+            ..StudyObject::default()
+        });
+        object.instances += 1;
+    }
+
+    /// A security alert that goes with the exchange; one of a kind is enough.
+    pub fn alert(&self, rule: &str) {
+        let mut progress = self.lock();
+        if !progress.alerts.iter().any(|known| known == rule) {
+            progress.alerts.push(rule.to_owned());
+        }
+    }
+
+    fn take_failed(&self) -> (Vec<StudyObject>, Vec<String>) {
+        let mut progress = self.lock();
+        (std::mem::take(&mut progress.failed).into_values().collect(), std::mem::take(&mut progress.alerts))
     }
 
     fn take(&self) -> (Vec<DocumentObject>, Vec<StudyObject>) {

@@ -13,9 +13,11 @@ use ncp_tls::{Country, TlsFiles};
 use serde::Deserialize;
 
 mod collect;
+mod initiating;
 mod values;
 
 pub use collect::ConfigProblem;
+pub use initiating::{Client, Clinician, Organisation, Role};
 use values::{country, duration, home, homes, oid, oids, size};
 
 /// The whole file.
@@ -28,6 +30,10 @@ pub struct Config {
     /// Bounds on what comes from outside.
     #[serde(default)]
     pub limits: Limits,
+    /// How we show ourselves to other countries (NCP-B).
+    pub client: Option<Client>,
+    /// Our own health professionals (NCP-B).
+    pub clinician: Option<Clinician>,
     /// The NCP's seal, which signs HCP identity and TRC assertions.
     pub seal: Seal,
     /// The translation service; without it originals are passed on with a warning.
@@ -94,6 +100,18 @@ pub struct Limits {
     /// One document (not images).
     #[serde(deserialize_with = "size")]
     pub document_bytes: usize,
+    /// XML part of a peer's answer.
+    #[serde(deserialize_with = "size")]
+    pub answer_bytes: usize,
+    /// Time for a peer's answer to ITI-55.
+    #[serde(deserialize_with = "duration")]
+    pub discovery: Duration,
+    /// Time for a peer's answer to ITI-38.
+    #[serde(deserialize_with = "duration")]
+    pub query: Duration,
+    /// Time until the first byte of a peer's answer to ITI-39 or RAD-75.
+    #[serde(deserialize_with = "duration")]
+    pub first_byte: Duration,
     /// Exchanges carried at once, all peers together.
     pub concurrency: usize,
     /// Share of them that one peer may take, percent.
@@ -113,6 +131,10 @@ impl Default for Limits {
         Self {
             message_bytes: 16 << 20,
             document_bytes: 64 << 20,
+            answer_bytes: 64 << 20,
+            discovery: Duration::from_secs(10),
+            query: Duration::from_secs(10),
+            first_byte: Duration::from_secs(30),
             concurrency: 256,
             peer_share_percent: 40,
             handshake: Duration::from_secs(10),
@@ -282,6 +304,21 @@ pub struct Peer {
     /// Further ids under which it is known.
     #[serde(default, deserialize_with = "homes")]
     pub aliases: Vec<HomeCommunityId>,
+    /// Where its ITI-55 answers; none: it is not asked for patients.
+    pub xcpd: Option<String>,
+    /// Where its ITI-38 and ITI-39 answer.
+    pub xca: Option<String>,
+    /// Where its RAD-75 answers.
+    pub xcai: Option<String>,
+    /// Assigning authorities whose ids its patients carry: a search by such an id goes there.
+    #[serde(default, deserialize_with = "oids")]
+    pub patient_roots: Vec<Oid>,
+    /// Whether hash and size of retrieved documents must fit the metadata; OpenNCP peers announce others than they send.
+    #[serde(default = "yes")]
+    pub verify_hash: bool,
+    /// Instances asked for in one RAD-75.
+    #[serde(default = "sixty_four")]
+    pub batch: usize,
     /// Anchors of its TLS certificates, PEM.
     pub tls_anchors: PathBuf,
     /// Anchors of its seal, PEM.
@@ -348,6 +385,7 @@ impl Config {
             all.extend([&mut peer.tls_anchors, &mut peer.seal_anchors]);
             all.extend(peer.crls.iter_mut());
         }
+        all.extend(Self::initiating_paths(&mut self.client, &mut self.clinician));
         for path in all {
             if path.is_relative() {
                 *path = folder.join(&*path);
@@ -413,10 +451,17 @@ impl Config {
                 }
             }
         }
+        problems.extend(self.check_initiating());
         problems
     }
 }
 
+fn yes() -> bool {
+    true
+}
+fn sixty_four() -> usize {
+    64
+}
 fn default_grace() -> Duration {
     Duration::from_secs(30)
 }

@@ -8,6 +8,7 @@ pub mod audit_scope;
 pub mod config;
 pub mod health;
 pub mod identity;
+pub mod initiating;
 pub mod listener;
 pub mod national;
 pub mod outcome;

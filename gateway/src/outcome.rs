@@ -48,6 +48,9 @@ pub enum GatewayError {
     /// National systems.
     #[error("national: {0}")]
     National(#[from] NationalError),
+    /// Another country, where we ask (NCP-B).
+    #[error("peer: {0}")]
+    Peer(#[from] crate::initiating::PeerError),
     /// A code that the receiver requires has no mapping.
     #[error("translation: a required code has no mapping")]
     TranslationRequired,
@@ -164,6 +167,8 @@ impl GatewayError {
                 rights("ERROR_SEC_GENERIC", "4703", "not permitted", "wsse:FailedCheck").serious(Some(Alert::Security))
             }
             Self::National(error) => national_row(error),
+            Self::Peer(crate::initiating::PeerError::Mismatch) => failed().serious(Some(Alert::Security)),
+            Self::Peer(_) => failed(),
             Self::TranslationRequired => {
                 Row { query: "4203", retrieve: "4203", text: "a required code could not be transcoded", ..failed() }
             }
@@ -196,7 +201,9 @@ impl GatewayError {
         match self.row().indicator {
             Indicator::Success => "success",
             Indicator::Minor => "refused",
-            Indicator::Serious if matches!(self, Self::National(_) | Self::Busy | Self::TranslationRequired) => {
+            Indicator::Serious
+                if matches!(self, Self::National(_) | Self::Peer(_) | Self::Busy | Self::TranslationRequired) =>
+            {
                 "failed"
             }
             Indicator::Serious => "refused",

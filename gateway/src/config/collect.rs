@@ -79,8 +79,20 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigProblem>> {
 
 /// When reading had to stop early, keys that no section knows are still worth saying.
 fn with_unknown(mut problems: Vec<ConfigProblem>, rest: &Value) -> Vec<ConfigProblem> {
-    const SECTIONS: [&str; 10] =
-        ["gateway", "listener", "limits", "seal", "translation", "audit", "policy", "national", "telemetry", "peer"];
+    const SECTIONS: [&str; 12] = [
+        "gateway",
+        "listener",
+        "limits",
+        "client",
+        "clinician",
+        "seal",
+        "translation",
+        "audit",
+        "policy",
+        "national",
+        "telemetry",
+        "peer",
+    ];
     if let Value::Table(table) = rest {
         for key in table.keys().filter(|key| !SECTIONS.contains(&key.as_str())) {
             problems.push(ConfigProblem::new(key, "unknown key".into()));

@@ -1,16 +1,18 @@
-//! TLS over OpenSSL for every process: contexts, certificate facts, trust in signers, and the adapter under tonic.
+//! TLS over OpenSSL for every process: contexts, certificate facts, trust in signers, and the adapters under tonic and hyper.
 
 mod anchors;
 mod certificate;
 mod context;
 mod ffi;
 mod grpc;
+mod http;
 mod stream;
 
 pub use anchors::{Anchors, Purpose};
 pub use certificate::{CertificateFacts, Country, CountryError};
 pub use context::{ClientAuth, Material, TlsFiles, anonymous_connector};
 pub use grpc::{GrpcPeer, GrpcStream, channel, incoming};
+pub use http::{HttpClient, HttpsStream, TlsConnect, http_client};
 pub use openssl::ssl::{SslAcceptor, SslConnector};
 pub use stream::{TlsStream, accept, connect, peer_certificate};
 

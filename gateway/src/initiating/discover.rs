@@ -1,0 +1,58 @@
+//! Cross Gateway Patient Discovery [ITI-55], initiating side (ITI TF-2: 3.55).
+
+use jiff::Timestamp;
+use ncp_ihe::{PatientAnswer, PatientId, PatientMatch, PatientQuery, PatientResponse, PersonName};
+
+use super::{Call, PeerError, close};
+use crate::identity::TransactionName;
+use crate::outcome::GatewayError;
+
+/// What is known of the person sought.
+#[derive(Debug, Clone, Default)]
+pub struct Sought {
+    /// Identifiers; at least one.
+    pub ids: Vec<PatientId>,
+    /// Narrows.
+    pub name: Option<PersonName>,
+    /// `YYYYMMDD`.
+    pub birth_date: Option<String>,
+    /// `M`, `F`, `UN`.
+    pub gender: Option<String>,
+}
+
+/// The persons that the country names; none when it knows nobody or says so by a reason of its own.
+///
+/// # Errors
+/// [`PeerError`]; the trail.
+pub async fn discover(call: &Call, sought: Sought) -> Result<Vec<PatientMatch>, GatewayError> {
+    let own = call.app.config.gateway.home_community_id.0.clone();
+    let receiver = call.peer.home_community_id.0.clone();
+    let Sought { ids, name, birth_date, gender } = sought;
+    let query = PatientQuery::new(own, receiver, ids.clone(), name, birth_date, gender);
+    let trail = call.begin(TransactionName::Iti55, |trail| trail.patient_query(&query)).await?;
+    let result = ask(call, &query).await;
+    close(trail, result).await
+}
+
+async fn ask(call: &Call, query: &PatientQuery) -> Result<Vec<PatientMatch>, GatewayError> {
+    let answer = call.send(TransactionName::Iti55, query.to_element(Timestamp::now())).await?;
+    match PatientResponse::read(&answer.body).map_err(|_| PeerError::Malformed("PRPA_IN201306UV02"))? {
+        PatientAnswer::Matches(matches) => {
+            let peer = &call.peer;
+            let (ours, foreign): (Vec<_>, Vec<_>) =
+                matches.into_iter().partition(|m| m.home == peer.home_community_id || peer.aliases.contains(&m.home));
+            // A country speaks for its own community only.
+            if ours.is_empty() && !foreign.is_empty() {
+                return Err(PeerError::Malformed("homeCommunityId of another country").into());
+            }
+            Ok(ours)
+        }
+        PatientAnswer::NoMatch { .. } => Ok(Vec::new()),
+        // Not telling more about a person is an answer, and the same as nobody.
+        PatientAnswer::Refused(refusal) if refusal.asks_for_more() => Ok(Vec::new()),
+        PatientAnswer::Refused(refusal) => {
+            let code = if refusal.detail.is_empty() { &refusal.reason } else { &refusal.detail };
+            Err(PeerError::Refused(super::peers::code_only(code)).into())
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Cross Gateway Retrieve Imaging Document Set [RAD-75], initiating side (RAD TF-2: 4.75).
+//!
+//! The manifest says what there is. Instances are asked for in batches, checked one by one, and passed on as they come;
+//! what was promised and did not come is asked for once more. A study that is not whole ends with an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use hyper::body::Incoming;
+use ncp_audit::StudyObject;
+use ncp_ihe::{Content, DocumentRequest, ImagingRequest, Manifest, SeriesRequest, StudyRequest, Uid};
+use ncp_soap::{BoxError, OutPart, Parts};
+use tokio::sync::Mutex;
+
+use super::instance::{self, Expected};
+use super::{Call, PeerError, boxed, retrieve};
+use crate::audit_scope::Recorder;
+use crate::identity::TransactionName;
+use crate::listener::OutParts;
+use crate::outcome::GatewayError;
+
+const DICOM: &str = "application/dicom";
+
+/// Transfer syntaxes of stored images (PS3.6 table A-1): an archive's original form, whatever it is.
+const ANY_SYNTAX: [&str; 25] = [
+    "1.2.840.10008.1.2",
+    "1.2.840.10008.1.2.1",
+    "1.2.840.10008.1.2.1.99",
+    "1.2.840.10008.1.2.2",
+    "1.2.840.10008.1.2.4.50",
+    "1.2.840.10008.1.2.4.51",
+    "1.2.840.10008.1.2.4.57",
+    "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.80",
+    "1.2.840.10008.1.2.4.81",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
+    "1.2.840.10008.1.2.4.92",
+    "1.2.840.10008.1.2.4.93",
+    "1.2.840.10008.1.2.4.100",
+    "1.2.840.10008.1.2.4.101",
+    "1.2.840.10008.1.2.4.102",
+    "1.2.840.10008.1.2.4.103",
+    "1.2.840.10008.1.2.4.104",
+    "1.2.840.10008.1.2.4.107",
+    "1.2.840.10008.1.2.4.108",
+    "1.2.840.10008.1.2.4.201",
+    "1.2.840.10008.1.2.4.202",
+    "1.2.840.10008.1.2.4.203",
+    "1.2.840.10008.1.2.5",
+];
+
+/// A study on its way.
+pub struct Images {
+    /// Instances of the manifest.
+    pub total: usize,
+    /// How many the source already said it has not; known when all were asked for in one batch.
+    pub refused: usize,
+    /// The instances.
+    pub parts: OutParts,
+}
+
+/// One instance of the manifest.
+#[derive(Debug, Clone)]
+struct Wanted {
+    series: Uid,
+    request: DocumentRequest,
+}
+
+/// Asks for all instances of a manifest. The first answer's root has been read when this returns.
+///
+/// # Errors
+/// [`PeerError`] of the first batch; a manifest without any location; the trail.
+pub async fn images(call: Arc<Call>, manifest: &Manifest, expected: Expected) -> Result<Images, GatewayError> {
+    let wanted = wanted(&call, manifest)?;
+    let total = wanted.len();
+    let study = study_object(&call, manifest, &wanted);
+    let trail = call.begin(TransactionName::Rad75, |trail| trail.study_wanted(study)).await?;
+    let recorder = trail.recorder();
+    let mut fetch = Fetch { call, expected, recorder, done: BTreeSet::new(), refused: BTreeSet::new() };
+    let mut batches: Vec<Vec<Wanted>> = wanted.chunks(fetch.call.peer.batch).map(<[_]>::to_vec).collect();
+    let first = match fetch.ask(&batches[0]).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            trail.refused(&error).await;
+            return Err(error);
+        }
+    };
+    let refused = if batches.len() == 1 { fetch.refused.len() } else { 0 };
+    let rest = batches.split_off(1);
+    let head = batches.remove(0);
+    let parts = trail.follow(fetch.stream(head, first, rest, refused));
+    Ok(Images { total, refused, parts })
+}
+
+/// The instances with the location of their series.
+fn wanted(call: &Call, manifest: &Manifest) -> Result<Vec<Wanted>, PeerError> {
+    let home = Some(call.peer.home_community_id.clone());
+    let mut out = Vec::with_capacity(manifest.instance_count());
+    for series in &manifest.series {
+        let repository = series.location.clone().ok_or(PeerError::Malformed("series without Retrieve Location UID"))?;
+        out.extend(series.instances.iter().map(|instance| Wanted {
+            series: series.series.clone(),
+            request: DocumentRequest {
+                home: home.clone(),
+                repository: repository.clone(),
+                document: instance.sop_instance.to_string(),
+            },
+        }));
+    }
+    if out.is_empty() { Err(PeerError::Malformed("manifest without instances")) } else { Ok(out) }
+}
+
+fn study_object(call: &Call, manifest: &Manifest, wanted: &[Wanted]) -> StudyObject {
+    StudyObject {
+        study: manifest.study.to_string(),
+        series: manifest.series.iter().map(|s| s.series.to_string()).collect(),
+        repository: wanted.first().map(|w| w.request.repository.to_string()).unwrap_or_default(),
+        home: call.peer.home_community_id.to_string(),
+        instances: wanted.len() as u64,
+        ..StudyObject::default()
+    }
+}
+
+/// The state of one study's retrieval.
+struct Fetch {
+    call: Arc<Call>,
+    expected: Expected,
+    recorder: Recorder,
+    /// Instances that went on whole, or were withheld.
+    done: BTreeSet<String>,
+    /// Instances that the source says it has not.
+    refused: BTreeSet<String>,
+}
+
+/// An answer's promises (Content-ID to instance) and its parts.
+struct Batch {
+    promised: BTreeMap<String, DocumentRequest>,
+    parts: Arc<Mutex<Parts<Incoming>>>,
+    inline: Vec<(DocumentRequest, Bytes)>,
+}
+
+impl Fetch {
+    /// Asks for one batch and reads the root of the answer.
+    async fn ask(&mut self, wanted: &[Wanted]) -> Result<Batch, GatewayError> {
+        let body = request(&self.expected.study, wanted)?.to_element();
+        let answer = self.call.send(TransactionName::Rad75, body).await?;
+        let response = retrieve::read_response(&answer.body)?;
+        let asked: BTreeSet<&str> = wanted.iter().map(|w| w.request.document.as_str()).collect();
+        let (mut promised, mut inline) = (BTreeMap::new(), Vec::new());
+        for document in response.documents {
+            // What was not asked for is not taken.
+            if !asked.contains(document.request.document.as_str()) {
+                self.recorder.alert("peer sent an instance that was not asked for");
+                continue;
+            }
+            match document.content {
+                Content::Include(id) => drop(promised.insert(id, document.request)),
+                Content::Inline(bytes) => inline.push((document.request, bytes)),
+            }
+        }
+        let coming: BTreeSet<&str> =
+            promised.values().chain(inline.iter().map(|(r, _)| r)).map(|r| r.document.as_str()).collect();
+        if coming.is_empty()
+            && let Some(error) = PeerError::refused(response.status, &response.errors)
+        {
+            return Err(error.into());
+        }
+        for error in &response.errors {
+            let named = error.location.as_deref().unwrap_or_default();
+            let instance = named.split(' ').next().filter(|uid| asked.contains(uid) && !coming.contains(uid));
+            self.refused.extend(instance.map(ToOwned::to_owned));
+        }
+        Ok(Batch { promised, parts: Arc::new(Mutex::new(answer.parts)), inline })
+    }
+
+    /// All batches, then once more what is missing.
+    fn stream(mut self, head: Vec<Wanted>, first: Batch, rest: Vec<Vec<Wanted>>, announced: usize) -> OutParts {
+        Box::pin(async_stream::try_stream! {
+            let mut all: Vec<Wanted> = head.clone();
+            let mut next = Some(first);
+            let mut queue = std::collections::VecDeque::from(rest);
+            let mut again = true;
+            loop {
+                if let Some(mut batch) = next.take() {
+                    for (request, bytes) in std::mem::take(&mut batch.inline) {
+                        if let Some(part) = self.inline(&request, bytes).await? {
+                            yield part;
+                        }
+                    }
+                    // A batch that breaks between two instances leaves the rest for the second asking.
+                    while let Ok(Some((request, held))) = self.next(&mut batch).await {
+                        let whole = Arc::new(AtomicBool::new(false));
+                        yield self.part(&batch, held, whole.clone());
+                        if !whole.load(Ordering::Acquire) {
+                            Err(boxed(PeerError::Unreachable("an instance broke off".into())))?;
+                        }
+                        self.done.insert(request.document);
+                    }
+                }
+                let wanted = match queue.pop_front() {
+                    Some(wanted) => {
+                        all.extend(wanted.iter().cloned());
+                        wanted
+                    }
+                    None if std::mem::take(&mut again) => {
+                        let missing = self.missing(&all);
+                        queue.extend(missing.chunks(self.call.peer.batch).map(<[_]>::to_vec));
+                        all.retain(|w| !missing.iter().any(|m| m.request.document == w.request.document));
+                        continue;
+                    }
+                    None => break,
+                };
+                // A batch that is refused as a whole is missing, not the end: the others may come.
+                next = self.ask(&wanted).await.ok();
+            }
+            let lost = all.iter().filter(|w| !self.done.contains(&w.request.document)).collect::<Vec<_>>();
+            for one in &lost {
+                self.recorder.failed_instance(self.expected.study.as_str(), &one.request);
+            }
+            if lost.len() > announced {
+                Err(boxed(PeerError::Refused(format!("{} of {} instances are missing", lost.len(), all.len()))))?;
+            }
+        })
+    }
+
+    fn missing(&self, all: &[Wanted]) -> Vec<Wanted> {
+        let open =
+            |w: &&Wanted| !self.done.contains(&w.request.document) && !self.refused.contains(&w.request.document);
+        all.iter().filter(open).cloned().collect()
+    }
+
+    /// The next instance that is what it should be, with the bytes of its header.
+    async fn next(&mut self, batch: &mut Batch) -> Result<Option<(DocumentRequest, Bytes)>, PeerError> {
+        let mut parts = batch.parts.lock().await;
+        while let Some(head) = parts.next().await? {
+            let Some(request) = batch.promised.remove(&head.content_id) else { continue };
+            let (held, verdict) = instance::header(&mut parts, &request.document, &self.expected).await?;
+            match verdict {
+                Ok(()) => return Ok(Some((request, held))),
+                Err(foreign) => self.withhold(&request, foreign),
+            }
+        }
+        Ok(None)
+    }
+
+    fn withhold(&mut self, request: &DocumentRequest, foreign: instance::Foreign) {
+        tracing::warn!(country = %self.call.peer.country, reason = foreign.rule(), "instance withheld");
+        self.recorder.alert(foreign.rule());
+        self.refused.insert(request.document.clone());
+    }
+
+    /// The part that goes on: the header's bytes, then what is left of it.
+    fn part(&self, batch: &Batch, held: Bytes, whole: Arc<AtomicBool>) -> OutPart {
+        let parts = batch.parts.clone();
+        let rest = async_stream::try_stream! {
+            yield held;
+            while let Some(chunk) = parts.lock().await.chunk().await.map_err(boxed)? {
+                yield chunk;
+            }
+            whole.store(true, Ordering::Release);
+        };
+        let data = self.recorder.follow_instance(self.expected.study.as_str(), Box::pin(rest));
+        OutPart { content_id: String::new(), media_type: DICOM.into(), data }
+    }
+
+    /// An instance that came inside the XML; it is bounded by the answer's limit.
+    async fn inline(&mut self, request: &DocumentRequest, bytes: Bytes) -> Result<Option<OutPart>, BoxError> {
+        if let Err(foreign) = instance::whole(&bytes, &request.document, &self.expected) {
+            self.withhold(request, foreign);
+            return Ok(None);
+        }
+        self.done.insert(request.document.clone());
+        let once = futures_util::stream::once(async { Ok::<_, BoxError>(bytes) }).boxed();
+        let data = self.recorder.follow_instance(self.expected.study.as_str(), once);
+        Ok(Some(OutPart { content_id: String::new(), media_type: DICOM.into(), data }))
+    }
+}
+
+fn request(study: &Uid, wanted: &[Wanted]) -> Result<ImagingRequest, GatewayError> {
+    let mut series: Vec<SeriesRequest> = Vec::new();
+    for one in wanted {
+        match series.last_mut() {
+            Some(last) if last.series == one.series => last.instances.push(one.request.clone()),
+            _ => series.push(SeriesRequest { series: one.series.clone(), instances: vec![one.request.clone()] }),
+        }
+    }
+    let syntaxes = ANY_SYNTAX.iter().map(|uid| Uid::parse(uid)).collect::<Result<_, _>>()?;
+    Ok(ImagingRequest { studies: vec![StudyRequest { study: study.clone(), series }], transfer_syntaxes: syntaxes })
+}

@@ -1,0 +1,166 @@
+//! NCP-B towards other countries: Initiating Gateway and Initiating Imaging Gateway.
+//!
+//! ```text
+//! Caller, Treatment   facts of a clinician's call, from a verified token and a sealed base
+//! Call::begin         intent and decision on disk                     (audit_scope)
+//! Call::send          assertions issued, message sent, answer read     (peers)
+//! discover, query, retrieve, images   one file a transaction; what came is checked before it is used
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use ncp_audit::HumanRequestor;
+use ncp_ihe::PatientId;
+use ncp_saml::{HcpClaims, SignedAssertion, TrcClaims};
+use ncp_soap::BoxError;
+use ncp_xml::Element;
+
+use crate::app::{App, Snapshot};
+use crate::audit_scope::Trail;
+use crate::config::Peer;
+use crate::identity::TransactionName;
+use crate::outcome::GatewayError;
+
+pub mod discover;
+pub mod images;
+mod instance;
+pub mod peers;
+pub mod query;
+pub mod retrieve;
+
+pub use peers::{PeerAnswer, PeerError};
+
+/// Life of an HCP identity assertion (`openncp-wire.md` 2).
+const HCP_LIFE: Duration = Duration::from_secs(4 * 3600);
+
+/// The health professional of one call. The assertion is issued from these facts at every sending, with the same ID
+/// and instant, so that nothing has to be kept between calls.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// What the HCP identity assertion says.
+    pub claims: HcpClaims,
+    /// Its ID.
+    pub hcp_id: String,
+    /// Its instant.
+    pub issued: Timestamp,
+}
+
+/// A confirmed treatment relationship, from which the TRC assertion is issued.
+#[derive(Debug, Clone)]
+pub struct Treatment {
+    /// The patient as the country of affiliation knows her.
+    pub patient: PatientId,
+    /// ID of the TRC assertion.
+    pub trc_id: String,
+    /// Its instant.
+    pub issued: Timestamp,
+    /// Its end.
+    pub until: Timestamp,
+}
+
+impl Caller {
+    /// As the trail names the professional.
+    pub fn requestor(&self) -> HumanRequestor {
+        let claims = &self.claims;
+        HumanRequestor {
+            user_name: claims.name_id.clone(),
+            display: claims.subject_name.clone(),
+            role: (claims.role.code.clone(), claims.role.system.clone(), claims.role.display.clone()),
+            organisation: claims.organisation.clone(),
+        }
+    }
+}
+
+/// One exchange with one country.
+pub struct Call {
+    /// The program.
+    pub app: Arc<App>,
+    /// Trust and peers as they were when the clinician's call began.
+    pub snapshot: Arc<Snapshot>,
+    /// The other country.
+    pub peer: Arc<Peer>,
+    /// Who asks.
+    pub caller: Caller,
+    /// For whom; none in ITI-55.
+    pub treatment: Option<Treatment>,
+}
+
+impl Call {
+    /// Intent and decision are on disk when this returns; nothing was sent yet.
+    ///
+    /// # Errors
+    /// The peer does not serve the transaction; the record could not be stored.
+    async fn begin(
+        &self,
+        transaction: TransactionName,
+        describe: impl FnOnce(&mut Trail),
+    ) -> Result<Trail, GatewayError> {
+        let endpoint = self.endpoint(transaction)?;
+        let mut trail = Trail::initiating(&self.app, transaction, &self.peer, endpoint).await?;
+        trail.asked_by(self.caller.requestor(), self.caller.claims.purpose.as_str());
+        if let Some(treatment) = &self.treatment {
+            trail.patient(&treatment.patient);
+        }
+        describe(&mut trail);
+        match trail.decided().await {
+            Ok(()) => Ok(trail),
+            Err(error) => {
+                trail.refused(&error).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn endpoint(&self, transaction: TransactionName) -> Result<&str, PeerError> {
+        let endpoint = match transaction {
+            TransactionName::Iti55 => &self.peer.xcpd,
+            TransactionName::Iti38 | TransactionName::Iti39 => &self.peer.xca,
+            TransactionName::Rad75 => &self.peer.xcai,
+        };
+        endpoint.as_deref().ok_or(PeerError::NotServed)
+    }
+
+    /// Issues the assertions, sends one message, reads the root of its answer.
+    ///
+    /// # Errors
+    /// [`PeerError`] as [`GatewayError`]; the seal.
+    async fn send(&self, transaction: TransactionName, body: Element) -> Result<PeerAnswer, GatewayError> {
+        let assertions = self.assertions().await?;
+        let route = self.snapshot.routes.get(&self.peer.country).ok_or(PeerError::NotServed)?;
+        let endpoint = self.endpoint(transaction)?;
+        Ok(peers::send(&self.app.config.limits, route, endpoint, transaction, &assertions, body).await?)
+    }
+
+    async fn assertions(&self) -> Result<Vec<SignedAssertion>, GatewayError> {
+        let sealed = |_| GatewayError::Internal("assertion could not be issued");
+        let Caller { claims, hcp_id, issued } = &self.caller;
+        let mut out = vec![self.app.signer.issue_hcp(hcp_id, claims, *issued, HCP_LIFE).await.map_err(sealed)?];
+        if let Some(treatment) = &self.treatment {
+            let facts = TrcClaims {
+                country: claims.country,
+                name_id: claims.name_id.clone(),
+                hcp_id: hcp_id.clone(),
+                patient: treatment.patient.to_cx(),
+                purpose: claims.purpose,
+            };
+            let Treatment { trc_id, issued, until, .. } = treatment;
+            out.push(self.app.signer.issue_trc(trc_id, &facts, *issued, *until).await.map_err(sealed)?);
+        }
+        Ok(out)
+    }
+}
+
+/// Ends a trail as its result says.
+async fn close<T>(trail: Trail, result: Result<T, GatewayError>) -> Result<T, GatewayError> {
+    match &result {
+        Ok(_) => trail.finish().await,
+        Err(error) => trail.refused(error).await,
+    }
+    result
+}
+
+fn boxed(error: impl std::error::Error + Send + Sync + 'static) -> BoxError {
+    Box::new(error)
+}

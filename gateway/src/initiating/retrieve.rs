@@ -1,0 +1,133 @@
+//! Cross Gateway Retrieve [ITI-39], initiating side (ITI TF-2: 3.39): one document, checked against its metadata.
+
+use bytes::{Bytes, BytesMut};
+use ncp_ihe::{Content, DocumentRequest, MessageError, RetrieveRequest, RetrieveResponse};
+use openssl::hash::MessageDigest;
+
+use super::{Call, PeerError, close};
+use crate::identity::TransactionName;
+use crate::outcome::GatewayError;
+
+/// A document to fetch, with what its metadata announced.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// Which.
+    pub request: DocumentRequest,
+    /// SHA-1, hex; none: not announced, or assembled at retrieval.
+    pub hash: Option<String>,
+    /// Bytes; as the hash.
+    pub size: Option<u64>,
+}
+
+/// A document as it came.
+#[derive(Debug, Clone)]
+pub struct Retrieved {
+    /// Media type.
+    pub media_type: String,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+/// Fetches one document.
+///
+/// # Errors
+/// [`PeerError`]; the trail.
+pub async fn retrieve(call: &Call, wanted: &Wanted) -> Result<Retrieved, GatewayError> {
+    let request = RetrieveRequest { documents: vec![wanted.request.clone()] };
+    let trail = call.begin(TransactionName::Iti39, |trail| trail.document_requests(&request.documents)).await?;
+    let result = fetch(call, request, wanted).await;
+    if let Ok(document) = &result {
+        trail.document_received(&wanted.request, &document.bytes);
+    }
+    close(trail, result).await
+}
+
+async fn fetch(call: &Call, request: RetrieveRequest, wanted: &Wanted) -> Result<Retrieved, GatewayError> {
+    let mut answer = call.send(TransactionName::Iti39, request.to_element()).await?;
+    let response = read_response(&answer.body)?;
+    if let Some(error) = PeerError::refused(response.status, &response.errors) {
+        return Err(error.into());
+    }
+    let same = |document: &&ncp_ihe::DocumentResponse| {
+        let got = &document.request;
+        got.document == wanted.request.document && got.repository == wanted.request.repository
+    };
+    let document = response.documents.iter().find(same).ok_or(PeerError::Malformed("another document"))?;
+    let bytes = match &document.content {
+        Content::Inline(bytes) => bytes.clone(),
+        Content::Include(id) => {
+            let limit = call.app.config.limits.document_bytes;
+            part(&mut answer.parts, id, limit).await?.ok_or(PeerError::Malformed("XOP Include to nowhere"))?
+        }
+    };
+    if call.peer.verify_hash {
+        fits(&bytes, wanted)?;
+    }
+    Ok(Retrieved { media_type: document.media_type.clone(), bytes })
+}
+
+/// Reads a retrieve's root.
+///
+/// # Errors
+/// Malformed.
+pub(super) fn read_response(body: &ncp_xml::Element) -> Result<RetrieveResponse, PeerError> {
+    let read = RetrieveResponse::read(body, |holder| match ncp_soap::included(holder) {
+        Ok(Some(id)) => Ok(Content::Include(id)),
+        Ok(None) => ncp_soap::inline_content(holder).map(Content::Inline),
+        Err(error) => Err(error),
+    });
+    read.map_err(|_: MessageError| PeerError::Malformed("RetrieveDocumentSetResponse"))
+}
+
+/// One part, whole; it is a document, so it is bounded and may be collected.
+async fn part(
+    parts: &mut ncp_soap::Parts<hyper::body::Incoming>,
+    id: &str,
+    limit: usize,
+) -> Result<Option<Bytes>, PeerError> {
+    while let Some(head) = parts.next().await? {
+        if head.content_id != id {
+            continue;
+        }
+        let mut out = BytesMut::new();
+        while let Some(chunk) = parts.chunk().await? {
+            if out.len() + chunk.len() > limit {
+                return Err(PeerError::TooLarge);
+            }
+            out.extend_from_slice(&chunk);
+        }
+        // The package must come to its end, or it may have been cut.
+        parts.drain(limit).await?;
+        return Ok(Some(out.freeze()));
+    }
+    Ok(None)
+}
+
+fn fits(bytes: &[u8], wanted: &Wanted) -> Result<(), PeerError> {
+    if wanted.size.is_some_and(|size| size != bytes.len() as u64) {
+        return Err(PeerError::Mismatch);
+    }
+    let Some(hash) = &wanted.hash else { return Ok(()) };
+    let digest = openssl::hash::hash(MessageDigest::sha1(), bytes).map_err(|_| PeerError::Mismatch)?;
+    if hex::encode(digest).eq_ignore_ascii_case(hash) { Ok(()) } else { Err(PeerError::Mismatch) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(hash: &str, size: u64) -> Wanted {
+        let repository = ncp_ihe::Oid::parse("2.999.1").expect("oid");
+        let request = DocumentRequest { home: None, repository, document: "2.999.2".into() };
+        Wanted { request, hash: Some(hash.into()), size: Some(size) }
+    }
+
+    #[test]
+    fn a_document_fits_by_size_and_hash() {
+        let hash = "a9993e364706816aba3e25717850c26c9cd0d89d"; // FIPS 180: "abc"
+        assert!(fits(b"abc", &wanted(hash, 3)).is_ok());
+        assert!(fits(b"abc", &wanted(&hash.to_uppercase(), 3)).is_ok());
+        assert!(matches!(fits(b"abd", &wanted(hash, 3)), Err(PeerError::Mismatch)));
+        assert!(matches!(fits(b"abc", &wanted(hash, 4)), Err(PeerError::Mismatch)));
+    }
+}
