@@ -14,6 +14,7 @@ use openssl::ssl::SslRef;
 use openssl::x509::X509;
 use tokio::net::TcpListener;
 
+use crate::clinician::{self, Clinic};
 use crate::config::{Config, Peer};
 use crate::initiating::peers::{self, Route};
 use crate::national::National;
@@ -195,11 +196,23 @@ pub async fn run(app: Arc<App>) -> Result<(), String> {
     };
     let peers = bind(config.listener.peers).await?;
     let admin = bind(config.listener.admin).await?;
+    let drain = Drain::default();
+    let clinic = match &config.clinician {
+        None => None,
+        Some(side) => {
+            let clinic = Clinic::new(app.clone(), side, drain.clone())?;
+            let material = Material::load(&side.certificate, &side.key).map_err(|e| format!("clinician: {e}"))?;
+            let acceptor =
+                material.acceptor(ClientAuth::None, &[], b"\x08http/1.1").map_err(|e| format!("clinician: {e}"))?;
+            Some((Arc::new(clinic), bind(side.listen).await?, acceptor))
+        }
+    };
     let trail = |e: ncp_audit::AuditError| format!("audit: {e}");
     app.audit.event(&Event::ApplicationStart, "").await.map_err(trail)?;
 
-    let drain = Drain::default();
     let serving = tokio::spawn(listener::serve_peers(app.clone(), peers, acceptor, drain.clone()));
+    let clinicians =
+        clinic.map(|(clinic, listener, acceptor)| tokio::spawn(clinician::serve(clinic, listener, acceptor)));
     let admin = tokio::spawn(async_serve(admin, health::routes(app.clone(), drain.clone())));
     drain.set_ready();
     tracing::info!(peers = %config.listener.peers, country = %config.gateway.country, "gateway is ready");
@@ -208,6 +221,9 @@ pub async fn run(app: Arc<App>) -> Result<(), String> {
     tracing::info!(open = drain.open(), grace = ?config.gateway.shutdown_grace, "draining");
     drain.stop();
     let _ = serving.await;
+    if let Some(clinicians) = clinicians {
+        let _ = clinicians.await;
+    }
     if !drain.drained(config.gateway.shutdown_grace).await {
         tracing::warn!(open = drain.open(), "grace period over, closing open exchanges");
     }

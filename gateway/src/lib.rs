@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod audit_scope;
+pub mod clinician;
 pub mod config;
 pub mod health;
 pub mod identity;

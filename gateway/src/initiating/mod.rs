@@ -25,7 +25,7 @@ use crate::outcome::GatewayError;
 
 pub mod discover;
 pub mod images;
-mod instance;
+pub mod instance;
 pub mod peers;
 pub mod query;
 pub mod retrieve;
@@ -65,7 +65,7 @@ impl Caller {
     pub fn requestor(&self) -> HumanRequestor {
         let claims = &self.claims;
         HumanRequestor {
-            user_name: claims.name_id.clone(),
+            user_name: format!("<{}@urn:idp:{}:countryB>", claims.name_id, claims.country),
             display: claims.subject_name.clone(),
             role: (claims.role.code.clone(), claims.role.system.clone(), claims.role.display.clone()),
             organisation: claims.organisation.clone(),

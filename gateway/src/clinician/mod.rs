@@ -1,0 +1,306 @@
+//! NCP-B towards its own health professionals: FHIR and DICOMweb, with a bearer token and without a session.
+//!
+//! ```text
+//! token     who calls, from a verified JWT
+//! sealed    what an earlier call found, from the base URL
+//! fhir      $match, $confirm-treatment, DocumentReference, Binary   => initiating
+//! dicomweb  studies of a manifest                                   => initiating
+//! resources FHIR resources out of XDS metadata
+//! problem   every error to status and OperationOutcome
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http_body_util::BodyExt;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use jiff::Timestamp;
+use ncp_audit::{Event, PeerFacts};
+use ncp_ihe::PatientId;
+use ncp_saml::Purpose;
+use ncp_tls::SslAcceptor;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::app::App;
+use crate::config::{Clinician, Peer};
+use crate::initiating::{Call, Caller, Treatment};
+use crate::shutdown::Drain;
+
+pub mod dicomweb;
+pub mod fhir;
+pub mod problem;
+pub mod resources;
+pub mod sealed;
+pub mod token;
+
+use problem::Problem;
+use sealed::{Hcp, Sealed, Sealer, Treated};
+use token::{Bearer, Tokens};
+
+/// Media type of FHIR.
+pub const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
+/// Bodies of requests: parameters, never documents.
+const BODY_BYTES: usize = 64 << 10;
+/// Calls carried at once.
+const CALLS: usize = 256;
+const CONNECTIONS: usize = 1024;
+
+/// The clinicians' side.
+pub struct Clinic {
+    /// The program.
+    pub app: Arc<App>,
+    /// `[clinician]`
+    pub config: Clinician,
+    tokens: Tokens,
+    sealer: Sealer,
+    calls: Arc<Semaphore>,
+    drain: Drain,
+}
+
+/// Where a call came from and under which reference the trail, the log and the caller know it.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The other end.
+    pub address: SocketAddr,
+    /// `X-Request-Id`.
+    pub reference: String,
+}
+
+impl Clinic {
+    /// Reads keys; nothing is bound.
+    ///
+    /// # Errors
+    /// What is wrong, for operators.
+    pub fn new(app: Arc<App>, config: &Clinician, drain: Drain) -> Result<Self, String> {
+        let tokens = Tokens::load(&config.jwks_file).map_err(|e| format!("clinician.jwks_file: {e}"))?;
+        let sealer = Sealer::load(&config.sealing_key_file).map_err(|e| format!("clinician.sealing_key_file: {e}"))?;
+        Ok(Self { app, config: config.clone(), tokens, sealer, calls: Arc::new(Semaphore::new(CALLS)), drain })
+    }
+
+    /// The caller, with a scope that covers one of the resources. A bad token leaves a record.
+    async fn bearer(
+        &self,
+        context: &Context,
+        headers: &HeaderMap,
+        covering: &[(&'static str, &'static str)],
+        scope: &'static str,
+    ) -> Result<Bearer, Problem> {
+        let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let checked = self.tokens.check(header, &self.config, &self.app.config.gateway, Timestamp::now());
+        let (rule, problem) = match checked {
+            Ok(bearer) if covering.iter().any(|(name, resource)| bearer.may(name, resource)) => return Ok(bearer),
+            Ok(_) => ("token lacks the scope".to_owned(), Problem::Scope(scope)),
+            Err(error) => (error.to_string(), Problem::Token),
+        };
+        let peer = PeerFacts { address: context.address.ip().to_string(), ..PeerFacts::default() };
+        self.record(&Event::UserAuthenticationFailed { rule, peer }, context).await?;
+        Err(problem)
+    }
+
+    async fn record(&self, event: &Event, context: &Context) -> Result<(), Problem> {
+        self.app.audit.event(event, &context.reference).await.map_err(|error| {
+            tracing::error!(reason = %error, "event not stored");
+            Problem::Internal
+        })
+    }
+
+    fn seal(&self, bearer: &Bearer, facts: &Sealed) -> Result<String, Problem> {
+        self.sealer.seal(&bearer.subject, facts).ok_or(Problem::Internal)
+    }
+
+    /// The facts of a base URL, if it is this caller's, with these claims, and not expired.
+    fn open(&self, bearer: &Bearer, text: &str) -> Result<Sealed, Problem> {
+        let facts = self.sealer.open(&bearer.subject, text).ok_or(Problem::NotFound)?;
+        let person = match &facts {
+            Sealed::Unconfirmed(person) => person,
+            Sealed::Confirmed(treated) | Sealed::Document(treated, _) => &treated.person,
+        };
+        let claims = bearer.claims.as_ref().ok_or(Problem::Role)?;
+        if person.hcp.claims != digest(claims) {
+            return Err(Problem::NotFound);
+        }
+        match (&facts, person.expires > Timestamp::now().as_second()) {
+            (_, true) => Ok(facts),
+            (Sealed::Unconfirmed(_), false) => Err(Problem::Conflict),
+            (_, false) => Err(Problem::NotFound),
+        }
+    }
+
+    /// The exchange that a confirmed treatment allows.
+    fn treatment_call(&self, bearer: &Bearer, treated: &Treated) -> Result<Call, Problem> {
+        let person = &treated.person;
+        let patient = PatientId::parse_cx(&person.patient).map_err(|_| Problem::NotFound)?;
+        let instant = |seconds| Timestamp::from_second(seconds).map_err(|_| Problem::NotFound);
+        let treatment = Treatment {
+            patient,
+            trc_id: assertion_id(&treated.trc),
+            issued: instant(treated.issued)?,
+            until: instant(person.expires)?,
+        };
+        let peer = self.peer(&person.country)?;
+        Ok(self.call(peer, self.caller(bearer, &person.hcp)?, Some(treatment)))
+    }
+
+    fn call(&self, peer: Arc<Peer>, caller: Caller, treatment: Option<Treatment>) -> Call {
+        Call { app: self.app.clone(), snapshot: self.app.snapshot.load_full(), peer, caller, treatment }
+    }
+
+    fn peer(&self, country: &str) -> Result<Arc<Peer>, Problem> {
+        let snapshot = self.app.snapshot.load();
+        snapshot.peers.iter().find(|p| p.country.as_str() == country).cloned().ok_or(Problem::NotFound)
+    }
+
+    /// The professional again as at the first call.
+    fn caller(&self, bearer: &Bearer, hcp: &Hcp) -> Result<Caller, Problem> {
+        let mut claims = bearer.claims.clone().ok_or(Problem::Role)?;
+        claims.purpose = if hcp.emergency { Purpose::Emergency } else { Purpose::Treatment };
+        claims.authn_instant = Timestamp::from_second(hcp.login).map_err(|_| Problem::NotFound)?;
+        let issued = Timestamp::from_second(hcp.issued).map_err(|_| Problem::NotFound)?;
+        Ok(Caller { claims, hcp_id: assertion_id(&hcp.id), issued })
+    }
+
+    fn base(&self, kind: char, sealed: &str, interface: &str) -> String {
+        format!("{}/{kind}/{sealed}/{interface}", self.config.base_url)
+    }
+}
+
+fn assertion_id(bytes: &[u8; 16]) -> String {
+    format!("_{}", uuid::Uuid::from_bytes(*bytes))
+}
+
+/// What makes the professional another one: everything that other countries are told, without login time and purpose.
+fn digest(claims: &ncp_saml::HcpClaims) -> [u8; 16] {
+    let mut parts: Vec<&str> = vec![
+        &claims.name_id,
+        &claims.subject_name,
+        &claims.role.code,
+        &claims.organisation,
+        &claims.organisation_id,
+        &claims.locality,
+        claims.npi.as_deref().unwrap_or_default(),
+        &claims.authn_context_class,
+    ];
+    parts.extend(claims.permissions.iter().map(String::as_str));
+    let mut hasher = openssl::sha::Sha256::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    let mut out = [0; 16];
+    out.copy_from_slice(&hasher.finish()[..16]);
+    out
+}
+
+/// The routes.
+pub fn routes(clinic: Arc<Clinic>) -> Router {
+    Router::new()
+        .route("/fhir/metadata", get(fhir::metadata))
+        .route("/fhir/Patient/$match", post(fhir::search_patient))
+        .route("/p/{sealed}/fhir/Patient/{id}/$confirm-treatment", post(fhir::confirm_treatment))
+        .route("/p/{sealed}/fhir/DocumentReference", get(fhir::search_documents))
+        .route("/p/{sealed}/fhir/Binary/{id}", get(fhir::read_binary))
+        .route("/s/{sealed}/dicomweb/studies/{study}", get(dicomweb::retrieve_study))
+        .fallback(|| async { Problem::NotFound })
+        .method_not_allowed_fallback(|| async { Problem::Method })
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .layer(middleware::from_fn_with_state(clinic.clone(), around))
+        .with_state(clinic)
+}
+
+/// Around every call: its place among the others, its reference, the headers of every answer.
+async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: Next) -> Response {
+    let open = clinic.drain.exchange();
+    let reference = uuid::Uuid::new_v4().to_string();
+    let address = request.extensions().get::<SocketAddr>().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+    request.extensions_mut().insert(Context { address, reference: reference.clone() });
+    let response = match clinic.calls.clone().try_acquire_owned() {
+        Err(_) => Problem::Busy.response(&reference),
+        Ok(permit) => {
+            let response = next.run(request).await;
+            let response = match response.extensions().get::<Arc<Problem>>() {
+                Some(problem) => {
+                    tracing::info!(ncp.reference = %reference, reason = ?problem, "refused");
+                    problem.response(&reference)
+                }
+                None => response,
+            };
+            // The call is open, and its place taken, until the last byte has gone.
+            response.map(|body| {
+                let held = (open, permit);
+                Body::new(body.map_frame(move |frame| {
+                    let _ = &held;
+                    frame
+                }))
+            })
+        }
+    };
+    with_headers(response, &reference)
+}
+
+fn with_headers(mut response: Response, reference: &str) -> Response {
+    const FIXED: [(&str, &str); 4] = [
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+        ("x-content-type-options", "nosniff"),
+        ("cross-origin-resource-policy", "same-origin"),
+    ];
+    let headers = response.headers_mut();
+    for (name, value) in FIXED {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    headers.extend(HeaderValue::try_from(reference).ok().map(|v| (HeaderName::from_static("x-request-id"), v)));
+    response
+}
+
+impl IntoResponse for Problem {
+    /// Carries the problem to [`around`], which knows the reference.
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        response.extensions_mut().insert(Arc::new(self));
+        response
+    }
+}
+
+/// Accepts clinicians' systems until the drain begins.
+pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener, acceptor: SslAcceptor) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    let (routes, drain) = (routes(clinic.clone()), clinic.drain.clone());
+    let handshake = clinic.app.config.limits.handshake;
+    loop {
+        let accepted = tokio::select! { accepted = listener.accept() => accepted, () = drain.stopping() => return };
+        let Ok((tcp, address)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(slot) = connections.clone().try_acquire_owned() else { continue };
+        let (acceptor, routes) = (acceptor.clone(), routes.clone());
+        tokio::spawn(async move {
+            let stream = match ncp_tls::accept(&acceptor, tcp, handshake).await {
+                Ok(stream) => stream,
+                Err(error) => return tracing::debug!(reason = %error, "handshake with a clinician's system failed"),
+            };
+            let service = routes.layer(axum::Extension(address));
+            let done = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(10))
+                .max_buf_size(64 << 10)
+                .max_headers(100)
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+                .await;
+            if let Err(error) = done {
+                tracing::debug!(reason = %error, "connection ended");
+            }
+            drop(slot);
+        });
+    }
+}

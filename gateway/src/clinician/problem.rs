@@ -1,0 +1,168 @@
+//! Errors of the clinicians' side: one table to status and OperationOutcome (`facade.md` 2.7).
+
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::initiating::PeerError;
+use crate::outcome::GatewayError;
+use crate::policy::PolicyError;
+
+/// Code system of the detail codes.
+const OUTCOME_SYSTEM: &str = "urn:ncp:fhir:CodeSystem:outcome";
+
+/// What a caller is told instead of an answer.
+#[derive(Debug)]
+pub enum Problem {
+    /// 400: detail code and text.
+    Request(&'static str, &'static str),
+    /// 401
+    Token,
+    /// 403: the scope that would do.
+    Scope(&'static str),
+    /// 403: the role may not ask other countries.
+    Role,
+    /// 404: unknown, somebody else's, tampered, expired or blocked: one answer for all.
+    NotFound,
+    /// 405
+    Method,
+    /// 406
+    NotAcceptable,
+    /// 409
+    Conflict,
+    /// 413
+    TooLarge,
+    /// 422
+    MatchInput,
+    /// 503
+    Busy,
+    /// 500: could not be recorded or signed.
+    Internal,
+    /// 502, 504, 503: the country's name and what happened.
+    Country(String, GatewayError),
+}
+
+impl Problem {
+    fn row(&self) -> (StatusCode, &'static str, &'static str, String) {
+        use StatusCode as S;
+        match self {
+            Self::Request("treatment-not-confirmed", text) => {
+                (S::BAD_REQUEST, "business-rule", "treatment-not-confirmed", (*text).into())
+            }
+            Self::Request(code @ ("relationship-missing" | "reason-missing"), text) => {
+                (S::BAD_REQUEST, "business-rule", code, (*text).into())
+            }
+            Self::Request(code, text) => (S::BAD_REQUEST, "invalid", code, (*text).into()),
+            Self::Token => {
+                let text = "The access token is missing, expired or not for this server.";
+                (S::UNAUTHORIZED, "login", "token-invalid", text.into())
+            }
+            Self::Scope(_) => {
+                (S::FORBIDDEN, "forbidden", "scope-missing", "The token does not allow this call.".into())
+            }
+            Self::Role => {
+                let text = "The token names no role that may ask other countries.";
+                (S::FORBIDDEN, "forbidden", "role-not-permitted", text.into())
+            }
+            Self::NotFound => (S::NOT_FOUND, "not-found", "not-found", "Not found.".into()),
+            Self::Method => (S::METHOD_NOT_ALLOWED, "not-supported", "method", "Not allowed here.".into()),
+            Self::NotAcceptable => {
+                let text = "None of the requested media types can be produced.";
+                (S::NOT_ACCEPTABLE, "not-supported", "not-acceptable", text.into())
+            }
+            Self::Conflict => {
+                let text = "The search has expired; search the patient again.";
+                (S::CONFLICT, "conflict", "expired", text.into())
+            }
+            Self::TooLarge => {
+                let text = "Too many results; narrow the search.";
+                (S::PAYLOAD_TOO_LARGE, "too-costly", "results-too-many", text.into())
+            }
+            Self::MatchInput => {
+                let text = "An identifier of a country that is asked through this gateway is needed.";
+                (S::UNPROCESSABLE_ENTITY, "invalid", "match-input", text.into())
+            }
+            Self::Busy => (S::SERVICE_UNAVAILABLE, "transient", "busy", "Busy; try again.".into()),
+            Self::Internal => {
+                let text = "The call could not be carried out; the reference leads to the log.";
+                (S::INTERNAL_SERVER_ERROR, "exception", "internal", text.into())
+            }
+            Self::Country(name, error) => country_row(name, error),
+        }
+    }
+
+    /// As an issue of a larger answer: what is missing and why.
+    pub fn warning(&self, reference: &str) -> Value {
+        let (_, issue, code, text) = self.row();
+        outcome_issue("warning", issue, code, &text, reference)
+    }
+
+    /// As an answer.
+    pub fn response(&self, reference: &str) -> Response {
+        let (status, issue, code, text) = self.row();
+        let body = outcome(vec![outcome_issue("error", issue, code, &text, reference)]);
+        let mut response =
+            (status, [(header::CONTENT_TYPE, super::FHIR_JSON)], Body::from(body.to_string())).into_response();
+        let headers = response.headers_mut();
+        match self {
+            Self::Token => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+            }
+            Self::Scope(scope) => {
+                let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
+                headers.extend(HeaderValue::try_from(value).ok().map(|v| (header::WWW_AUTHENTICATE, v)));
+            }
+            Self::Busy => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &'static str, String) {
+    use StatusCode as S;
+    match error {
+        GatewayError::Peer(PeerError::Timeout) => {
+            (S::GATEWAY_TIMEOUT, "timeout", "country-timeout", format!("{name} did not answer in time."))
+        }
+        GatewayError::Peer(PeerError::Unreachable(_) | PeerError::Http(_)) => {
+            (S::BAD_GATEWAY, "transient", "country-unreachable", format!("{name} cannot be reached."))
+        }
+        GatewayError::Peer(PeerError::NotServed) => {
+            (S::BAD_GATEWAY, "not-supported", "country-not-served", format!("{name} does not offer this."))
+        }
+        GatewayError::Peer(PeerError::Mismatch) => {
+            let text = format!("{name} sent something else than it announced; it is not shown.");
+            (S::BAD_GATEWAY, "exception", "content-mismatch", text)
+        }
+        // An absent, a blocked and somebody else's document are one answer.
+        GatewayError::Peer(PeerError::Refused(code))
+            if matches!(code.as_str(), "XDSDocumentUniqueIdError" | "4701" | "4703" | "XDSUnknownPatientId") =>
+        {
+            (S::NOT_FOUND, "not-found", "not-found", "Not found.".into())
+        }
+        GatewayError::Peer(_) => {
+            (S::BAD_GATEWAY, "exception", "country-error", format!("{name} answered with an error."))
+        }
+        GatewayError::Policy(PolicyError::Forbidden(_)) => Problem::Role.row(),
+        _ => Problem::Internal.row(),
+    }
+}
+
+/// An OperationOutcome.
+pub fn outcome(issues: Vec<Value>) -> Value {
+    json!({ "resourceType": "OperationOutcome", "issue": issues })
+}
+
+/// One issue; `diagnostics` holds the reference only.
+pub fn outcome_issue(severity: &str, issue: &str, code: &str, text: &str, reference: &str) -> Value {
+    json!({
+        "severity": severity,
+        "code": issue,
+        "details": { "coding": [{ "system": OUTCOME_SYSTEM, "code": code }], "text": text },
+        "diagnostics": format!("reference {reference}"),
+    })
+}

@@ -1,0 +1,233 @@
+//! Bearer tokens (IUA ITI-72): who calls, checked against the national issuer's keys.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use josekit::JoseError;
+use josekit::jwk::JwkSet;
+use josekit::jws::{
+    ES256, ES384, JwsVerifier, PS256, RS256, RS384,
+    alg::{ecdsa::EcdsaJwsAlgorithm, rsassa::RsassaJwsAlgorithm, rsassa_pss::RsassaPssJwsAlgorithm},
+};
+use josekit::jwt::{self, JwtPayload};
+use ncp_saml::{Code, HcpClaims, Purpose};
+use ncp_tls::Country;
+use serde_json::Value;
+
+use crate::config::{Clinician, Gateway};
+
+/// Longest token, bytes.
+const LONGEST: usize = 16 << 10;
+/// Clocks may differ by so much, seconds (`threats-and-needs.md` A.1).
+const SKEW: i64 = 60;
+/// ISCO, the code system of roles between countries.
+const ISCO: &str = "2.16.840.1.113883.2.9.6.2.7";
+const UNSPECIFIED: &str = "urn:oasis:names:tc:SAML:2.0:ac:classes:unspecified";
+
+/// Why a call is not the call of somebody who may. For the trail; the caller is told less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// No `Authorization: Bearer`.
+    #[error("token missing")]
+    Missing,
+    /// Not a JWT of ours: form, algorithm, key, signature.
+    #[error("token signature, key or algorithm")]
+    Signature,
+    /// Issuer or audience.
+    #[error("token is of another issuer or for another server")]
+    Address,
+    /// `exp`, `iat`, `nbf`.
+    #[error("token is expired or not yet valid")]
+    Time,
+    /// A required claim.
+    #[error("token lacks {0}")]
+    Claim(&'static str),
+}
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub struct Bearer {
+    /// Issuer and subject: to whom sealed values are bound.
+    pub subject: String,
+    /// Granted scopes.
+    pub scopes: Vec<String>,
+    /// What an HCP identity assertion will say; none when the role may not ask other countries.
+    pub claims: Option<HcpClaims>,
+}
+
+impl Bearer {
+    /// Whether a scope covers a resource: IHE's transaction name, SMART `user/R.rs`, or `system/R.read`.
+    pub fn may(&self, transaction: &str, resource: &str) -> bool {
+        self.scopes.iter().any(|scope| {
+            if scope == transaction {
+                return true;
+            }
+            let Some((who, what)) = scope.split_once('/') else { return false };
+            let Some((kind, rights)) = what.split_once('.') else { return false };
+            let rights = rights.split('?').next().unwrap_or_default();
+            let reads = matches!(rights, "read" | "search" | "*")
+                || (rights.contains(['r', 's']) && rights.chars().all(|c| "cruds".contains(c)));
+            matches!(who, "user" | "system") && (kind == resource || kind == "*") && reads
+        })
+    }
+}
+
+/// Checks tokens.
+pub struct Tokens {
+    verifiers: Vec<Key>,
+}
+
+struct Key {
+    id: Option<String>,
+    algorithm: &'static str,
+    verifier: Box<dyn JwsVerifier + Send + Sync>,
+}
+
+impl Tokens {
+    /// Reads the issuer's keys. Symmetric ones are refused: a server that could forge what it checks is no server.
+    ///
+    /// # Errors
+    /// What is wrong, for operators.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let bytes = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        let set = JwkSet::from_bytes(&bytes).map_err(|e| format!("{}: no JWKS: {e}", path.display()))?;
+        let mut verifiers = Vec::new();
+        for jwk in set.keys() {
+            let wanted = jwk.algorithm();
+            let mut keep = |algorithm: &'static str, made: Result<Box<dyn JwsVerifier + Send + Sync>, JoseError>| {
+                if wanted.is_none_or(|w| w == algorithm)
+                    && let Ok(verifier) = made
+                {
+                    verifiers.push(Key { id: jwk.key_id().map(ToOwned::to_owned), algorithm, verifier });
+                }
+            };
+            let ec = |a: &EcdsaJwsAlgorithm| -> Result<Box<dyn JwsVerifier + Send + Sync>, JoseError> {
+                Ok(Box::new(a.verifier_from_jwk(jwk)?))
+            };
+            let rsa = |a: &RsassaJwsAlgorithm| -> Result<Box<dyn JwsVerifier + Send + Sync>, JoseError> {
+                Ok(Box::new(a.verifier_from_jwk(jwk)?))
+            };
+            let pss = |a: &RsassaPssJwsAlgorithm| -> Result<Box<dyn JwsVerifier + Send + Sync>, JoseError> {
+                Ok(Box::new(a.verifier_from_jwk(jwk)?))
+            };
+            match (jwk.key_type(), jwk.curve()) {
+                ("EC", Some("P-256")) => keep("ES256", ec(&ES256)),
+                ("EC", Some("P-384")) => keep("ES384", ec(&ES384)),
+                ("RSA", _) => {
+                    keep("RS256", rsa(&RS256));
+                    keep("RS384", rsa(&RS384));
+                    keep("PS256", pss(&PS256));
+                }
+                (kind, _) => return Err(format!("{}: key of type {kind} is not taken", path.display())),
+            }
+        }
+        if verifiers.is_empty() {
+            return Err(format!("{}: no usable key", path.display()));
+        }
+        Ok(Self { verifiers })
+    }
+
+    /// Checks the token of a call.
+    ///
+    /// # Errors
+    /// The first check that does not hold.
+    pub fn check(
+        &self,
+        header: Option<&str>,
+        config: &Clinician,
+        gateway: &Gateway,
+        now: Timestamp,
+    ) -> Result<Bearer, TokenError> {
+        let token = header.and_then(|h| h.strip_prefix("Bearer ")).ok_or(TokenError::Missing)?.trim();
+        if token.is_empty() || token.len() > LONGEST {
+            return Err(TokenError::Missing);
+        }
+        let (payload, _) = jwt::decode_with_verifier_selector(token, |header| {
+            let mut fitting = self.verifiers.iter().filter(|key| {
+                Some(key.algorithm) == header.algorithm()
+                    && (header.key_id().is_none() || header.key_id() == key.id.as_deref())
+            });
+            Ok(fitting.next().map(|key| key.verifier.as_ref() as &dyn JwsVerifier))
+        })
+        .map_err(|_| TokenError::Signature)?;
+        claims(&payload, config, gateway, now)
+    }
+}
+
+fn claims(payload: &JwtPayload, config: &Clinician, gateway: &Gateway, now: Timestamp) -> Result<Bearer, TokenError> {
+    let text = |name: &'static str| match payload.claim(name) {
+        Some(Value::String(text)) if !text.is_empty() && text.len() <= 512 => Ok(text.as_str()),
+        _ => Err(TokenError::Claim(name)),
+    };
+    let seconds = |name: &'static str| payload.claim(name).and_then(Value::as_i64);
+    let issuer = text("iss")?;
+    let audience = match payload.claim("aud") {
+        Some(Value::String(one)) => *one == config.audience,
+        Some(Value::Array(several)) => several.iter().any(|a| a.as_str() == Some(&config.audience)),
+        _ => return Err(TokenError::Claim("aud")),
+    };
+    if issuer != config.issuer || !audience {
+        return Err(TokenError::Address);
+    }
+    let now = now.as_second();
+    let (exp, iat) = (seconds("exp").ok_or(TokenError::Claim("exp"))?, seconds("iat").ok_or(TokenError::Claim("iat"))?);
+    if exp.saturating_add(SKEW) <= now || iat > now + SKEW || seconds("nbf").is_some_and(|nbf| nbf > now + SKEW) {
+        return Err(TokenError::Time);
+    }
+    let subject = text("sub")?;
+    text("client_id")?;
+    text("jti")?;
+    let scopes = text("scope")?.split(' ').map(ToOwned::to_owned).collect();
+    let login = seconds("auth_time").unwrap_or(iat);
+    let claims = professional(payload, subject, login, config, gateway);
+    Ok(Bearer { subject: format!("{issuer}|{subject}"), scopes, claims })
+}
+
+/// `extensions.ihe_iua` (IUA 3.71.4.2.2.1) to the HCP identity assertion; the configuration says what a token does not.
+fn professional(
+    payload: &JwtPayload,
+    subject: &str,
+    login: i64,
+    config: &Clinician,
+    gateway: &Gateway,
+) -> Option<HcpClaims> {
+    let iua = payload.claim("extensions")?.get("ihe_iua")?;
+    let text = |name: &str| iua.get(name).and_then(Value::as_str).filter(|t| !t.is_empty() && t.len() <= 256);
+    let code = |name: &str| {
+        let of = |value: &Value| value.get("code").and_then(Value::as_str).map(ToOwned::to_owned);
+        iua.get(name)
+            .and_then(Value::as_array)
+            .map(|all| all.iter().filter_map(of).collect::<Vec<_>>())
+            .unwrap_or_default()
+    };
+    let role = code("subject_role").iter().find_map(|c| config.roles.get(c))?;
+    let emergency = code("purpose_of_use").iter().any(|c| is_emergency(c));
+    let class = payload.claim("acr").and_then(Value::as_str).and_then(|acr| config.acr.get(acr));
+    let country: Country = gateway.country;
+    Some(HcpClaims {
+        country,
+        name_id: text("national_provider_identifier").unwrap_or(subject).to_owned(),
+        subject_name: text("subject_name")?.to_owned(),
+        role: Code {
+            code: role.code.clone(),
+            system: ISCO.into(),
+            system_name: "ISCO".into(),
+            display: role.display.clone(),
+        },
+        organisation: text("subject_organization").unwrap_or(&config.organisation.name).to_owned(),
+        organisation_id: text("subject_organization_id").unwrap_or(&config.organisation.id).to_owned(),
+        facility_type: config.organisation.facility_type.clone(),
+        purpose: if emergency { Purpose::Emergency } else { Purpose::Treatment },
+        locality: config.organisation.locality.clone(),
+        npi: text("national_provider_identifier").map(ToOwned::to_owned),
+        home_community_id: gateway.home_community_id.to_string(),
+        permissions: role.permissions.clone(),
+        authn_context_class: class.map_or(UNSPECIFIED, String::as_str).to_owned(),
+        authn_instant: Timestamp::from_second(login).ok()?,
+    })
+}
+
+/// v3-ActReason codes of emergency access.
+pub fn is_emergency(code: &str) -> bool {
+    matches!(code, "ETREAT" | "BTG")
+}
