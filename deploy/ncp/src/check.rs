@@ -14,7 +14,7 @@ use openssl::sha::Sha256;
 use serde_json::json;
 
 use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, offset};
-use crate::{Error, audit, faults, refusals};
+use crate::{Error, audit, faults, refusals, treatment};
 
 /// Transfer syntaxes that a viewer of today takes.
 const SYNTAXES: &[&str] =
@@ -152,7 +152,7 @@ async fn story(
 
     let began = Instant::now();
     steps.done(&format!("audit {way}"), began, trail(demo, holding, patient).await);
-    Ok(())
+    treatment::story(steps, demo, asking, holding, patient, (&archive, instances)).await
 }
 
 async fn discover(neighbour: &Neighbour, receiver: &Oid, patient: &PatientId) -> Result<serde_json::Value, Error> {

@@ -18,6 +18,8 @@ pub(crate) struct Country {
     pub(crate) language: &'static str,
     pub(crate) zone: &'static str,
     pub(crate) seal: Algorithm,
+    /// Assigning authority of its patients.
+    pub(crate) patients: &'static str,
 }
 
 pub(crate) const NORWAY: Country = Country {
@@ -27,6 +29,7 @@ pub(crate) const NORWAY: Country = Country {
     language: "nb-NO",
     zone: "Europe/Oslo",
     seal: Algorithm::Rsa2048,
+    patients: "2.16.578.1.12.4.1.4.1",
 };
 pub(crate) const FINLAND: Country = Country {
     code: "fi",
@@ -35,9 +38,10 @@ pub(crate) const FINLAND: Country = Country {
     language: "fi-FI",
     zone: "Europe/Helsinki",
     seal: Algorithm::P256,
+    patients: "1.2.246.21",
 };
 
-/// First port of a country: peers +443, admin +445, translation +446, audit feed +447, audit query +448, audit admin +450,
+/// First port of a country: peers +443, clinicians +444, admin +445, translation +446, audit feed +447, audit query +448, audit admin +450,
 /// translation admin +451.
 pub(crate) fn offset(country: &str) -> u16 {
     if country == "fi" { 46000 } else { 47000 }
@@ -101,6 +105,9 @@ impl Demo {
         std::fs::create_dir_all(&dir)?;
         let no = CountryPki::create(&dir.join("no/pki"), "NO", NORWAY.seal)?;
         let fi = CountryPki::create(&dir.join("fi/pki"), "FI", FINLAND.seal)?;
+        for country in [&NORWAY, &FINLAND] {
+            crate::issuer::create(&dir.join(country.code).join("pki"))?;
+        }
         let fixtures = sources.join("tests/fixtures/dicom");
         for (country, studies) in [
             (&NORWAY, vec!["study-b/Series_B_1", "study-b/Series_B_2", "nist/iig-5401", "nist/rig-5421"]),
@@ -294,6 +301,28 @@ admin = "127.0.0.1:{admin}"
 certificate = "pki/tls-server.pem"
 key = "pki/tls-server.key"
 
+[client]
+certificate = "pki/tls-client.pem"
+key = "pki/tls-client.key"
+
+[clinician]
+listen = "127.0.0.1:{clinicians}"
+base_url = "{audience}"
+certificate = "pki/tls-server.pem"
+key = "pki/tls-server.key"
+issuer = "{issuer}"
+audience = "{audience}"
+jwks_file = "pki/jwks.json"
+sealing_key_file = "pki/sealing.key"
+language = "{language}"
+organisation = {{ name = "University hospital", id = "urn:oid:{home}.10", locality = "Radiology" }}
+acr = {{ two-factor = "urn:oasis:names:tc:SAML:2.0:ac:classes:SmartcardPKI" }}
+
+[clinician.roles."221"]
+code = "221"
+display = "Medical Doctors"
+permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
+
 [seal]
 certificate = "pki/seal.pem"
 key = "pki/seal.key"
@@ -335,6 +364,10 @@ uid_root = "{home}.31"
 country = "{other}"
 name = "{other_name}"
 home_community_id = "urn:oid:{other_home}"
+xcpd = "https://localhost:{other_port}/openncp-ws-server/services/XCPD_Service"
+xca = "https://localhost:{other_port}/openncp-ws-server/services/XCA_Service"
+xcai = "https://localhost:{other_port}/xcai/retrieve"
+patient_roots = ["{other_patients}"]
 tls_anchors = "../{other_lower}/pki/anchors.pem"
 seal_anchors = "../{other_lower}/pki/anchors.pem"
 "#,
@@ -352,6 +385,11 @@ seal_anchors = "../{other_lower}/pki/anchors.pem"
         other_lower = other.code,
         other_name = other.name,
         other_home = other.home,
+        other_port = offset(other.code) + 443,
+        other_patients = other.patients,
+        clinicians = port + 444,
+        audience = crate::issuer::audience(own.code),
+        issuer = crate::issuer::issuer(own.code),
     )
 }
 
@@ -398,11 +436,21 @@ enterprise_site = "{}"
 pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<(), Error> {
     let mut demo = Demo::prepare(data_dir(dir)?, sources)?;
     demo.start().await?;
-    println!("Norway   peers https://localhost:47443  health http://127.0.0.1:47445/readyz");
-    println!("Finland  peers https://localhost:46443  health http://127.0.0.1:46445/readyz");
-    println!("Folder   {}", demo.dir.display());
-    println!("Try      curl http://127.0.0.1:47445/metrics");
-    println!("         ncp audit list --country no");
+    let dir = demo.dir.display();
+    println!(
+        "Norway   clinicians https://localhost:47444  peers https://localhost:47443  health http://127.0.0.1:47445/readyz"
+    );
+    println!(
+        "Finland  clinicians https://localhost:46444  peers https://localhost:46443  health http://127.0.0.1:46445/readyz"
+    );
+    println!("Folder   {dir}");
+    println!("Try, in another terminal, with `ncp` from target/release:");
+    println!("  curl --cacert {dir}/fi/pki/anchors.pem https://localhost:46444/fhir/metadata");
+    println!("  ncp find --dir {dir} --patient '30857710106^^^&2.16.578.1.12.4.1.4.1&ISO'");
+    println!(
+        "  ncp fetch --dir {dir} --patient '30857710106^^^&2.16.578.1.12.4.1.4.1&ISO' --confirm-treatment --out images"
+    );
+    println!("  ncp audit list --dir {dir} --country no");
     println!("Ctrl-C stops both countries.");
     tokio::signal::ctrl_c().await?;
     demo.stop().await

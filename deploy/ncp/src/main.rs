@@ -9,9 +9,12 @@ use clap::{Parser, Subcommand};
 mod audit;
 mod bench;
 mod check;
+mod clinician;
 mod demo;
 mod faults;
+mod issuer;
 mod refusals;
+mod treatment;
 
 /// What goes wrong in a tool is told to a person.
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -40,6 +43,32 @@ enum Command {
         #[arg(long, default_value = ".")]
         sources: PathBuf,
     },
+    /// Finds a patient in another country, as a clinician's system does.
+    ///
+    /// Example: ncp find --patient '30857710106^^^&2.16.578.1.12.4.1.4.1&ISO'
+    Find(clinician::Find),
+    /// Fetches a patient's reports and images from another country into a folder.
+    ///
+    /// Example: ncp fetch --patient '30857710106^^^&2.16.578.1.12.4.1.4.1&ISO' --confirm-treatment --out images
+    Fetch(clinician::Fetch),
+    /// Prints a bearer token of the demonstration's issuer, for curl.
+    Token {
+        /// Country whose gateway is called: fi or no.
+        #[arg(long, default_value = "fi")]
+        country: String,
+        /// Folder of the demonstration; default NCP_DEMO_DIR or ~/.ncp-demo.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
+    /// Makes throw-away keys and certificates of one country, for tests and pilots; never for production.
+    Pki {
+        /// Two letters.
+        #[arg(long)]
+        country: String,
+        /// Folder; made if missing.
+        #[arg(long)]
+        out: PathBuf,
+    },
     /// Reads the audit trail of a running demonstration.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -54,6 +83,10 @@ async fn main() -> ExitCode {
         Command::Demo { check: false, dir, sources } => demo::run(dir, &sources).await.map(|()| true),
         Command::Demo { check: true, dir, sources } => check::run(dir, &sources).await,
         Command::Bench(bench) => bench::run(bench).await.map(|()| true),
+        Command::Find(command) => clinician::find(command).await.map(|()| true),
+        Command::Fetch(command) => clinician::fetch(command).await.map(|()| true),
+        Command::Token { country, dir } => print_token(&country, dir).map(|()| true),
+        Command::Pki { country, out } => pki(&country, &out).map(|()| true),
         Command::Audit(command) => audit::run(command).await.map(|()| true),
     };
     match done {
@@ -64,4 +97,19 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn print_token(country: &str, dir: Option<PathBuf>) -> Result<(), Error> {
+    let pki = demo::data_dir(dir)?.join(country).join("pki");
+    println!("{}", issuer::token(&pki, country, &issuer::Token::default())?);
+    Ok(())
+}
+
+fn pki(country: &str, out: &std::path::Path) -> Result<(), Error> {
+    if out.join("anchors.pem").exists() {
+        return Err(format!("{} holds a PKI already; give another --out", out.display()).into());
+    }
+    ncp_tests::pki::CountryPki::create(out, country, ncp_tests::pki::Algorithm::Rsa2048)?;
+    println!("written to {}: anchors.pem for the other countries; the keys stay here", out.display());
+    Ok(())
 }
