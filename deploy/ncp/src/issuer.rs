@@ -24,7 +24,10 @@ pub(crate) fn create(pki: &Path) -> Result<(), Error> {
     let mut key = Jwk::generate_ec_key(EcCurve::P256)?;
     key.set_key_id(KEY_ID);
     key.set_algorithm("ES256");
-    let public = key.to_public_key()?;
+    // The public part is made without these.
+    let mut public = key.to_public_key()?;
+    public.set_key_id(KEY_ID);
+    public.set_algorithm("ES256");
     std::fs::write(pki.join("issuer.jwk"), serde_json::to_vec(&key)?)?;
     std::fs::write(pki.join("jwks.json"), serde_json::to_vec_pretty(&json!({ "keys": [public] }))?)?;
     Ok(())

@@ -102,6 +102,7 @@ impl Clinic {
             Ok(_) => ("token lacks the scope".to_owned(), Problem::Scope(scope)),
             Err(error) => (error.to_string(), Problem::Token),
         };
+        tracing::info!(ncp.reference = %context.reference, rule, "token refused");
         let peer = PeerFacts { address: context.address.ip().to_string(), ..PeerFacts::default() };
         self.record(&Event::UserAuthenticationFailed { rule, peer }, context).await?;
         Err(problem)
