@@ -250,6 +250,38 @@ pub struct National {
 pub enum Connector {
     /// A folder of DICOM files and reports.
     Embedded(Embedded),
+    /// An archive with QIDO-RS and WADO-RS.
+    DicomWeb(DicomWeb),
+}
+
+/// A DICOMweb archive as Imaging Document Source, with manifests made on the fly.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DicomWeb {
+    /// What people call it.
+    pub name: String,
+    /// Base of QIDO-RS and WADO-RS, `http(s)://host:port/path`.
+    pub url: String,
+    /// Anchors of its certificate, PEM; needed for https.
+    pub anchors: Option<PathBuf>,
+    /// User of HTTP basic authentication.
+    pub user: Option<String>,
+    /// File with the password, mode 0600.
+    pub password_file: Option<PathBuf>,
+    /// Codes of the manifests' entries (TOML).
+    pub manifest_codes: PathBuf,
+    /// repositoryUniqueId of the manifests made for it.
+    #[serde(deserialize_with = "oid")]
+    pub repository_unique_id: Oid,
+    /// Retrieve Location UIDs it serves; the first goes into manifests made here.
+    #[serde(deserialize_with = "oids")]
+    pub location_uids: Vec<Oid>,
+    /// Time zone of the archive (IANA).
+    #[serde(default = "utc")]
+    pub time_zone: String,
+    /// Root under which manifests made here get their UIDs.
+    #[serde(deserialize_with = "oid")]
+    pub uid_root: Oid,
 }
 
 /// A folder as Document Registry, Document Repository and Imaging Document Source.
@@ -377,8 +409,13 @@ impl Config {
         if let Some(national) = &mut self.national {
             all.push(&mut national.patients_file);
             for connector in &mut national.connector {
-                let Connector::Embedded(connector) = connector;
-                all.push(&mut connector.folder);
+                match connector {
+                    Connector::Embedded(connector) => all.push(&mut connector.folder),
+                    Connector::DicomWeb(archive) => {
+                        all.push(&mut archive.manifest_codes);
+                        all.extend(archive.anchors.iter_mut().chain(&mut archive.password_file));
+                    }
+                }
             }
         }
         for peer in &mut self.peer {
@@ -439,14 +476,28 @@ impl Config {
         if let Some(national) = &self.national {
             for (index, connector) in national.connector.iter().enumerate() {
                 let at = |key: &str| format!("national.connector[{index}].{key}");
-                let Connector::Embedded(c) = connector;
-                if !c.folder.is_dir() {
-                    say(&at("folder"), format!("no such folder: {}", c.folder.display()));
-                }
-                if c.location_uids.is_empty() {
+                let (locations, root) = match connector {
+                    Connector::Embedded(c) => {
+                        if !c.folder.is_dir() {
+                            say(&at("folder"), format!("no such folder: {}", c.folder.display()));
+                        }
+                        (&c.location_uids, &c.uid_root)
+                    }
+                    Connector::DicomWeb(c) => {
+                        let secret = c.url.starts_with("https://");
+                        if !(secret || c.url.starts_with("http://")) || secret != c.anchors.is_some() {
+                            say(&at("url"), "expected http://… without anchors, or https://… with anchors".into());
+                        }
+                        if !file(&c.manifest_codes) {
+                            say(&at("manifest_codes"), format!("no such file: {}", c.manifest_codes.display()));
+                        }
+                        (&c.location_uids, &c.uid_root)
+                    }
+                };
+                if locations.is_empty() {
                     say(&at("location_uids"), "at least one Retrieve Location UID".into());
                 }
-                if c.uid_root.as_str().len() > 43 {
+                if root.as_str().len() > 43 {
                     say(&at("uid_root"), "at most 43 characters, so that UIDs under it stay within 64".into());
                 }
             }

@@ -178,6 +178,9 @@ fn facts(found: &ncp_proto::audit::Found) -> Option<&ncp_proto::audit::Facts> {
     found.record.as_ref()?.facts.as_ref()
 }
 
+/// Name, caller, method, URL, body, the status that is expected.
+type Case<'a> = (&'a str, &'a Client, Method, String, Option<&'a Value>, StatusCode);
+
 /// Tokens and sealed bases that must not do.
 async fn refusals(
     steps: &mut Steps,
@@ -211,7 +214,7 @@ async fn refusals(
     let confirm = format!("{}/$confirm-treatment", entry.get("fullUrl").and_then(Value::as_str).unwrap_or_default());
     let btg = json!({ "resourceType": "Parameters", "parameter": [
         { "name": "purpose", "valueCoding": { "code": "BTG" } }, { "name": "relationship", "valueBoolean": true } ] });
-    let cases: Vec<(&str, &Client, Method, String, Option<&Value>, StatusCode)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("bearer-missing", &none, Method::POST, match_url.clone(), Some(&body), StatusCode::UNAUTHORIZED),
         ("bearer-expired", &expired, Method::POST, match_url.clone(), Some(&body), StatusCode::UNAUTHORIZED),
         ("bearer-forged", &forged, Method::POST, match_url.clone(), Some(&body), StatusCode::UNAUTHORIZED),

@@ -8,6 +8,7 @@ use ncp_ihe::{
     DocumentEntry, ImagingRequest, Oid, PatientQuery, PatientRecord, SeriesRequest, StoredQuery, StudyRequest,
 };
 
+use super::dicomweb::DicomWebSource;
 use super::embedded::EmbeddedSource;
 use super::patients::Patients;
 use super::{
@@ -26,21 +27,53 @@ pub struct National {
 /// One system. A new kind is a new variant.
 enum Connector {
     Embedded(EmbeddedSource),
+    DicomWeb(DicomWebSource),
 }
 
 impl Connector {
-    fn embedded(&self) -> &EmbeddedSource {
+    fn repository(&self) -> &Oid {
         match self {
-            Self::Embedded(source) => source,
+            Self::Embedded(source) => source.repository(),
+            Self::DicomWeb(source) => source.repository(),
         }
     }
 
-    fn repository(&self) -> &Oid {
-        self.embedded().repository()
+    fn locations(&self) -> &[Oid] {
+        match self {
+            Self::Embedded(source) => source.locations(),
+            Self::DicomWeb(source) => source.locations(),
+        }
     }
 
-    fn locations(&self) -> &[Oid] {
-        self.embedded().locations()
+    async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
+        match self {
+            Self::Embedded(source) => source.query(query).await,
+            Self::DicomWeb(source) => source.query(query).await,
+        }
+    }
+
+    async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
+        match self {
+            Self::Embedded(source) => source.retrieve(entry).await,
+            Self::DicomWeb(source) => source.retrieve(entry).await,
+        }
+    }
+
+    async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
+        match self {
+            Self::Embedded(source) => source.locate(request).await,
+            Self::DicomWeb(source) => source.locate(request).await,
+        }
+    }
+
+    async fn retrieve_instances(
+        &self,
+        study: Authorised<Disclose<LocatedStudy>>,
+    ) -> Result<InstanceStream, NationalError> {
+        match self {
+            Self::Embedded(source) => source.retrieve_instances(study).await,
+            Self::DicomWeb(source) => source.retrieve_instances(study).await,
+        }
     }
 }
 
@@ -53,8 +86,15 @@ impl National {
         let patients = Arc::new(Patients::load(&config.patients_file)?);
         let mut connectors = Vec::new();
         for connector in &config.connector {
-            let config::Connector::Embedded(embedded) = connector;
-            connectors.push(Connector::Embedded(EmbeddedSource::scan(embedded, &config.language, patients.clone())?));
+            let language = &config.language;
+            connectors.push(match connector {
+                config::Connector::Embedded(folder) => {
+                    Connector::Embedded(EmbeddedSource::scan(folder, language, patients.clone())?)
+                }
+                config::Connector::DicomWeb(archive) => {
+                    Connector::DicomWeb(DicomWebSource::new(archive, language, patients.clone())?)
+                }
+            });
         }
         Ok(Self { patients, connectors })
     }
@@ -79,7 +119,7 @@ impl DocumentRegistry for National {
     async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
         let mut out = Vec::new();
         for connector in &self.connectors {
-            out.extend(connector.embedded().query(query).await?);
+            out.extend(connector.query(query).await?);
         }
         Ok(out)
     }
@@ -88,7 +128,7 @@ impl DocumentRegistry for National {
 impl DocumentRepository for National {
     async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
         let connector = self.connectors.iter().find(|c| *c.repository() == entry.get().repository_unique_id);
-        connector.ok_or(NationalError::UnknownRepository)?.embedded().retrieve(entry).await
+        connector.ok_or(NationalError::UnknownRepository)?.retrieve(entry).await
     }
 }
 
@@ -100,7 +140,7 @@ impl ImagingDocumentSource for National {
         for location in locations {
             let part = request.derive(at_location(request.get(), location));
             let located = match self.at_location(location) {
-                Some(connector) => connector.embedded().locate(&part).await?,
+                Some(connector) => connector.locate(&part).await?,
                 None => unknown_source(part.get()),
             };
             for study in located {
@@ -123,7 +163,7 @@ impl ImagingDocumentSource for National {
         let mut streams = Vec::new();
         for (location, part) in study.split_by(|instance| instance.request.repository.clone()) {
             let connector = self.at_location(&location).ok_or(NationalError::UnknownRepository)?;
-            streams.push(connector.embedded().retrieve_instances(part).await?);
+            streams.push(connector.retrieve_instances(part).await?);
         }
         Ok(Box::pin(futures_util::stream::iter(streams).flatten()))
     }

@@ -9,21 +9,20 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use ncp_ihe::{DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, KosDialect, Oid, StoredQuery, Uid};
+use ncp_ihe::{DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, Oid, StoredQuery, Uid};
 use tokio::io::AsyncReadExt;
 
+use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite};
 use super::patients::Patients;
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, InstanceStream,
-    LocatedInstance, LocatedStudy, Missing, NationalError,
+    LocatedStudy, NationalError,
 };
 use crate::config::Embedded;
 use crate::policy::{Authorised, Disclose, LookUp};
 
 mod reports;
 mod scan;
-
-pub(crate) use scan::{IndexedInstance, IndexedStudy};
 
 /// Bytes read at once.
 const READ: usize = 256 << 10;
@@ -48,18 +47,22 @@ impl EmbeddedSource {
     /// # Errors
     /// What is wrong, for operators.
     pub fn scan(config: &Embedded, language: &str, patients: Arc<Patients>) -> Result<Self, String> {
-        let zone =
-            jiff::tz::TimeZone::get(&config.time_zone).map_err(|e| format!("{}: time_zone: {e}", config.name))?;
         let studies = scan::studies(&config.folder.join("dicom"), &patients)?;
-        let mut documents = reports::load(&config.folder.join("reports"), config, &zone)?;
-        let codes = reports::ManifestCodes::load(&config.folder.join("manifest.toml"))?;
+        let mut documents = reports::load(&config.folder.join("reports"), config)?;
+        let site = ManifestSite {
+            name: config.name.clone(),
+            repository: config.repository_unique_id.clone(),
+            location: config.location_uids.first().ok_or("no location_uids")?.clone(),
+            uid_root: config.uid_root.clone(),
+            zone: jiff::tz::TimeZone::get(&config.time_zone).map_err(|e| format!("{}: time_zone: {e}", config.name))?,
+            language: language.to_owned(),
+            codes: ManifestCodes::load(&config.folder.join("manifest.toml"))?,
+        };
         for study in studies.values() {
             // A study of nobody gets no manifest.
             let Some(patient) = study.patient.clone() else { continue };
-            let manifest = scan::manifest(study, config)?;
-            let bytes = manifest.write_kos(KosDialect::Mado).map_err(|e| format!("manifest: {e}"))?;
-            let entry = reports::manifest_entry((study, patient), &manifest, &bytes, &codes, config, language, &zone);
-            documents.push(Held { entry, bytes: bytes.into() });
+            let (entry, bytes) = site.document(study, patient)?;
+            documents.push(Held { entry, bytes });
         }
         tracing::info!(connector = %config.name, studies = studies.len(), documents = documents.len(), "folder scanned");
         Ok(Self {
@@ -78,42 +81,6 @@ impl EmbeddedSource {
     /// Retrieve Location UIDs it serves.
     pub fn locations(&self) -> &[Oid] {
         &self.locations
-    }
-
-    fn locate_one(&self, study: &ncp_ihe::StudyRequest, syntaxes: &[Uid]) -> LocatedStudy {
-        let indexed = self.studies.get(&study.study);
-        let mut out = LocatedStudy {
-            study: study.study.clone(),
-            patient: indexed.and_then(|s| s.patient.clone()),
-            instances: Vec::new(),
-            missing: Vec::new(),
-            modalities: indexed.map(|s| s.modalities()).unwrap_or_default(),
-            study_date: indexed.and_then(|s| s.study_date.clone()),
-        };
-        for series in &study.series {
-            for request in &series.instances {
-                let found = indexed.and_then(|s| s.instance(&request.document)).filter(|i| i.series == series.series);
-                match found {
-                    None => out.missing.push((request.clone(), Missing::Unknown)),
-                    Some(instance) if instance.withheld => out.missing.push((request.clone(), Missing::Mismatch)),
-                    Some(instance) if !syntaxes.contains(&instance.transfer_syntax) => {
-                        out.missing.push((request.clone(), Missing::TransferSyntax));
-                    }
-                    Some(instance) => out.instances.push(located(request, instance)),
-                }
-            }
-        }
-        out
-    }
-}
-
-fn located(request: &DocumentRequest, instance: &IndexedInstance) -> LocatedInstance {
-    LocatedInstance {
-        request: request.clone(),
-        series: instance.series.clone(),
-        sop_class: Some(instance.sop_class.clone()),
-        transfer_syntax: Some(instance.transfer_syntax.clone()),
-        size: Some(instance.size),
     }
 }
 
@@ -147,7 +114,10 @@ impl DocumentRepository for EmbeddedSource {
 impl ImagingDocumentSource for EmbeddedSource {
     async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
         let request = request.get();
-        Ok(request.studies.iter().map(|study| self.locate_one(study, &request.transfer_syntaxes)).collect())
+        let locate = |study: &ncp_ihe::StudyRequest| {
+            IndexedStudy::locate(self.studies.get(&study.study), study, &request.transfer_syntaxes)
+        };
+        Ok(request.studies.iter().map(locate).collect())
     }
 
     async fn retrieve_instances(
@@ -159,7 +129,8 @@ impl ImagingDocumentSource for EmbeddedSource {
         let mut files: Vec<(DocumentRequest, PathBuf, u64)> = Vec::new();
         for instance in study.instances {
             let found = indexed.instance(&instance.request.document).ok_or(NationalError::UnknownDocument)?;
-            files.push((instance.request, found.path.clone(), found.size));
+            let (path, size) = found.file.clone().ok_or(NationalError::UnknownDocument)?;
+            files.push((instance.request, path, size));
         }
         let stream = futures_util::stream::iter(files)
             .map(|(request, path, size)| Ok(Instance { request, size: Some(size), content: file_content(path, size) }));

@@ -30,8 +30,10 @@ use ncp_ihe::{
 
 use crate::policy::{Authorised, Disclose, LookUp};
 
+pub mod dicomweb;
 pub mod directory;
 pub mod embedded;
+mod manifests;
 pub mod patients;
 
 pub use directory::National;

@@ -1,60 +1,15 @@
-//! Reading the headers of a folder of DICOM files, and the manifest of a study.
+//! Reading the headers of a folder of DICOM files.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
-use ncp_ihe::{Manifest, ManifestInstance, ManifestPatient, ManifestSeries, PatientId, Uid};
+use ncp_ihe::{ManifestPatient, Uid};
 use walkdir::WalkDir;
 
-use crate::config::Embedded;
+use crate::national::manifests::{IndexedInstance, IndexedStudy};
 use crate::national::patients::Patients;
-
-/// A study in the folder.
-pub(crate) struct IndexedStudy {
-    pub(crate) study: Uid,
-    /// The national patient; `None` when the archive's id fits nobody.
-    pub(crate) patient: Option<PatientId>,
-    pub(crate) facts: ManifestPatient,
-    pub(crate) study_date: Option<String>,
-    pub(crate) study_time: Option<String>,
-    pub(crate) timezone: Option<String>,
-    pub(crate) description: Option<String>,
-    pub(crate) accession: Option<String>,
-    /// Sorted by series, number, UID.
-    pub(crate) instances: Vec<IndexedInstance>,
-}
-
-/// An instance in the folder.
-pub(crate) struct IndexedInstance {
-    pub(crate) sop_instance: Uid,
-    pub(crate) sop_class: Uid,
-    pub(crate) series: Uid,
-    pub(crate) series_number: Option<u32>,
-    pub(crate) series_description: Option<String>,
-    pub(crate) modality: Option<String>,
-    pub(crate) number: Option<u32>,
-    pub(crate) frames: Option<u32>,
-    pub(crate) transfer_syntax: Uid,
-    pub(crate) path: PathBuf,
-    pub(crate) size: u64,
-    /// Names another patient than its study: never served.
-    pub(crate) withheld: bool,
-}
-
-impl IndexedStudy {
-    pub(crate) fn instance(&self, sop_instance: &str) -> Option<&IndexedInstance> {
-        self.instances.iter().find(|i| i.sop_instance.as_str() == sop_instance)
-    }
-
-    pub(crate) fn modalities(&self) -> Vec<String> {
-        let mut out: Vec<String> = self.instances.iter().filter_map(|i| i.modality.clone()).collect();
-        out.sort();
-        out.dedup();
-        out
-    }
-}
 
 /// Reads all headers under the folder.
 pub(crate) fn studies(folder: &Path, patients: &Patients) -> Result<BTreeMap<Uid, IndexedStudy>, String> {
@@ -73,14 +28,7 @@ pub(crate) fn studies(folder: &Path, patients: &Patients) -> Result<BTreeMap<Uid
         }
     }
     for study in out.values_mut() {
-        study.instances.sort_by(|a, b| {
-            (a.series_number, &a.series, a.number, &a.sop_instance).cmp(&(
-                b.series_number,
-                &b.series,
-                b.number,
-                &b.sop_instance,
-            ))
-        });
+        study.sort();
     }
     Ok(out)
 }
@@ -150,62 +98,9 @@ fn add(
         modality: text(object, tags::MODALITY),
         number: number(tags::INSTANCE_NUMBER),
         frames: number(tags::NUMBER_OF_FRAMES),
-        transfer_syntax: Uid::parse(object.meta().transfer_syntax()).ok()?,
-        path: path.to_owned(),
-        size: std::fs::metadata(path).ok()?.len(),
+        transfer_syntax: Some(Uid::parse(object.meta().transfer_syntax()).ok()?),
+        file: Some((path.to_owned(), std::fs::metadata(path).ok()?.len())),
         withheld,
     });
     Some(())
-}
-
-/// The manifest of a study: the same UIDs and bytes at every call.
-pub(crate) fn manifest(study: &IndexedStudy, config: &Embedded) -> Result<Manifest, String> {
-    let mut series: Vec<ManifestSeries> = Vec::new();
-    for instance in study.instances.iter().filter(|i| !i.withheld) {
-        let one = ManifestInstance {
-            sop_class: instance.sop_class.clone(),
-            sop_instance: instance.sop_instance.clone(),
-            number: instance.number,
-            frames: instance.frames,
-        };
-        match series.iter_mut().find(|s| s.series == instance.series) {
-            Some(known) => known.instances.push(one),
-            None => series.push(ManifestSeries {
-                series: instance.series.clone(),
-                modality: instance.modality.clone(),
-                number: instance.series_number,
-                description: instance.series_description.clone(),
-                location: config.location_uids.first().cloned(),
-                retrieve_url: None,
-                instances: vec![one],
-            }),
-        }
-    }
-    let date = study.study_date.clone().unwrap_or_default();
-    let time: String = study.study_time.clone().unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
-    let content: Vec<&str> = study.instances.iter().map(|i| i.sop_instance.as_str()).collect();
-    let own = |what: &str| derived_uid(config, &[study.study.as_str(), what, &content.join(" ")]);
-    Ok(Manifest {
-        sop_instance: own("manifest")?,
-        own_series: own("series")?,
-        study: study.study.clone(),
-        patient: study.facts.clone(),
-        study_date: study.study_date.clone(),
-        study_time: study.study_time.clone(),
-        timezone: study.timezone.clone(),
-        description: study.description.clone(),
-        accession: study.accession.clone(),
-        created: (date.len() == 8).then(|| format!("{date}{time:0<6}")),
-        title: None,
-        series,
-        warnings: Vec::new(),
-    })
-}
-
-/// A UID under the configured root, from a digest.
-fn derived_uid(config: &Embedded, parts: &[&str]) -> Result<Uid, String> {
-    let digest = openssl::sha::sha256(parts.join("/").as_bytes());
-    let number = digest[..8].iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-    let text = format!("{}.{number}", config.uid_root);
-    Uid::parse(&text).map_err(|_| format!("{}: uid_root leaves no room for UIDs", config.name))
 }

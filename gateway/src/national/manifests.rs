@@ -1,0 +1,297 @@
+//! Manifests made on the fly out of what an archive lists: deterministic, since `hash` must fit at every call.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use jiff::tz::TimeZone;
+use ncp_ihe::{
+    Availability, Coded, DocumentEntry, DocumentRequest, Dtm, EntryType, KosDialect, Manifest, ManifestInstance,
+    ManifestPatient, ManifestSeries, Oid, PatientId, ReferenceId, StudyRequest, Uid,
+};
+use serde::Deserialize;
+
+use super::{LocatedInstance, LocatedStudy, Missing};
+
+/// A study as its archive lists it.
+pub(crate) struct IndexedStudy {
+    pub(crate) study: Uid,
+    /// The national patient; `None` when the archive's id fits nobody.
+    pub(crate) patient: Option<PatientId>,
+    pub(crate) facts: ManifestPatient,
+    pub(crate) study_date: Option<String>,
+    pub(crate) study_time: Option<String>,
+    pub(crate) timezone: Option<String>,
+    pub(crate) description: Option<String>,
+    pub(crate) accession: Option<String>,
+    /// Sorted by series, number, UID.
+    pub(crate) instances: Vec<IndexedInstance>,
+}
+
+/// An instance as its archive lists it.
+pub(crate) struct IndexedInstance {
+    pub(crate) sop_instance: Uid,
+    pub(crate) sop_class: Uid,
+    pub(crate) series: Uid,
+    pub(crate) series_number: Option<u32>,
+    pub(crate) series_description: Option<String>,
+    pub(crate) modality: Option<String>,
+    pub(crate) number: Option<u32>,
+    pub(crate) frames: Option<u32>,
+    /// Where the archive says it.
+    pub(crate) transfer_syntax: Option<Uid>,
+    /// File and its bytes, where the archive is a folder.
+    pub(crate) file: Option<(PathBuf, u64)>,
+    /// Names another patient than its study: never served.
+    pub(crate) withheld: bool,
+}
+
+impl IndexedStudy {
+    pub(crate) fn instance(&self, sop_instance: &str) -> Option<&IndexedInstance> {
+        self.instances.iter().find(|i| i.sop_instance.as_str() == sop_instance)
+    }
+
+    pub(crate) fn sort(&mut self) {
+        self.instances.sort_by(|a, b| {
+            let key = |i: &'_ IndexedInstance| (i.series_number, i.series.clone(), i.number, i.sop_instance.clone());
+            key(a).cmp(&key(b))
+        });
+    }
+
+    /// What of a request the archive has.
+    pub(crate) fn locate(indexed: Option<&Self>, study: &StudyRequest, syntaxes: &[Uid]) -> LocatedStudy {
+        let mut out = LocatedStudy {
+            study: study.study.clone(),
+            patient: indexed.and_then(|s| s.patient.clone()),
+            instances: Vec::new(),
+            missing: Vec::new(),
+            modalities: indexed.map(|s| s.modalities()).unwrap_or_default(),
+            study_date: indexed.and_then(|s| s.study_date.clone()),
+        };
+        for series in &study.series {
+            for request in &series.instances {
+                let found = indexed.and_then(|s| s.instance(&request.document)).filter(|i| i.series == series.series);
+                match found {
+                    None => out.missing.push((request.clone(), Missing::Unknown)),
+                    Some(instance) if instance.withheld => out.missing.push((request.clone(), Missing::Mismatch)),
+                    Some(instance) if instance.transfer_syntax.as_ref().is_some_and(|s| !syntaxes.contains(s)) => {
+                        out.missing.push((request.clone(), Missing::TransferSyntax));
+                    }
+                    Some(instance) => out.instances.push(located(request, instance)),
+                }
+            }
+        }
+        out
+    }
+
+    pub(crate) fn modalities(&self) -> Vec<String> {
+        let mut out: Vec<String> = self.instances.iter().filter_map(|i| i.modality.clone()).collect();
+        out.sort();
+        out.dedup();
+        out
+    }
+}
+
+fn located(request: &DocumentRequest, instance: &IndexedInstance) -> LocatedInstance {
+    LocatedInstance {
+        request: request.clone(),
+        series: instance.series.clone(),
+        sop_class: Some(instance.sop_class.clone()),
+        transfer_syntax: instance.transfer_syntax.clone(),
+        size: instance.file.as_ref().map(|(_, size)| *size),
+    }
+}
+
+/// A code in a TOML file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Code {
+    code: String,
+    system: String,
+    display: Option<String>,
+}
+
+impl From<&Code> for Coded {
+    fn from(code: &Code) -> Self {
+        Self::new(&code.code, &code.system, code.display.as_deref())
+    }
+}
+
+/// `manifest.toml`: the codes of manifests made here.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ManifestCodes {
+    class: Code,
+    #[serde(rename = "type")]
+    kind: Code,
+    practice_setting: Code,
+    facility_type: Code,
+    confidentiality: Vec<Code>,
+}
+
+impl ManifestCodes {
+    pub(crate) fn load(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        toml::from_str(&text).map_err(|e| format!("{}: {}", path.display(), e.message()))
+    }
+}
+
+/// What the manifests of an archive say of it.
+pub(crate) struct ManifestSite {
+    /// What people call the archive.
+    pub(crate) name: String,
+    /// repositoryUniqueId of its manifests.
+    pub(crate) repository: Oid,
+    /// Retrieve Location UID of its series.
+    pub(crate) location: Oid,
+    /// Root of UIDs made here.
+    pub(crate) uid_root: Oid,
+    /// Zone of dates without an offset.
+    pub(crate) zone: TimeZone,
+    /// Language of the country's documents.
+    pub(crate) language: String,
+    /// Codes of the entries.
+    pub(crate) codes: ManifestCodes,
+}
+
+impl ManifestSite {
+    /// The manifest of a study and its entry; the same at every call.
+    pub(crate) fn document(&self, study: &IndexedStudy, patient: PatientId) -> Result<(DocumentEntry, Bytes), String> {
+        let manifest = self.manifest(study)?;
+        let bytes = manifest.write_kos(KosDialect::Mado).map_err(|e| format!("{}: manifest: {e}", self.name))?;
+        Ok((self.entry(study, patient, &manifest, &bytes), bytes.into()))
+    }
+
+    fn manifest(&self, study: &IndexedStudy) -> Result<Manifest, String> {
+        let mut series: Vec<ManifestSeries> = Vec::new();
+        for instance in study.instances.iter().filter(|i| !i.withheld) {
+            let one = ManifestInstance {
+                sop_class: instance.sop_class.clone(),
+                sop_instance: instance.sop_instance.clone(),
+                number: instance.number,
+                frames: instance.frames,
+            };
+            match series.iter_mut().find(|s| s.series == instance.series) {
+                Some(known) => known.instances.push(one),
+                None => series.push(ManifestSeries {
+                    series: instance.series.clone(),
+                    modality: instance.modality.clone(),
+                    number: instance.series_number,
+                    description: instance.series_description.clone(),
+                    location: Some(self.location.clone()),
+                    retrieve_url: None,
+                    instances: vec![one],
+                }),
+            }
+        }
+        let date = study.study_date.clone().unwrap_or_default();
+        let time: String =
+            study.study_time.clone().unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+        let content: Vec<&str> = study.instances.iter().map(|i| i.sop_instance.as_str()).collect();
+        let own = |what: &str| self.derived_uid(&[study.study.as_str(), what, &content.join(" ")]);
+        Ok(Manifest {
+            sop_instance: own("manifest")?,
+            own_series: own("series")?,
+            study: study.study.clone(),
+            patient: study.facts.clone(),
+            study_date: study.study_date.clone(),
+            study_time: study.study_time.clone(),
+            timezone: study.timezone.clone(),
+            description: study.description.clone(),
+            accession: study.accession.clone(),
+            created: (date.len() == 8).then(|| format!("{date}{time:0<6}")),
+            title: None,
+            series,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// A UID under the configured root, from a digest.
+    fn derived_uid(&self, parts: &[&str]) -> Result<Uid, String> {
+        let digest = openssl::sha::sha256(parts.join("/").as_bytes());
+        let number = digest[..8].iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+        let text = format!("{}.{number}", self.uid_root);
+        Uid::parse(&text).map_err(|_| format!("{}: uid_root leaves no room for UIDs", self.name))
+    }
+
+    /// DocumentEntry of a KOS (`ihe-transactions.md` 7.2).
+    fn entry(&self, study: &IndexedStudy, patient_id: PatientId, manifest: &Manifest, bytes: &[u8]) -> DocumentEntry {
+        let codes = &self.codes;
+        let started = utc(study, &self.zone);
+        let mut reference_ids = vec![ReferenceId::study(&study.study)];
+        reference_ids
+            .extend(study.accession.as_ref().map(|a| ReferenceId::accession(a, Some(self.repository.clone()))));
+        DocumentEntry {
+            entry_uuid: entry_uuid(manifest.sop_instance.as_str()),
+            unique_id: manifest.sop_instance.to_string(),
+            home: None,
+            repository_unique_id: self.repository.clone(),
+            availability: Availability::Approved,
+            entry_type: EntryType::Stable,
+            source_patient_id: Some(patient_id.clone()),
+            patient_id,
+            source_patient_info: Vec::new(),
+            class_code: (&codes.class).into(),
+            type_code: (&codes.kind).into(),
+            format_code: Coded::new(
+                "1.2.840.10008.5.1.4.1.1.88.59",
+                "1.2.840.10008.2.6.1",
+                Some("Key Object Selection Document"),
+            ),
+            practice_setting: (&codes.practice_setting).into(),
+            facility_type: (&codes.facility_type).into(),
+            confidentiality: codes.confidentiality.iter().map(Into::into).collect(),
+            event_codes: study
+                .modalities()
+                .into_iter()
+                .filter(|m| !matches!(m.as_str(), "KO" | "PR"))
+                .map(|m| Coded::new(&m, "1.2.840.10008.2.16.4", Some(&m)))
+                .collect(),
+            language: self.language.clone(),
+            mime_type: "application/dicom".into(),
+            title: study.description.clone(),
+            comments: None,
+            creation_time: started.clone().or_else(|| Dtm::parse("1970").ok()),
+            service_start: started,
+            service_stop: None,
+            hash: Some(hex::encode(openssl::sha::sha1(bytes))),
+            size: Some(bytes.len() as u64),
+            reference_ids,
+            authors: Vec::new(),
+            legal_authenticator: None,
+            extra_slots: Vec::new(),
+        }
+    }
+}
+
+/// Study Date and Time as UTC: by the object's own offset, else by the archive's zone.
+fn utc(study: &IndexedStudy, zone: &TimeZone) -> Option<Dtm> {
+    let date = study.study_date.as_deref().filter(|d| d.len() == 8)?;
+    let time: String =
+        study.study_time.clone().unwrap_or_default().chars().take_while(char::is_ascii_digit).take(6).collect();
+    let local = jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", format!("{date}{time:0<6}")).ok()?;
+    let zone = match study.timezone.as_deref().and_then(offset) {
+        Some(offset) => TimeZone::fixed(offset),
+        None => zone.clone(),
+    };
+    Some(Dtm::of(local.to_zoned(zone).ok()?.timestamp()))
+}
+
+/// `+0200`
+fn offset(text: &str) -> Option<jiff::tz::Offset> {
+    let (sign, digits) = match text.as_bytes().first()? {
+        b'+' => (1, text.get(1..)?),
+        b'-' => (-1, text.get(1..)?),
+        _ => return None,
+    };
+    let hours: i32 = digits.get(..2)?.parse().ok()?;
+    let minutes: i32 = digits.get(2..4)?.parse().ok()?;
+    jiff::tz::Offset::from_seconds(sign * (hours * 3600 + minutes * 60)).ok()
+}
+
+/// The same entryUUID at every start.
+pub(crate) fn entry_uuid(unique_id: &str) -> String {
+    let digest = openssl::sha::sha256(unique_id.as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid().urn().to_string()
+}
