@@ -67,6 +67,10 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
         story(&mut steps, &demo, &FINLAND, &NORWAY, &patient, (25, 1)).await?;
         let patient = PatientId::parse_cx("010478-900X^^^&1.2.246.21&ISO")?;
         story(&mut steps, &demo, &NORWAY, &FINLAND, &patient, (1, 0)).await?;
+        let patient = PatientId::parse_cx("01827854321^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+        let began = Instant::now();
+        let stored = archive(&demo.dir.join("no/orthanc-import"))?;
+        steps.done("orthanc fi-no", began, treatment::orthanc(&demo, &FINLAND, &patient, &stored).await);
         refusals::run(&mut steps, &demo).await?;
         faults::run(&mut steps, &mut demo).await;
         let dir = demo.dir.clone();

@@ -4,6 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use ncp_tests::pki::{Algorithm, CountryPki};
 use ncp_tests::synth::Study;
 use tokio::process::{Child, Command};
@@ -42,7 +46,7 @@ pub(crate) const FINLAND: Country = Country {
 };
 
 /// First port of a country: peers +443, clinicians +444, admin +445, translation +446, audit feed +447, audit query +448, audit admin +450,
-/// translation admin +451.
+/// translation admin +451, Orthanc +452.
 pub(crate) fn offset(country: &str) -> u16 {
     if country == "fi" { 46000 } else { 47000 }
 }
@@ -91,6 +95,11 @@ pub(crate) fn large_study() -> Study {
     }
 }
 
+/// The study that lies in Norway's second archive, a real Orthanc.
+pub(crate) const ORTHANC_STUDY: &str = "nist/rig-5421";
+const ORTHANC: &str = "/usr/sbin/Orthanc";
+const ORTHANC_DICOMWEB: &str = "/usr/share/orthanc/plugins/libOrthancDicomWeb.so";
+
 impl Demo {
     /// Prepares folders, PKI, data and configuration. Nothing runs yet.
     pub(crate) fn prepare(dir: PathBuf, sources: &Path) -> Result<Self, Error> {
@@ -110,7 +119,7 @@ impl Demo {
         }
         let fixtures = sources.join("tests/fixtures/dicom");
         for (country, studies) in [
-            (&NORWAY, vec!["study-b/Series_B_1", "study-b/Series_B_2", "nist/iig-5401", "nist/rig-5421"]),
+            (&NORWAY, vec!["study-b/Series_B_1", "study-b/Series_B_2", "nist/iig-5401"]),
             (&FINLAND, vec!["nist/rig-5429"]),
         ] {
             let own = dir.join(country.code);
@@ -126,6 +135,7 @@ impl Demo {
             std::fs::write(own.join("translation.toml"), translation_toml(country))?;
             copy(&sources.join("translation/maps"), &own.join("maps"))?;
         }
+        copy(&fixtures.join(ORTHANC_STUDY), &dir.join("no/orthanc-import"))?;
         second_study().write(&dir.join("no/data/dicom/generated"))?;
         large_study().write(&dir.join("no/data/dicom/large"))?;
         Ok(Self { dir, no, fi, processes: Vec::new() })
@@ -133,6 +143,7 @@ impl Demo {
 
     /// Starts all processes and waits until they are ready.
     pub(crate) async fn start(&mut self) -> Result<(), Error> {
+        self.start_orthanc().await?;
         for country in [&NORWAY, &FINLAND] {
             self.start_one(country.code, "ncp-audit")?;
             self.start_one(country.code, "ncp-translation")?;
@@ -144,6 +155,57 @@ impl Demo {
             wait_ready(offset(country.code) + 450).await?;
             wait_ready(offset(country.code) + 451).await?;
             wait_ready(offset(country.code) + 445).await?;
+        }
+        Ok(())
+    }
+
+    /// Norway's second archive: Orthanc from Debian with one study, spoken to by DICOMweb.
+    async fn start_orthanc(&mut self) -> Result<(), Error> {
+        let own = self.dir.join("no");
+        let port = orthanc_port();
+        let config = serde_json::json!({
+            "Name": "demo",
+            "StorageDirectory": own.join("orthanc"),
+            "IndexDirectory": own.join("orthanc"),
+            "HttpPort": port,
+            "RemoteAccessAllowed": false,
+            "AuthenticationEnabled": false,
+            "DicomServerEnabled": false,
+            "Plugins": [ORTHANC_DICOMWEB],
+            "DicomWeb": { "Enable": true, "Root": "/dicom-web/" },
+        });
+        std::fs::create_dir_all(own.join("log"))?;
+        let path = own.join("orthanc.json");
+        std::fs::write(&path, config.to_string())?;
+        let log = std::fs::File::create(own.join("log/orthanc.log"))?;
+        let child = Command::new(ORTHANC)
+            .arg(&path)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| format!("cannot start {ORTHANC}: {e}; install the packages orthanc and orthanc-dicomweb"))?;
+        self.processes.push(("no/orthanc".into(), child));
+        let http: Http = Client::builder(TokioExecutor::new()).build_http();
+        let until = Instant::now() + Duration::from_secs(30);
+        let system = format!("http://127.0.0.1:{port}/dicom-web/studies");
+        while !matches!(http.get(system.parse()?).await, Ok(answer) if answer.status().is_success()) {
+            if Instant::now() > until {
+                return Err(format!("Orthanc does not answer on port {port}; see no/log/orthanc.log").into());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        for entry in walkdir::WalkDir::new(own.join("orthanc-import")) {
+            let entry = entry?;
+            if entry.file_type().is_file() && entry.path().extension().is_some_and(|e| e == "dcm") {
+                let body = Full::new(Bytes::from(std::fs::read(entry.path())?));
+                let request = hyper::Request::post(format!("http://127.0.0.1:{port}/instances")).body(body)?;
+                let status = http.request(request).await?.status();
+                if !status.is_success() {
+                    return Err(format!("Orthanc refused an instance: {status}").into());
+                }
+            }
         }
         Ok(())
     }
@@ -241,6 +303,13 @@ impl Demo {
         }
         Ok(())
     }
+}
+
+type Http = Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>;
+
+/// Where Norway's Orthanc answers.
+pub(crate) fn orthanc_port() -> u16 {
+    offset("no") + 452
 }
 
 fn program_path(program: &str) -> Result<PathBuf, Error> {
@@ -359,7 +428,7 @@ repository_unique_id = "{home}.21.1"
 location_uids = ["{home}.21.1"]
 time_zone = "{zone}"
 uid_root = "{home}.31"
-
+{second}
 [[peer]]
 country = "{other}"
 name = "{other_name}"
@@ -385,11 +454,29 @@ seal_anchors = "../{other_lower}/pki/anchors.pem"
         other_lower = other.code,
         other_name = other.name,
         other_home = other.home,
+        second = if own.code == "no" { orthanc_connector(own) } else { String::new() },
         other_port = offset(other.code) + 443,
         other_patients = other.patients,
         clinicians = port + 444,
         audience = crate::issuer::audience(own.code),
         issuer = crate::issuer::issuer(own.code),
+    )
+}
+
+fn orthanc_connector(own: &Country) -> String {
+    let (home, zone, port) = (own.home, own.zone, orthanc_port());
+    format!(
+        r#"
+[[national.connector]]
+kind = "dicomweb"
+name = "orthanc"
+url = "http://127.0.0.1:{port}/dicom-web"
+manifest_codes = "data/manifest.toml"
+repository_unique_id = "{home}.21.2"
+location_uids = ["{home}.21.2"]
+time_zone = "{zone}"
+uid_root = "{home}.32"
+"#
     )
 }
 

@@ -64,6 +64,21 @@ pub(crate) async fn story(
     refusals(steps, demo, asking, patient, &entry, &base, &way).await
 }
 
+/// Studies that lie in a real Orthanc: found, listed and fetched like any other, every instance as it was stored.
+pub(crate) async fn orthanc(
+    demo: &Demo,
+    asking: &Country,
+    patient: &PatientId,
+    stored: &BTreeMap<String, String>,
+) -> Result<Value, Error> {
+    let client = Client::demo(&demo.dir, asking.code, &Token::default())?;
+    let entry = find(&client, patient).await?;
+    let base = client.confirm(&entry).await?;
+    let lines = client.documents(&base).await?;
+    ensure(lines.iter().filter(|l| l.dicomweb.is_some()).count() == 2, "two studies were expected")?;
+    images(&client, &lines, stored, stored.len()).await
+}
+
 async fn find(client: &Client, patient: &PatientId) -> Result<Value, Error> {
     let (found, missing) = client.find(patient).await?;
     ensure(missing.is_empty(), format!("{missing:?}"))?;

@@ -18,6 +18,7 @@ use hyper_util::rt::TokioExecutor;
 use ncp_ihe::{DocumentEntry, ImagingRequest, ManifestPatient, Oid, PatientId, StoredQuery, Uid};
 use ncp_soap::mime::{MediaType, MimeLimits, MultipartReader};
 use ncp_tls::HttpClient;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde_json::Value;
 
 use super::manifests::{IndexedInstance, IndexedStudy, ManifestCodes, ManifestSite};
@@ -34,6 +35,9 @@ const ANSWER_BYTES: usize = 64 << 20;
 /// Studies of one patient, instances of one study.
 const RESULTS: usize = 50_000;
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// All but the unreserved characters of RFC 3986; Orthanc does not decode what needs no encoding.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Attributes that QIDO need not return unless asked.
 const STUDY_FIELDS: &str = "00080005,00080020,00080030,00080050,00080201,00081030,00100010,00100020,00100030,00100040";
@@ -116,7 +120,7 @@ impl DicomWebSource {
         let Some(known) = self.patients.get(patient) else { return Ok(Vec::new()) };
         let mut out = Vec::new();
         for local in &known.local_ids {
-            let id = percent_encoding::utf8_percent_encode(local, percent_encoding::NON_ALPHANUMERIC);
+            let id = percent_encoding::utf8_percent_encode(local, RESERVED);
             let path = format!("/studies?PatientID={id}&includefield={STUDY_FIELDS}&limit={RESULTS}");
             for study in self.archive.search(&path).await? {
                 // A wildcard in an id, or an archive that matches loosely, must not widen the search.
