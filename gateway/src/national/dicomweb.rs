@@ -294,13 +294,22 @@ fn uid(object: &Value, tag: &str) -> Option<Uid> {
 
 impl DocumentRegistry for DicomWebSource {
     async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        // A manifest is known by the patient whose study it is; other queries name documents that do not exist yet.
-        let StoredQuery::FindDocuments(find) = query.get() else { return Ok(Vec::new()) };
+        // A manifest exists once its patient is known: the one of the query, or of the treatment.
+        let patient = match query.get() {
+            StoredQuery::FindDocuments(find) => Some(&find.patient_id),
+            _ => query.identity().trc_patient.as_ref(),
+        };
+        let Some(patient) = patient else { return Ok(Vec::new()) };
+        let wanted = |entry: &DocumentEntry| match query.get() {
+            StoredQuery::FindDocuments(find) => find.matches(entry),
+            StoredQuery::GetDocuments(get) => get.names(entry),
+            _ => false,
+        };
         let mut out = Vec::new();
-        for study in self.studies_of(&find.patient_id).await? {
+        for study in self.studies_of(patient).await? {
             let Some(patient) = study.patient.clone() else { continue };
             let (entry, _) = self.site.document(&study, patient).map_err(NationalError::down)?;
-            if find.matches(&entry) {
+            if wanted(&entry) {
                 out.push(entry);
             }
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use ncp_ihe::{DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, Oid, StoredQuery, Uid};
+use ncp_ihe::{DocumentEntry, DocumentRequest, ImagingRequest, Oid, StoredQuery, Uid};
 use tokio::io::AsyncReadExt;
 
 use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite};
@@ -88,10 +88,7 @@ impl DocumentRegistry for EmbeddedSource {
     async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
         let wanted = |entry: &DocumentEntry| match query.get() {
             StoredQuery::FindDocuments(find) => find.matches(entry),
-            StoredQuery::GetDocuments(get) => match &get.ids {
-                DocumentIds::UniqueIds(ids) => ids.contains(&entry.unique_id),
-                DocumentIds::EntryUuids(ids) => ids.contains(&entry.entry_uuid),
-            },
+            StoredQuery::GetDocuments(get) => get.names(entry),
             _ => false,
         };
         Ok(self.documents.iter().map(|d| &d.entry).filter(|e| wanted(e)).cloned().collect())

@@ -174,14 +174,10 @@ fn add(
             }
         }
         StoredQuery::GetDocuments(get) => {
-            let named = |entry: &DocumentEntry| match &get.ids {
-                DocumentIds::UniqueIds(ids) => ids.contains(&entry.unique_id),
-                DocumentIds::EntryUuids(ids) => ids.contains(&entry.entry_uuid),
-            };
-            if named(&european) {
+            if get.names(&european) {
                 answer.entries.push(european);
             }
-            if let Some((pivot, _)) = pair.filter(|(pivot, _)| named(pivot)) {
+            if let Some((pivot, _)) = pair.filter(|(pivot, _)| get.names(pivot)) {
                 answer.entries.push(pivot);
             }
         }

@@ -115,6 +115,16 @@ pub struct GetDocuments {
     pub ids: DocumentIds,
 }
 
+impl GetDocuments {
+    /// Whether the query names this entry.
+    pub fn names(&self, entry: &DocumentEntry) -> bool {
+        match &self.ids {
+            DocumentIds::UniqueIds(ids) => ids.contains(&entry.unique_id),
+            DocumentIds::EntryUuids(ids) => ids.contains(&entry.entry_uuid),
+        }
+    }
+}
+
 /// Exactly one of the two kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DocumentIds {
