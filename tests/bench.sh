@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
-# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [saml|start|rad75]
+# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [saml|start|iti38|rad75]
 # saml   sign and verify per second, one worker, against the bare OpenSSL operation in the same process
 # start  time to ready and idle memory of each process
-# rad75  a study of 10 MiB, 100 MiB, 1 GiB through the Responding Imaging Gateway against nginx; peak memory
+# iti38  queries with signed assertions per second with durable audit, and what each process spends on one
+# rad75  a study of 10 MiB, 100 MiB, 1 GiB, client to NCP-B to NCP-A to archive, against a chain of two nginx; peak memory
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/install.sh
-install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev nginx-light
+install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev nginx-light \
+  orthanc orthanc-dicomweb
 install_rust
 cargo build --release --locked -q -p ncp-saml --examples
 cargo build --release --locked -q -p ncp -p ncp-gateway -p ncp-audit -p ncp-translation
 target="${CARGO_TARGET_DIR:-target}/release"
-for name in ${1:-saml start rad75}; do
+for name in ${1:-saml start iti38 rad75}; do
   case "$name" in
     saml) "$target/examples/saml_bench" ;;
-    start | rad75) "$target/ncp" bench "$name" --sources "$PWD" ;;
+    start | iti38 | rad75) "$target/ncp" bench "$name" --sources "$PWD" ;;
     *) echo "no benchmark called $name" >&2; exit 64 ;;
   esac
 done

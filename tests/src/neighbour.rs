@@ -223,14 +223,19 @@ impl Neighbour {
         Ok(PatientResponse::read(&answer.body)?)
     }
 
+    /// A request for everything of a patient.
+    pub fn find_documents(patient: &PatientId) -> CrossGatewayQueryRequest {
+        let query = StoredQuery::FindDocuments(FindDocuments::of_patient(patient.clone()));
+        CrossGatewayQueryRequest { home: None, return_type: ReturnType::LeafClass, query }
+    }
+
     /// FindDocuments.
     ///
     /// # Errors
     /// As [`find`](Self::find).
     pub async fn documents(&self, patient: &PatientId) -> Result<QueryResponse, Error> {
         let assertions = self.assertions(patient).await?;
-        let query = StoredQuery::FindDocuments(FindDocuments::of_patient(patient.clone()));
-        let request = CrossGatewayQueryRequest { home: None, return_type: ReturnType::LeafClass, query };
+        let request = Self::find_documents(patient);
         let answer = self.call(actions::ITI38_REQUEST, XCA, &assertions, request.to_element()).await?;
         Ok(QueryResponse::read(&answer.body)?.0)
     }

@@ -4,32 +4,45 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::Request;
-use hyper_util::rt::TokioIo;
-use ncp_ihe::{
-    DocumentRequest, HomeCommunityId, ImagingRequest, Oid, PatientId, SeriesRequest, Status, StudyRequest, Uid,
-};
-use ncp_tests::neighbour::Neighbour;
+use ncp_ihe::{PatientId, actions};
+use ncp_tests::neighbour::{Neighbour, XCA};
 use ncp_tests::synth::Study;
+use ncp_tls::HttpClient;
 use serde_json::json;
 use tokio::process::Command;
 
 use crate::Error;
 use crate::check::{ensure, neighbour};
+use crate::clinician::{Client, Piece};
 use crate::demo::{Demo, FINLAND, NORWAY, offset, wait_ready};
+use crate::issuer::Token;
 
 /// Instances asked for in one RAD-75.
 const BATCH: usize = 64;
 const PEER_PORT: u16 = 47460;
+const NGINX: &str = "/usr/sbin/nginx";
+/// Clients of the query benchmark.
+const CLIENTS: usize = 8;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Bench {
-    /// A study through the Responding Imaging Gateway, against nginx serving the same bytes over the same TLS.
+    /// A study from a clinician's client through both gateways, against a chain of two nginx over the same TLS.
     Rad75 {
         /// Sizes in MiB.
         #[arg(long, value_delimiter = ',', default_value = "10,100,1024")]
         sizes: Vec<u32>,
+        /// Where deploy/demo and tests/fixtures lie.
+        #[arg(long, default_value = ".")]
+        sources: PathBuf,
+    },
+    /// Queries with signed assertions per second, durable audit, and what each process spends on one.
+    Iti38 {
+        /// How long.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
         /// Where deploy/demo and tests/fixtures lie.
         #[arg(long, default_value = ".")]
         sources: PathBuf,
@@ -45,6 +58,7 @@ pub(crate) enum Bench {
 pub(crate) async fn run(bench: Bench) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
     match bench {
+        Bench::Iti38 { seconds, sources } => iti38(dir.path(), &sources, seconds).await,
         Bench::Start { sources } => start(dir.path(), &sources).await,
         Bench::Rad75 { sizes, sources } => {
             for mib in sizes {
@@ -85,26 +99,43 @@ async fn rad75(dir: &Path, sources: &Path, mib: u32) -> Result<(), Error> {
         side: 512,
     };
     let files = study.write(&demo.dir.join("no/data/dicom/bench"))?;
-    demo.start_one("no", "ncp-audit")?;
-    demo.start_one("no", "ncp-gateway")?;
-    wait_ready(offset("no") + 445).await?;
-    let pid = demo.pid("no", "ncp-gateway")?;
-    let idle = memory(pid, "VmHWM:")?;
-    let reader = neighbour(&demo, &FINLAND, &NORWAY)?;
-    let cpu = processor_seconds(pid)?;
-    let (ours_bytes, ours) = through_gateway(&reader, &study).await?;
-    let cpu = processor_seconds(pid)? - cpu;
-    let peak = memory(pid, "VmHWM:")?;
-    let nginx = nginx(&demo, dir, &files).await?;
-    let ours_rate = rate(ours_bytes, ours);
-    let line = json!({
-        "bench": "rad75", "mib": mib, "instances": study.instances, "mb_per_second": ours_rate.round(),
-        "peer": "nginx, one hop, same batches", "peer_mb_per_second": nginx.map(f64::round),
-        "ratio": nginx.map(|peer| (ours_rate / peer * 100.0).round() / 100.0),
-        "gateway_cpu_seconds_per_gb": (cpu / (ours_bytes as f64 / 1e9) * 100.0).round() / 100.0,
-        "gateway_peak_rss_mib": peak / 1024, "growth_mib": (peak.saturating_sub(idle)) / 1024,
-    });
-    println!("{line}");
+    demo.start().await?;
+    let gateways = [demo.pid("fi", "ncp-gateway")?, demo.pid("no", "ncp-gateway")?];
+    let figures = |of: &dyn Fn(u32) -> Result<f64, Error>| -> Result<[f64; 2], Error> {
+        Ok([of(gateways[0])?, of(gateways[1])?])
+    };
+    let peak = |pid| memory(pid, "VmHWM:").map(|kib| kib as f64 / 1024.0);
+    let (client, root) = study_root(&demo, &study).await?;
+    let (idle, cpu) = (figures(&peak)?, figures(&processor_seconds)?);
+    let (mut bytes, began) = (0u64, Instant::now());
+    let instances = client
+        .study(&root, &study.uid(), |piece| {
+            if let Piece::Chunk(chunk) = piece {
+                bytes += chunk.len() as u64;
+            }
+            Ok(())
+        })
+        .await?;
+    let ours = rate(bytes, began.elapsed());
+    ensure(instances == files.len(), format!("{instances} of {} instances", files.len()))?;
+    let (top, after) = (figures(&peak)?, figures(&processor_seconds)?);
+    demo.stop_gateways().await?;
+    let chain = nginx_chain(&demo, dir, &files).await?;
+    let per_gb = |at: usize| ((after[at] - cpu[at]) / (bytes as f64 / 1e9) * 100.0).round() / 100.0;
+    for (peer, theirs) in [
+        ("nginx chain, same 64-instance bodies", chain.map(|c| c.0)),
+        ("nginx chain, one request a file", chain.map(|c| c.1)),
+    ] {
+        let line = json!({
+            "bench": "rad75", "mib": mib, "instances": instances, "way": "client, NCP-B, NCP-A, archive folder",
+            "mb_per_second": ours.round(), "peer": peer, "peer_mb_per_second": theirs.map(f64::round),
+            "ratio": theirs.map(|theirs| (ours / theirs * 100.0).round() / 100.0),
+            "cpu_seconds_per_gb": { "ncp_b": per_gb(0), "ncp_a": per_gb(1), "sha256_of_it": sha256_seconds_per_gb() },
+            "peak_rss_mib": { "ncp_b": top[0].round(), "ncp_a": top[1].round() },
+            "growth_mib": { "ncp_b": (top[0] - idle[0]).round(), "ncp_a": (top[1] - idle[1]).round() },
+        });
+        println!("{line}");
+    }
     demo.stop().await
 }
 
@@ -112,87 +143,177 @@ fn rate(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e6 / took.as_secs_f64()
 }
 
-async fn through_gateway(reader: &Neighbour, study: &Study) -> Result<(u64, Duration), Error> {
-    let patient = PatientId::parse_cx("01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")?;
-    let home = HomeCommunityId::parse(NORWAY.home)?;
-    let repository = Oid::parse("2.999.47.21.1")?;
-    let slices: Vec<u32> = (1..=study.instances).collect();
-    let began = Instant::now();
-    let mut bytes = 0;
-    for batch in slices.chunks(BATCH) {
-        let instances = batch.iter().map(|slice| DocumentRequest {
-            home: Some(home.clone()),
-            repository: repository.clone(),
-            document: study.instance(*slice),
-        });
-        let series = SeriesRequest { series: Uid::parse(&study.series())?, instances: instances.collect() };
-        let request = ImagingRequest {
-            studies: vec![StudyRequest { study: Uid::parse(&study.uid())?, series: vec![series] }],
-            transfer_syntaxes: vec![Uid::parse("1.2.840.10008.1.2.1")?],
-        };
-        let (response, mut answer) = reader.images(&patient, &request).await?;
-        ensure(response.status == Status::Success, format!("{:?}", answer.codes()))?;
-        while answer.parts.next().await?.is_some() {
-            while let Some(chunk) = answer.parts.chunk().await? {
-                bytes += chunk.len() as u64;
-            }
-        }
-    }
-    Ok((bytes, began.elapsed()))
+/// What one gateway spends on the digests of a gigabyte, measured here.
+fn sha256_seconds_per_gb() -> f64 {
+    let (block, began) = (vec![7u8; 64 << 20], Instant::now());
+    let digest = openssl::sha::sha256(&block);
+    let took = began.elapsed().as_secs_f64() + f64::from(digest[0]) * f64::MIN_POSITIVE;
+    (took / (block.len() as f64 / 1e9) * 100.0).round() / 100.0
 }
 
-/// nginx with the same certificate and client check serves the batches as files; `None` when it is not installed.
-async fn nginx(demo: &Demo, dir: &Path, files: &[PathBuf]) -> Result<Option<f64>, Error> {
-    let program = Path::new("/usr/sbin/nginx");
-    if !program.exists() {
+/// A professional's way to the study's DICOMweb root.
+async fn study_root(demo: &Demo, study: &Study) -> Result<(Client, String), Error> {
+    let client = Client::demo(&demo.dir, "fi", &Token::default())?;
+    let (found, _) = client.find(&PatientId::parse_cx("01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")?).await?;
+    let base = client.confirm(found.first().ok_or("no patient")?).await?;
+    let lines = client.documents(&base).await?;
+    let line = lines.into_iter().find(|l| l.study.as_deref() == Some(&study.uid()));
+    let root = line.and_then(|l| l.dicomweb).ok_or("the study was not listed")?;
+    Ok((client, root))
+}
+
+/// Two nginx processes with the demonstration's certificates: the first takes the client, the second asks for a client
+/// certificate and serves the batches and the files. Rates of both; `None` when nginx is not installed.
+async fn nginx_chain(demo: &Demo, dir: &Path, files: &[PathBuf]) -> Result<Option<(f64, f64)>, Error> {
+    if !Path::new(NGINX).exists() {
         return Ok(None);
     }
-    let root = dir.join("nginx");
-    std::fs::create_dir_all(root.join("www"))?;
-    let mut batches = 0;
-    for batch in files.chunks(BATCH) {
-        let mut joined = std::fs::File::create(root.join(format!("www/{batches}")))?;
+    let www = dir.join("www");
+    std::fs::create_dir_all(www.join("file"))?;
+    let mut batches = Vec::new();
+    for (number, batch) in files.chunks(BATCH).enumerate() {
+        let mut joined = std::fs::File::create(www.join(format!("batch{number}")))?;
         for file in batch {
             std::io::copy(&mut std::fs::File::open(file)?, &mut joined)?;
         }
-        batches += 1;
+        batches.push(format!("batch{number}"));
     }
-    let (pki, other) = (demo.no.dir.display(), demo.fi.path("anchors.pem"));
-    let config = format!(
-        "daemon off; master_process off; pid {root}/pid; error_log {root}/error.log;\nevents {{}}\nhttp {{ access_log off; \
-         server {{ listen 127.0.0.1:{PEER_PORT} ssl; ssl_certificate {pki}/tls-server.pem; ssl_certificate_key {pki}/tls-server.key; \
-         ssl_client_certificate {other}; ssl_verify_client on; ssl_verify_depth 3; root {root}/www; }} }}\n",
-        root = root.display(),
-        other = other.display(),
+    let mut singles = Vec::new();
+    for (number, file) in files.iter().enumerate() {
+        std::fs::hard_link(file, www.join(format!("file/{number}")))?;
+        singles.push(format!("file/{number}"));
+    }
+    let (no, fi) = (demo.no.dir.display(), demo.fi.dir.display());
+    let source = format!(
+        "server {{ listen 127.0.0.1:{} ssl; ssl_certificate {no}/tls-server.pem; ssl_certificate_key {no}/tls-server.key; \
+         ssl_client_certificate {fi}/anchors.pem; ssl_verify_client on; ssl_verify_depth 3; root {}; }}",
+        PEER_PORT + 1,
+        www.display(),
     );
-    std::fs::write(root.join("nginx.conf"), config)?;
-    let mut child = Command::new(program)
-        .arg("-c")
-        .arg(root.join("nginx.conf"))
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
+    let front = format!(
+        "upstream source {{ server 127.0.0.1:{}; keepalive 4; }}\n\
+         server {{ listen 127.0.0.1:{PEER_PORT} ssl; ssl_certificate {fi}/tls-server.pem; ssl_certificate_key {fi}/tls-server.key; \
+         location / {{ proxy_pass https://source; proxy_http_version 1.1; proxy_set_header Connection \"\"; \
+         proxy_max_temp_file_size 0; proxy_buffers 16 64k; proxy_buffer_size 64k; \
+         proxy_ssl_certificate {fi}/tls-client.pem; proxy_ssl_certificate_key {fi}/tls-client.key; \
+         proxy_ssl_trusted_certificate {no}/anchors.pem; proxy_ssl_verify on; proxy_ssl_verify_depth 3; \
+         proxy_ssl_name localhost; }} }}",
+        PEER_PORT + 1,
+    );
+    let _second = nginx(&dir.join("nginx-source"), &source)?;
+    let _first = nginx(&dir.join("nginx-front"), &front)?;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let material = ncp_tls::Material::load(&demo.fi.path("tls-client.pem"), &demo.fi.path("tls-client.key"))?;
-    let connector = material.connector(&[demo.no.path("anchors.pem")], b"\x08http/1.1")?;
+    let connector = ncp_tls::anonymous_connector(&[demo.fi.path("anchors.pem")], b"\x08http/1.1")?;
+    let http: HttpClient<Empty<Bytes>> = ncp_tls::http_client(connector, None, Duration::from_secs(10));
+    Ok(Some((fetch_all(&http, &batches).await?, fetch_all(&http, &singles).await?)))
+}
+
+async fn fetch_all(http: &HttpClient<Empty<Bytes>>, names: &[String]) -> Result<f64, Error> {
     let (began, mut bytes) = (Instant::now(), 0);
-    for batch in 0..batches {
-        let limit = Duration::from_secs(10);
-        let stream = ncp_tls::connect(&connector, "127.0.0.1", PEER_PORT, "localhost", limit).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request =
-            Request::get(format!("/{batch}")).header("Host", "localhost").body(Empty::<bytes::Bytes>::new())?;
-        let response = sender.send_request(request).await?;
+    for name in names {
+        let response = http.get(format!("https://localhost:{PEER_PORT}/{name}").parse()?).await?;
         ensure(response.status() == 200, format!("nginx: HTTP {}", response.status()))?;
         let mut body = response.into_body();
         while let Some(frame) = body.frame().await {
-            bytes += frame?.data_ref().map_or(0, bytes::Bytes::len) as u64;
+            bytes += frame?.data_ref().map_or(0, Bytes::len) as u64;
         }
     }
-    let took = began.elapsed();
-    child.kill().await?;
-    Ok(Some(rate(bytes, took)))
+    Ok(rate(bytes, began.elapsed()))
+}
+
+/// One nginx process without a master, so that ending it ends all of it.
+fn nginx(root: &Path, servers: &str) -> Result<tokio::process::Child, Error> {
+    std::fs::create_dir_all(root)?;
+    let at = root.display();
+    let config = format!(
+        "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log;\nevents {{}}\n\
+         http {{ access_log off; proxy_temp_path {at}/proxy; client_body_temp_path {at}/body; {servers} }}\n"
+    );
+    std::fs::write(root.join("nginx.conf"), config)?;
+    let path = root.join("nginx.conf");
+    Ok(Command::new(NGINX).arg("-c").arg(path).stderr(Stdio::null()).kill_on_drop(true).spawn()?)
+}
+
+/// ITI-38 with signed assertions over kept connections, all cores, durable audit.
+async fn iti38(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
+    let mut demo = Demo::prepare(dir.join("demo"), sources)?;
+    demo.start().await?;
+    let programs = ["ncp-gateway", "ncp-translation", "ncp-audit"];
+    let cpu = |demo: &Demo| -> Result<Vec<f64>, Error> {
+        programs.iter().map(|program| processor_seconds(demo.pid("no", program)?)).collect()
+    };
+    let patient = PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+    let neighbour = std::sync::Arc::new(neighbour(&demo, &FINLAND, &NORWAY)?);
+    let assertions = neighbour.assertions(&patient).await?;
+    let material = ncp_tls::Material::load(&demo.fi.path("tls-client.pem"), &demo.fi.path("tls-client.key"))?;
+    let connector = material.connector(&[demo.no.path("anchors.pem")], b"\x08http/1.1")?;
+    let http: HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, Duration::from_secs(10));
+    let before = cpu(&demo)?;
+    let (began, until) = (Instant::now(), Instant::now() + Duration::from_secs(seconds));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (http, neighbour, assertions, patient) =
+            (http.clone(), neighbour.clone(), assertions.clone(), patient.clone());
+        clients.spawn(async move {
+            let mut done = 0u64;
+            while Instant::now() < until {
+                let body = Neighbour::find_documents(&patient).to_element();
+                let message = neighbour.message(actions::ITI38_REQUEST, XCA, &assertions, body);
+                let request = Request::post(format!("https://localhost:{}{XCA}", offset("no") + 443))
+                    .header("content-type", "application/soap+xml; charset=UTF-8")
+                    .body(Full::new(Bytes::from(message)))?;
+                let answer = http.request(request).await?;
+                ensure(answer.status() == 200, format!("HTTP {}", answer.status()))?;
+                let bytes = answer.into_body().collect().await?.to_bytes();
+                ensure(memchr::memmem::find(&bytes, b"ResponseStatusType:Success").is_some(), "no success")?;
+                done += 1;
+            }
+            Ok::<u64, Error>(done)
+        });
+    }
+    let mut done = 0;
+    while let Some(count) = clients.join_next().await {
+        done += count??;
+    }
+    let took = began.elapsed().as_secs_f64();
+    let spent: serde_json::Map<String, serde_json::Value> = programs
+        .iter()
+        .zip(before)
+        .zip(cpu(&demo)?)
+        .map(|((program, before), after)| {
+            ((*program).to_owned(), json!(((after - before) / done as f64 * 1e6).round()))
+        })
+        .collect();
+    let bare = bare_verifications_per_second(&demo.fi.path("seal.key"))?;
+    println!(
+        "{}",
+        json!({
+            "bench": "iti38", "clients": CLIENTS, "seconds": seconds, "queries_per_second": (done as f64 / took).round(),
+            "cpu_us_per_query": spent, "peer": "two bare OpenSSL verifications (P-256), one core",
+            "peer_per_second": (bare / 2.0).round(),
+            "ratio": ((done as f64 / took) / (bare / 2.0) * 1000.0).round() / 1000.0,
+            "note": "the clients share the machine's cores",
+        })
+    );
+    demo.stop().await
+}
+
+/// The signature operation alone, one core, with a key like the seal's.
+fn bare_verifications_per_second(key: &Path) -> Result<f64, Error> {
+    let key = openssl::pkey::PKey::private_key_from_pem(&std::fs::read(key)?)?;
+    let digest = openssl::sha::sha256(b"bench");
+    let mut signer = openssl::pkey_ctx::PkeyCtx::new(&key)?;
+    signer.sign_init()?;
+    let mut signature = Vec::new();
+    signer.sign_to_vec(&digest, &mut signature)?;
+    let (began, mut count) = (Instant::now(), 0u32);
+    while began.elapsed() < Duration::from_secs(1) {
+        let mut verifier = openssl::pkey_ctx::PkeyCtx::new(&key)?;
+        verifier.verify_init()?;
+        ensure(verifier.verify(&digest, &signature)?, "bare verification failed")?;
+        count += 1;
+    }
+    Ok(f64::from(count) / began.elapsed().as_secs_f64())
 }
 
 /// A memory figure of a process, KiB.

@@ -286,6 +286,15 @@ impl Demo {
         if status.success() { Ok(()) } else { Err(format!("{name} ended with {status}").into()) }
     }
 
+    /// Ends both gateways, so that a benchmark's peer has the machine for itself.
+    pub(crate) async fn stop_gateways(&mut self) -> Result<(), Error> {
+        for country in ["no", "fi"] {
+            self.terminate(country, "ncp-gateway").await?;
+            self.ended(&format!("{country}/ncp-gateway")).await?;
+        }
+        Ok(())
+    }
+
     /// Kills a process with SIGKILL.
     pub(crate) async fn kill(&mut self, name: &str) -> Result<(), Error> {
         let at = self.processes.iter().position(|(n, _)| n == name).ok_or("no such process")?;

@@ -27,7 +27,7 @@ pub struct National {
 /// One system. A new kind is a new variant.
 enum Connector {
     Embedded(EmbeddedSource),
-    DicomWeb(DicomWebSource),
+    DicomWeb(Box<DicomWebSource>),
 }
 
 impl Connector {
@@ -92,7 +92,7 @@ impl National {
                     Connector::Embedded(EmbeddedSource::scan(folder, language, patients.clone())?)
                 }
                 config::Connector::DicomWeb(archive) => {
-                    Connector::DicomWeb(DicomWebSource::new(archive, language, patients.clone())?)
+                    Connector::DicomWeb(Box::new(DicomWebSource::new(archive, language, patients.clone())?))
                 }
             });
         }
