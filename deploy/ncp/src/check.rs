@@ -14,6 +14,7 @@ use openssl::sha::Sha256;
 use serde_json::json;
 
 use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, offset};
+use crate::relay::Relay;
 use crate::{Error, audit, faults, refusals, treatment};
 
 /// Transfer syntaxes that a viewer of today takes.
@@ -59,6 +60,8 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
     let mut steps = Steps::default();
     let began = Instant::now();
     let mut demo = Demo::prepare(data_dir(dir)?, sources)?;
+    let to_norway = Relay::between(&demo, &FINLAND, &NORWAY).await?;
+    let _to_finland = Relay::between(&demo, &NORWAY, &FINLAND).await?;
     let started = demo.start().await;
     let up = started.is_ok();
     steps.done("start", began, started.map(|()| json!({})));
@@ -71,6 +74,9 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
         let began = Instant::now();
         let stored = archive(&demo.dir.join("no/orthanc-import"))?;
         steps.done("orthanc fi-no", began, treatment::orthanc(&demo, &FINLAND, &patient, &stored).await);
+        let large = PatientId::parse_cx("01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+        let began = Instant::now();
+        steps.done("peer-breaks-off fi-no", began, treatment::broken(&demo, &FINLAND, &large, &to_norway).await);
         refusals::run(&mut steps, &demo).await?;
         faults::run(&mut steps, &mut demo).await;
         let dir = demo.dir.clone();

@@ -14,6 +14,7 @@ mod demo;
 mod faults;
 mod issuer;
 mod refusals;
+mod relay;
 mod treatment;
 
 /// What goes wrong in a tool is told to a person.

@@ -13,6 +13,7 @@ use crate::check::{Steps, ensure};
 use crate::clinician::{Client, Line, Piece};
 use crate::demo::{Country, Demo, offset};
 use crate::issuer::{SCOPES, Token};
+use crate::relay::Relay;
 use crate::{Error, audit};
 
 /// Find, confirm, list, read, fetch; then what must be refused; then the trail of both countries.
@@ -77,6 +78,35 @@ pub(crate) async fn orthanc(
     let lines = client.documents(&base).await?;
     ensure(lines.iter().filter(|l| l.dicomweb.is_some()).count() == 2, "two studies were expected")?;
     images(&client, &lines, stored, stored.len()).await
+}
+
+/// The other country breaks off inside an instance: the professional's system sees no closing boundary and no further
+/// part, the trail of her country says how much came.
+pub(crate) async fn broken(demo: &Demo, asking: &Country, patient: &PatientId, relay: &Relay) -> Result<Value, Error> {
+    let client = Client::demo(&demo.dir, asking.code, &Token::default())?;
+    let base = client.confirm(&find(&client, patient).await?).await?;
+    let lines = client.documents(&base).await?;
+    let large = crate::demo::large_study();
+    let line = lines.iter().find(|l| l.study.as_deref() == Some(&large.uid())).ok_or("the study was not listed")?;
+    let root = line.dicomweb.as_ref().ok_or("no root")?;
+    relay.cut_next_study_after(20 << 20);
+    let mut whole = 0u64;
+    let got = client
+        .study(root, &large.uid(), |piece| {
+            whole += u64::from(matches!(piece, Piece::End));
+            Ok(())
+        })
+        .await;
+    ensure(got.is_err(), "a cut study looked complete")?;
+    for _ in 0..50 {
+        let filter = Filter { study: large.uid(), transaction: "RAD-75".into(), limit: 10, ..Filter::default() };
+        for found in audit::search(&demo.dir, asking.code, filter).await? {
+            let Some(facts) = facts(&found).filter(|f| f.role == "initiator" && f.outcome == 8) else { continue };
+            return Ok(json!({ "whole_instances": whole, "outcome": facts.outcome }));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err("no record with outcome 8 in the asking country".into())
 }
 
 async fn find(client: &Client, patient: &PatientId) -> Result<Value, Error> {
