@@ -80,6 +80,9 @@ pub struct Intent {
     pub peer: PeerFacts,
     /// Our endpoint.
     pub own_endpoint: String,
+    /// Our address or name on the network; empty when not known.
+    #[serde(default)]
+    pub own_address: String,
     /// When it began.
     pub began: Timestamp,
 }

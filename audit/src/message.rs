@@ -157,7 +157,7 @@ fn transaction(
         .with(event)
         .with(source.with(coded("RoleIDCode", "110153", "DCM", "Source Role ID")))
         .with(destination.with(coded("RoleIDCode", "110152", "DCM", "Destination Role ID")))
-        .with_all(decision.user.as_ref().map(human))
+        .with_all(decision.user.as_ref().map(human).unwrap_or_default())
         .with(source_identification(site));
     // ITI-55: the patient stands in the responder's message only.
     let patient = decision.patient.as_ref().filter(|_| kind != Transaction::Iti55 || intent.role == Role::Responder);
@@ -332,7 +332,7 @@ pub(crate) fn of_event(site: &Site, event: &Event, exchange_id: &str, at: Timest
         .with(identified)
         .with(application)
         .with_all(peer_participant)
-        .with_all(user.map(human))
+        .with_all(user.map(human).unwrap_or_default())
         .with_all(reader)
         .with(source_identification(site));
     if !patient.is_empty() {
@@ -390,9 +390,20 @@ fn source_identification(site: &Site) -> Element {
 }
 
 fn own_participant(intent: &Intent) -> Element {
-    Element::new("", "ActiveParticipant")
+    let own = Element::new("", "ActiveParticipant")
         .attr("UserID", intent.own_endpoint.as_str())
-        .attr("AlternativeUserID", std::process::id().to_string())
+        .attr("AlternativeUserID", std::process::id().to_string());
+    at_address(own, &intent.own_address)
+}
+
+/// Where a participant is on the network: 2 is an address, 1 a name.
+fn at_address(mut participant: Element, address: &str) -> Element {
+    if !address.is_empty() {
+        let kind = if address.parse::<std::net::IpAddr>().is_ok() { "2" } else { "1" };
+        participant.set_attr("", "NetworkAccessPointID", address);
+        participant.set_attr("", "NetworkAccessPointTypeCode", kind);
+    }
+    participant
 }
 
 fn their_participant(intent: &Intent) -> Element {
@@ -405,21 +416,26 @@ fn participant(peer: &PeerFacts) -> Element {
     if !peer.certificate_name.is_empty() {
         out.set_attr("", "UserName", peer.certificate_name.as_str());
     }
-    if !peer.address.is_empty() {
-        let kind = if peer.address.parse::<std::net::IpAddr>().is_ok() { "2" } else { "1" };
-        out.set_attr("", "NetworkAccessPointID", peer.address.as_str());
-        out.set_attr("", "NetworkAccessPointTypeCode", kind);
-    }
-    out
+    at_address(out, &peer.address)
 }
 
-fn human(user: &HumanRequestor) -> Element {
-    Element::new("", "ActiveParticipant")
-        .attr("UserID", user.user_name.as_str())
-        .attr("AlternativeUserID", user.organisation.as_str())
-        .attr("UserName", user.display.as_str())
+/// The professional and, where one is named, her organisation.
+fn human(user: &HumanRequestor) -> Vec<Element> {
+    // `alias<user@issuer>` (ITI TF-2: 3.40.4.2): the user alone identifies within the issuer.
+    let id = user.user_name.split_once('<').and_then(|(_, rest)| rest.split(['@', '>']).next());
+    let professional = Element::new("", "ActiveParticipant")
+        .attr("UserID", id.filter(|id| !id.is_empty()).unwrap_or(&user.user_name))
+        .attr("AlternativeUserID", user.display.as_str())
+        .attr("UserName", user.user_name.as_str())
         .attr("UserIsRequestor", "true")
-        .with(coded("RoleIDCode", &user.role.0, &user.role.1, &user.role.2))
+        .with(coded("RoleIDCode", &user.role.0, &user.role.1, &user.role.2));
+    let organisation = (!user.organisation.is_empty()).then(|| {
+        Element::new("", "ActiveParticipant")
+            .attr("UserID", user.organisation.as_str())
+            .attr("UserIsRequestor", "false")
+            .with(coded("RoleIDCode", "1.3.6.1.4.1.12559.11.10.1.3.2.2.2", "eHealth DSI", "Point of Care"))
+    });
+    std::iter::once(professional).chain(organisation).collect()
 }
 
 fn object(kind: &str, role: &str, id: &str) -> Element {

@@ -37,6 +37,7 @@ fn intent(id: &str, transaction: Transaction, role: Role) -> Intent {
         role,
         peer,
         own_endpoint: "https://no.example/".into(),
+        own_address: "192.0.2.1".into(),
         began: jiff::Timestamp::now(),
     }
 }

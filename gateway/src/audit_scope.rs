@@ -99,7 +99,7 @@ impl Trail {
             address: connection.address.ip().to_string(),
             endpoint: String::new(),
         };
-        let own = format!("https://{}", exchange.app.config.listener.peers);
+        let own = (format!("https://{}", connection.own), connection.own.ip().to_string());
         let transaction = expected.map_or(Transaction::Unknown, Transaction::from);
         Self::open(&exchange.app, &exchange.reference, transaction, Role::Responder, peer, own).await
     }
@@ -122,7 +122,10 @@ impl Trail {
             address: host.to_owned(),
             endpoint: endpoint.to_owned(),
         };
-        let own = "http://www.w3.org/2005/08/addressing/anonymous".to_owned();
+        // The connection's own end is not known yet; the name under which the country's users know us is.
+        let name = app.config.clinician.as_ref().and_then(|c| c.base_url.strip_prefix("https://"));
+        let name = name.and_then(|host| host.split(':').next()).unwrap_or_default();
+        let own = ("http://www.w3.org/2005/08/addressing/anonymous".to_owned(), name.to_owned());
         let id = uuid::Uuid::new_v4().to_string();
         Self::open(app, &id, transaction.into(), Role::Initiator, peer, own).await
     }
@@ -133,7 +136,7 @@ impl Trail {
         transaction: Transaction,
         role: Role,
         peer: PeerFacts,
-        own_endpoint: String,
+        (own_endpoint, own_address): (String, String),
     ) -> Result<Self, GatewayError> {
         let intent = Intent {
             exchange_id: exchange_id.to_owned(),
@@ -141,6 +144,7 @@ impl Trail {
             role,
             peer: peer.clone(),
             own_endpoint,
+            own_address,
             began: Timestamp::now(),
         };
         let exchange = app.audit.intent(intent).await.map_err(|e| GatewayError::Audit(e.to_string()))?;

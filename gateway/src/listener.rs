@@ -49,6 +49,8 @@ pub struct PeerConnection {
     pub certificate: Arc<CertificateFacts>,
     /// Where it comes from.
     pub address: SocketAddr,
+    /// Where it reached us.
+    pub own: SocketAddr,
     /// The configured country whose anchors issued it.
     pub peer: Option<Arc<Peer>>,
 }
@@ -99,7 +101,8 @@ async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, drain
         handshake_failed(&app, address, "certificate is of no configured country").await;
         return;
     };
-    let who = PeerConnection { certificate, address, peer: Some(peer) };
+    let Ok(own) = stream.get_ref().local_addr() else { return };
+    let who = PeerConnection { certificate, address, own, peer: Some(peer) };
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, who, drain, load) = (app.clone(), who.clone(), drain.clone(), load.clone());
         async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &drain, &load).await) }

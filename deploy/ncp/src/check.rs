@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ncp_audit::Filter;
 use ncp_ihe::{
     DocumentEntry, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, Oid, PatientAnswer, PatientId,
     SeriesRequest, Status, StudyRequest, Uid,
@@ -15,7 +14,7 @@ use serde_json::json;
 
 use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, offset};
 use crate::relay::Relay;
-use crate::{Error, audit, faults, refusals, treatment};
+use crate::{Error, faults, refusals, trail, treatment};
 
 /// Transfer syntaxes that a viewer of today takes.
 const SYNTAXES: &[&str] =
@@ -161,7 +160,7 @@ async fn story(
     steps.done(&format!("rad75 {way}"), began, images(&neighbour, patient, &entries, &archive, instances).await);
 
     let began = Instant::now();
-    steps.done(&format!("audit {way}"), began, trail(demo, holding, patient).await);
+    steps.done(&format!("audit {way}"), began, trail::walk(demo, holding, "responder", patient).await);
     treatment::story(steps, demo, asking, holding, patient, (&archive, instances)).await
 }
 
@@ -296,63 +295,4 @@ fn archive(folder: &Path) -> Result<BTreeMap<String, String>, Error> {
         }
     }
     Ok(out)
-}
-
-/// The records of the exchanges, found by patient, user, purpose and study, with the fields of their rows.
-async fn trail(demo: &Demo, holding: &Country, patient: &PatientId) -> Result<serde_json::Value, Error> {
-    let by_patient = || Filter { patient: patient.to_cx(), limit: 1000, ..Filter::default() };
-    let mut found = Vec::new();
-    for _ in 0..50 {
-        found = audit::search(&demo.dir, holding.code, by_patient()).await?;
-        if found.iter().any(|f| kind(f) == "RAD-75") {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let (mut user, mut study) = (String::new(), String::new());
-    for (transaction, event, source_is_us) in [
-        ("ITI-55", "110112", false),
-        ("ITI-38", "110112", false),
-        ("ITI-39", "110106", true),
-        ("RAD-75", "110104", true),
-    ] {
-        let record = found.iter().find(|f| kind(f) == transaction).ok_or(format!("no record of {transaction}"))?;
-        let record = record.record.as_ref().ok_or("empty record")?;
-        let xml = String::from_utf8_lossy(&record.message);
-        let facts = record.facts.clone().unwrap_or_default();
-        for wanted in [
-            format!("csd-code=\"{event}\""),
-            format!("csd-code=\"{transaction}\""),
-            "csd-code=\"110153\"".into(),
-            "csd-code=\"TREATMENT\"".into(),
-            "ParticipantObjectTypeCodeRole=\"1\"".into(),
-            "csd-code=\"221\"".into(),
-        ] {
-            ensure(xml.contains(&wanted), format!("{transaction}: no {wanted} in the message"))?;
-        }
-        let first = xml.find("<ActiveParticipant").and_then(|at| xml.get(at..at + 200)).unwrap_or_default();
-        ensure(
-            first.contains("https://") == source_is_us,
-            format!("{transaction}: source and destination are the wrong way round"),
-        )?;
-        ensure(facts.outcome == 0 && facts.role == "responder", format!("{transaction}: outcome {}", facts.outcome))?;
-        user = facts.user;
-        study = facts.studies.first().cloned().unwrap_or(study);
-    }
-    let queries = [
-        Filter { user, ..Filter::default() },
-        Filter { purpose: "TREATMENT".into(), ..Filter::default() },
-        Filter { study, ..Filter::default() },
-    ];
-    for filter in queries {
-        ensure(
-            !audit::search(&demo.dir, holding.code, filter).await?.is_empty(),
-            "not found by user, purpose or study",
-        )?;
-    }
-    Ok(json!({ "records": found.len() }))
-}
-
-fn kind(found: &ncp_proto::audit::Found) -> &str {
-    found.record.as_ref().and_then(|r| r.facts.as_ref()).map_or("", |f| f.transaction.as_str())
 }

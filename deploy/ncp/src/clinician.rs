@@ -24,7 +24,7 @@ pub(crate) struct Gateway {
     /// Folder of the demonstration; default NCP_DEMO_DIR or ~/.ncp-demo.
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// Another gateway: its origin, as https://ncp.example.org.
+    /// Another gateway: its origin, as `https://ncp.example.org`.
     #[arg(long, requires_all = ["token_file", "anchors"])]
     url: Option<String>,
     /// File with the bearer token.

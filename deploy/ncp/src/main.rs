@@ -15,6 +15,7 @@ mod faults;
 mod issuer;
 mod refusals;
 mod relay;
+mod trail;
 mod treatment;
 
 /// What goes wrong in a tool is told to a person.

@@ -14,7 +14,8 @@ use crate::clinician::{Client, Line, Piece};
 use crate::demo::{Country, Demo, offset};
 use crate::issuer::{SCOPES, Token};
 use crate::relay::Relay;
-use crate::{Error, audit};
+use crate::trail::facts;
+use crate::{Error, audit, trail};
 
 /// Find, confirm, list, read, fetch; then what must be refused; then the trail of both countries.
 pub(crate) async fn story(
@@ -176,51 +177,18 @@ async fn images(
     Ok(json!({ "instances": count, "bytes": bytes, "sha256": "all equal" }))
 }
 
-/// One record for each transaction in each country, of the same person; the assertions' issue at the asking one.
+/// The messages of both countries by their rows, and the assertions' issue at the asking one.
 async fn trails(demo: &Demo, asking: &Country, holding: &Country, patient: &PatientId) -> Result<Value, Error> {
-    let mut counts = BTreeMap::new();
-    for (country, role, wanted) in [
-        (asking, "initiator", ["ITI-55", "ITI-38", "ITI-39", "RAD-75"]),
-        (holding, "responder", ["ITI-55", "ITI-38", "ITI-39", "RAD-75"]),
-    ] {
-        let mut found = Vec::new();
-        for _ in 0..50 {
-            let filter = Filter { limit: 1000, ..Filter::default() };
-            found = audit::search(&demo.dir, country.code, filter).await?;
-            let has =
-                |name: &str| found.iter().any(|f| facts(f).is_some_and(|f| f.transaction == name && f.role == role));
-            if wanted.iter().all(|name| has(name)) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        for name in wanted {
-            let record = found.iter().find(|f| facts(f).is_some_and(|f| f.transaction == name && f.role == role));
-            let record = record.ok_or(format!("{}: no record of {name} as {role}", country.name))?;
-            let facts = facts(record).ok_or("no facts")?;
-            ensure(facts.outcome == 0 && facts.purpose == "TREATMENT", format!("{name}: {facts:?}"))?;
-            // At NCP-B the message of ITI-55 omits the patient (`audit.md` 1.6); the envelope's subject is the query's.
-            let named = name == "ITI-55" || facts.patient == patient.to_cx();
-            ensure(named && facts.user.contains("hpr-9144889"), format!("{}: {name}: user or patient", country.name))?;
-            if name == "RAD-75" {
-                ensure(!facts.studies.is_empty(), "no study")?;
-            }
-        }
-        counts.insert(country.code, found.len());
-        if role == "initiator" {
-            for issued in ["ITI-40", "EHDSI-92"] {
-                let found = found
-                    .iter()
-                    .any(|f| f.record.as_ref().is_some_and(|r| String::from_utf8_lossy(&r.message).contains(issued)));
-                ensure(found, format!("no record of {issued}"))?;
-            }
-        }
+    let initiator = trail::walk(demo, asking, "initiator", patient).await?;
+    let responder = trail::walk(demo, holding, "responder", patient).await?;
+    let all = audit::search(&demo.dir, asking.code, Filter { limit: 1000, ..Filter::default() }).await?;
+    for issued in ["ITI-40", "EHDSI-92"] {
+        let is = |f: &ncp_proto::audit::Found| {
+            f.record.as_ref().is_some_and(|r| String::from_utf8_lossy(&r.message).contains(issued))
+        };
+        ensure(all.iter().any(is), format!("no record of {issued}"))?;
     }
-    Ok(json!({ "records": counts }))
-}
-
-fn facts(found: &ncp_proto::audit::Found) -> Option<&ncp_proto::audit::Facts> {
-    found.record.as_ref()?.facts.as_ref()
+    Ok(json!({ asking.code: initiator, holding.code: responder }))
 }
 
 /// Name, caller, method, URL, body, the status that is expected.

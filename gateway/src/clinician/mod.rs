@@ -264,7 +264,7 @@ fn with_headers(mut response: Response, reference: &str) -> Response {
 }
 
 impl IntoResponse for Problem {
-    /// Carries the problem to [`around`], which knows the reference.
+    /// Carries the problem to `around`, which knows the reference.
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         response.extensions_mut().insert(Arc::new(self));

@@ -231,3 +231,153 @@ fn professional(
 pub fn is_emergency(code: &str) -> bool {
     matches!(code, "ETREAT" | "BTG")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use josekit::jwk::Jwk;
+    use josekit::jwk::alg::ec::EcCurve;
+    use josekit::jws::{HS256, JwsHeader};
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{Organisation, Role};
+
+    const NOW: i64 = 1_795_458_000;
+
+    fn key() -> Jwk {
+        let mut key = Jwk::generate_ec_key(EcCurve::P256).expect("a key");
+        key.set_key_id("1");
+        key
+    }
+
+    fn tokens(key: &Jwk) -> Tokens {
+        let mut public = key.to_public_key().expect("public");
+        public.set_key_id("1");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), json!({ "keys": [public] }).to_string()).expect("writes");
+        Tokens::load(file.path()).expect("a key set")
+    }
+
+    fn config() -> (Clinician, Gateway) {
+        let roles = [("221", "Medical Doctors")].map(|(code, display)| {
+            (code.to_owned(), Role { code: code.into(), display: display.into(), permissions: vec!["PRD-006".into()] })
+        });
+        let clinician = Clinician {
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
+            base_url: "https://ncp.example".into(),
+            certificate: "c".into(),
+            key: "k".into(),
+            issuer: "https://idp.example".into(),
+            audience: "https://ncp.example".into(),
+            jwks_file: "j".into(),
+            sealing_key_file: "s".into(),
+            treatment: std::time::Duration::from_secs(60),
+            language: "en".into(),
+            organisation: Organisation {
+                name: "Hospital".into(),
+                id: "urn:oid:2.999.1".into(),
+                facility_type: "Hospital".into(),
+                locality: "Ward".into(),
+            },
+            roles: BTreeMap::from(roles),
+            acr: BTreeMap::new(),
+        };
+        let gateway = Gateway {
+            country: Country::parse("FI").expect("a country"),
+            home_community_id: ncp_ihe::HomeCommunityId::parse("urn:oid:2.999.246").expect("a home"),
+            name: "Finland".into(),
+            shutdown_grace: std::time::Duration::from_secs(1),
+        };
+        (clinician, gateway)
+    }
+
+    fn payload(change: impl FnOnce(&mut Value)) -> JwtPayload {
+        let mut claims = json!({
+            "iss": "https://idp.example", "sub": "hpr-1", "client_id": "ris", "aud": ["https://ncp.example"], "jti": "1",
+            "iat": NOW - 10, "exp": NOW + 600, "scope": "user/Patient.rs ITI-67",
+            "extensions": { "ihe_iua": { "subject_name": "A. Doctor", "subject_role": [{ "code": "221" }] } },
+        });
+        change(&mut claims);
+        JwtPayload::from_map(claims.as_object().expect("an object").clone()).expect("claims")
+    }
+
+    fn check(tokens: &Tokens, token: &str) -> Result<Bearer, TokenError> {
+        let (clinician, gateway) = config();
+        let now = Timestamp::from_second(NOW).expect("a time");
+        tokens.check(Some(&format!("Bearer {token}")), &clinician, &gateway, now)
+    }
+
+    fn signed(key: &Jwk, payload: &JwtPayload) -> String {
+        let mut header = JwsHeader::new();
+        header.set_key_id("1");
+        jwt::encode_with_signer(payload, &header, &ES256.signer_from_jwk(key).expect("a signer")).expect("signs")
+    }
+
+    #[test]
+    fn a_good_token_names_the_professional() {
+        let key = key();
+        let bearer = check(&tokens(&key), &signed(&key, &payload(|_| ()))).expect("good");
+        assert_eq!(bearer.subject, "https://idp.example|hpr-1");
+        assert!(bearer.may("ITI-119", "Patient") && bearer.may("ITI-67", "DocumentReference"));
+        assert!(!bearer.may("ITI-68", "Binary"));
+        assert_eq!(bearer.claims.expect("claims").role.code, "221");
+    }
+
+    #[test]
+    fn claims_that_do_not_hold_are_refused() {
+        let key = key();
+        let tokens = tokens(&key);
+        let cases: [(&str, Value, TokenError); 8] = [
+            ("exp", json!(NOW - 61), TokenError::Time),
+            ("iat", json!(NOW + 61), TokenError::Time),
+            ("nbf", json!(NOW + 61), TokenError::Time),
+            ("aud", json!("https://other.example"), TokenError::Address),
+            ("iss", json!("https://other.example"), TokenError::Address),
+            ("jti", json!(""), TokenError::Claim("jti")),
+            ("client_id", json!(null), TokenError::Claim("client_id")),
+            ("scope", json!(7), TokenError::Claim("scope")),
+        ];
+        for (name, value, expected) in cases {
+            let changed = payload(|claims| claims[name] = value);
+            assert_eq!(check(&tokens, &signed(&key, &changed)).err(), Some(expected), "{name}");
+        }
+    }
+
+    /// Forged with another key, without a signature, and with the public key as an HMAC secret.
+    #[test]
+    fn forged_tokens_are_refused() {
+        let issuer = key();
+        let tokens = tokens(&issuer);
+        let payload = payload(|_| ());
+        assert_eq!(check(&tokens, &signed(&key(), &payload)).err(), Some(TokenError::Signature));
+        let unsigned = jwt::encode_unsecured(&payload, &JwsHeader::new()).expect("encodes");
+        assert_eq!(check(&tokens, &unsigned).err(), Some(TokenError::Signature));
+        let secret = issuer.to_public_key().expect("public").to_string();
+        let mut header = JwsHeader::new();
+        header.set_key_id("1");
+        let hmac = HS256.signer_from_bytes(secret.as_bytes()).expect("a signer");
+        let confused = jwt::encode_with_signer(&payload, &header, &hmac).expect("signs");
+        assert_eq!(check(&tokens, &confused).err(), Some(TokenError::Signature));
+        let good = signed(&issuer, &payload);
+        let cut = good.rsplit_once('.').expect("three parts").0;
+        for broken in ["", "a.b.c", "....", cut, &good[1..], &"A".repeat(LONGEST + 1)] {
+            assert!(check(&tokens, broken).is_err(), "{}", broken.len());
+        }
+    }
+
+    #[test]
+    fn a_role_that_is_not_configured_may_not_ask() {
+        let key = key();
+        let other = payload(|claims| claims["extensions"]["ihe_iua"]["subject_role"] = json!([{ "code": "5111" }]));
+        assert!(check(&tokens(&key), &signed(&key, &other)).expect("a token").claims.is_none());
+    }
+
+    #[test]
+    fn symmetric_keys_are_no_keys_of_an_issuer() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#).expect("writes");
+        assert!(Tokens::load(file.path()).is_err());
+    }
+}

@@ -29,7 +29,12 @@ pub async fn discover(call: &Call, sought: Sought) -> Result<Vec<PatientMatch>, 
     let receiver = call.peer.home_community_id.0.clone();
     let Sought { ids, name, birth_date, gender } = sought;
     let query = PatientQuery::new(own, receiver, ids.clone(), name, birth_date, gender);
-    let trail = call.begin(TransactionName::Iti55, |trail| trail.patient_query(&query)).await?;
+    // The message of ITI-55 omits the patient at NCP-B; the record's facts carry her for the index.
+    let describe = |trail: &mut crate::audit_scope::Trail| {
+        trail.patient_query(&query);
+        ids.first().into_iter().for_each(|id| trail.patient(id));
+    };
+    let trail = call.begin(TransactionName::Iti55, describe).await?;
     let result = ask(call, &query).await;
     close(trail, result).await
 }
