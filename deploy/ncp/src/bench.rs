@@ -248,7 +248,7 @@ async fn iti38(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
     let material = ncp_tls::Material::load(&demo.fi.path("tls-client.pem"), &demo.fi.path("tls-client.key"))?;
     let connector = material.connector(&[demo.no.path("anchors.pem")], b"\x08http/1.1")?;
     let http: HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, Duration::from_secs(10));
-    let before = cpu(&demo)?;
+    let (before, stages_before) = (cpu(&demo)?, processor_seconds_by_stage(demo.pid("no", "ncp-gateway")?)?);
     let (began, until) = (Instant::now(), Instant::now() + Duration::from_secs(seconds));
     let mut clients = tokio::task::JoinSet::new();
     for _ in 0..CLIENTS {
@@ -284,12 +284,20 @@ async fn iti38(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
             ((*program).to_owned(), json!(((after - before) / done as f64 * 1e6).round()))
         })
         .collect();
+    let stages: serde_json::Map<String, serde_json::Value> =
+        processor_seconds_by_stage(demo.pid("no", "ncp-gateway")?)?
+            .into_iter()
+            .map(|(stage, after)| {
+                let spent = after - stages_before.get(stage).copied().unwrap_or(0.0);
+                (stage.to_owned(), json!((spent / done as f64 * 1e6).round()))
+            })
+            .collect();
     let bare = bare_verifications_per_second(&demo.fi.path("seal.key"))?;
     println!(
         "{}",
         json!({
             "bench": "iti38", "clients": CLIENTS, "seconds": seconds, "queries_per_second": (done as f64 / took).round(),
-            "cpu_us_per_query": spent, "peer": "two bare OpenSSL verifications (P-256), one core",
+            "cpu_us_per_query": spent, "gateway_cpu_us_by_stage": stages, "peer": "two bare OpenSSL verifications (P-256), one core",
             "peer_per_second": (bare / 2.0).round(),
             "ratio": ((done as f64 / took) / (bare / 2.0) * 1000.0).round() / 1000.0,
             "note": "the clients share the machine's cores",
@@ -325,9 +333,29 @@ fn memory(pid: u32, field: &str) -> Result<u64, Error> {
 
 /// User and system time of a process.
 fn processor_seconds(pid: u32) -> Result<f64, Error> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    Ok(ticks(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?))
+}
+
+/// The same by what its threads are for: assertions and the audit spool have threads of their own; TLS, SOAP, policy,
+/// look-ups and translation share the rest.
+fn processor_seconds_by_stage(pid: u32) -> Result<std::collections::BTreeMap<&'static str, f64>, Error> {
+    let mut out = std::collections::BTreeMap::new();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        let name = std::fs::read_to_string(task.join("comm"))?;
+        let stage = match name.trim() {
+            n if n.starts_with("seal-verify") => "assertions verified",
+            n if n.starts_with("seal-sign") => "assertions issued",
+            n if n.starts_with("audit-spool") => "audit durable",
+            _ => "tls, soap, policy, look-up, translation",
+        };
+        *out.entry(stage).or_insert(0.0) += ticks(&std::fs::read_to_string(task.join("stat"))?);
+    }
+    Ok(out)
+}
+
+/// utime and stime of a stat line, in seconds; USER_HZ is 100 on Linux.
+fn ticks(stat: &str) -> f64 {
     let after = stat.rsplit(')').next().unwrap_or_default();
-    let ticks: f64 = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
-    // USER_HZ is 100 on Linux.
-    Ok(ticks / 100.0)
+    after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum::<f64>() / 100.0
 }

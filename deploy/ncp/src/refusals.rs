@@ -118,6 +118,17 @@ pub(crate) async fn run(steps: &mut Steps, demo: &Demo) -> Result<(), Error> {
         let content_type = "multipart/related; boundary=B; type=\"application/xop+xml\"";
         case.raw(XCAI, content_type, b"--B\r\nContent-ID: <r>\r\n\r\n<a/>\r\n--B\r\n\r\nxx".to_vec(), 400).await
     });
+    step!("include-to-nowhere", {
+        let assertions = case.finland.assertions(&case.patient).await?;
+        let home = Some(HomeCommunityId::parse(NORWAY.home)?);
+        let wanted = DocumentRequest { home, repository: Oid::parse("2.999.47.21.1")?, document: "2.999.1".into() };
+        let body = RetrieveRequest { documents: vec![wanted] }.to_element();
+        let message = String::from_utf8(case.finland.message(actions::ITI39_REQUEST, XCA, &assertions, body))?;
+        let include = "<xop:Include xmlns:xop=\"http://www.w3.org/2004/08/xop/include\" href=\"cid:nowhere\"/>";
+        let evil = message.replace(">2.999.47.21.1<", &format!(">{include}<"));
+        ensure(evil != message, "nothing was replaced")?;
+        case.raw(XCA, SOAP, evil.into_bytes(), 400).await
+    });
     step!("unknown-action", {
         let assertions = case.finland.assertions(&case.patient).await?;
         let message = case.finland.message("urn:nothing", XCA, &assertions, case.find_documents(None).to_element());
