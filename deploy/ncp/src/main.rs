@@ -15,6 +15,7 @@ mod faults;
 mod issuer;
 mod refusals;
 mod relay;
+mod templates;
 mod trail;
 mod treatment;
 

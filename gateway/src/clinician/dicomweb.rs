@@ -10,7 +10,8 @@ use futures_util::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ncp_ihe::{Manifest, Uid};
 
-use super::fhir::{self, accepts};
+use super::documents::fetch;
+use super::fhir::accepts;
 use super::problem::Problem;
 use super::sealed::{Document, Sealed, Treated};
 use super::{Clinic, Context};
@@ -40,7 +41,7 @@ pub async fn retrieve_study(
     let call = Arc::new(clinic.treatment_call(&bearer, &treated)?);
     let name = call.peer.name.clone();
     let failed = |error: GatewayError| Problem::Country(name.clone(), error);
-    let kos = fhir::fetch(&call, &document).await.map_err(failed)?;
+    let kos = fetch(&call, &document).await.map_err(failed)?;
     let manifest = Manifest::read_kos(&kos.bytes).map_err(|_| failed(PeerError::Malformed("manifest").into()))?;
     let expected = expected(&manifest, &study, &treated, &document).ok_or_else(|| {
         tracing::warn!(ncp.reference = %context.reference, "manifest is of another study or patient");

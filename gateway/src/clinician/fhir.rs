@@ -1,43 +1,33 @@
-//! `$match`, `$confirm-treatment`, DocumentReference and Binary (`facade.md` 2).
+//! `$match` and `$confirm-treatment` (`facade.md` 2.2, 2.3).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
 use futures_util::future::join_all;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use ncp_audit::{Event, PeerFacts};
-use ncp_ihe::{
-    Association, DocumentEntry, DocumentRequest, FindDocuments, HomeCommunityId, Oid, PatientId, PatientMatch,
-    PersonName, StoredQuery,
-};
+use ncp_ihe::{Oid, PatientId, PatientMatch, PersonName};
 use serde_json::{Value, json};
 
-use super::problem::{self, Problem};
-use super::resources::{self, Places};
-use super::sealed::{Document, Hcp, Person, Sealed, Treated, resource_id};
+use super::problem::Problem;
+use super::resources;
+use super::sealed::{Hcp, Person, Sealed, Treated, resource_id};
 use super::token::{Bearer, is_emergency};
 use super::{Clinic, Context, FHIR_JSON, digest};
 use crate::config::Peer;
+use crate::initiating::Caller;
 use crate::initiating::discover::{Sought, discover};
-use crate::initiating::query::{Found, query};
-use crate::initiating::retrieve::{Retrieved, Wanted, retrieve};
-use crate::initiating::{Call, Caller};
 use crate::outcome::GatewayError;
 
 /// How long a search may wait for its confirmation.
 const UNCONFIRMED: Duration = Duration::from_secs(30 * 60);
 /// Emergency access at most (`facade.md` 2.1).
 const EMERGENCY: Duration = Duration::from_secs(30 * 60);
-/// Documents of one answer.
-const DOCUMENTS: usize = 1000;
-/// Association of a transformation; the source is the translation.
-const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
 
 /// `GET /fhir/metadata`: what is there, without a token.
 pub async fn metadata(State(clinic): State<Arc<Clinic>>) -> Response {
@@ -233,7 +223,7 @@ fn matches(
     Ok(answer(&resources::searchset(None, entries, issues)))
 }
 
-fn patient_id(person: &Person) -> String {
+pub(super) fn patient_id(person: &Person) -> String {
     resource_id(&[&person.country, &person.patient])
 }
 
@@ -337,244 +327,9 @@ fn confirmation(body: &[u8]) -> Result<Confirmation, Problem> {
     Ok(Confirmation { emergency, valid_until })
 }
 
-fn patient_reference(clinic: &Clinic, bearer: &Bearer, treated: &Treated) -> Result<String, Problem> {
+pub(super) fn patient_reference(clinic: &Clinic, bearer: &Bearer, treated: &Treated) -> Result<String, Problem> {
     let sealed = clinic.seal(bearer, &Sealed::Confirmed(treated.clone()))?;
     Ok(format!("{}/Patient/{}", clinic.base('p', &sealed, "fhir"), patient_id(&treated.person)))
-}
-
-/// `GET /p/{confirmed}/fhir/DocumentReference` (ITI-67): what the patient's country lists.
-pub async fn search_documents(
-    State(clinic): State<Arc<Clinic>>,
-    Extension(context): Extension<Context>,
-    Path(sealed): Path<String>,
-    RawQuery(parameters): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let covering = [("ITI-67", "DocumentReference")];
-    let bearer = clinic.bearer(&context, &headers, &covering, "user/DocumentReference.rs").await?;
-    let text = "Confirm the treatment relationship first: POST Patient/{id}/$confirm-treatment.";
-    let Sealed::Confirmed(treated) = clinic.open(&bearer, &sealed)? else {
-        return Err(Problem::Request("treatment-not-confirmed", text));
-    };
-    let filter = Filter::read(parameters.as_deref().unwrap_or_default(), &treated)?;
-    let call = clinic.treatment_call(&bearer, &treated)?;
-    let patient = PatientId::parse_cx(&treated.person.patient).map_err(|_| Problem::NotFound)?;
-    let all = StoredQuery::FindDocuments(FindDocuments::of_patient(patient));
-    let found = query(&call, all).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
-    let own = format!("{}/DocumentReference", clinic.base('p', &sealed, "fhir"));
-    documents(&clinic, &bearer, &treated, &call, found, &filter, own, &context)
-}
-
-/// What a search narrows to; what is not known is ignored, as MHD says.
-#[derive(Default)]
-struct Filter {
-    types: Vec<String>,
-    content_types: Vec<String>,
-    study: Option<String>,
-}
-
-impl Filter {
-    fn read(query: &str, treated: &Treated) -> Result<Self, Problem> {
-        let mut out = Self::default();
-        for pair in query.split('&').filter(|p| !p.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned();
-            match name {
-                "patient" if value.rsplit('/').next() != Some(&patient_id(&treated.person)) => {
-                    return Err(Problem::Request("patient", "patient is not the one of this base."));
-                }
-                "type" => out.types.extend(value.split(',').map(|v| v.rsplit('|').next().unwrap_or(v).to_owned())),
-                "contenttype" => out.content_types.extend(value.split(',').map(ToOwned::to_owned)),
-                "study-instance-uid" => out.study = Some(value.trim_start_matches("urn:oid:").to_owned()),
-                _ => {}
-            }
-        }
-        Ok(out)
-    }
-
-    fn takes(&self, entry: &DocumentEntry) -> bool {
-        (self.types.is_empty() || self.types.contains(&entry.type_code.code))
-            && (self.content_types.is_empty() || self.content_types.contains(&entry.mime_type))
-            && self
-                .study
-                .as_ref()
-                .is_none_or(|study| entry.study_instance_uid().is_some_and(|uid| uid.as_str() == study))
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
-fn documents(
-    clinic: &Clinic,
-    bearer: &Bearer,
-    treated: &Treated,
-    call: &Call,
-    found: Found,
-    filter: &Filter,
-    own: String,
-    context: &Context,
-) -> Result<Response, Problem> {
-    let issue = |code: &str, detail: &str, text: String| {
-        problem::outcome_issue("warning", code, detail, &text, &context.reference)
-    };
-    let mut issues = Vec::new();
-    if !found.incomplete.is_empty() {
-        issues.push(issue("incomplete", "country-partial", format!("{} could not list everything.", call.peer.name)));
-    }
-    if found.unusable > 0 {
-        let text = format!("{} entries of {} could not be used.", found.unusable, call.peer.name);
-        issues.push(issue("incomplete", "entries-unusable", text));
-    }
-    let mut lines = lines(&found.entries, &found.associations);
-    lines.retain(|(shown, _)| filter.takes(shown));
-    if lines.len() > DOCUMENTS {
-        return Err(Problem::TooLarge);
-    }
-    lines.sort_by(|(a, _), (b, _)| b.service_start.cmp(&a.service_start).then_with(|| a.unique_id.cmp(&b.unique_id)));
-    let patient = patient_reference(clinic, bearer, treated)?;
-    let home = &call.peer.home_community_id;
-    let mut entries = Vec::with_capacity(lines.len());
-    for (shown, original) in lines {
-        let original_facts = original.map(|o| sealed_document(o, None));
-        let original_url = match &original_facts {
-            Some(facts) => Some(binary_url(clinic, bearer, treated, facts)?),
-            None => None,
-        };
-        let facts = sealed_document(shown, original_facts.map(Box::new));
-        let content = binary_url(clinic, bearer, treated, &facts)?;
-        let study = match (&facts.study, shown.is_manifest()) {
-            (Some(_), true) => {
-                let sealed = clinic.seal(bearer, &Sealed::Document(treated.clone(), facts.clone()))?;
-                Some(clinic.base('s', &sealed, "dicomweb"))
-            }
-            _ => None,
-        };
-        let id = document_id(treated, &facts);
-        let places = Places {
-            id: &id,
-            patient: &patient,
-            content: &content,
-            original: original_url.as_deref(),
-            dicomweb: study.as_deref(),
-        };
-        let resource = resources::document_reference(shown, home, &places);
-        entries.push(json!({
-            "fullUrl": format!("{own}/{id}"),
-            "resource": resource,
-            "search": { "mode": "match" },
-        }));
-    }
-    Ok(answer(&resources::searchset(Some(own), entries, issues)))
-}
-
-/// One line for a document: its translation with the original behind it, where there is one.
-fn lines<'a>(
-    entries: &'a [DocumentEntry],
-    associations: &[Association],
-) -> Vec<(&'a DocumentEntry, Option<&'a DocumentEntry>)> {
-    let by_uuid = |uuid: &str| entries.iter().find(|e| e.entry_uuid == uuid);
-    let pairs: Vec<(&str, &str)> = associations
-        .iter()
-        .filter(|a| a.kind == XFRM && by_uuid(&a.source).is_some() && by_uuid(&a.target).is_some())
-        .map(|a| (a.source.as_str(), a.target.as_str()))
-        .collect();
-    let hidden = |entry: &&DocumentEntry| !pairs.iter().any(|(_, original)| *original == entry.entry_uuid);
-    let original_of =
-        |entry: &DocumentEntry| pairs.iter().find(|(t, _)| *t == entry.entry_uuid).and_then(|p| by_uuid(p.1));
-    entries.iter().filter(hidden).map(|entry| (entry, original_of(entry))).collect()
-}
-
-fn sealed_document(entry: &DocumentEntry, original: Option<Box<Document>>) -> Document {
-    let announced = !entry.is_delayed_assembly();
-    let hash = entry.hash.as_deref().and_then(|h| hex::decode(h).ok()).and_then(|h| <[u8; 20]>::try_from(h).ok());
-    Document {
-        repository: entry.repository_unique_id.to_string(),
-        unique_id: entry.unique_id.clone(),
-        hash: hash.filter(|_| announced),
-        size: entry.size.filter(|_| announced),
-        media_type: entry.mime_type.clone(),
-        language: entry.language.clone(),
-        study: entry.study_instance_uid().map(|uid| uid.to_string()),
-        source_patient: entry.source_patient_id.as_ref().map(|id| id.extension.clone()),
-        original,
-    }
-}
-
-fn document_id(treated: &Treated, document: &Document) -> String {
-    resource_id(&[&treated.person.country, &document.repository, &document.unique_id])
-}
-
-fn binary_url(clinic: &Clinic, bearer: &Bearer, treated: &Treated, document: &Document) -> Result<String, Problem> {
-    let sealed = clinic.seal(bearer, &Sealed::Document(treated.clone(), document.clone()))?;
-    Ok(format!("{}/Binary/{}", clinic.base('p', &sealed, "fhir"), document_id(treated, document)))
-}
-
-/// `GET /p/{document}/fhir/Binary/{id}` (ITI-68): one document by ITI-39.
-pub async fn read_binary(
-    State(clinic): State<Arc<Clinic>>,
-    Extension(context): Extension<Context>,
-    Path((sealed, id)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let bearer = clinic.bearer(&context, &headers, &[("ITI-68", "Binary")], "user/Binary.r").await?;
-    let Sealed::Document(treated, document) = clinic.open(&bearer, &sealed)? else {
-        return Err(Problem::NotFound);
-    };
-    if document_id(&treated, &document) != id {
-        return Err(Problem::NotFound);
-    }
-    let as_resource = headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/fhir+json"));
-    if !as_resource && !accepts(&headers, &[&document.media_type]) {
-        return Err(Problem::NotAcceptable);
-    }
-    let call = clinic.treatment_call(&bearer, &treated)?;
-    let fetched = fetch(&call, &document).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
-    if as_resource {
-        let data = base64::engine::general_purpose::STANDARD.encode(&fetched.bytes);
-        return Ok(answer(&json!({
-            "resourceType": "Binary", "id": id, "contentType": document.media_type, "data": data,
-        })));
-    }
-    let original = match &document.original {
-        Some(original) => Some(binary_url(&clinic, &bearer, &treated, original)?),
-        None => None,
-    };
-    Ok(content(&document, fetched.bytes, original.as_deref()))
-}
-
-/// The document by ITI-39, checked against what was sealed of its metadata.
-pub(super) async fn fetch(call: &Call, document: &Document) -> Result<Retrieved, GatewayError> {
-    let wanted = Wanted {
-        request: DocumentRequest {
-            home: Some(HomeCommunityId(call.peer.home_community_id.0.clone())),
-            repository: Oid::parse(&document.repository)?,
-            document: document.unique_id.clone(),
-        },
-        hash: document.hash.map(hex::encode),
-        size: document.size,
-    };
-    retrieve(call, &wanted).await
-}
-
-/// A document as an answer: never run by a browser, with its digest, with the way to its original.
-fn content(document: &Document, bytes: Bytes, original: Option<&str>) -> Response {
-    let digest = openssl::sha::sha256(&bytes);
-    let mut response = Body::from(bytes).into_response();
-    let headers = response.headers_mut();
-    let mut set = |name: &'static str, value: String| {
-        headers.extend(HeaderValue::try_from(value).ok().map(|v| (HeaderName::from_static(name), v)));
-    };
-    set("content-type", document.media_type.clone());
-    set("content-language", document.language.clone());
-    set("repr-digest", format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(digest)));
-    match original {
-        Some(url) => set("link", format!("<{url}>; rel=\"original\"")),
-        None => set("x-ncp-original-digest", hex::encode(digest)),
-    }
-    set("content-security-policy", "sandbox".into());
-    if ["html", "xml", "svg"].iter().any(|kind| document.media_type.contains(kind)) {
-        set("content-disposition", "attachment".into());
-    }
-    response
 }
 
 /// Whether one of the media types may be sent; a missing header takes all.
@@ -593,12 +348,14 @@ pub(super) fn accepts(headers: &HeaderMap, types: &[&str]) -> bool {
     })
 }
 
-fn answer(body: &Value) -> Response {
+pub(super) fn answer(body: &Value) -> Response {
     (StatusCode::OK, [(header::CONTENT_TYPE, FHIR_JSON)], Body::from(body.to_string())).into_response()
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]

@@ -3,8 +3,9 @@
 //! ```text
 //! token     who calls, from a verified JWT
 //! sealed    what an earlier call found, from the base URL
-//! fhir      $match, $confirm-treatment, DocumentReference, Binary   => initiating
-//! dicomweb  studies of a manifest                                   => initiating
+//! fhir      $match, $confirm-treatment                          => initiating
+//! documents DocumentReference, Binary                           => initiating
+//! dicomweb  studies of a manifest                               => initiating
 //! resources FHIR resources out of XDS metadata
 //! problem   every error to status and OperationOutcome
 //! ```
@@ -37,6 +38,7 @@ use crate::initiating::{Call, Caller, Treatment};
 use crate::shutdown::Drain;
 
 pub mod dicomweb;
+pub mod documents;
 pub mod fhir;
 pub mod problem;
 pub mod resources;
@@ -208,8 +210,8 @@ pub fn routes(clinic: Arc<Clinic>) -> Router {
         .route("/fhir/metadata", get(fhir::metadata))
         .route("/fhir/Patient/$match", post(fhir::search_patient))
         .route("/p/{sealed}/fhir/Patient/{id}/$confirm-treatment", post(fhir::confirm_treatment))
-        .route("/p/{sealed}/fhir/DocumentReference", get(fhir::search_documents))
-        .route("/p/{sealed}/fhir/Binary/{id}", get(fhir::read_binary))
+        .route("/p/{sealed}/fhir/DocumentReference", get(documents::search_documents))
+        .route("/p/{sealed}/fhir/Binary/{id}", get(documents::read_binary))
         .route("/s/{sealed}/dicomweb/studies/{study}", get(dicomweb::retrieve_study))
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(|| async { Problem::Method })
