@@ -146,8 +146,8 @@ fn rate(bytes: u64, took: Duration) -> f64 {
 /// What one gateway spends on the digests of a gigabyte, measured here.
 fn sha256_seconds_per_gb() -> f64 {
     let (block, began) = (vec![7u8; 64 << 20], Instant::now());
-    let digest = openssl::sha::sha256(&block);
-    let took = began.elapsed().as_secs_f64() + f64::from(digest[0]) * f64::MIN_POSITIVE;
+    std::hint::black_box(openssl::sha::sha256(&block));
+    let took = began.elapsed().as_secs_f64();
     (took / (block.len() as f64 / 1e9) * 100.0).round() / 100.0
 }
 

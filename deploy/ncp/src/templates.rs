@@ -31,7 +31,6 @@ issuer = "{issuer}"
 audience = "{audience}"
 jwks_file = "pki/jwks.json"
 sealing_key_file = "pki/sealing.key"
-language = "{language}"
 organisation = {{ name = "University hospital", id = "urn:oid:{home}.10", locality = "Radiology" }}
 acr = {{ two-factor = "urn:oasis:names:tc:SAML:2.0:ac:classes:SmartcardPKI" }}
 

@@ -74,8 +74,15 @@ pub struct Treated {
     pub issued: i64,
 }
 
+impl std::fmt::Debug for Document {
+    /// Never the ids: one of them is the patient's.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Document({})", self.media_type)
+    }
+}
+
 /// One document as its metadata described it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// RepositoryUniqueId.
     pub repository: String,

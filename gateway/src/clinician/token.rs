@@ -274,7 +274,6 @@ mod tests {
             jwks_file: "j".into(),
             sealing_key_file: "s".into(),
             treatment: std::time::Duration::from_secs(60),
-            language: "en".into(),
             organisation: Organisation {
                 name: "Hospital".into(),
                 id: "urn:oid:2.999.1".into(),

@@ -44,9 +44,6 @@ pub struct Clinician {
     /// Life of a confirmed treatment relationship, at most 2 h.
     #[serde(default = "treatment", deserialize_with = "duration")]
     pub treatment: Duration,
-    /// Language of the readers (RFC 5646).
-    #[serde(default = "super::english")]
-    pub language: String,
     /// What a token does not say about the organisation.
     pub organisation: Organisation,
     /// Role code of the token to the role that other countries know; a role without a row may not ask.

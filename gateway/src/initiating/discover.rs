@@ -8,7 +8,7 @@ use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
 
 /// What is known of the person sought.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Sought {
     /// Identifiers; at least one.
     pub ids: Vec<PatientId>,

@@ -18,7 +18,7 @@ const MOST: usize = 1 << 20;
 const BEHIND_SERIES: Tag = Tag(0x0020, 0x0010);
 
 /// What every instance of a study must agree with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Expected {
     /// Study Instance UID.
     pub study: Uid,
