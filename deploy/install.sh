@@ -19,7 +19,7 @@ install_rust() {
   if ! command -v cargo >/dev/null && [ -r "$HOME/.cargo/env" ]; then . "$HOME/.cargo/env"; fi
   if ! command -v cargo >/dev/null; then
     echo "installing Rust by rustup" >&2
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c rustfmt -c clippy >&2
+    curl --proto '=https' --tlsv1.2 -sSf https://static.rust-lang.org/rustup/rustup-init.sh | sh -s -- -y --profile minimal -c rustfmt -c clippy >&2
     . "$HOME/.cargo/env"
   fi
 }
