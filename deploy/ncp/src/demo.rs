@@ -10,6 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use ncp_tests::pki::{Algorithm, CountryPki};
 use ncp_tests::synth::Study;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 
 use crate::Error;
@@ -275,8 +276,7 @@ impl Demo {
     /// Sends SIGTERM to a process.
     pub(crate) async fn terminate(&mut self, country: &str, program: &str) -> Result<(), Error> {
         let id = self.pid(country, program)?;
-        let status = Command::new("kill").arg("-TERM").arg(id.to_string()).status().await?;
-        if status.success() { Ok(()) } else { Err("kill failed".into()) }
+        Ok(signal_end(id)?)
     }
 
     /// Waits for a process that was told to end.
@@ -308,11 +308,17 @@ impl Demo {
     pub(crate) async fn stop(mut self) -> Result<(), Error> {
         for (_, child) in self.processes.iter_mut().rev() {
             let Some(id) = child.id() else { continue };
-            let _ = Command::new("kill").arg("-TERM").arg(id.to_string()).status().await;
+            let _ = signal_end(id);
             let _ = tokio::time::timeout(Duration::from_secs(40), child.wait()).await;
         }
         Ok(())
     }
+}
+
+/// Sends SIGTERM; a system call, since a minimal Debian has no `kill` program.
+fn signal_end(id: u32) -> std::io::Result<()> {
+    let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(std::io::ErrorKind::InvalidInput)?;
+    Ok(kill_process(pid, Signal::TERM)?)
 }
 
 type Http = Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>;
