@@ -139,14 +139,16 @@ async fn story(
     let queried = neighbour.documents(patient).await;
     let (entries, result) = match queried {
         Ok(answer) => {
-            let reports = answer.entries.iter().filter(|e| !e.is_manifest()).count();
-            let fits =
-                answer.status == Status::Success && reports >= 1 && answer.entries.iter().all(|e| e.home.is_some());
-            let facts = json!({ "entries": answer.entries.len(), "reports": reports, "blocked_and_absent": blocked });
-            let hidden = answer.entries.iter().all(|e| e.unique_id != "2.999.47.30.2");
+            let reports = answer.objects.entries.iter().filter(|e| !e.is_manifest()).count();
+            let fits = answer.status == Status::Success
+                && reports >= 1
+                && answer.objects.entries.iter().all(|e| e.home.is_some());
+            let facts =
+                json!({ "entries": answer.objects.entries.len(), "reports": reports, "blocked_and_absent": blocked });
+            let hidden = answer.objects.entries.iter().all(|e| e.unique_id != "2.999.47.30.2");
             let result =
                 ensure(fits, "unexpected answer").and(ensure(hidden, "a blocked document was listed")).map(|()| facts);
-            (answer.entries, result)
+            (answer.objects.entries, result)
         }
         Err(error) => (Vec::new(), Err(error)),
     };

@@ -29,7 +29,7 @@ pub(crate) async fn run(steps: &mut Steps, demo: &mut Demo) {
 async fn partly(demo: &Demo) -> Result<serde_json::Value, Error> {
     let patient = PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")?;
     let reader = neighbour(demo, &FINLAND, &NORWAY)?;
-    let entries = reader.documents(&patient).await?.entries;
+    let entries = reader.documents(&patient).await?.objects.entries;
     let there = wanted(entries.iter().find(|e| e.mime_type == "text/xml").ok_or("no report")?);
     let absent = DocumentRequest { document: "2.999.47.30.999".into(), ..there.clone() };
     let request = RetrieveRequest { documents: vec![there, absent] };
@@ -101,7 +101,7 @@ async fn read_large(
 ) -> Result<Read, Error> {
     let patient = PatientId::parse_cx("01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")?;
     let reader = neighbour(demo, &FINLAND, &NORWAY)?;
-    let entries = reader.documents(&patient).await?.entries;
+    let entries = reader.documents(&patient).await?.objects.entries;
     let study = large_study().uid();
     let entry =
         entries.iter().find(|e| e.study_instance_uid().is_some_and(|u| u.as_str() == study)).ok_or("no manifest")?;

@@ -17,9 +17,9 @@ pub use values::{Coded, Dtm, HomeCommunityId, Oid, PatientId, Uid};
 pub use xcpd::{Address, PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PatientResponse, PersonName};
 pub use xds::{
     Association, Author, Availability, Content, CrossGatewayQueryRequest, DocumentEntry, DocumentIds, DocumentRequest,
-    DocumentResponse, EntryType, FindDocuments, GetDocuments, ImagingRequest, QueryResponse, ReferenceId,
-    RegistryError, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, Severity, Status, StoredQuery,
-    StudyRequest, TimeRange,
+    DocumentResponse, EntryType, FindDocuments, Folder, GetDocuments, ImagingRequest, QueryResponse, ReferenceId,
+    RegistryError, RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, Severity, Status,
+    StoredQuery, StudyRequest, SubmissionSet, TimeRange,
 };
 
 /// `wsa:Action` values (`ihe-transactions.md` 1.2).

@@ -106,13 +106,13 @@ fn iti38_requests_and_response() {
     }
     let (response, unusable) = QueryResponse::read(&body("iti38-response-kos-leafclass.xml")).expect("reads");
     assert_eq!(unusable, 0);
-    let entry = &response.entries[0];
+    let entry = &response.objects.entries[0];
     assert!(entry.is_manifest());
     assert!(entry.study_instance_uid().is_some());
     assert!(entry.home.is_some());
     valid(&response.to_element());
     let (again, _) = QueryResponse::read(&response.to_element()).expect("reads back");
-    assert_eq!(again.entries, response.entries);
+    assert_eq!(again.objects.entries, response.objects.entries);
 }
 
 #[test]

@@ -53,8 +53,8 @@ async fn ask(call: &Call, body: ncp_xml::Element) -> Result<Found, GatewayError>
             |home: &ncp_ihe::HomeCommunityId| *home == call.peer.home_community_id || call.peer.aliases.contains(home);
         entry.home.as_ref().is_none_or(known) && patient == Some(&entry.patient_id)
     };
-    let total = response.entries.len();
-    let entries: Vec<DocumentEntry> = response.entries.into_iter().filter(ours).collect();
+    let total = response.objects.entries.len();
+    let entries: Vec<DocumentEntry> = response.objects.entries.into_iter().filter(ours).collect();
     unusable += total - entries.len();
     let incomplete = match response.status {
         Status::PartialSuccess => response
@@ -65,5 +65,5 @@ async fn ask(call: &Call, body: ncp_xml::Element) -> Result<Found, GatewayError>
             .collect(),
         _ => Vec::new(),
     };
-    Ok(Found { entries, associations: response.associations, incomplete, unusable })
+    Ok(Found { entries, associations: response.objects.associations, incomplete, unusable })
 }

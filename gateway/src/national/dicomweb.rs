@@ -15,7 +15,9 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use ncp_ihe::{DocumentEntry, ImagingRequest, ManifestPatient, Oid, PatientId, StoredQuery, Uid};
+use ncp_ihe::{
+    Availability, DocumentEntry, DocumentIds, ImagingRequest, ManifestPatient, Oid, PatientId, RegistryObjects, Uid,
+};
 use ncp_soap::mime::{MediaType, MimeLimits, MultipartReader};
 use ncp_tls::HttpClient;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
@@ -25,7 +27,7 @@ use super::manifests::{IndexedInstance, IndexedStudy, ManifestCodes, ManifestSit
 use super::patients::Patients;
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, InstanceStream,
-    LocatedInstance, LocatedStudy, NationalError,
+    LocatedInstance, LocatedStudy, NationalError, PatientObjects,
 };
 use crate::config::DicomWeb;
 use crate::policy::{Authorised, Disclose, LookUp};
@@ -130,6 +132,16 @@ impl DicomWebSource {
                     out.extend(self.study_with(&study, &uid).await?);
                 }
             }
+        }
+        Ok(out)
+    }
+
+    /// Manifests of a person's studies.
+    async fn entries_of(&self, patient: &PatientId) -> Result<Vec<DocumentEntry>, NationalError> {
+        let mut out = Vec::new();
+        for study in self.studies_of(patient).await? {
+            let Some(patient) = study.patient.clone() else { continue };
+            out.push(self.site.document(&study, patient).map_err(NationalError::down)?.0);
         }
         Ok(out)
     }
@@ -293,27 +305,17 @@ fn uid(object: &Value, tag: &str) -> Option<Uid> {
 }
 
 impl DocumentRegistry for DicomWebSource {
-    async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        // A manifest exists once its patient is known: the one of the query, or of the treatment.
-        let patient = match query.get() {
-            StoredQuery::FindDocuments(find) => Some(&find.patient_id),
-            _ => query.identity().trc_patient.as_ref(),
-        };
-        let Some(patient) = patient else { return Ok(Vec::new()) };
-        let wanted = |entry: &DocumentEntry| match query.get() {
-            StoredQuery::FindDocuments(find) => find.matches(entry),
-            StoredQuery::GetDocuments(get) => get.names(entry),
-            _ => false,
-        };
-        let mut out = Vec::new();
-        for study in self.studies_of(patient).await? {
-            let Some(patient) = study.patient.clone() else { continue };
-            let (entry, _) = self.site.document(&study, patient).map_err(NationalError::down)?;
-            if wanted(&entry) {
-                out.push(entry);
-            }
+    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
+        if !of.get().status.contains(&Availability::Approved) {
+            return Ok(RegistryObjects::default());
         }
-        Ok(out)
+        Ok(RegistryObjects::of_entries(self.entries_of(&of.get().patient).await?))
+    }
+
+    // A manifest that does not exist yet is found again by the patient under treatment.
+    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+        let Some(patient) = ids.identity().trc_patient.as_ref() else { return Ok(Vec::new()) };
+        Ok(self.entries_of(patient).await?.into_iter().filter(|e| ids.get().name(e)).collect())
     }
 }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use ncp_ihe::{
-    DocumentEntry, ImagingRequest, Oid, PatientQuery, PatientRecord, SeriesRequest, StoredQuery, StudyRequest,
+    DocumentEntry, DocumentIds, ImagingRequest, Oid, PatientQuery, PatientRecord, RegistryObjects, SeriesRequest,
+    StudyRequest,
 };
 
 use super::dicomweb::DicomWebSource;
@@ -13,7 +14,7 @@ use super::embedded::EmbeddedSource;
 use super::patients::Patients;
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, InstanceStream, LocatedStudy, Missing,
-    NationalError, PatientDemographicsSupplier,
+    NationalError, PatientDemographicsSupplier, PatientObjects,
 };
 use crate::config;
 use crate::policy::{Authorised, Disclose, LookUp};
@@ -45,10 +46,17 @@ impl Connector {
         }
     }
 
-    async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
+    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
         match self {
-            Self::Embedded(source) => source.query(query).await,
-            Self::DicomWeb(source) => source.query(query).await,
+            Self::Embedded(source) => source.objects(of).await,
+            Self::DicomWeb(source) => source.objects(of).await,
+        }
+    }
+
+    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+        match self {
+            Self::Embedded(source) => source.entries(ids).await,
+            Self::DicomWeb(source) => source.entries(ids).await,
         }
     }
 
@@ -116,10 +124,18 @@ impl PatientDemographicsSupplier for National {
 }
 
 impl DocumentRegistry for National {
-    async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
+    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
+        let mut out = RegistryObjects::default();
+        for connector in &self.connectors {
+            out.extend(connector.objects(of).await?);
+        }
+        Ok(out)
+    }
+
+    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
         let mut out = Vec::new();
         for connector in &self.connectors {
-            out.extend(connector.query(query).await?);
+            out.extend(connector.entries(ids).await?);
         }
         Ok(out)
     }

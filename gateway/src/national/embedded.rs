@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use ncp_ihe::{DocumentEntry, DocumentRequest, ImagingRequest, Oid, StoredQuery, Uid};
+use ncp_ihe::{DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, Oid, RegistryObjects, Uid};
 use tokio::io::AsyncReadExt;
 
 use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite};
 use super::patients::Patients;
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, InstanceStream,
-    LocatedStudy, NationalError,
+    LocatedStudy, NationalError, PatientObjects,
 };
 use crate::config::Embedded;
 use crate::policy::{Authorised, Disclose, LookUp};
@@ -85,13 +85,14 @@ impl EmbeddedSource {
 }
 
 impl DocumentRegistry for EmbeddedSource {
-    async fn query(&self, query: &Authorised<LookUp<StoredQuery>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        let wanted = |entry: &DocumentEntry| match query.get() {
-            StoredQuery::FindDocuments(find) => find.matches(entry),
-            StoredQuery::GetDocuments(get) => get.names(entry),
-            _ => false,
-        };
-        Ok(self.documents.iter().map(|d| &d.entry).filter(|e| wanted(e)).cloned().collect())
+    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
+        let of = of.get();
+        let wanted = |entry: &&DocumentEntry| entry.patient_id == of.patient && of.status.contains(&entry.availability);
+        Ok(RegistryObjects::of_entries(self.documents.iter().map(|d| &d.entry).filter(wanted).cloned().collect()))
+    }
+
+    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+        Ok(self.documents.iter().map(|d| &d.entry).filter(|e| ids.get().name(e)).cloned().collect())
     }
 }
 

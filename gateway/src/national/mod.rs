@@ -5,10 +5,9 @@
 //! a [`Disclose`] alone, so code that fetches before the release decision does not compile.
 //!
 //! ```compile_fail
-//! # use ncp_gateway::national::{National, DocumentRegistry};
-//! # use ncp_ihe::StoredQuery;
-//! async fn looks_up_without_a_decision(national: &National, query: &StoredQuery) {
-//!     let _ = national.query(query).await; // expects &Authorised<LookUp<StoredQuery>>
+//! # use ncp_gateway::national::{National, DocumentRegistry, PatientObjects};
+//! async fn looks_up_without_a_decision(national: &National, of: &PatientObjects) {
+//!     let _ = national.objects(of).await; // expects &Authorised<LookUp<PatientObjects>>
 //! }
 //! ```
 //! ```compile_fail
@@ -25,7 +24,8 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures_util::Stream;
 use ncp_ihe::{
-    DocumentEntry, DocumentRequest, ImagingRequest, PatientId, PatientQuery, PatientRecord, StoredQuery, Uid,
+    Availability, DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, PatientId, PatientQuery, PatientRecord,
+    RegistryObjects, Uid,
 };
 
 use crate::policy::{Authorised, Disclose, LookUp};
@@ -52,12 +52,30 @@ pub trait PatientDemographicsSupplier {
     ) -> impl Future<Output = Result<Vec<PatientRecord>, NationalError>> + Send;
 }
 
-/// Document Registry: metadata only.
+/// What a Document Registry is asked for: everything of one patient. Stored queries are evaluated by the Responding
+/// Gateway ([`ncp_ihe::StoredQuery::select`]), after release and in national and European codes alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatientObjects {
+    /// Whose.
+    pub patient: PatientId,
+    /// In one of these statuses.
+    pub status: Vec<Availability>,
+}
+
+/// Document Registry: metadata only. `home` is left empty; the Responding Gateway stamps its own.
 pub trait DocumentRegistry {
-    /// Answers a stored query. `home` is left empty; the Responding Gateway stamps its own.
-    fn query(
+    /// All registry objects of a patient: entries, and where the registry has them submission sets, folders and the
+    /// associations between them. More than was asked for does no harm.
+    fn objects(
         &self,
-        query: &Authorised<LookUp<StoredQuery>>,
+        of: &Authorised<LookUp<PatientObjects>>,
+    ) -> impl Future<Output = Result<RegistryObjects, NationalError>> + Send;
+
+    /// The entries that carry these ids, whosever they are; release decides afterwards. A registry that can only look
+    /// up by patient may answer those of the patient under treatment alone.
+    fn entries(
+        &self,
+        ids: &Authorised<LookUp<DocumentIds>>,
     ) -> impl Future<Output = Result<Vec<DocumentEntry>, NationalError>> + Send;
 }
 

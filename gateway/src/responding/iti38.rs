@@ -1,8 +1,8 @@
 //! Cross Gateway Query [ITI-38], responding side (ITI TF-2: 3.38).
 
 use ncp_ihe::{
-    CrossGatewayQueryRequest, DocumentEntry, DocumentIds, FindDocuments, GetDocuments, MessageError, QueryResponse,
-    ReturnType, Status, StoredQuery,
+    Availability, CrossGatewayQueryRequest, DocumentEntry, DocumentIds, GetDocuments, MessageError, QueryResponse,
+    RegistryObjects, ReturnType, Status, StoredQuery,
 };
 use ncp_xml::Element;
 use tracing::Instrument;
@@ -11,7 +11,7 @@ use super::pipeline::{self, Answer, Exchange, Message};
 use super::pivot;
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
-use crate::national::{DocumentRegistry, NationalError};
+use crate::national::{DocumentRegistry, NationalError, PatientObjects};
 use crate::outcome::GatewayError;
 use crate::policy::{Authorised, LookUp, Refusal};
 
@@ -48,8 +48,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     let mut answer = QueryResponse {
         status: Status::Success,
         errors: Vec::new(),
-        entries: Vec::new(),
-        associations: Vec::new(),
+        objects: RegistryObjects::default(),
         object_refs: Vec::new(),
     };
     let home = exchange.app.config.gateway.home_community_id.clone();
@@ -61,8 +60,8 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         add(exchange, &asked.get().query, entry, &mut answer);
     }
     if return_type == ReturnType::ObjectRef {
-        answer.object_refs = answer.entries.drain(..).map(|e| (e.entry_uuid, e.home)).collect();
-        answer.associations.clear();
+        answer.object_refs = answer.objects.entries.drain(..).map(|e| (e.entry_uuid, e.home)).collect();
+        answer.objects.associations.clear();
     }
     trail.decided().await?;
     Ok(Answer::Simple(answer.to_element()))
@@ -95,8 +94,8 @@ async fn candidates(
     async {
         if let StoredQuery::GetDocuments(get) = &asked.get().query {
             // A document of somebody else answers as an absent one does, and is put on the trail.
-            let named = asked.derive(StoredQuery::GetDocuments(originals_of(get)));
-            for entry in national.query(&named).await? {
+            let named = asked.derive(originals_of(get));
+            for entry in national.entries(&named).await? {
                 if entry.patient_id != patient {
                     trail.withheld(&Refusal::OtherPatient);
                 }
@@ -104,12 +103,10 @@ async fn candidates(
         }
         let status = match &asked.get().query {
             StoredQuery::FindDocuments(find) => find.status.clone(),
-            _ => Vec::new(),
+            _ => vec![Availability::Approved, Availability::Deprecated],
         };
-        let all =
-            asked.derive(StoredQuery::FindDocuments(FindDocuments { status, ..FindDocuments::of_patient(patient) }));
-        match national.query(&all).await {
-            Ok(entries) => Ok(entries),
+        match national.objects(&asked.derive(PatientObjects { patient, status })).await {
+            Ok(objects) => Ok(objects.entries),
             // One answer for "nothing" and "nobody": Success with an empty list leaks least.
             Err(NationalError::NoPatient) => Ok(Vec::new()),
             Err(error) => Err(error.into()),
@@ -119,14 +116,13 @@ async fn candidates(
     .await
 }
 
-fn originals_of(get: &GetDocuments) -> GetDocuments {
-    let ids = match &get.ids {
+fn originals_of(get: &GetDocuments) -> DocumentIds {
+    match &get.ids {
         DocumentIds::UniqueIds(ids) => {
             DocumentIds::UniqueIds(ids.iter().map(|id| pivot::original_of(id).unwrap_or(id).to_owned()).collect())
         }
         other => other.clone(),
-    };
-    GetDocuments { ids }
+    }
 }
 
 /// Metadata in European codes; without the service the national ones stand, with a warning.
@@ -167,18 +163,18 @@ fn add(
             if !(find.matches(&european) || find.matches(&national)) {
                 return;
             }
-            answer.entries.push(european);
+            answer.objects.entries.push(european);
             if let Some((pivot, association)) = pair {
-                answer.entries.push(pivot);
-                answer.associations.push(association);
+                answer.objects.entries.push(pivot);
+                answer.objects.associations.push(association);
             }
         }
         StoredQuery::GetDocuments(get) => {
             if get.names(&european) {
-                answer.entries.push(european);
+                answer.objects.entries.push(european);
             }
             if let Some((pivot, _)) = pair.filter(|(pivot, _)| get.names(pivot)) {
-                answer.entries.push(pivot);
+                answer.objects.entries.push(pivot);
             }
         }
         _ => {}
@@ -191,8 +187,7 @@ pub fn refusal(exchange: &Exchange, error: &GatewayError) -> Option<Element> {
     let answer = QueryResponse {
         status: Status::Failure,
         errors: vec![error.registry_error(TransactionName::Iti38, location, &exchange.reference)],
-        entries: Vec::new(),
-        associations: Vec::new(),
+        objects: RegistryObjects::default(),
         object_refs: Vec::new(),
     };
     Some(answer.to_element())

@@ -2,8 +2,8 @@
 
 use futures_util::StreamExt;
 use ncp_ihe::{
-    Content, DocumentEntry, DocumentIds, DocumentRequest, DocumentResponse, GetDocuments, MessageError, RegistryError,
-    RetrieveRequest, RetrieveResponse, Severity, Status, StoredQuery,
+    Content, DocumentEntry, DocumentIds, DocumentRequest, DocumentResponse, MessageError, RegistryError,
+    RetrieveRequest, RetrieveResponse, Severity, Status,
 };
 use ncp_proto::translation::Direction;
 use ncp_soap::OutPart;
@@ -104,7 +104,7 @@ async fn document(
     let original = pivot::original_of(&wanted.document);
     let unique_id = original.unwrap_or(&wanted.document).to_owned();
     let ids = DocumentIds::UniqueIds(vec![unique_id.clone()]);
-    let entries = national.query(&asked.derive(StoredQuery::GetDocuments(GetDocuments { ids }))).await?;
+    let entries = national.entries(&asked.derive(ids)).await?;
     let entry = entries
         .into_iter()
         .find(|e| e.unique_id == unique_id && e.repository_unique_id == wanted.repository)

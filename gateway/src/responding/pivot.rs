@@ -9,8 +9,6 @@ use ncp_ihe::{Association, DocumentEntry};
 const EXTENSION: &str = "PIVOT";
 /// SHA-1 of nothing: hash of a document assembled at retrieval.
 const DELAYED_HASH: &str = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
-/// Association of a transformation.
-const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
 
 /// Whether a transcoded form is offered: CDA documents that are no pivot themselves.
 pub fn has_pivot(entry: &DocumentEntry) -> bool {
@@ -41,10 +39,11 @@ pub fn entry_of(original: &DocumentEntry, language: &str) -> (DocumentEntry, Ass
         ..original.clone()
     };
     let association = Association {
-        uuid: derived_uuid(&[&original.entry_uuid, XFRM]),
-        kind: XFRM.to_owned(),
+        uuid: derived_uuid(&[&original.entry_uuid, Association::XFRM]),
+        kind: Association::XFRM.to_owned(),
         source: entry_uuid,
         target: original.entry_uuid.clone(),
+        submission_set_status: None,
     };
     (pivot, association)
 }

@@ -1,4 +1,4 @@
-//! DocumentEntry and Association as ebRIM (ITI TF-3: 4.2.3.2).
+//! Registry objects as ebRIM (ITI TF-3: 4.2.3).
 
 use ncp_xml::Element;
 
@@ -18,7 +18,7 @@ const PATIENT_ID: (&str, &str) = ("urn:uuid:58a6f841-87b3-4a3e-92fd-a8ffeff98427
 const UNIQUE_ID: (&str, &str) = ("urn:uuid:2e82c1f6-a085-4c72-9da3-8640a32e42ab", "XDSDocumentEntry.uniqueId");
 const REFERENCE_IDS: &str = "urn:ihe:iti:xds:2013:referenceIdList";
 
-fn rim(local: &str) -> Element {
+pub(super) fn rim(local: &str) -> Element {
     Element::new(RIM, local)
 }
 
@@ -27,7 +27,7 @@ pub(super) fn slot(name: &str, values: impl IntoIterator<Item = String>) -> Elem
     rim("Slot").attr("name", name).with(list)
 }
 
-fn localized(local: &str, text: &str) -> Element {
+pub(super) fn localized(local: &str, text: &str) -> Element {
     rim(local).with(rim("LocalizedString").attr("value", text))
 }
 
@@ -45,7 +45,6 @@ pub(super) fn values_of(slot: &Element) -> Vec<String> {
 pub(super) fn write_entry(entry: &DocumentEntry) -> Element {
     let text = |name: &str, value: &Option<String>| value.as_ref().map(|v| slot(name, [v.clone()]));
     let dtm = |name: &str, value: &Option<Dtm>| value.as_ref().map(|v| slot(name, [v.to_string()]));
-    let many = |name: &str, values: Vec<String>| (!values.is_empty()).then(|| slot(name, values));
     let mut out = rim("ExtrinsicObject")
         .attr("id", entry.entry_uuid.as_str())
         .attr("lid", entry.entry_uuid.as_str())
@@ -60,13 +59,13 @@ pub(super) fn write_entry(entry: &DocumentEntry) -> Element {
         .with_all(text("hash", &entry.hash))
         .with(slot("languageCode", [entry.language.clone()]))
         .with_all(text("legalAuthenticator", &entry.legal_authenticator))
-        .with_all(many(REFERENCE_IDS, entry.reference_ids.iter().map(ReferenceId::to_cxi).collect()))
+        .with_all(many(REFERENCE_IDS, &entry.reference_ids.iter().map(ReferenceId::to_cxi).collect::<Vec<_>>()))
         .with(slot("repositoryUniqueId", [entry.repository_unique_id.to_string()]))
         .with_all(dtm("serviceStartTime", &entry.service_start))
         .with_all(dtm("serviceStopTime", &entry.service_stop))
         .with_all(entry.size.map(|size| slot("size", [size.to_string()])))
         .with_all(entry.source_patient_id.as_ref().map(|id| slot("sourcePatientId", [id.to_cx()])))
-        .with_all(many("sourcePatientInfo", entry.source_patient_info.clone()))
+        .with_all(many("sourcePatientInfo", &entry.source_patient_info))
         .with_all(entry.extra_slots.iter().map(|(name, values)| slot(name, values.clone())))
         .with_all(entry.title.as_ref().map(|title| localized("Name", title)))
         .with_all(entry.comments.as_ref().map(|comments| localized("Description", comments)))
@@ -74,9 +73,7 @@ pub(super) fn write_entry(entry: &DocumentEntry) -> Element {
     let mut number = 0;
     let mut classify = |scheme: &str, code: &Coded| {
         number += 1;
-        classification(entry, number, scheme, &code.code)
-            .with(slot("codingScheme", [code.system.clone()]))
-            .with(localized("Name", code.display.as_deref().unwrap_or(&code.code)))
+        coded(&entry.entry_uuid, number, scheme, code)
     };
     let mut classifications = vec![
         classify(CLASS, &entry.class_code),
@@ -87,40 +84,54 @@ pub(super) fn write_entry(entry: &DocumentEntry) -> Element {
     ];
     classifications.extend(entry.confidentiality.iter().map(|c| classify(CONFIDENTIALITY, c)));
     classifications.extend(entry.event_codes.iter().map(|c| classify(EVENT, c)));
-    for (index, author) in entry.authors.iter().enumerate() {
-        let holder = classification(entry, 1000 + index, AUTHOR, "")
-            .with_all(author.person.iter().map(|p| slot("authorPerson", [p.clone()])))
-            .with_all(many("authorInstitution", author.institutions.clone()))
-            .with_all(many("authorRole", author.roles.clone()))
-            .with_all(many("authorSpecialty", author.specialties.clone()));
-        classifications.push(holder);
-    }
+    classifications.extend(write_authors(&entry.entry_uuid, AUTHOR, &entry.authors));
     out.with_all(classifications)
-        .with(external_id(entry, "p", PATIENT_ID, &entry.patient_id.to_cx()))
-        .with(external_id(entry, "u", UNIQUE_ID, &entry.unique_id))
+        .with(external_id(&entry.entry_uuid, "p", PATIENT_ID, &entry.patient_id.to_cx()))
+        .with(external_id(&entry.entry_uuid, "u", UNIQUE_ID, &entry.unique_id))
 }
 
-fn classification(entry: &DocumentEntry, number: usize, scheme: &str, code: &str) -> Element {
+pub(super) fn many(name: &str, values: &[String]) -> Option<Element> {
+    (!values.is_empty()).then(|| slot(name, values.iter().cloned()))
+}
+
+pub(super) fn write_authors(object: &str, scheme: &str, authors: &[Author]) -> Vec<Element> {
+    let write = |(index, author): (usize, &Author)| {
+        classification(object, 1000 + index, scheme, "")
+            .with_all(author.person.iter().map(|p| slot("authorPerson", [p.clone()])))
+            .with_all(many("authorInstitution", &author.institutions))
+            .with_all(many("authorRole", &author.roles))
+            .with_all(many("authorSpecialty", &author.specialties))
+    };
+    authors.iter().enumerate().map(write).collect()
+}
+
+pub(super) fn coded(object: &str, number: usize, scheme: &str, code: &Coded) -> Element {
+    classification(object, number, scheme, &code.code)
+        .with(slot("codingScheme", [code.system.clone()]))
+        .with(localized("Name", code.display.as_deref().unwrap_or(&code.code)))
+}
+
+fn classification(object: &str, number: usize, scheme: &str, code: &str) -> Element {
     rim("Classification")
-        .attr("id", derived_id(&entry.entry_uuid, &format!("c{number}")))
+        .attr("id", derived_id(object, &format!("c{number}")))
         .attr("classificationScheme", scheme)
-        .attr("classifiedObject", entry.entry_uuid.as_str())
+        .attr("classifiedObject", object)
         .attr("nodeRepresentation", code)
         .attr("objectType", "urn:oasis:names:tc:ebxml-regrep:ObjectType:RegistryObject:Classification")
 }
 
-fn external_id(entry: &DocumentEntry, number: &str, (scheme, name): (&str, &str), value: &str) -> Element {
+pub(super) fn external_id(object: &str, number: &str, (scheme, name): (&str, &str), value: &str) -> Element {
     rim("ExternalIdentifier")
-        .attr("id", derived_id(&entry.entry_uuid, number))
+        .attr("id", derived_id(object, number))
         .attr("identificationScheme", scheme)
-        .attr("registryObject", entry.entry_uuid.as_str())
+        .attr("registryObject", object)
         .attr("objectType", "urn:oasis:names:tc:ebxml-regrep:ObjectType:RegistryObject:ExternalIdentifier")
         .attr("value", value)
         .with(localized("Name", name))
 }
 
 /// A UUID URN that is the same at every answer.
-fn derived_id(entry: &str, what: &str) -> String {
+pub(super) fn derived_id(entry: &str, what: &str) -> String {
     let digest = openssl::sha::sha256(format!("{entry}/{what}").as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
@@ -132,19 +143,9 @@ pub(super) fn read_entry(object: &Element) -> Result<DocumentEntry, MessageError
     let one = |name: &str| slot_values(object, name).into_iter().find(|v| !v.is_empty());
     let dtm = |name: &str| one(name).and_then(|v| Dtm::parse(&v).ok());
     let missing = MessageError::Malformed;
-    let identifier = |(scheme, name): (&str, &str)| {
-        let mut ids = object.all(RIM, "ExternalIdentifier");
-        let found = ids.find(|e| {
-            e.get("identificationScheme") == Some(scheme) || localized_value(e, "Name").as_deref() == Some(name)
-        });
-        found.and_then(|e| e.get("value")).map(|v| v.trim().to_owned())
-    };
-    let codes = |scheme: &str| -> Vec<Coded> {
-        let found = object.all(RIM, "Classification").filter(|c| c.get("classificationScheme") == Some(scheme));
-        found.map(read_code).collect()
-    };
+    let identifier = |of| read_identifier(object, of);
+    let codes = |scheme: &str| read_codes(object, scheme);
     let code = |scheme: &str| codes(scheme).into_iter().next().unwrap_or_default();
-    let authors = object.all(RIM, "Classification").filter(|c| c.get("classificationScheme") == Some(AUTHOR));
     let known = [
         "creationTime",
         "hash",
@@ -158,16 +159,12 @@ pub(super) fn read_entry(object: &Element) -> Result<DocumentEntry, MessageError
         "sourcePatientId",
         "sourcePatientInfo",
     ];
-    let extra = object.all(RIM, "Slot").filter(|s| !known.contains(&s.get("name").unwrap_or_default()));
     Ok(DocumentEntry {
         entry_uuid: object.get("id").filter(|id| !id.is_empty()).ok_or(missing("entry uuid"))?.to_owned(),
         unique_id: identifier(UNIQUE_ID).filter(|id| !id.is_empty()).ok_or(missing("unique id"))?,
         home: object.get("home").and_then(|h| HomeCommunityId::parse(h).ok()),
         repository_unique_id: Oid::parse(&one("repositoryUniqueId").ok_or(missing("repository unique id"))?)?,
-        availability: match object.get("status") {
-            Some(status) if status.ends_with(":Deprecated") => Availability::Deprecated,
-            _ => Availability::Approved,
-        },
+        availability: read_availability(object),
         entry_type: match object.get("objectType") {
             Some(kind) if kind == EntryType::OnDemand.urn() => EntryType::OnDemand,
             _ => EntryType::Stable,
@@ -192,17 +189,48 @@ pub(super) fn read_entry(object: &Element) -> Result<DocumentEntry, MessageError
         hash: one("hash").map(|h| h.to_ascii_lowercase()),
         size: one("size").and_then(|v| v.parse().ok()),
         reference_ids: slot_values(object, REFERENCE_IDS).iter().filter_map(|v| ReferenceId::parse(v)).collect(),
-        authors: authors
-            .map(|a| Author {
-                person: slot_values(a, "authorPerson").into_iter().next(),
-                institutions: slot_values(a, "authorInstitution"),
-                roles: slot_values(a, "authorRole"),
-                specialties: slot_values(a, "authorSpecialty"),
-            })
-            .collect(),
+        authors: read_authors(object, AUTHOR),
         legal_authenticator: one("legalAuthenticator"),
-        extra_slots: extra.map(|s| (s.get("name").unwrap_or_default().to_owned(), values_of(s))).collect(),
+        extra_slots: read_extra_slots(object, &known),
     })
+}
+
+pub(super) fn read_availability(object: &Element) -> Availability {
+    match object.get("status") {
+        Some(status) if status.ends_with(":Deprecated") => Availability::Deprecated,
+        _ => Availability::Approved,
+    }
+}
+
+/// Value of an external identifier, by scheme or by its Name.
+pub(super) fn read_identifier(object: &Element, (scheme, name): (&str, &str)) -> Option<String> {
+    let mut ids = object.all(RIM, "ExternalIdentifier");
+    let found = ids
+        .find(|e| e.get("identificationScheme") == Some(scheme) || localized_value(e, "Name").as_deref() == Some(name));
+    found.and_then(|e| e.get("value")).map(|v| v.trim().to_owned())
+}
+
+fn classified<'a>(object: &'a Element, scheme: &'a str) -> impl Iterator<Item = &'a Element> {
+    object.all(RIM, "Classification").filter(move |c| c.get("classificationScheme") == Some(scheme))
+}
+
+pub(super) fn read_codes(object: &Element, scheme: &str) -> Vec<Coded> {
+    classified(object, scheme).map(read_code).collect()
+}
+
+pub(super) fn read_authors(object: &Element, scheme: &str) -> Vec<Author> {
+    let read = |a: &Element| Author {
+        person: slot_values(a, "authorPerson").into_iter().next(),
+        institutions: slot_values(a, "authorInstitution"),
+        roles: slot_values(a, "authorRole"),
+        specialties: slot_values(a, "authorSpecialty"),
+    };
+    classified(object, scheme).map(read).collect()
+}
+
+pub(super) fn read_extra_slots(object: &Element, known: &[&str]) -> Vec<(String, Vec<String>)> {
+    let extra = object.all(RIM, "Slot").filter(|s| !known.contains(&s.get("name").unwrap_or_default()));
+    extra.map(|s| (s.get("name").unwrap_or_default().to_owned(), values_of(s))).collect()
 }
 
 fn read_code(classification: &Element) -> Coded {
@@ -213,7 +241,7 @@ fn read_code(classification: &Element) -> Coded {
     }
 }
 
-fn localized_value(holder: &Element, local: &str) -> Option<String> {
+pub(super) fn localized_value(holder: &Element, local: &str) -> Option<String> {
     let value = holder.child(RIM, local)?.child(RIM, "LocalizedString")?.get("value")?;
     Some(value.to_owned())
 }
@@ -226,6 +254,9 @@ pub(super) fn write_association(association: &Association) -> Element {
         .attr("sourceObject", association.source.as_str())
         .attr("targetObject", association.target.as_str())
         .attr("objectType", "urn:oasis:names:tc:ebxml-regrep:ObjectType:RegistryObject:Association")
+        .with_all(
+            association.submission_set_status.as_ref().map(|status| slot("SubmissionSetStatus", [status.clone()])),
+        )
 }
 
 /// Reads an association.
@@ -236,5 +267,6 @@ pub(super) fn read_association(object: &Element) -> Option<Association> {
         kind: get("associationType")?,
         source: get("sourceObject")?,
         target: get("targetObject")?,
+        submission_set_status: slot_values(object, "SubmissionSetStatus").into_iter().next(),
     })
 }

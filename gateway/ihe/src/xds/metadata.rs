@@ -179,7 +179,63 @@ impl DocumentEntry {
     }
 }
 
-/// An association between entries.
+/// A submission set's metadata (ITI TF-3: 4.2.3.3).
+#[derive(Debug, Clone, PartialEq)]
+pub struct SubmissionSet {
+    /// entryUUID.
+    pub entry_uuid: String,
+    /// uniqueId.
+    pub unique_id: String,
+    /// homeCommunityId.
+    pub home: Option<HomeCommunityId>,
+    /// availabilityStatus.
+    pub availability: Availability,
+    /// patientId.
+    pub patient_id: PatientId,
+    /// sourceId.
+    pub source_id: String,
+    /// contentTypeCode.
+    pub content_type: Coded,
+    /// submissionTime.
+    pub submission_time: Option<Dtm>,
+    /// intendedRecipient.
+    pub intended_recipients: Vec<String>,
+    /// title.
+    pub title: Option<String>,
+    /// comments.
+    pub comments: Option<String>,
+    /// authors.
+    pub authors: Vec<Author>,
+    /// Slots that the profile does not know.
+    pub extra_slots: Vec<(String, Vec<String>)>,
+}
+
+/// A folder's metadata (ITI TF-3: 4.2.3.4).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folder {
+    /// entryUUID.
+    pub entry_uuid: String,
+    /// uniqueId.
+    pub unique_id: String,
+    /// homeCommunityId.
+    pub home: Option<HomeCommunityId>,
+    /// availabilityStatus.
+    pub availability: Availability,
+    /// patientId.
+    pub patient_id: PatientId,
+    /// codeList.
+    pub codes: Vec<Coded>,
+    /// lastUpdateTime.
+    pub last_update: Option<Dtm>,
+    /// title.
+    pub title: Option<String>,
+    /// comments.
+    pub comments: Option<String>,
+    /// Slots that the profile does not know.
+    pub extra_slots: Vec<(String, Vec<String>)>,
+}
+
+/// An association between two registry objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Association {
     /// entryUUID.
@@ -190,4 +246,81 @@ pub struct Association {
     pub source: String,
     /// targetObject.
     pub target: String,
+    /// SubmissionSetStatus of a HasMember: `Original` or `Reference`.
+    pub submission_set_status: Option<String>,
+}
+
+impl Association {
+    /// A submission set or folder has a member.
+    pub const HAS_MEMBER: &str = "urn:oasis:names:tc:ebxml-regrep:AssociationType:HasMember";
+    /// A document is a transformation of another.
+    pub const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
+
+    /// Whether it is of that type. Peers shorten the URN: the last component decides.
+    pub fn is(&self, kind: &str) -> bool {
+        self.kind.rsplit(':').next() == kind.rsplit(':').next()
+    }
+}
+
+/// What a registry holds or answers: entries, what they were submitted in, what groups them, how they relate.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct RegistryObjects {
+    /// DocumentEntries.
+    pub entries: Vec<DocumentEntry>,
+    /// SubmissionSets.
+    pub submission_sets: Vec<SubmissionSet>,
+    /// Folders.
+    pub folders: Vec<Folder>,
+    /// Associations.
+    pub associations: Vec<Association>,
+}
+
+impl RegistryObjects {
+    /// Entries alone.
+    pub fn of_entries(entries: Vec<DocumentEntry>) -> Self {
+        Self { entries, ..Self::default() }
+    }
+
+    /// Adds what another registry holds.
+    pub fn extend(&mut self, other: Self) {
+        self.entries.extend(other.entries);
+        self.submission_sets.extend(other.submission_sets);
+        self.folders.extend(other.folders);
+        self.associations.extend(other.associations);
+    }
+
+    /// Number of objects.
+    pub fn len(&self) -> usize {
+        self.entries.len() + self.submission_sets.len() + self.folders.len() + self.associations.len()
+    }
+
+    /// Nothing at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Keeps the objects whose entryUUID is wanted.
+    pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.entries.retain(|e| wanted(&e.entry_uuid));
+        self.submission_sets.retain(|s| wanted(&s.entry_uuid));
+        self.folders.retain(|f| wanted(&f.entry_uuid));
+        self.associations.retain(|a| wanted(&a.uuid));
+    }
+
+    /// Names the community that holds them.
+    pub fn set_home(&mut self, home: &HomeCommunityId) {
+        let homes = self.entries.iter_mut().map(|e| &mut e.home);
+        let homes = homes.chain(self.submission_sets.iter_mut().map(|s| &mut s.home));
+        for own in homes.chain(self.folders.iter_mut().map(|f| &mut f.home)) {
+            *own = Some(home.clone());
+        }
+    }
+
+    /// entryUUIDs in the order of the lists.
+    pub fn uuids(&self) -> impl Iterator<Item = &str> {
+        let entries = self.entries.iter().map(|e| e.entry_uuid.as_str());
+        let sets = self.submission_sets.iter().map(|s| s.entry_uuid.as_str());
+        let folders = self.folders.iter().map(|f| f.entry_uuid.as_str());
+        entries.chain(sets).chain(folders).chain(self.associations.iter().map(|a| a.uuid.as_str()))
+    }
 }

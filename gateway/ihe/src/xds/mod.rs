@@ -2,11 +2,14 @@
 
 mod ebrim;
 mod metadata;
+mod packages;
 mod query;
 mod registry;
 mod retrieve;
 
-pub use metadata::{Association, Author, Availability, DocumentEntry, EntryType, ReferenceId};
+pub use metadata::{
+    Association, Author, Availability, DocumentEntry, EntryType, Folder, ReferenceId, RegistryObjects, SubmissionSet,
+};
 pub use query::{
     CrossGatewayQueryRequest, DocumentIds, FindDocuments, GetDocuments, ReturnType, StoredQuery, TimeRange,
 };

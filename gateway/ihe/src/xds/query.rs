@@ -118,9 +118,16 @@ pub struct GetDocuments {
 impl GetDocuments {
     /// Whether the query names this entry.
     pub fn names(&self, entry: &DocumentEntry) -> bool {
-        match &self.ids {
-            DocumentIds::UniqueIds(ids) => ids.contains(&entry.unique_id),
-            DocumentIds::EntryUuids(ids) => ids.contains(&entry.entry_uuid),
+        self.ids.name(entry)
+    }
+}
+
+impl DocumentIds {
+    /// Whether they name this entry.
+    pub fn name(&self, entry: &DocumentEntry) -> bool {
+        match self {
+            Self::UniqueIds(ids) => ids.contains(&entry.unique_id),
+            Self::EntryUuids(ids) => ids.contains(&entry.entry_uuid),
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use ncp_xml::Element;
 
-use super::ebrim;
-use super::metadata::{Association, DocumentEntry};
+use super::metadata::RegistryObjects;
+use super::{ebrim, packages};
 use crate::ns::{QUERY, RIM, RS};
 use crate::{HomeCommunityId, MessageError};
 
@@ -104,10 +104,8 @@ pub struct QueryResponse {
     pub status: Status,
     /// Errors and warnings.
     pub errors: Vec<RegistryError>,
-    /// DocumentEntries (LeafClass).
-    pub entries: Vec<DocumentEntry>,
-    /// Associations.
-    pub associations: Vec<Association>,
+    /// Full objects (LeafClass).
+    pub objects: RegistryObjects,
     /// ObjectRefs: entryUUID and home.
     pub object_refs: Vec<(String, Option<HomeCommunityId>)>,
 }
@@ -122,11 +120,7 @@ impl QueryResponse {
             }
             reference
         });
-        let objects = Element::new(RIM, "RegistryObjectList")
-            .declare("rim", RIM)
-            .with_all(self.entries.iter().map(ebrim::write_entry))
-            .with_all(self.associations.iter().map(ebrim::write_association))
-            .with_all(references);
+        let objects = self.objects.to_element().with_all(references);
         Element::new(QUERY, "AdhocQueryResponse")
             .attr("status", self.status.urn())
             .with_all(write_errors(&self.errors))
@@ -144,24 +138,48 @@ impl QueryResponse {
         let mut out = Self {
             status: read_status(body)?,
             errors: read_errors(body),
-            entries: Vec::new(),
-            associations: Vec::new(),
+            objects: RegistryObjects::default(),
             object_refs: Vec::new(),
         };
         let mut unusable = 0;
-        for object in body.all(RIM, "RegistryObjectList").flat_map(Element::elements) {
-            if object.is(RIM, "ExtrinsicObject") {
-                match ebrim::read_entry(object) {
-                    Ok(entry) => out.entries.push(entry),
-                    Err(_) => unusable += 1,
-                }
-            } else if object.is(RIM, "Association") {
-                out.associations.extend(ebrim::read_association(object));
-            } else if object.is(RIM, "ObjectRef") {
-                let home = object.get("home").and_then(|h| HomeCommunityId::parse(h).ok());
-                out.object_refs.extend(object.get("id").map(|id| (id.to_owned(), home)));
+        for list in body.all(RIM, "RegistryObjectList") {
+            unusable += out.objects.read_list(list);
+            for reference in list.all(RIM, "ObjectRef") {
+                let home = reference.get("home").and_then(|h| HomeCommunityId::parse(h).ok());
+                out.object_refs.extend(reference.get("id").map(|id| (id.to_owned(), home)));
             }
         }
         Ok((out, unusable))
+    }
+}
+
+impl RegistryObjects {
+    /// Writes a RegistryObjectList.
+    pub fn to_element(&self) -> Element {
+        Element::new(RIM, "RegistryObjectList")
+            .declare("rim", RIM)
+            .with_all(self.entries.iter().map(ebrim::write_entry))
+            .with_all(self.submission_sets.iter().map(packages::write_set))
+            .with_all(self.folders.iter().map(packages::write_folder))
+            .with_all(self.associations.iter().map(ebrim::write_association))
+    }
+
+    /// Adds what a RegistryObjectList holds; the answer is how many objects could not be used.
+    pub fn read_list(&mut self, list: &Element) -> usize {
+        let beside: Vec<&Element> = list.all(RIM, "Classification").collect();
+        let mut unusable = 0;
+        for object in list.elements() {
+            let read = match object.local() {
+                "ExtrinsicObject" => ebrim::read_entry(object).map(|entry| self.entries.push(entry)),
+                "RegistryPackage" => packages::read_package(object, &beside, self),
+                "Association" => {
+                    self.associations.extend(ebrim::read_association(object));
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            unusable += usize::from(read.is_err());
+        }
+        unusable
     }
 }
