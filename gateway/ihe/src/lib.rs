@@ -12,7 +12,10 @@ pub mod xcpd;
 pub mod xds;
 
 pub use error::MessageError;
-pub use imaging::{KosDialect, Manifest, ManifestError, ManifestInstance, ManifestPatient, ManifestSeries};
+pub use imaging::{
+    IssuedId, KosDialect, MadoCodes, Manifest, ManifestError, ManifestForm, ManifestInstance, ManifestPatient,
+    ManifestSeries,
+};
 pub use values::{Coded, Dtm, HomeCommunityId, Oid, PatientId, Uid};
 pub use xcpd::{Address, PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PatientResponse, PersonName};
 pub use xds::{

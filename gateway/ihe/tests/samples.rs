@@ -7,6 +7,8 @@ use std::process::Command;
 use ncp_ihe::*;
 use ncp_xml::{Element, Limits};
 
+mod manifests;
+
 const SOAP: &str = "http://www.w3.org/2003/05/soap-envelope";
 
 fn fixture(name: &str) -> PathBuf {
@@ -161,7 +163,7 @@ fn real_manifests_of_two_dialects() {
     assert!(mado.series.iter().all(|s| s.location.is_some()));
     let nist = read("nist/IDS-DEPT001-a-kos.dcm");
     assert!(nist.instance_count() > 0);
-    for dialect in [KosDialect::Mado, KosDialect::XdsI] {
+    for dialect in [KosDialect::Mado(MadoCodes::Final), KosDialect::XtEhr] {
         let bytes = mado.write_kos(dialect).expect("writes");
         assert_eq!(bytes, mado.write_kos(dialect).expect("writes"), "the same manifest gives the same bytes");
         let again = Manifest::read_kos(&bytes).expect("reads back");
@@ -170,6 +172,8 @@ fn real_manifests_of_two_dialects() {
     }
     assert_eq!(Manifest::read_kos(b"nothing"), Err(ManifestError::NotDicom));
     for cut in [140, 400, 1000] {
-        assert!(Manifest::read_kos(&mado.write_kos(KosDialect::Mado).expect("writes")[..cut]).is_err());
+        assert!(
+            Manifest::read_kos(&mado.write_kos(KosDialect::Mado(MadoCodes::Final)).expect("writes")[..cut]).is_err()
+        );
     }
 }

@@ -61,9 +61,9 @@ fn expected(manifest: &Manifest, study: &Uid, treated: &Treated, document: &Docu
     let known: Vec<String> = std::iter::once(own).chain(document.source_patient.clone()).collect();
     let ids = &manifest.patient.ids;
     let birth = manifest.patient.birth_date.as_ref();
-    let same_person = ids.is_empty() || ids.iter().any(|(id, _)| known.contains(id));
+    let same_person = ids.is_empty() || ids.iter().any(|i| known.contains(&i.id));
     let same_birth = person.birth_date.as_ref().zip(birth).is_none_or(|(a, b)| a == b);
-    let patient_ids = known.iter().cloned().chain(ids.iter().map(|(id, _)| id.clone())).collect();
+    let patient_ids = known.iter().cloned().chain(ids.iter().map(|i| i.id.clone())).collect();
     (same_person && same_birth).then(|| instance::Expected {
         study: study.clone(),
         patient_ids,

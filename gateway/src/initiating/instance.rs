@@ -85,6 +85,8 @@ pub(super) fn whole(bytes: &[u8], sop_instance: &str, expected: &Expected) -> Re
 }
 
 fn read(bytes: &[u8]) -> Option<DefaultDicomObject> {
+    // The parser reserves what lengths declare and recurses as deep as items nest.
+    ncp_ihe::imaging::check_header_bounds(bytes, BEHIND_SERIES).ok()?;
     let object = OpenFileOptions::new().read_until(BEHIND_SERIES).from_reader(Cursor::new(bytes)).ok()?;
     // A cut header may read as a short one; the series comes last of what is needed.
     object.element_opt(tags::SERIES_INSTANCE_UID).ok().flatten()?;
@@ -109,4 +111,21 @@ fn check(object: &DefaultDicomObject, sop_instance: &str, expected: &Expected) -
         return Err(Foreign::OtherPatient);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A small object that would take gigabytes of memory, and one that would take the stack.
+    #[test]
+    fn a_header_is_bounded_before_it_is_parsed() {
+        let file = |data_set: &[u8]| {
+            let syntax = b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\0";
+            [&[0; 128][..], b"DICM", syntax, data_set].concat()
+        };
+        assert!(read(&file(b"\x08\x00\x05\x00OB\0\0\xF0\xFF\xFF\xFF")).is_none());
+        let level = b"\x08\x00\x40\x11SQ\0\0\xFF\xFF\xFF\xFF\xFE\xFF\x00\xE0\xFF\xFF\xFF\xFF";
+        assert!(read(&file(&level.repeat(40_000))).is_none());
+    }
 }

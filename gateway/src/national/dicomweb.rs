@@ -16,7 +16,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use ncp_ihe::{
-    Availability, DocumentEntry, DocumentIds, ImagingRequest, ManifestPatient, Oid, PatientId, RegistryObjects, Uid,
+    Availability, DocumentEntry, DocumentIds, ImagingRequest, IssuedId, ManifestPatient, Oid, PatientId,
+    RegistryObjects, Uid,
 };
 use ncp_soap::mime::{MediaType, MimeLimits, MultipartReader};
 use ncp_tls::HttpClient;
@@ -167,9 +168,9 @@ impl DicomWebSource {
             patient: known.filter(|_| fits).map(|(id, _)| id.clone()),
             facts: ManifestPatient {
                 ids: known
-                    .map(|(id, _)| (id.extension.clone(), Some(id.root.clone())))
+                    .map(|(id, _)| IssuedId::new(&id.extension, Some(id.root.clone())))
                     .into_iter()
-                    .chain([(local.clone(), None)])
+                    .chain([IssuedId::new(&local, None)])
                     .collect(),
                 name: name(facts, "00100010"),
                 birth_date,

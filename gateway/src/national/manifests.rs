@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use jiff::tz::TimeZone;
 use ncp_ihe::{
-    Availability, Coded, DocumentEntry, DocumentRequest, Dtm, EntryType, KosDialect, Manifest, ManifestInstance,
-    ManifestPatient, ManifestSeries, Oid, PatientId, ReferenceId, StudyRequest, Uid,
+    Availability, Coded, DocumentEntry, DocumentRequest, Dtm, EntryType, KosDialect, MadoCodes, Manifest,
+    ManifestInstance, ManifestPatient, ManifestSeries, Oid, PatientId, ReferenceId, StudyRequest, Uid,
 };
 use serde::Deserialize;
 
@@ -157,7 +157,9 @@ impl ManifestSite {
     /// The manifest of a study and its entry; the same at every call.
     pub(crate) fn document(&self, study: &IndexedStudy, patient: PatientId) -> Result<(DocumentEntry, Bytes), String> {
         let manifest = self.manifest(study)?;
-        let bytes = manifest.write_kos(KosDialect::Mado).map_err(|e| format!("{}: manifest: {e}", self.name))?;
+        let bytes = manifest
+            .write_kos(KosDialect::Mado(MadoCodes::default()))
+            .map_err(|e| format!("{}: manifest: {e}", self.name))?;
         Ok((self.entry(study, patient, &manifest, &bytes), bytes.into()))
     }
 
@@ -165,21 +167,19 @@ impl ManifestSite {
         let mut series: Vec<ManifestSeries> = Vec::new();
         for instance in study.instances.iter().filter(|i| !i.withheld) {
             let one = ManifestInstance {
-                sop_class: instance.sop_class.clone(),
-                sop_instance: instance.sop_instance.clone(),
                 number: instance.number,
                 frames: instance.frames,
+                ..ManifestInstance::new(instance.sop_class.clone(), instance.sop_instance.clone())
             };
             match series.iter_mut().find(|s| s.series == instance.series) {
                 Some(known) => known.instances.push(one),
                 None => series.push(ManifestSeries {
-                    series: instance.series.clone(),
                     modality: instance.modality.clone(),
                     number: instance.series_number,
                     description: instance.series_description.clone(),
                     location: Some(self.location.clone()),
-                    retrieve_url: None,
                     instances: vec![one],
+                    ..ManifestSeries::new(instance.series.clone())
                 }),
             }
         }
@@ -189,9 +189,6 @@ impl ManifestSite {
         let content: Vec<&str> = study.instances.iter().map(|i| i.sop_instance.as_str()).collect();
         let own = |what: &str| self.derived_uid(&[study.study.as_str(), what, &content.join(" ")]);
         Ok(Manifest {
-            sop_instance: own("manifest")?,
-            own_series: own("series")?,
-            study: study.study.clone(),
             patient: study.facts.clone(),
             study_date: study.study_date.clone(),
             study_time: study.study_time.clone(),
@@ -199,9 +196,8 @@ impl ManifestSite {
             description: study.description.clone(),
             accession: study.accession.clone(),
             created: (date.len() == 8).then(|| format!("{date}{time:0<6}")),
-            title: None,
             series,
-            warnings: Vec::new(),
+            ..Manifest::new(own("manifest")?, own("series")?, study.study.clone())
         })
     }
 

@@ -1,24 +1,46 @@
 //! Writing a KOS, deterministic: the same manifest gives the same bytes, since a document's hash must fit at every call.
 
-use dicom_core::value::DataSetSequence;
-use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 
-use super::{Manifest, ManifestError, ManifestSeries};
+use super::dicom::{self, KOS, code, put, put_issuer, put_items, put_number, reference};
+use super::{IssuedId, Manifest, ManifestError, ManifestInstance, ManifestSeries};
 use crate::Coded;
 
-const KOS: &str = "1.2.840.10008.5.1.4.1.1.88.59";
 const EXPLICIT_LE: &str = "1.2.840.10008.1.2.1";
-const LOCATION: Tag = Tag(0x0040, 0xE011);
 
-/// Which manifest is written.
+/// Which KOS is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KosDialect {
-    /// XDS-I: title 113030, TID 2010.
+    /// XDS-I.b (RAD TF-3: 4.68): title 113030, TID 2010, descriptions nowhere.
     XdsI,
-    /// MADO: title MADOTEMP001, series described in an image library (TID 1600).
-    Mado,
+    /// Xt-EHR V7e: title 113030, descriptions as attributes in the evidence tree, orders in their sequence only.
+    XtEhr,
+    /// MADO: series and instances described in an image library (TID 1600).
+    Mado(MadoCodes),
+}
+
+/// MADO's codes while DICOM CP-2595 is open. The title is the temporary one in both: a final code is not published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MadoCodes {
+    /// Those of the trial implementation text: MADOTEMP002 and on, scheme 99IHE.
+    Temporary,
+    /// Those of the mapping page: 131561 to 131565, scheme DCM.
+    #[default]
+    Final,
+}
+
+impl MadoCodes {
+    /// The code out of (final, temporary).
+    fn pick(self, codes: &[&str], meaning: &str) -> Coded {
+        let (value, scheme) = match (self, codes) {
+            (Self::Temporary, [_, temporary, ..]) => (*temporary, "99IHE"),
+            (_, [first, ..]) => (*first, "DCM"),
+            (_, []) => ("", ""),
+        };
+        Coded::new(value, scheme, Some(meaning))
+    }
 }
 
 impl Manifest {
@@ -28,62 +50,19 @@ impl Manifest {
     /// [`ManifestError::Write`] when dicom-rs refuses.
     pub fn write_kos(&self, dialect: KosDialect) -> Result<Vec<u8>, ManifestError> {
         let mut object = InMemDicomObject::new_empty();
-        put(&mut object, tags::SPECIFIC_CHARACTER_SET, VR::CS, Some("ISO_IR 192"));
-        put(&mut object, tags::SOP_CLASS_UID, VR::UI, Some(KOS));
-        put(&mut object, tags::SOP_INSTANCE_UID, VR::UI, Some(self.sop_instance.as_str()));
-        put(&mut object, tags::STUDY_DATE, VR::DA, Some(self.study_date.as_deref().unwrap_or_default()));
-        put(&mut object, tags::STUDY_TIME, VR::TM, Some(self.study_time.as_deref().unwrap_or_default()));
-        let created = self.created.as_deref().unwrap_or_default();
-        put(&mut object, tags::CONTENT_DATE, VR::DA, created.get(..8));
-        put(&mut object, tags::CONTENT_TIME, VR::TM, created.get(8..));
-        put(&mut object, tags::ACCESSION_NUMBER, VR::SH, Some(self.accession.as_deref().unwrap_or_default()));
-        put(&mut object, tags::MODALITY, VR::CS, Some("KO"));
-        put(&mut object, tags::MANUFACTURER, VR::LO, Some(""));
-        put(&mut object, tags::REFERRING_PHYSICIAN_NAME, VR::PN, Some(""));
-        put(&mut object, tags::TIMEZONE_OFFSET_FROM_UTC, VR::SH, self.timezone.as_deref());
-        put(&mut object, tags::STUDY_DESCRIPTION, VR::LO, self.description.as_deref());
-        put_items(&mut object, tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE, Vec::new());
-        put(&mut object, tags::PATIENT_NAME, VR::PN, Some(self.patient.name.as_deref().unwrap_or_default()));
-        put(
-            &mut object,
-            tags::PATIENT_BIRTH_DATE,
-            VR::DA,
-            Some(self.patient.birth_date.as_deref().unwrap_or_default()),
-        );
-        put(&mut object, tags::PATIENT_SEX, VR::CS, Some(self.patient.sex.as_deref().unwrap_or_default()));
-        let identified = |(id, issuer): &(String, Option<crate::Oid>)| {
-            let mut item = InMemDicomObject::new_empty();
-            put(&mut item, tags::PATIENT_ID, VR::LO, Some(id));
-            if let Some(issuer) = issuer {
-                let mut qualifier = InMemDicomObject::new_empty();
-                put(&mut qualifier, tags::UNIVERSAL_ENTITY_ID, VR::UT, Some(issuer.as_str()));
-                put(&mut qualifier, tags::UNIVERSAL_ENTITY_ID_TYPE, VR::CS, Some("ISO"));
-                put_items(&mut item, tags::ISSUER_OF_PATIENT_ID_QUALIFIERS_SEQUENCE, vec![qualifier]);
-            }
-            item
-        };
-        let ids: Vec<InMemDicomObject> = self.patient.ids.iter().map(identified).collect();
-        match ids.first() {
-            Some(first) => {
-                for element in first.clone() {
-                    object.put(element);
-                }
-            }
-            None => put(&mut object, tags::PATIENT_ID, VR::LO, Some("")),
-        }
-        put_items(&mut object, tags::OTHER_PATIENT_I_DS_SEQUENCE, ids);
-        put(&mut object, tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
-        put(&mut object, tags::SERIES_INSTANCE_UID, VR::UI, Some(self.own_series.as_str()));
-        put(&mut object, tags::STUDY_ID, VR::SH, Some(""));
-        put(&mut object, tags::SERIES_NUMBER, VR::IS, Some("1"));
-        put(&mut object, tags::INSTANCE_NUMBER, VR::IS, Some("1"));
+        self.header(&mut object, dialect);
+        self.patient_module(&mut object);
         put(&mut object, tags::VALUE_TYPE, VR::CS, Some("CONTAINER"));
         let title = match dialect {
-            KosDialect::XdsI => Coded::new("113030", "DCM", Some("Manifest")),
-            KosDialect::Mado => Coded::new("MADOTEMP001", "99IHE", Some("Manifest with Description")),
+            KosDialect::XdsI | KosDialect::XtEhr => Coded::new("113030", "DCM", Some("Manifest")),
+            KosDialect::Mado(_) => Coded::new("MADOTEMP001", "99IHE", Some("Manifest with Description")),
         };
-        put_items(&mut object, tags::CONCEPT_NAME_CODE_SEQUENCE, vec![code(&title)]);
+        put_items(&mut object, tags::CONCEPT_NAME_CODE_SEQUENCE, vec![dicom::code_item(&title)]);
         put(&mut object, tags::CONTINUITY_OF_CONTENT, VR::CS, Some("SEPARATE"));
+        let requests = self.requests();
+        if !requests.is_empty() {
+            put_items(&mut object, tags::REFERENCED_REQUEST_SEQUENCE, requests);
+        }
         put_items(&mut object, tags::CURRENT_REQUESTED_PROCEDURE_EVIDENCE_SEQUENCE, vec![self.evidence(dialect)]);
         let mut template = InMemDicomObject::new_empty();
         put(&mut template, tags::MAPPING_RESOURCE, VR::CS, Some("DCMR"));
@@ -101,120 +80,317 @@ impl Manifest {
         Ok(out)
     }
 
+    fn header(&self, object: &mut InMemDicomObject, dialect: KosDialect) {
+        let filled = |value: &Option<String>| value.clone().unwrap_or_default();
+        put(object, tags::SPECIFIC_CHARACTER_SET, VR::CS, Some("ISO_IR 192"));
+        put(object, tags::SOP_CLASS_UID, VR::UI, Some(KOS));
+        put(object, tags::SOP_INSTANCE_UID, VR::UI, Some(self.sop_instance.as_str()));
+        put(object, tags::STUDY_DATE, VR::DA, Some(&filled(&self.study_date)));
+        put(object, tags::STUDY_TIME, VR::TM, Some(&filled(&self.study_time)));
+        let created = filled(&self.created);
+        put(object, tags::CONTENT_DATE, VR::DA, created.get(..8));
+        put(object, tags::CONTENT_TIME, VR::TM, created.get(8..));
+        // V7e wants none at the top, MADO one only where the study has exactly one.
+        let own = if dialect == KosDialect::XtEhr { None } else { self.accession.clone() };
+        put(object, tags::ACCESSION_NUMBER, VR::SH, Some(&filled(&own)));
+        if let Some(own) = own {
+            let known = self.requests.iter().filter_map(|r| r.accession.as_ref()).find(|a| a.id == own);
+            if let Some(IssuedId { issuer, label, .. }) = known {
+                put_issuer(object, tags::ISSUER_OF_ACCESSION_NUMBER_SEQUENCE, issuer.as_ref(), label.as_deref());
+            }
+        }
+        put(object, tags::MODALITY, VR::CS, Some("KO"));
+        put(object, tags::MANUFACTURER, VR::LO, Some(&filled(&self.creator.manufacturer)));
+        let institution = self.creator.institution.as_ref().map(dicom::xon);
+        put(object, tags::INSTITUTION_NAME, VR::LO, institution.as_deref());
+        put(object, tags::MANUFACTURER_MODEL_NAME, VR::LO, self.creator.model.as_deref());
+        put(object, tags::REFERRING_PHYSICIAN_NAME, VR::PN, Some(""));
+        put(object, tags::TIMEZONE_OFFSET_FROM_UTC, VR::SH, self.timezone.as_deref());
+        put(object, tags::STUDY_DESCRIPTION, VR::LO, self.description.as_deref());
+        put_items(object, tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE, Vec::new());
+        put(object, tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
+        put(object, tags::SERIES_INSTANCE_UID, VR::UI, Some(self.own_series.as_str()));
+        put(object, tags::STUDY_ID, VR::SH, Some(""));
+        put(object, tags::SERIES_NUMBER, VR::IS, Some("1"));
+        put(object, tags::INSTANCE_NUMBER, VR::IS, Some("1"));
+    }
+
+    fn patient_module(&self, object: &mut InMemDicomObject) {
+        let patient = &self.patient;
+        put(object, tags::PATIENT_NAME, VR::PN, Some(patient.name.as_deref().unwrap_or_default()));
+        put(object, tags::PATIENT_BIRTH_DATE, VR::DA, Some(patient.birth_date.as_deref().unwrap_or_default()));
+        put(object, tags::PATIENT_SEX, VR::CS, Some(patient.sex.as_deref().unwrap_or_default()));
+        let identified = |id: &IssuedId, item: &mut InMemDicomObject| {
+            put(item, tags::PATIENT_ID, VR::LO, Some(&id.id));
+            put(item, tags::ISSUER_OF_PATIENT_ID, VR::LO, id.label.as_deref());
+            put_issuer(item, tags::ISSUER_OF_PATIENT_ID_QUALIFIERS_SEQUENCE, id.issuer.as_ref(), None);
+        };
+        match patient.ids.first() {
+            Some(first) => identified(first, object),
+            None => put(object, tags::PATIENT_ID, VR::LO, Some("")),
+        }
+        let others = patient.ids.iter().map(|id| {
+            let mut item = InMemDicomObject::new_empty();
+            identified(id, &mut item);
+            put(&mut item, tags::TYPE_OF_PATIENT_ID, VR::CS, Some("TEXT"));
+            item
+        });
+        put_items(object, tags::OTHER_PATIENT_I_DS_SEQUENCE, others.collect());
+    }
+
+    /// Referenced Request Sequence; a procedure known by words alone is its description.
+    fn requests(&self) -> Vec<InMemDicomObject> {
+        let words = self.procedures.iter().find(|p| p.code.is_empty()).and_then(|p| p.display.as_deref());
+        let codes: Vec<&Coded> = self.procedures.iter().filter(|p| !p.code.is_empty()).collect();
+        let item = |accession: Option<&IssuedId>, placer: Option<&IssuedId>| {
+            let mut item = InMemDicomObject::new_empty();
+            let id = |id: Option<&IssuedId>| id.map(|i| i.id.clone()).unwrap_or_default();
+            put(&mut item, tags::ACCESSION_NUMBER, VR::SH, Some(&id(accession)));
+            put(&mut item, tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
+            put_items(&mut item, tags::REFERENCED_STUDY_SEQUENCE, Vec::new());
+            put(&mut item, tags::REQUESTED_PROCEDURE_DESCRIPTION, VR::LO, Some(words.unwrap_or_default()));
+            let codes = codes.iter().map(|c| dicom::code_item(c)).collect();
+            put_items(&mut item, tags::REQUESTED_PROCEDURE_CODE_SEQUENCE, codes);
+            put(&mut item, tags::REQUESTED_PROCEDURE_ID, VR::SH, Some(""));
+            put(&mut item, tags::PLACER_ORDER_NUMBER_IMAGING_SERVICE_REQUEST, VR::LO, Some(&id(placer)));
+            put(&mut item, tags::FILLER_ORDER_NUMBER_IMAGING_SERVICE_REQUEST, VR::LO, Some(""));
+            for (tag, issued) in [
+                (tags::ISSUER_OF_ACCESSION_NUMBER_SEQUENCE, accession),
+                (tags::ORDER_PLACER_IDENTIFIER_SEQUENCE, placer),
+            ] {
+                if let Some(issued) = issued {
+                    put_issuer(&mut item, tag, issued.issuer.as_ref(), issued.label.as_deref());
+                }
+            }
+            item
+        };
+        match self.requests.as_slice() {
+            [] if self.accession.is_none() && codes.is_empty() && words.is_none() => Vec::new(),
+            [] => {
+                let own = self.accession.as_deref().map(|a| IssuedId::new(a, None));
+                vec![item(own.as_ref(), None)]
+            }
+            all => all.iter().map(|r| item(r.accession.as_ref(), r.placer.as_ref())).collect(),
+        }
+    }
+
     fn evidence(&self, dialect: KosDialect) -> InMemDicomObject {
+        let extended = dialect == KosDialect::XtEhr;
+        // Which series a key object note lies in, for the images that it marks.
+        let homes: std::collections::BTreeMap<&str, (&ManifestSeries, &ManifestInstance)> = self
+            .series
+            .iter()
+            .flat_map(|s| s.instances.iter().map(move |i| (i.sop_instance.as_str(), (s, i))))
+            .collect();
         let series = |s: &ManifestSeries| {
             let mut item = InMemDicomObject::new_empty();
-            if dialect == KosDialect::XdsI {
+            if extended {
+                put(&mut item, tags::SERIES_DATE, VR::DA, s.date.as_deref());
+                put(&mut item, tags::SERIES_TIME, VR::TM, s.time.as_deref());
                 put(&mut item, tags::MODALITY, VR::CS, s.modality.as_deref());
-                put(&mut item, tags::SERIES_DESCRIPTION, VR::LO, s.description.as_deref());
+                put(&mut item, tags::SERIES_DESCRIPTION, VR::LO, Some(s.description.as_deref().unwrap_or_default()));
+                put_number(&mut item, tags::SERIES_NUMBER, s.number);
             }
+            put(&mut item, tags::RETRIEVE_AE_TITLE, VR::AE, s.ae_title.as_deref());
+            let url = s.retrieve_url.as_deref().map(|base| match extended {
+                true => format!("{}/studies/{}/series/{}", base.trim_end_matches('/'), self.study, s.series),
+                false => base.to_owned(),
+            });
+            put(&mut item, tags::RETRIEVE_URL, VR::UR, url.as_deref());
             let references = s.instances.iter().map(|i| {
-                let mut reference = InMemDicomObject::new_empty();
-                put(&mut reference, tags::REFERENCED_SOP_CLASS_UID, VR::UI, Some(i.sop_class.as_str()));
-                put(&mut reference, tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, Some(i.sop_instance.as_str()));
-                let text = |n: Option<u32>| n.map(|n| n.to_string());
-                put(&mut reference, tags::INSTANCE_NUMBER, VR::IS, text(i.number).as_deref());
-                put(&mut reference, tags::NUMBER_OF_FRAMES, VR::IS, text(i.frames).as_deref());
-                reference
+                let mut item = reference(i.sop_class.as_str(), i.sop_instance.as_str());
+                if extended {
+                    put_number(&mut item, tags::INSTANCE_NUMBER, i.number);
+                    put_number(&mut item, tags::NUMBER_OF_FRAMES, i.frames);
+                    marks(&mut item, i, &homes);
+                }
+                item
             });
             put_items(&mut item, tags::REFERENCED_SOP_SEQUENCE, references.collect());
             put(&mut item, tags::SERIES_INSTANCE_UID, VR::UI, Some(s.series.as_str()));
-            put(&mut item, LOCATION, VR::UI, s.location.as_ref().map(crate::Oid::as_str));
+            put(&mut item, dicom::LOCATION, VR::UI, s.location.as_ref().map(crate::Oid::as_str));
             item
         };
         let mut study = InMemDicomObject::new_empty();
         put_items(&mut study, tags::REFERENCED_SERIES_SEQUENCE, self.series.iter().map(series).collect());
         put(&mut study, tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
+        if let (KosDialect::Mado(codes), Some(viewer)) = (dialect, &self.viewer) {
+            let (group, creator) = dicom::MADO_PRIVATE;
+            match codes {
+                MadoCodes::Final => put(&mut study, dicom::DISPLAY_URI, VR::UR, Some(viewer)),
+                MadoCodes::Temporary => {
+                    put(&mut study, Tag(group, 0x0010), VR::LO, Some(creator));
+                    put(&mut study, Tag(group, 0x1001), VR::UR, Some(viewer));
+                }
+            }
+        }
         study
     }
 
     fn content(&self, dialect: KosDialect) -> Vec<InMemDicomObject> {
-        let instances = self.series.iter().flat_map(|s| &s.instances);
-        let mut out: Vec<InMemDicomObject> = instances
-            .map(|i| {
-                let mut reference = InMemDicomObject::new_empty();
-                put(&mut reference, tags::REFERENCED_SOP_CLASS_UID, VR::UI, Some(i.sop_class.as_str()));
-                put(&mut reference, tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, Some(i.sop_instance.as_str()));
-                let image = i.sop_class.as_str().starts_with("1.2.840.10008.5.1.4.1.1.")
-                    && !i.sop_class.as_str().contains(".88.");
-                let mut item = InMemDicomObject::new_empty();
-                put_items(&mut item, tags::REFERENCED_SOP_SEQUENCE, vec![reference]);
-                put(&mut item, tags::RELATIONSHIP_TYPE, VR::CS, Some("CONTAINS"));
-                put(&mut item, tags::VALUE_TYPE, VR::CS, Some(if image { "IMAGE" } else { "COMPOSITE" }));
-                item
-            })
-            .collect();
-        if dialect == KosDialect::Mado {
-            out.push(self.image_library());
+        let mut out = Vec::new();
+        if let KosDialect::Mado(codes) = dialect {
+            out.push(self.image_library(codes));
         }
+        out.extend(self.series.iter().flat_map(|s| &s.instances).map(referring));
         out
     }
 
-    fn image_library(&self) -> InMemDicomObject {
-        let groups = self.series.iter().map(|s| {
-            let mut content = vec![uid_item("112002", "Series Instance UID", s.series.as_str())];
-            if let Some(modality) = &s.modality {
-                content.push(code_item("121139", "DCM", "Modality", &Coded::new(modality, "DCM", Some(modality))));
-            }
-            if let Some(description) = &s.description {
-                content.push(text_item(("131563", "DCM", "Series Description"), description));
-            }
-            if let Some(number) = s.number {
-                content.push(text_item(("113607", "DCM", "Series Number"), &number.to_string()));
-            }
-            container("126200", "Image Library Group", content)
-        });
-        container("111028", "Image Library", groups.collect())
+    fn image_library(&self, codes: MadoCodes) -> InMemDicomObject {
+        let mut content: Vec<InMemDicomObject> = self
+            .modalities()
+            .into_iter()
+            .map(|m| code_value(&plain(code::MODALITY, "Modality"), &modality(m)))
+            .collect();
+        content.extend(self.regions.iter().map(|r| code_value(&plain(code::REGION, "Target Region"), r)));
+        let listed = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
+        let total = self.series_total.unwrap_or(listed);
+        content.push(number_value(&codes.pick(code::SERIES, "Number of Study Related Series"), total, "series"));
+        content.extend(self.series.iter().map(|s| group(s, codes)));
+        container(&plain(code::IMAGE_LIBRARY, "Image Library"), "CONTAINS", content)
     }
 }
 
-fn container(value: &str, meaning: &str, content: Vec<InMemDicomObject>) -> InMemDicomObject {
-    let mut item = content_item("CONTAINER", &Coded::new(value, "DCM", Some(meaning)));
+/// V7e: the notes that mark an image, and the words of a note.
+fn marks(
+    item: &mut InMemDicomObject,
+    instance: &ManifestInstance,
+    homes: &std::collections::BTreeMap<&str, (&ManifestSeries, &ManifestInstance)>,
+) {
+    let related = instance.marked_by.iter().filter_map(|uid| homes.get(uid.as_str())).map(|(series, note)| {
+        let mut marked = reference(note.sop_class.as_str(), note.sop_instance.as_str());
+        let title = note.key_title.clone().unwrap_or_else(|| Coded::new("113000", "DCM", Some("Of Interest")));
+        put_items(&mut marked, tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, vec![dicom::code_item(&title)]);
+        let mut item = InMemDicomObject::new_empty();
+        put_items(&mut item, tags::REFERENCED_SOP_SEQUENCE, vec![marked]);
+        put(&mut item, tags::SERIES_INSTANCE_UID, VR::UI, Some(series.series.as_str()));
+        item
+    });
+    let related: Vec<InMemDicomObject> = related.collect();
+    if !related.is_empty() {
+        put_items(item, tags::RELATED_SERIES_SEQUENCE, related);
+    }
+    if let Some(words) = &instance.key_description {
+        let mut content = InMemDicomObject::new_empty();
+        put(&mut content, tags::TEXT_VALUE, VR::UT, Some(words));
+        put_items(item, tags::CONTENT_SEQUENCE, vec![content]);
+    }
+}
+
+/// One series of the image library (TID 1601), its instances' descriptors inside their entries.
+fn group(series: &ManifestSeries, codes: MadoCodes) -> InMemDicomObject {
+    let mut content = vec![uid_value(&plain(code::SERIES_UID, "Series Instance UID"), series.series.as_str())];
+    if let Some(found) = &series.modality {
+        content.push(code_value(&plain(code::MODALITY, "Modality"), &modality(found)));
+    }
+    let date =
+        series.date.as_deref().map(|d| (codes.pick(code::SERIES_DATE, "Series Date"), "DATE", tags::DATE, VR::DA, d));
+    let time =
+        series.time.as_deref().map(|t| (codes.pick(code::SERIES_TIME, "Series Time"), "TIME", tags::TIME, VR::TM, t));
+    for (name, kind, tag, vr, value) in date.into_iter().chain(time) {
+        let mut item = content_item(kind, "HAS ACQ CONTEXT", &name);
+        put(&mut item, tag, vr, Some(value));
+        content.push(item);
+    }
+    if let Some(description) = &series.description {
+        content.push(text_value(&codes.pick(code::SERIES_DESCRIPTION, "Series Description"), description));
+    }
+    if let Some(number) = series.number {
+        content.push(text_value(&plain(code::SERIES_NUMBER, "Series Number"), &number.to_string()));
+    }
+    if let Some(region) = &series.region {
+        content.push(code_value(&plain(code::REGION, "Target Region"), region));
+    }
+    if let Some(side) = &series.laterality {
+        content.push(code_value(&plain(code::LATERALITY, "Laterality"), side));
+    }
+    let listed = u32::try_from(series.instances.len()).unwrap_or(u32::MAX);
+    let total = series.total.unwrap_or(listed);
+    content.push(number_value(&codes.pick(code::INSTANCES, "Number of Series Related Instances"), total, "instances"));
+    content.extend(series.instances.iter().map(entry));
+    container(&plain(code::GROUP, "Image Library Group"), "CONTAINS", content)
+}
+
+/// One instance of the image library (TID 1602).
+fn entry(instance: &ManifestInstance) -> InMemDicomObject {
+    let mut item = referring(instance);
+    let mut content = Vec::new();
+    if let Some(number) = instance.number {
+        content.push(text_value(&plain(code::INSTANCE_NUMBER, "Instance Number"), &number.to_string()));
+    }
+    if let Some(frames) = instance.frames {
+        content.push(number_value(&plain(code::FRAMES, "Number of Frames"), frames, "frames"));
+    }
+    if let Some(title) = &instance.key_title {
+        content.push(code_value(&plain(code::KEY_TITLE, "Document Title"), title));
+    }
+    if let Some(words) = &instance.key_description {
+        content.push(text_value(&plain(code::KEY_DESCRIPTION, "Key Object Description"), words));
+    }
+    if !content.is_empty() {
+        put_items(&mut item, tags::CONTENT_SEQUENCE, content);
+    }
+    item
+}
+
+/// A content item that refers to an instance.
+fn referring(instance: &ManifestInstance) -> InMemDicomObject {
+    let class = instance.sop_class.as_str();
+    let image = class.starts_with("1.2.840.10008.5.1.4.1.1.") && !class.contains(".88.");
+    let mut item = InMemDicomObject::new_empty();
+    put_items(&mut item, tags::REFERENCED_SOP_SEQUENCE, vec![reference(class, instance.sop_instance.as_str())]);
+    put(&mut item, tags::RELATIONSHIP_TYPE, VR::CS, Some("CONTAINS"));
+    put(&mut item, tags::VALUE_TYPE, VR::CS, Some(if image { "IMAGE" } else { "COMPOSITE" }));
+    item
+}
+
+fn plain(codes: &[&str], meaning: &str) -> Coded {
+    Coded::new(codes.first().copied().unwrap_or_default(), "DCM", Some(meaning))
+}
+
+fn modality(code: &str) -> Coded {
+    Coded::new(code, "DCM", Some(code))
+}
+
+fn container(name: &Coded, relationship: &str, content: Vec<InMemDicomObject>) -> InMemDicomObject {
+    let mut item = content_item("CONTAINER", relationship, name);
     put(&mut item, tags::CONTINUITY_OF_CONTENT, VR::CS, Some("SEPARATE"));
     put_items(&mut item, tags::CONTENT_SEQUENCE, content);
     item
 }
 
-fn content_item(kind: &str, name: &Coded) -> InMemDicomObject {
+fn content_item(kind: &str, relationship: &str, name: &Coded) -> InMemDicomObject {
     let mut item = InMemDicomObject::new_empty();
-    put(&mut item, tags::RELATIONSHIP_TYPE, VR::CS, Some("CONTAINS"));
+    put(&mut item, tags::RELATIONSHIP_TYPE, VR::CS, Some(relationship));
     put(&mut item, tags::VALUE_TYPE, VR::CS, Some(kind));
-    put_items(&mut item, tags::CONCEPT_NAME_CODE_SEQUENCE, vec![code(name)]);
+    put_items(&mut item, tags::CONCEPT_NAME_CODE_SEQUENCE, vec![dicom::code_item(name)]);
     item
 }
 
-fn uid_item(value: &str, meaning: &str, uid: &str) -> InMemDicomObject {
-    let mut item = content_item("UIDREF", &Coded::new(value, "DCM", Some(meaning)));
+fn uid_value(name: &Coded, uid: &str) -> InMemDicomObject {
+    let mut item = content_item("UIDREF", "HAS ACQ CONTEXT", name);
     put(&mut item, tags::UID, VR::UI, Some(uid));
     item
 }
 
-fn text_item((value, scheme, meaning): (&str, &str, &str), text: &str) -> InMemDicomObject {
-    let mut item = content_item("TEXT", &Coded::new(value, scheme, Some(meaning)));
+fn text_value(name: &Coded, text: &str) -> InMemDicomObject {
+    let mut item = content_item("TEXT", "HAS ACQ CONTEXT", name);
     put(&mut item, tags::TEXT_VALUE, VR::UT, Some(text));
     item
 }
 
-fn code_item(value: &str, scheme: &str, meaning: &str, concept: &Coded) -> InMemDicomObject {
-    let mut item = content_item("CODE", &Coded::new(value, scheme, Some(meaning)));
-    put_items(&mut item, tags::CONCEPT_CODE_SEQUENCE, vec![code(concept)]);
+fn code_value(name: &Coded, concept: &Coded) -> InMemDicomObject {
+    let mut item = content_item("CODE", "HAS ACQ CONTEXT", name);
+    put_items(&mut item, tags::CONCEPT_CODE_SEQUENCE, vec![dicom::code_item(concept)]);
     item
 }
 
-fn code(coded: &Coded) -> InMemDicomObject {
-    let mut item = InMemDicomObject::new_empty();
-    put(&mut item, tags::CODE_VALUE, VR::SH, Some(&coded.code));
-    put(&mut item, tags::CODING_SCHEME_DESIGNATOR, VR::SH, Some(&coded.system));
-    put(&mut item, tags::CODE_MEANING, VR::LO, Some(coded.display.as_deref().unwrap_or(&coded.code)));
+fn number_value(name: &Coded, number: u32, unit: &str) -> InMemDicomObject {
+    let unit = Coded::new(&format!("{{{unit}}}"), "UCUM", Some(unit));
+    let mut measured = InMemDicomObject::new_empty();
+    put_items(&mut measured, tags::MEASUREMENT_UNITS_CODE_SEQUENCE, vec![dicom::code_item(&unit)]);
+    put(&mut measured, tags::NUMERIC_VALUE, VR::DS, Some(&number.to_string()));
+    let mut item = content_item("NUM", "HAS ACQ CONTEXT", name);
+    put_items(&mut item, tags::MEASURED_VALUE_SEQUENCE, vec![measured]);
     item
-}
-
-fn put(object: &mut InMemDicomObject, tag: Tag, vr: VR, value: Option<&str>) {
-    if let Some(value) = value {
-        object.put(DataElement::new(tag, vr, PrimitiveValue::from(value)));
-    }
-}
-
-fn put_items(object: &mut InMemDicomObject, tag: Tag, items: Vec<InMemDicomObject>) {
-    object.put(DataElement::new(tag, VR::SQ, DataSetSequence::from(items)));
 }

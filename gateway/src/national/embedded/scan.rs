@@ -5,7 +5,7 @@ use std::path::Path;
 
 use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
-use ncp_ihe::{ManifestPatient, Uid};
+use ncp_ihe::{IssuedId, ManifestPatient, Uid};
 use walkdir::WalkDir;
 
 use crate::national::manifests::{IndexedInstance, IndexedStudy};
@@ -58,7 +58,7 @@ fn add(
     let title =
         title.and_then(|e| e.items()?.first()?.element(tags::CODE_VALUE).ok()?.to_str().ok().map(|s| s.into_owned()));
     if sop_class.as_str() == "1.2.840.10008.5.1.4.1.1.88.59"
-        && matches!(title.as_deref().map(str::trim), Some("113030" | "MADOTEMP001"))
+        && title.as_deref().is_some_and(|t| ncp_ihe::imaging::is_manifest_title(t.trim()))
     {
         return None;
     }
@@ -73,9 +73,9 @@ fn add(
         patient: patient.clone(),
         facts: ManifestPatient {
             ids: known
-                .map(|(id, _)| (id.extension.clone(), Some(id.root.clone())))
+                .map(|(id, _)| IssuedId::new(&id.extension, Some(id.root.clone())))
                 .into_iter()
-                .chain(local.clone().map(|l| (l, None)))
+                .chain(local.as_deref().map(|l| IssuedId::new(l, None)))
                 .collect(),
             name: text(object, tags::PATIENT_NAME),
             birth_date: birth_date.clone(),

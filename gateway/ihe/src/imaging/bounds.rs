@@ -1,0 +1,343 @@
+//! A walk over the structure of a DICOM object before a parser that recurses and allocates by declared lengths sees it.
+//!
+//! dicom-rs reserves what an element declares and calls itself for each nested item: eight bytes may ask for four
+//! gigabytes, and a small file of nested sequences would end the process. This walk keeps a stack of its own and looks
+//! at headers only.
+
+use dicom_core::Tag;
+use dicom_core::VR;
+use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
+use dicom_dictionary_std::StandardDataDictionary;
+
+/// Nested sequences; manifests need seven.
+const DEPTH: usize = 32;
+/// Elements and items in all.
+const ELEMENTS: usize = 4_000_000;
+/// Declared length of a value that lies beyond the bytes at hand, when only a header is at hand.
+const BEYOND: usize = 1 << 20;
+const UNDEFINED: u32 = u32::MAX;
+const ITEM: (u16, u16) = (0xFFFE, 0xE000);
+const ITEM_END: (u16, u16) = (0xFFFE, 0xE00D);
+const SEQUENCE_END: (u16, u16) = (0xFFFE, 0xE0DD);
+const IMPLICIT_LE: &[u8] = b"1.2.840.10008.1.2";
+const EXPLICIT_BE: &[u8] = b"1.2.840.10008.1.2.2";
+const DEFLATED: &[u8] = b"1.2.840.10008.1.2.1.99";
+
+/// What is beyond bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BoundsError {
+    /// No preamble and prefix.
+    #[error("no preamble")]
+    Preamble,
+    /// A length beyond the bytes or the enclosing sequence.
+    #[error("a length is beyond its bytes")]
+    Length,
+    /// Deeper than 32.
+    #[error("nested too deep")]
+    Depth,
+    /// More elements than four million.
+    #[error("too many elements")]
+    Elements,
+    /// An item outside a sequence, an element where an item must be.
+    #[error("items and sequences are mixed up")]
+    Structure,
+    /// Compressed as a whole: its bounds cannot be seen.
+    #[error("deflated")]
+    Deflated,
+}
+
+/// Walks a whole Part 10 object: every declared length must lie within the bytes.
+///
+/// # Errors
+/// [`BoundsError`]
+pub fn check_bounds(bytes: &[u8]) -> Result<(), BoundsError> {
+    walk(bytes, None)
+}
+
+/// Walks the beginning of a Part 10 object up to the first element from `until` on; the bytes may end anywhere. A parser
+/// that is given these bytes must stop there too.
+///
+/// # Errors
+/// [`BoundsError`]
+pub fn check_header_bounds(bytes: &[u8], until: Tag) -> Result<(), BoundsError> {
+    walk(bytes, Some(until))
+}
+
+fn walk(bytes: &[u8], until: Option<Tag>) -> Result<(), BoundsError> {
+    if bytes.get(128..132) != Some(b"DICM") {
+        return Err(BoundsError::Preamble);
+    }
+    let until = until.map(|tag| (tag.0, tag.1));
+    let mut walk = Walk { bytes, at: 132, whole: until.is_none(), until, big_endian: false, count: 0 };
+    let Some(syntax) = walk.meta()? else { return Ok(()) };
+    if syntax == DEFLATED {
+        return Err(BoundsError::Deflated);
+    }
+    walk.big_endian = syntax == EXPLICIT_BE;
+    walk.data_set(syntax == IMPLICIT_LE)
+}
+
+/// What encloses the position.
+#[derive(Clone, Copy)]
+struct Frame {
+    /// First byte behind it, where its length is defined.
+    end: Option<usize>,
+    /// A sequence holds items, an item holds elements.
+    sequence: bool,
+    /// Encapsulated pixel data: its items hold bytes.
+    fragments: bool,
+    /// Elements without VR.
+    implicit: bool,
+}
+
+struct Header {
+    tag: (u16, u16),
+    vr: Option<[u8; 2]>,
+    length: u32,
+}
+
+struct Walk<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    whole: bool,
+    until: Option<(u16, u16)>,
+    big_endian: bool,
+    count: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// Reads group 0002 and returns the transfer syntax; none when the bytes end before.
+    fn meta(&mut self) -> Result<Option<&'a [u8]>, BoundsError> {
+        let mut syntax: &[u8] = b"";
+        loop {
+            let Some(group) = self.bytes.get(self.at..self.at + 2) else { return self.ended(Some(syntax)) };
+            if group != [2, 0] {
+                return Ok(Some(syntax));
+            }
+            let Some(header) = self.header(false)? else { return self.ended(None) };
+            if header.length == UNDEFINED {
+                return Err(BoundsError::Length);
+            }
+            let start = self.at;
+            if !self.skip(header.length, None)? {
+                return Ok(None);
+            }
+            if header.tag == (2, 0x10) {
+                syntax = self.bytes[start..self.at].trim_ascii_end();
+                syntax = syntax.strip_suffix(b"\0").unwrap_or(syntax);
+            }
+        }
+    }
+
+    fn data_set(&mut self, implicit: bool) -> Result<(), BoundsError> {
+        let mut stack = vec![Frame { end: None, sequence: false, fragments: false, implicit }];
+        while let Some(frame) = stack.last().copied() {
+            if frame.end == Some(self.at) && stack.len() > 1 {
+                stack.pop();
+                continue;
+            }
+            if frame.end.is_some_and(|end| self.at > end) {
+                return Err(BoundsError::Length);
+            }
+            if self.at == self.bytes.len() {
+                // The data set ends with its bytes; sequences of undefined length must have ended before.
+                return if stack.len() == 1 || !self.whole { Ok(()) } else { Err(BoundsError::Length) };
+            }
+            let Some(header) = self.header(frame.implicit)? else { return self.ended(()) };
+            if stack.len() == 1 && self.until.is_some_and(|until| header.tag >= until) {
+                return Ok(());
+            }
+            self.count += 1;
+            if self.count > ELEMENTS {
+                return Err(BoundsError::Elements);
+            }
+            match header.tag {
+                ITEM if frame.sequence && frame.fragments => {
+                    if header.length == UNDEFINED {
+                        return Err(BoundsError::Length);
+                    }
+                    if !self.skip(header.length, frame.end)? {
+                        return Ok(());
+                    }
+                }
+                ITEM if frame.sequence => {
+                    let inner = self.enter(header.length, &frame, false)?;
+                    push(&mut stack, inner)?;
+                }
+                SEQUENCE_END if frame.sequence && frame.end.is_none() => _ = stack.pop(),
+                ITEM_END if !frame.sequence && frame.end.is_none() && stack.len() > 1 => _ = stack.pop(),
+                (0xFFFE, _) => return Err(BoundsError::Structure),
+                _ if frame.sequence => return Err(BoundsError::Structure),
+                _ => match self.nested(&header) {
+                    Some((fragments, implicit)) => {
+                        let mut inner = self.enter(header.length, &frame, true)?;
+                        inner.fragments = fragments;
+                        inner.implicit |= implicit;
+                        push(&mut stack, inner)?;
+                    }
+                    None => {
+                        if !self.skip(header.length, frame.end)? {
+                            return Ok(());
+                        }
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an element holds items: (encapsulated pixel data, content without VR).
+    fn nested(&self, header: &Header) -> Option<(bool, bool)> {
+        let undefined = header.length == UNDEFINED;
+        match header.vr {
+            Some(vr) if &vr == b"SQ" => Some((false, false)),
+            // A value of undefined length and unknown VR is a sequence in Implicit VR Little Endian (PS3.5 6.2.2).
+            Some(_) if undefined => Some((header.tag == (0x7FE0, 0x0010), &header.vr.unwrap_or_default() == b"UN")),
+            Some(_) => None,
+            None if undefined => Some((header.tag == (0x7FE0, 0x0010), true)),
+            None => {
+                let entry = StandardDataDictionary.by_tag(Tag(header.tag.0, header.tag.1));
+                matches!(entry.map(|e| e.vr()), Some(VirtualVr::Exact(VR::SQ))).then_some((false, true))
+            }
+        }
+    }
+
+    fn enter(&self, length: u32, outer: &Frame, sequence: bool) -> Result<Frame, BoundsError> {
+        let end = (length != UNDEFINED).then(|| self.end_of(length, outer.end)).transpose()?;
+        Ok(Frame { end, sequence, fragments: false, implicit: outer.implicit })
+    }
+
+    fn end_of(&self, length: u32, limit: Option<usize>) -> Result<usize, BoundsError> {
+        let length = usize::try_from(length).map_err(|_| BoundsError::Length)?;
+        let end = self.at.checked_add(length).ok_or(BoundsError::Length)?;
+        let within_outer = limit.is_none_or(|limit| end <= limit);
+        let within_bytes = end <= self.bytes.len() || !self.whole;
+        if within_outer && within_bytes { Ok(end) } else { Err(BoundsError::Length) }
+    }
+
+    /// Steps over a value; false when the bytes at hand end inside it.
+    fn skip(&mut self, length: u32, limit: Option<usize>) -> Result<bool, BoundsError> {
+        if length == UNDEFINED {
+            return Err(BoundsError::Length);
+        }
+        let end = self.end_of(length, limit)?;
+        if end > self.bytes.len() {
+            // A parser would reserve this much for bytes that may never come.
+            return if end - self.at <= BEYOND { Ok(false) } else { Err(BoundsError::Length) };
+        }
+        self.at = end;
+        Ok(true)
+    }
+
+    /// The next element's header; none when the bytes end inside it.
+    fn header(&mut self, implicit: bool) -> Result<Option<Header>, BoundsError> {
+        let Some(head) = self.bytes.get(self.at..self.at + 8) else { return Ok(None) };
+        let tag = (self.u16([head[0], head[1]]), self.u16([head[2], head[3]]));
+        let short = self.u16([head[6], head[7]]);
+        let long = self.u32([head[4], head[5], head[6], head[7]]);
+        if implicit || tag.0 == 0xFFFE {
+            self.at += 8;
+            return Ok(Some(Header { tag, vr: None, length: long }));
+        }
+        let vr = [head[4], head[5]];
+        if is_short(vr) {
+            self.at += 8;
+            return Ok(Some(Header { tag, vr: Some(vr), length: u32::from(short) }));
+        }
+        let Some(rest) = self.bytes.get(self.at + 8..self.at + 12) else { return Ok(None) };
+        let length = self.u32([rest[0], rest[1], rest[2], rest[3]]);
+        self.at += 12;
+        Ok(Some(Header { tag, vr: Some(vr), length }))
+    }
+
+    fn u16(&self, bytes: [u8; 2]) -> u16 {
+        if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) }
+    }
+
+    fn u32(&self, bytes: [u8; 4]) -> u32 {
+        if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) }
+    }
+
+    /// The bytes end inside a header: broken when they are all there are.
+    fn ended<T>(&self, value: T) -> Result<T, BoundsError> {
+        if self.whole { Err(BoundsError::Length) } else { Ok(value) }
+    }
+}
+
+fn push(stack: &mut Vec<Frame>, frame: Frame) -> Result<(), BoundsError> {
+    if stack.len() > DEPTH {
+        return Err(BoundsError::Depth);
+    }
+    stack.push(frame);
+    Ok(())
+}
+
+/// VRs whose length has two bytes (PS3.5 table 7.1-2); all others, known or not, have four.
+fn is_short(vr: [u8; 2]) -> bool {
+    const SHORT: [&[u8; 2]; 20] = [
+        b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
+        b"ST", b"TM", b"UI", b"UL",
+    ];
+    SHORT.contains(&&vr) || &vr == b"US"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNTIL: Tag = Tag(0x7FE0, 0x0010);
+
+    fn object(data_set: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; 128];
+        out.extend_from_slice(b"DICM");
+        let uid = b"1.2.840.10008.1.2.1\0";
+        out.extend_from_slice(&[2, 0, 0x10, 0, b'U', b'I', 20, 0]);
+        out.extend_from_slice(uid);
+        out.extend_from_slice(data_set);
+        out
+    }
+
+    #[test]
+    fn a_declared_length_is_not_believed() {
+        let huge = [8, 0, 5, 0, b'O', b'B', 0, 0, 0xF0, 0xFF, 0xFF, 0xFF, 1, 2];
+        assert_eq!(check_bounds(&object(&huge)), Err(BoundsError::Length));
+        assert_eq!(check_header_bounds(&object(&huge), UNTIL), Err(BoundsError::Length));
+        // What lies behind the header is not looked at.
+        assert_eq!(check_header_bounds(&object(&huge), Tag(8, 5)), Ok(()));
+        let near = [8, 0, 5, 0, b'O', b'B', 0, 0, 16, 0, 0, 0, 1, 2];
+        assert_eq!(check_bounds(&object(&near)), Err(BoundsError::Length));
+        assert_eq!(check_header_bounds(&object(&near), UNTIL), Ok(()));
+    }
+
+    #[test]
+    fn nesting_has_an_end() {
+        let level = [
+            0x40, 0, 0x30, 0xA7, b'S', b'Q', 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0xFF, 0, 0xE0, 0xFF, 0xFF, 0xFF, 0xFF,
+        ];
+        assert_eq!(check_header_bounds(&object(&level.repeat(10)), UNTIL), Ok(()));
+        assert_eq!(check_bounds(&object(&level.repeat(10))), Err(BoundsError::Length));
+        assert_eq!(check_header_bounds(&object(&level.repeat(100_000)), UNTIL), Err(BoundsError::Depth));
+        // A private sequence under UN.
+        let unknown = level.map(|b| {
+            if b == b'S' {
+                b'U'
+            } else if b == b'Q' {
+                b'N'
+            } else {
+                b
+            }
+        });
+        assert_eq!(check_header_bounds(&object(&unknown), UNTIL), Ok(()));
+    }
+
+    #[test]
+    fn items_stay_within_sequences() {
+        let item = [0xFE, 0xFF, 0, 0xE0, 0, 0, 0, 0];
+        assert_eq!(check_bounds(&object(&item)), Err(BoundsError::Structure));
+        // An item longer than its sequence.
+        let long = [0x40, 0, 0x30, 0xA7, b'S', b'Q', 0, 0, 8, 0, 0, 0, 0xFE, 0xFF, 0, 0xE0, 4, 0, 0, 0, 1, 2, 3, 4];
+        assert_eq!(check_bounds(&object(&long)), Err(BoundsError::Length));
+        assert_eq!(check_bounds(b"nothing"), Err(BoundsError::Preamble));
+    }
+}
