@@ -16,6 +16,12 @@ pub enum Transaction {
     Rad75,
     /// Refused before it was known.
     Unknown,
+    /// ITI-18.
+    Iti18,
+    /// ITI-43.
+    Iti43,
+    /// RAD-69.
+    Rad69,
 }
 
 /// Which side we are.

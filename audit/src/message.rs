@@ -96,6 +96,19 @@ fn row(transaction: Transaction, role: Role) -> RowOf {
             let name = "Cross Gateway Retrieve Imaging Document Set";
             make(("110104", "DICOM Instances Transferred"), "R", "RAD-75", name, true)
         }
+        (Transaction::Iti18, _) => make(query, "E", "ITI-18", "Registry Stored Query", false),
+        (Transaction::Iti43, Role::Initiator) => {
+            make(("110107", "Import"), "C", "ITI-43", "Retrieve Document Set", true)
+        }
+        (Transaction::Iti43, Role::Responder) => {
+            make(("110106", "Export"), "R", "ITI-43", "Retrieve Document Set", true)
+        }
+        (Transaction::Rad69, Role::Initiator) => {
+            make(("110103", "DICOM Instances Accessed"), "C", "RAD-69", "Retrieve Imaging Document Set", true)
+        }
+        (Transaction::Rad69, Role::Responder) => {
+            make(("110104", "DICOM Instances Transferred"), "R", "RAD-69", "Retrieve Imaging Document Set", true)
+        }
         (Transaction::Unknown, _) => {
             make(("110113", "Security Alert"), "E", "NCP-REFUSED", "Refused before dispatch", false)
         }
@@ -175,7 +188,9 @@ fn transaction(
         let object = object("2", "24", &query.id)
             .with(coded("ParticipantObjectIDTypeCode", row.code, "IHE Transactions", row.name))
             .with(Element::new("", "ParticipantObjectQuery").text(openssl::base64::encode_block(&query.bytes)));
-        let object = object.with_all((kind == Transaction::Iti38).then(|| detail("QueryEncoding", "UTF-8")));
+        let object = object.with_all(
+            matches!(kind, Transaction::Iti18 | Transaction::Iti38).then(|| detail("QueryEncoding", "UTF-8")),
+        );
         message.push(shared(object).with(detail(home, &community(intent))));
     }
     for document in documents {

@@ -9,13 +9,15 @@ use arc_swap::ArcSwap;
 use ncp_audit::{AuditSink, Event, Site, SpoolOptions};
 use ncp_ihe::HomeCommunityId;
 use ncp_saml::{SealKey, Signer, Verifier};
-use ncp_tls::{Anchors, ClientAuth, Country, Material, Purpose};
+use ncp_tls::{Anchors, ClientAuth, Country, Material, Purpose, SslAcceptor};
 use openssl::ssl::SslRef;
 use openssl::x509::X509;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::clinician::{self, Clinic};
 use crate::config::{Config, Peer};
+use crate::consumer::{self, Consumers};
 use crate::initiating::peers::{self, Route};
 use crate::national::National;
 use crate::policy::consent::ConsentSource;
@@ -86,7 +88,7 @@ impl Peers {
 
     /// By homeCommunityId or alias.
     pub fn by_home(&self, home: &HomeCommunityId) -> Option<&Arc<Peer>> {
-        self.all.iter().find(|p| p.home_community_id == *home || p.aliases.contains(home))
+        self.all.iter().find(|p| p.is_known_as(home))
     }
 }
 
@@ -185,6 +187,24 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
 /// # Errors
 /// Addresses that cannot be bound, TLS material, the trail.
 pub async fn run(app: Arc<App>) -> Result<(), String> {
+    bind(app).await?.serve().await
+}
+
+/// A gateway that listens and does not serve yet.
+pub struct Bound {
+    app: Arc<App>,
+    drain: Drain,
+    peers: (TcpListener, SslAcceptor),
+    admin: TcpListener,
+    clinic: Option<(Arc<Clinic>, TcpListener, SslAcceptor)>,
+    consumers: Option<(Arc<Consumers>, TcpListener, SslAcceptor)>,
+}
+
+/// Binds all listeners.
+///
+/// # Errors
+/// Addresses that cannot be bound, TLS material.
+pub async fn bind(app: Arc<App>) -> Result<Bound, String> {
     let config = &app.config;
     let material =
         Material::load(&config.listener.certificate, &config.listener.key).map_err(|e| format!("listener: {e}"))?;
@@ -194,7 +214,7 @@ pub async fn run(app: Arc<App>) -> Result<(), String> {
     let bind = |address: SocketAddr| async move {
         TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}"))
     };
-    let peers = bind(config.listener.peers).await?;
+    let peers = (bind(config.listener.peers).await?, acceptor);
     let admin = bind(config.listener.admin).await?;
     let drain = Drain::default();
     let clinic = match &config.clinician {
@@ -207,28 +227,64 @@ pub async fn run(app: Arc<App>) -> Result<(), String> {
             Some((Arc::new(clinic), bind(side.listen).await?, acceptor))
         }
     };
-    let trail = |e: ncp_audit::AuditError| format!("audit: {e}");
-    app.audit.event(&Event::ApplicationStart, "").await.map_err(trail)?;
+    let consumers = match &config.consumer {
+        None => None,
+        Some(side) => {
+            let consumers = Consumers::new(app.clone(), side, drain.clone())?;
+            let material = Material::load(&side.certificate, &side.key).map_err(|e| format!("consumer: {e}"))?;
+            let anchors = std::slice::from_ref(&side.tls_anchors);
+            let acceptor = material
+                .acceptor(ClientAuth::Required, anchors, b"\x08http/1.1")
+                .map_err(|e| format!("consumer: {e}"))?;
+            Some((Arc::new(consumers), bind(side.listen).await?, acceptor))
+        }
+    };
+    Ok(Bound { app, drain, peers, admin, clinic, consumers })
+}
 
-    let serving = tokio::spawn(listener::serve_peers(app.clone(), peers, acceptor, drain.clone()));
-    let clinicians =
-        clinic.map(|(clinic, listener, acceptor)| tokio::spawn(clinician::serve(clinic, listener, acceptor)));
-    let admin = tokio::spawn(async_serve(admin, health::routes(app.clone(), drain.clone())));
-    drain.set_ready();
-    tracing::info!(peers = %config.listener.peers, country = %config.gateway.country, "gateway is ready");
-    shutdown::signal().await.map_err(|e| e.to_string())?;
+impl Bound {
+    /// Where peers reach us.
+    pub fn peers_address(&self) -> Option<SocketAddr> {
+        self.peers.0.local_addr().ok()
+    }
 
-    tracing::info!(open = drain.open(), grace = ?config.gateway.shutdown_grace, "draining");
-    drain.stop();
-    let _ = serving.await;
-    if let Some(clinicians) = clinicians {
-        let _ = clinicians.await;
+    /// Where national consumers reach us.
+    pub fn consumers_address(&self) -> Option<SocketAddr> {
+        self.consumers.as_ref().and_then(|(_, listener, _)| listener.local_addr().ok())
     }
-    if !drain.drained(config.gateway.shutdown_grace).await {
-        tracing::warn!(open = drain.open(), "grace period over, closing open exchanges");
+
+    /// Serves until a signal, drains.
+    ///
+    /// # Errors
+    /// The trail.
+    pub async fn serve(self) -> Result<(), String> {
+        let Self { app, drain, peers, admin, clinic, consumers } = self;
+        let config = &app.config;
+        let trail = |e: ncp_audit::AuditError| format!("audit: {e}");
+        app.audit.event(&Event::ApplicationStart, "").await.map_err(trail)?;
+
+        let mut serving = JoinSet::new();
+        serving.spawn(listener::serve_peers(app.clone(), peers.0, peers.1, drain.clone()));
+        if let Some((clinic, listener, acceptor)) = clinic {
+            serving.spawn(clinician::serve(clinic, listener, acceptor));
+        }
+        if let Some((consumers, listener, acceptor)) = consumers {
+            serving.spawn(consumer::serve(consumers, listener, acceptor));
+        }
+        let admin = tokio::spawn(async_serve(admin, health::routes(app.clone(), drain.clone())));
+        drain.set_ready();
+        tracing::info!(peers = %config.listener.peers, country = %config.gateway.country, "gateway is ready");
+        shutdown::signal().await.map_err(|e| e.to_string())?;
+
+        tracing::info!(open = drain.open(), grace = ?config.gateway.shutdown_grace, "draining");
+        drain.stop();
+        while serving.join_next().await.is_some() {}
+        if !drain.drained(config.gateway.shutdown_grace).await {
+            tracing::warn!(open = drain.open(), "grace period over, closing open exchanges");
+        }
+        admin.abort();
+        app.audit.event(&Event::ApplicationStop, "").await.map_err(trail)
     }
-    admin.abort();
-    app.audit.event(&Event::ApplicationStop, "").await.map_err(trail)
 }
 
 async fn async_serve(listener: TcpListener, routes: axum::Router) {

@@ -14,18 +14,18 @@ use ncp_audit::{
     StudyObject, Transaction,
 };
 use ncp_ihe::{CrossGatewayQueryRequest, DocumentRequest, ImagingRequest, PatientId, PatientQuery};
-use ncp_soap::{BoxError, OutPart};
+use ncp_soap::{Addressing, BoxError, OutPart};
 use ncp_xml::Element;
 use openssl::sha::Sha256;
 
 use crate::app::App;
 use crate::config::Peer;
 use crate::identity::{Identity, TransactionName};
-use crate::listener::OutParts;
+use crate::listener::{OutParts, PeerConnection};
 use crate::national::{LocatedStudy, Missing};
 use crate::outcome::{Alert, GatewayError, Indicator};
 use crate::policy::Refusal;
-use crate::responding::pipeline::{Exchange, Message};
+use crate::responding::pipeline::Exchange;
 
 /// The trail of one exchange.
 pub struct Trail {
@@ -34,17 +34,23 @@ pub struct Trail {
     peer: PeerFacts,
     decision: Decision,
     progress: Recorder,
-    failed_documents: Vec<DocumentObject>,
     alerts: Vec<Event>,
 }
 
-/// Counts what really goes out or comes in, while it does.
-#[derive(Clone, Default)]
-pub struct Recorder(Arc<Mutex<Progress>>);
+/// Counts what really goes out or comes in, while it does; once for several trails where an exchange passes through.
+#[derive(Clone)]
+pub struct Recorder(Vec<Arc<Mutex<Progress>>>);
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self(vec![Arc::default()])
+    }
+}
 
 #[derive(Default)]
 struct Progress {
     failed: BTreeMap<String, StudyObject>,
+    failed_documents: Vec<DocumentObject>,
     alerts: Vec<String>,
     documents: Vec<DocumentObject>,
     studies: BTreeMap<String, (StudyObject, Sha256Of)>,
@@ -104,6 +110,28 @@ impl Trail {
         Self::open(&exchange.app, &exchange.reference, transaction, Role::Responder, peer, own).await
     }
 
+    /// Stage 0 of an exchange with a national consumer; the intent is on disk when this returns.
+    ///
+    /// # Errors
+    /// As [`responding`](Self::responding).
+    pub async fn consumer(
+        app: &App,
+        reference: &str,
+        transaction: Transaction,
+        connection: &PeerConnection,
+    ) -> Result<Self, GatewayError> {
+        let own = &app.config.gateway;
+        let peer = PeerFacts {
+            country: own.country.to_string(),
+            home_community_id: own.home_community_id.to_string(),
+            certificate_name: connection.certificate.common_name.clone(),
+            address: connection.address.ip().to_string(),
+            endpoint: String::new(),
+        };
+        let end = (format!("https://{}", connection.own), connection.own.ip().to_string());
+        Self::open(app, reference, transaction, Role::Responder, peer, end).await
+    }
+
     /// The intent of an initiating exchange; it is on disk when this returns.
     ///
     /// # Errors
@@ -154,15 +182,14 @@ impl Trail {
             peer,
             decision: Decision::default(),
             progress: Recorder::default(),
-            failed_documents: Vec::new(),
             alerts: Vec::new(),
         })
     }
 
     /// The message was read.
-    pub fn message(&mut self, message: &Message) {
-        self.decision.transaction = Some(message.transaction.into());
-        self.decision.message_id = message.addressing.message_id.clone().unwrap_or_default();
+    pub fn message(&mut self, transaction: impl Into<Transaction>, addressing: &Addressing) {
+        self.decision.transaction = Some(transaction.into());
+        self.decision.message_id = addressing.message_id.clone().unwrap_or_default();
     }
 
     /// Who asks, from verified assertions.
@@ -226,7 +253,7 @@ impl Trail {
 
     /// A document that will not.
     pub fn document_failed(&mut self, request: &DocumentRequest, _: &GatewayError) {
-        self.failed_documents.push(document_object(request));
+        self.progress.failed_document(request);
     }
 
     /// The studies asked for.
@@ -248,6 +275,14 @@ impl Trail {
             .collect();
     }
 
+    /// The studies that another country is asked for, or that a national consumer asks for; counting starts at nothing.
+    pub fn imaging_wanted(&mut self, request: &ImagingRequest) {
+        self.imaging_request(request);
+        for study in self.decision.studies.clone() {
+            self.progress.begin_study(StudyObject { instances: 0, ..study });
+        }
+    }
+
     /// The study that another country is asked for; counting starts at nothing.
     pub fn study_wanted(&mut self, study: StudyObject) {
         self.progress.begin_study(StudyObject { instances: 0, ..study.clone() });
@@ -256,7 +291,7 @@ impl Trail {
 
     /// A document that came.
     pub fn document_received(&self, request: &DocumentRequest, bytes: &[u8]) {
-        self.progress.lock().documents.push(DocumentObject {
+        self.progress.document(&DocumentObject {
             bytes: bytes.len() as u64,
             sha256: hex::encode(openssl::sha::sha256(bytes)),
             ..document_object(request)
@@ -302,7 +337,7 @@ impl Trail {
 
     /// A document went through the terminology service with this snapshot.
     pub fn translated(&mut self, snapshot: &str) {
-        self.progress.lock().snapshot = snapshot.to_owned();
+        self.progress.snapshot(snapshot);
     }
 
     /// Counts and digests a document while it leaves.
@@ -355,18 +390,11 @@ impl Trail {
 
     async fn close(mut self, indicator: OutcomeIndicator, description: String) {
         let Some(exchange) = self.exchange.take() else { return };
-        let (documents, studies) = self.progress.take();
-        let (failed, rules) = self.progress.take_failed();
+        let mut outcome = Outcome::new(indicator, &description);
+        let rules = self.progress.take(&mut outcome);
         let peer = &self.peer;
         self.alerts.extend(rules.into_iter().map(|rule| Event::SecurityAlert { rule, peer: peer.clone() }));
-        let outcome = Outcome {
-            documents,
-            studies,
-            failed_documents: std::mem::take(&mut self.failed_documents),
-            failed_studies: failed,
-            alerts: std::mem::take(&mut self.alerts),
-            ..Outcome::new(indicator, &description)
-        };
+        outcome.alerts = std::mem::take(&mut self.alerts);
         if let Err(error) = exchange.finish(outcome).await {
             tracing::error!(reason = %error, ncp.reference = %self.exchange_id, "outcome not stored");
         }
@@ -436,13 +464,22 @@ fn study_object(study: &LocatedStudy) -> StudyObject {
 }
 
 impl Recorder {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Progress> {
-        self.0.lock().unwrap_or_else(|p| p.into_inner())
+    /// Counts for both trails at once, with one digest.
+    pub fn and(&self, other: &Self) -> Self {
+        Self(self.0.iter().chain(&other.0).cloned().collect())
+    }
+
+    fn each(&self, mut change: impl FnMut(&mut Progress)) {
+        for progress in &self.0 {
+            change(&mut progress.lock().unwrap_or_else(|p| p.into_inner()));
+        }
     }
 
     /// Begins to count a study.
     pub fn begin_study(&self, study: StudyObject) {
-        self.lock().studies.insert(study.study.clone(), (study, Sha256Of::default()));
+        self.each(|progress| {
+            progress.studies.insert(study.study.clone(), (study.clone(), Sha256Of::default()));
+        });
     }
 
     /// Counts and digests an instance while it passes.
@@ -452,79 +489,114 @@ impl Recorder {
         digested(
             data,
             move |bytes| {
-                if let Some((object, _)) = on_chunk.lock().studies.get_mut(&study) {
-                    object.bytes += bytes;
-                }
+                on_chunk.each(|progress| {
+                    if let Some((object, _)) = progress.studies.get_mut(&study) {
+                        object.bytes += bytes;
+                    }
+                });
             },
             move |digest| {
-                if let Some((object, all)) = recorder.lock().studies.get_mut(&for_end) {
-                    object.instances += 1;
-                    all.0.update(&digest);
-                }
+                recorder.each(|progress| {
+                    if let Some((object, all)) = progress.studies.get_mut(&for_end) {
+                        object.instances += 1;
+                        all.0.update(&digest);
+                    }
+                });
             },
         )
     }
 
     /// Counts and digests a document while it passes.
     pub fn follow_document(&self, object: DocumentObject, data: Data) -> Data {
-        let index = {
-            let mut progress = self.lock();
-            progress.documents.push(object);
-            progress.documents.len() - 1
-        };
-        let (on_chunk, on_end) = (self.clone(), self.clone());
+        let mut places = Vec::with_capacity(self.0.len());
+        self.each(|progress| {
+            places.push(progress.documents.len());
+            progress.documents.push(object.clone());
+        });
+        let (on_chunk, on_end, for_end) = (self.clone(), self.clone(), places.clone());
         digested(
             data,
             move |bytes| {
-                if let Some(object) = on_chunk.lock().documents.get_mut(index) {
-                    object.bytes += bytes;
-                }
+                let mut places = places.iter();
+                on_chunk.each(|progress| {
+                    if let Some(object) = places.next().and_then(|place| progress.documents.get_mut(*place)) {
+                        object.bytes += bytes;
+                    }
+                });
             },
             move |digest| {
-                if let Some(object) = on_end.lock().documents.get_mut(index) {
-                    object.sha256 = hex::encode(digest);
-                }
+                let mut places = for_end.iter();
+                on_end.each(|progress| {
+                    if let Some(object) = places.next().and_then(|place| progress.documents.get_mut(*place)) {
+                        object.sha256 = hex::encode(digest);
+                    }
+                });
             },
         )
     }
 
+    /// Counts and digests the document that was asked for.
+    pub fn follow_request(&self, request: &DocumentRequest, data: Data) -> Data {
+        self.follow_document(document_object(request), data)
+    }
+
+    /// A document that came whole.
+    fn document(&self, object: &DocumentObject) {
+        self.each(|progress| progress.documents.push(object.clone()));
+    }
+
+    fn snapshot(&self, snapshot: &str) {
+        self.each(|progress| snapshot.clone_into(&mut progress.snapshot));
+    }
+
+    /// One document that did not come.
+    pub fn failed_document(&self, request: &DocumentRequest) {
+        self.each(|progress| progress.failed_documents.push(document_object(request)));
+    }
+
     /// One instance that did not come.
     pub fn failed_instance(&self, study: &str, request: &DocumentRequest) {
-        let mut progress = self.lock();
-        let object = progress.failed.entry(study.to_owned()).or_insert_with(|| StudyObject {
-            study: study.to_owned(),
-            repository: request.repository.to_string(),
-            home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
-            ..StudyObject::default()
+        self.each(|progress| {
+            let object = progress.failed.entry(study.to_owned()).or_insert_with(|| StudyObject {
+                study: study.to_owned(),
+                repository: request.repository.to_string(),
+                home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
+                ..StudyObject::default()
+            });
+            object.instances += 1;
         });
-        object.instances += 1;
     }
 
     /// A security alert that goes with the exchange; one of a kind is enough.
     pub fn alert(&self, rule: &str) {
-        let mut progress = self.lock();
-        if !progress.alerts.iter().any(|known| known == rule) {
-            progress.alerts.push(rule.to_owned());
-        }
+        self.each(|progress| {
+            if !progress.alerts.iter().any(|known| known == rule) {
+                progress.alerts.push(rule.to_owned());
+            }
+        });
     }
 
-    fn take_failed(&self) -> (Vec<StudyObject>, Vec<String>) {
-        let mut progress = self.lock();
-        (std::mem::take(&mut progress.failed).into_values().collect(), std::mem::take(&mut progress.alerts))
-    }
-
-    fn take(&self) -> (Vec<DocumentObject>, Vec<StudyObject>) {
-        let mut progress = self.lock();
-        let snapshot = std::mem::take(&mut progress.snapshot);
-        let documents = std::mem::take(&mut progress.documents)
-            .into_iter()
-            .map(|d| DocumentObject { snapshot: snapshot.clone(), ..d })
-            .collect();
-        let studies = std::mem::take(&mut progress.studies)
-            .into_values()
-            .map(|(study, all)| StudyObject { sha256: hex::encode(all.0.finish()), ..study })
-            .collect();
-        (documents, studies)
+    /// All that was counted, as an outcome that still lacks its indicator; counting starts at nothing.
+    fn take(&self, outcome: &mut Outcome) -> Vec<String> {
+        let mut alerts = Vec::new();
+        self.each(|progress| {
+            let progress = std::mem::take(progress);
+            let snapshot = progress.snapshot;
+            let documents = progress.documents.into_iter();
+            outcome.documents.extend(documents.map(|d| DocumentObject { snapshot: snapshot.clone(), ..d }));
+            let studies = progress.studies.into_values();
+            // A study of which nothing came is among the failed ones.
+            let studies = studies.filter(|(study, _)| {
+                study.instances > 0 || study.bytes > 0 || !progress.failed.contains_key(&study.study)
+            });
+            outcome
+                .studies
+                .extend(studies.map(|(study, all)| StudyObject { sha256: hex::encode(all.0.finish()), ..study }));
+            outcome.failed_studies.extend(progress.failed.into_values());
+            outcome.failed_documents.extend(progress.failed_documents);
+            alerts.extend(progress.alerts);
+        });
+        alerts
     }
 }
 

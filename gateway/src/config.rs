@@ -13,10 +13,12 @@ use ncp_tls::{Country, TlsFiles};
 use serde::Deserialize;
 
 mod collect;
+mod consumer;
 mod initiating;
 mod values;
 
 pub use collect::ConfigProblem;
+pub use consumer::{Confirmation, Consumer};
 pub use initiating::{Client, Clinician, Organisation, Role};
 use values::{country, duration, home, homes, oid, oids, size};
 
@@ -34,6 +36,8 @@ pub struct Config {
     pub client: Option<Client>,
     /// Our own health professionals (NCP-B).
     pub clinician: Option<Clinician>,
+    /// National XDS consumers (NCP-B).
+    pub consumer: Option<Consumer>,
     /// The NCP's seal, which signs HCP identity and TRC assertions.
     pub seal: Seal,
     /// The translation service; without it originals are passed on with a warning.
@@ -362,6 +366,13 @@ pub struct Peer {
     pub security_errors: SecurityErrors,
 }
 
+impl Peer {
+    /// Whether the homeCommunityId is the peer's or an alias of it.
+    pub fn is_known_as(&self, home: &HomeCommunityId) -> bool {
+        self.home_community_id == *home || self.aliases.contains(home)
+    }
+}
+
 /// How security refusals are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -423,6 +434,7 @@ impl Config {
             all.extend(peer.crls.iter_mut());
         }
         all.extend(Self::initiating_paths(&mut self.client, &mut self.clinician));
+        all.extend(Self::consumer_paths(&mut self.consumer));
         for path in all {
             if path.is_relative() {
                 *path = folder.join(&*path);
@@ -503,6 +515,7 @@ impl Config {
             }
         }
         problems.extend(self.check_initiating());
+        problems.extend(self.check_consumer());
         problems
     }
 }

@@ -16,7 +16,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ncp_audit::{Event, PeerFacts};
 use ncp_soap::{BoxError, OutPart};
-use ncp_tls::{CertificateFacts, SslAcceptor, TlsStream};
+use ncp_tls::{CertificateFacts, SslAcceptor, TlsError, TlsStream};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -55,10 +55,18 @@ pub struct PeerConnection {
     pub peer: Option<Arc<Peer>>,
 }
 
-/// Accepts peers until the drain begins.
-pub async fn serve_peers(app: Arc<App>, listener: TcpListener, acceptor: SslAcceptor, drain: Drain) {
+/// Accepts connections until the drain begins; `each` gets them after the handshake, or why it failed.
+pub async fn accept_until_drained<F, Done>(
+    listener: TcpListener,
+    acceptor: SslAcceptor,
+    handshake: Duration,
+    drain: Drain,
+    each: F,
+) where
+    F: Fn(Result<TlsStream, TlsError>, SocketAddr) -> Done + Clone + Send + Sync + 'static,
+    Done: Future<Output = ()> + Send,
+{
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let load = Arc::new(Load::new(&app));
     loop {
         let accepted = tokio::select! { accepted = listener.accept() => accepted, () = drain.stopping() => return };
         let Ok((tcp, address)) = accepted else {
@@ -66,19 +74,52 @@ pub async fn serve_peers(app: Arc<App>, listener: TcpListener, acceptor: SslAcce
             continue;
         };
         let Ok(slot) = connections.clone().try_acquire_owned() else { continue };
-        let (app, acceptor, drain, load) = (app.clone(), acceptor.clone(), drain.clone(), load.clone());
+        let (acceptor, each) = (acceptor.clone(), each.clone());
         tokio::spawn(async move {
-            match ncp_tls::accept(&acceptor, tcp, app.config.limits.handshake).await {
-                Ok(stream) => connection(app, stream, address, drain, load).await,
-                Err(error) => handshake_failed(&app, address, &error.to_string()).await,
-            }
+            each(ncp_tls::accept(&acceptor, tcp, handshake).await, address).await;
             drop(slot);
         });
     }
 }
 
+/// Serves HTTP/1.1 on one connection, with bounded header fields.
+pub async fn serve_connection<S, B>(stream: TlsStream, service: S)
+where
+    S: hyper::service::Service<Request<Incoming>, Response = http::Response<B>>,
+    S::Error: Into<BoxError>,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(10))
+        .max_buf_size(HEADER_BYTES.max(64 << 10))
+        .max_headers(100)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(reason = %error, "connection ended");
+    }
+}
+
+/// Accepts peers until the drain begins.
+pub async fn serve_peers(app: Arc<App>, listener: TcpListener, acceptor: SslAcceptor, drain: Drain) {
+    let load = Arc::new(Load::new(&app));
+    let handshake = app.config.limits.handshake;
+    let stop = drain.clone();
+    accept_until_drained(listener, acceptor, handshake, stop, move |accepted, address| {
+        let (app, drain, load) = (app.clone(), drain.clone(), load.clone());
+        async move {
+            match accepted {
+                Ok(stream) => connection(app, stream, address, drain, load).await,
+                Err(error) => handshake_failed(&app, address, &error.to_string()).await,
+            }
+        }
+    })
+    .await;
+}
+
 /// Failed handshakes leave at most one record a second.
-async fn handshake_failed(app: &App, address: SocketAddr, rule: &str) {
+pub(crate) async fn handshake_failed(app: &App, address: SocketAddr, rule: &str) {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
     if LAST.swap(now, Ordering::Relaxed) == now {
@@ -107,15 +148,7 @@ async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, drain
         let (app, who, drain, load) = (app.clone(), who.clone(), drain.clone(), load.clone());
         async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &drain, &load).await) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(10))
-        .max_buf_size(HEADER_BYTES.max(64 << 10))
-        .max_headers(100)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        tracing::debug!(reason = %error, "connection ended");
-    }
+    serve_connection(stream, service).await;
 }
 
 async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>, drain: &Drain, load: &Load) -> Reply {
@@ -127,9 +160,12 @@ async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let reply = pipeline::respond(app, who, &path, &parts.headers, body).await;
-    // The exchange is open, and its place taken, until the last byte of the reply has gone.
+    held_by((open, permits), reply)
+}
+
+/// The exchange is open, and its place taken, until the last byte of the reply has gone.
+pub(crate) fn held_by(held: impl Send + 'static, reply: Reply) -> Reply {
     reply.map(|body| {
-        let held = (open, permits);
         body.map_frame(move |frame| {
             let _ = &held;
             frame
@@ -138,14 +174,14 @@ async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>
     })
 }
 
-fn empty(status: StatusCode) -> Reply {
+pub(crate) fn empty(status: StatusCode) -> Reply {
     let mut reply = http::Response::new(full(Bytes::new()));
     *reply.status_mut() = status;
     reply
 }
 
 /// Early refusal under load.
-fn busy() -> Reply {
+pub(crate) fn busy() -> Reply {
     let mut reply = empty(StatusCode::SERVICE_UNAVAILABLE);
     reply.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("5"));
     reply

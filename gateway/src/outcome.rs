@@ -8,6 +8,7 @@ use ncp_saml::AssertionError;
 use ncp_soap::SoapError;
 
 use crate::identity::TransactionName;
+use crate::initiating::PeerError;
 use crate::national::NationalError;
 use crate::policy::PolicyError;
 use crate::responding::replay::ReplayError;
@@ -50,7 +51,7 @@ pub enum GatewayError {
     National(#[from] NationalError),
     /// Another country, where we ask (NCP-B).
     #[error("peer: {0}")]
-    Peer(#[from] crate::initiating::PeerError),
+    Peer(#[from] PeerError),
     /// A code that the receiver requires has no mapping.
     #[error("translation: a required code has no mapping")]
     TranslationRequired,
@@ -167,7 +168,14 @@ impl GatewayError {
                 rights("ERROR_SEC_GENERIC", "4703", "not permitted", "wsse:FailedCheck").serious(Some(Alert::Security))
             }
             Self::National(error) => national_row(error),
-            Self::Peer(crate::initiating::PeerError::Mismatch) => failed().serious(Some(Alert::Security)),
+            Self::Peer(PeerError::Mismatch) => failed().serious(Some(Alert::Security)),
+            Self::Peer(error) if error.is_unavailable() => Row {
+                query: "XDSUnavailableCommunity",
+                retrieve: "XDSUnavailableCommunity",
+                text: "the community gave no answer",
+                ..failed()
+            },
+            Self::Peer(PeerError::Refused(_)) => Row { text: "the community answered with an error", ..failed() },
             Self::Peer(_) => failed(),
             Self::TranslationRequired => {
                 Row { query: "4203", retrieve: "4203", text: "a required code could not be transcoded", ..failed() }
@@ -376,6 +384,20 @@ mod tests {
                 Indicator::Serious,
             ),
             (NationalError::Busy.into(), "ResponderBusy", "XDSRegistryBusy", "XDSRepositoryBusy", Indicator::Serious),
+            (
+                PeerError::Timeout.into(),
+                "InternalError",
+                "XDSUnavailableCommunity",
+                "XDSUnavailableCommunity",
+                Indicator::Serious,
+            ),
+            (
+                PeerError::Malformed("x").into(),
+                "InternalError",
+                "XDSRegistryError",
+                "XDSRepositoryError",
+                Indicator::Serious,
+            ),
             (GatewayError::TranslationRequired, "InternalError", "4203", "4203", Indicator::Serious),
             (
                 GatewayError::Audit("x".into()),

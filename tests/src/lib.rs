@@ -1,5 +1,8 @@
-//! Harness: a throw-away PKI, a neighbour that speaks SOAP to a gateway, synthetic studies.
+//! Harness: a throw-away PKI, neighbours that ask a gateway and countries that answer one, national consumers, synthetic studies.
 
+pub mod asking;
+pub mod consumer;
+pub mod country;
 pub mod neighbour;
 pub mod pki;
 pub mod synth;

@@ -177,18 +177,7 @@ impl Neighbour {
     /// # Errors
     /// Network, TLS, an answer that is no SOAP.
     pub async fn post(&self, path: &str, content_type: &str, message: impl Into<Bytes>) -> Result<Answer, Error> {
-        let stream =
-            ncp_tls::connect(&self.connector, &self.host, self.port, "localhost", Duration::from_secs(10)).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        let request = Request::post(path)
-            .header(header::HOST, &self.host)
-            .header(header::CONTENT_TYPE, content_type)
-            .body(Full::new(message.into()))?;
-        let response = sender.send_request(request).await?;
-        let (parts, body) = response.into_parts();
-        // The connection lives as long as its task; the sender may go.
-        answer(parts.status, &parts.headers, body).await
+        post(&self.connector, &self.host, self.port, path, content_type, message).await
     }
 
     /// A simple SOAP call.
@@ -290,6 +279,28 @@ pub fn retrieve_response(body: &Element) -> Result<RetrieveResponse, MessageErro
     })
 }
 
+/// Sends bytes over a connection of their own and reads the root of the answer.
+pub(crate) async fn post(
+    connector: &SslConnector,
+    host: &str,
+    port: u16,
+    path: &str,
+    content_type: &str,
+    message: impl Into<Bytes>,
+) -> Result<Answer, Error> {
+    let stream = ncp_tls::connect(connector, host, port, "localhost", Duration::from_secs(10)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    let request = Request::post(path)
+        .header(header::HOST, host)
+        .header(header::CONTENT_TYPE, content_type)
+        .body(Full::new(message.into()))?;
+    let response = sender.send_request(request).await?;
+    let (parts, body) = response.into_parts();
+    // The connection lives as long as its task; the sender may go.
+    answer(parts.status, &parts.headers, body).await
+}
+
 async fn answer(status: StatusCode, headers: &HeaderMap, body: Incoming) -> Result<Answer, Error> {
     let mut headers = headers.clone();
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
@@ -301,7 +312,7 @@ async fn answer(status: StatusCode, headers: &HeaderMap, body: Incoming) -> Resu
 }
 
 /// Keeps every message of both sides where `NCP_CAPTURE_DIR` says, to be validated against the schemas afterwards.
-fn capture(message: &[u8]) -> Result<(), Error> {
+pub(crate) fn capture(message: &[u8]) -> Result<(), Error> {
     if let Some(dir) = std::env::var_os("NCP_CAPTURE_DIR") {
         std::fs::create_dir_all(&dir)?;
         std::fs::write(std::path::Path::new(&dir).join(format!("{}.xml", uuid::Uuid::new_v4())), message)?;

@@ -39,6 +39,16 @@ pub mod actions {
     pub const ITI39_REQUEST: &str = "urn:ihe:iti:2007:CrossGatewayRetrieve";
     /// ITI-39 response.
     pub const ITI39_RESPONSE: &str = "urn:ihe:iti:2007:CrossGatewayRetrieveResponse";
+    /// ITI-18 request.
+    pub const ITI18_REQUEST: &str = "urn:ihe:iti:2007:RegistryStoredQuery";
+    /// ITI-18 response.
+    pub const ITI18_RESPONSE: &str = "urn:ihe:iti:2007:RegistryStoredQueryResponse";
+    /// ITI-43 request.
+    pub const ITI43_REQUEST: &str = "urn:ihe:iti:2007:RetrieveDocumentSet";
+    /// ITI-43 response; also that of RAD-69.
+    pub const ITI43_RESPONSE: &str = "urn:ihe:iti:2007:RetrieveDocumentSetResponse";
+    /// RAD-69 request.
+    pub const RAD69_REQUEST: &str = "urn:ihe:rad:2009:RetrieveImagingDocumentSet";
     /// RAD-75 request.
     pub const RAD75_REQUEST: &str = "urn:ihe:rad:2011:CrossGatewayRetrieveImagingDocumentSet";
     /// RAD-75 response.

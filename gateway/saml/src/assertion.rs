@@ -13,7 +13,7 @@ use crate::worker::SignerIdentity;
 pub const AUDIENCE: &str = "urn:ehdsi:assertions.audience:x-border";
 /// Granted to clocks, seconds.
 const SKEW_S: i64 = 60;
-const HCP_LIFE_S: i64 = 4 * 3600;
+pub(crate) const HCP_LIFE_S: i64 = 4 * 3600;
 const TRC_LIFE_S: i64 = 2 * 3600;
 
 /// A value of a verified assertion: only the verifier makes one.
@@ -170,7 +170,7 @@ impl TrcAssertion {
     }
 }
 
-fn root(bytes: &[u8]) -> Result<Element, E> {
+pub(crate) fn root(bytes: &[u8]) -> Result<Element, E> {
     let root = Element::parse(bytes, &Limits::REQUEST).map_err(|_| E::Structure("digested bytes"))?;
     if root.is(SAML, "Assertion") { Ok(root) } else { Err(E::Structure("digested bytes")) }
 }
@@ -211,6 +211,27 @@ fn common(
         Some(_) if qualifier == HCP => {}
         _ => return Err(E::Content("subject confirmation")),
     }
+    let not_on_or_after = conditions(root, now, life, |audience| audience == AUDIENCE || audiences.contains(audience))?;
+    let statement = root.child(SAML, "AuthnStatement").ok_or(E::Content("authn statement"))?;
+    instant(statement.get("AuthnInstant"))?;
+    let class = statement.path(SAML, &["AuthnContext", "AuthnContextClassRef"]).ok_or(E::Content("authn context"))?;
+    Ok(Common {
+        id: root.get("ID").ok_or(E::Structure("id.missing"))?.to_owned(),
+        issuer: text,
+        name_id: name_id.trimmed(),
+        alias: name_id.get("SPProvidedID").map(ToOwned::to_owned),
+        not_on_or_after,
+        class: class.trimmed(),
+    })
+}
+
+/// Checks the times and, where audiences are named, that we are among them; the end of life.
+pub(crate) fn conditions(
+    root: &Element,
+    now: Timestamp,
+    life: i64,
+    ours: impl Fn(&String) -> bool,
+) -> Result<Timestamp, E> {
     let conditions = root.child(SAML, "Conditions").ok_or(E::Time("no conditions"))?;
     let not_before = instant(conditions.get("NotBefore"))?;
     let not_on_or_after = instant(conditions.get("NotOnOrAfter"))?;
@@ -229,32 +250,22 @@ fn common(
     }
     for restriction in conditions.all(SAML, "AudienceRestriction") {
         let mut named = restriction.all(SAML, "Audience").map(Element::trimmed);
-        if !named.any(|audience| audience == AUDIENCE || audiences.contains(&audience)) {
+        if !named.any(|audience| ours(&audience)) {
             return Err(E::Audience);
         }
     }
-    let statement = root.child(SAML, "AuthnStatement").ok_or(E::Content("authn statement"))?;
-    instant(statement.get("AuthnInstant"))?;
-    let class = statement.path(SAML, &["AuthnContext", "AuthnContextClassRef"]).ok_or(E::Content("authn context"))?;
-    Ok(Common {
-        id: root.get("ID").ok_or(E::Structure("id.missing"))?.to_owned(),
-        issuer: text,
-        name_id: name_id.trimmed(),
-        alias: name_id.get("SPProvidedID").map(ToOwned::to_owned),
-        not_on_or_after,
-        class: class.trimmed(),
-    })
+    Ok(not_on_or_after)
 }
 
-fn instant(text: Option<&str>) -> Result<Timestamp, E> {
+pub(crate) fn instant(text: Option<&str>) -> Result<Timestamp, E> {
     text.and_then(|t| t.parse().ok()).ok_or(E::Time("instant"))
 }
 
 /// Attributes of all statements; values may repeat inside one Attribute and over several.
-struct Attributes<'a>(Vec<(&'a str, &'a Element)>);
+pub(crate) struct Attributes<'a>(Vec<(&'a str, &'a Element)>);
 
 impl<'a> Attributes<'a> {
-    fn of(root: &'a Element) -> Result<Self, E> {
+    pub(crate) fn of(root: &'a Element) -> Result<Self, E> {
         let statements: Vec<&Element> = root.all(SAML, "AttributeStatement").collect();
         if statements.is_empty() {
             return Err(E::Content("attribute statement"));
@@ -272,13 +283,13 @@ impl<'a> Attributes<'a> {
     }
 
     /// The one value; two that differ are refused.
-    fn text(&self, name: &'a str) -> Result<Option<String>, E> {
+    pub(crate) fn text(&self, name: &'a str) -> Result<Option<String>, E> {
         let mut values = self.texts(name);
         let first = values.next();
         if values.any(|other| Some(&other) != first.as_ref()) { Err(E::Content("attribute twice")) } else { Ok(first) }
     }
 
-    fn coded(&self, name: &str, element: &str) -> Result<Option<Code>, E> {
+    pub(crate) fn coded(&self, name: &str, element: &str) -> Result<Option<Code>, E> {
         let mut found = self.0.iter().filter(|(n, _)| *n == name);
         let Some((_, value)) = found.next() else { return Ok(None) };
         if found.next().is_some() {

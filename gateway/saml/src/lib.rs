@@ -8,13 +8,15 @@ mod assertion;
 mod error;
 mod ffi;
 mod issue;
+mod national;
 mod structure;
 mod worker;
 
 pub use assertion::{AUDIENCE, HcpAssertion, TrcAssertion, Verified};
 pub use error::AssertionError;
 pub use issue::{Code, HcpClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, trc_template};
-pub use worker::{SealKey, SecurityHeader, Signer, SignerIdentity, SignerTrust, Verifier};
+pub use national::XuaAssertion;
+pub use worker::{NationalHeader, SealKey, SecurityHeader, Signer, SignerIdentity, SignerTrust, Verifier};
 
 /// Names of SAML and of the eHDSI profile.
 pub mod names {
@@ -52,6 +54,8 @@ pub mod names {
     pub const NPI: &str = "urn:oasis:names:tc:xspa:1.0:subject:npi";
     /// homeCommunityId of the asking community.
     pub const HOME: &str = "urn:ihe:iti:xca:2010:homeCommunityId";
+    /// The patient whose records are asked for, CX (ITI TF-2: 3.40.4.1.2.2.1).
+    pub const RESOURCE_ID: &str = "urn:oasis:names:tc:xacml:2.0:resource:resource-id";
     /// HL7 permissions.
     pub const PERMISSION: &str = "urn:oasis:names:tc:xspa:1.0:subject:hl7:permission";
     /// HL7 v3.

@@ -19,7 +19,7 @@ const ECDSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256"
 /// Prefixes that an InclusiveNamespaces list may name; OpenNCP names one.
 const PREFIXES: usize = 16;
 
-/// What an assertion claims to be, by `Issuer/@NameQualifier`. Trusted only after verification, which reads it again.
+/// What an assertion claims to be, by `Issuer/@NameQualifier` (nationally, an identity assertion needs none). Trusted only after verification, which reads it again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Hcp,
@@ -36,8 +36,17 @@ pub(crate) struct Located {
     pub(crate) certificate: Vec<u8>,
 }
 
+/// Whose assertions are expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Another country's NCP: identity assertions are marked as the eHDSI profile says.
+    CrossBorder,
+    /// A national issuer (XUA): what is no TRC is the identity assertion.
+    National,
+}
+
 /// Finds the assertions by fixed path and checks their structure.
-pub(crate) fn locate(envelope: &Element) -> Result<Vec<Located>, E> {
+pub(crate) fn locate(envelope: &Element, expected: Profile) -> Result<Vec<Located>, E> {
     if !envelope.is(SOAP, "Envelope") {
         return Err(E::Structure("envelope"));
     }
@@ -59,6 +68,7 @@ pub(crate) fn locate(envelope: &Element) -> Result<Vec<Located>, E> {
             HCP => Kind::Hcp,
             TRC => Kind::Trc,
             NOK => continue,
+            _ if expected == Profile::National => Kind::Hcp,
             _ => return Err(E::Structure("assertion.kind")),
         };
         if found.iter().any(|other| other.kind == kind) {

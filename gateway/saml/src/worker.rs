@@ -21,7 +21,8 @@ use crate::ffi::{self, Key};
 use crate::issue::{
     CERTIFICATE_PLACE, HcpClaims, METHOD_PLACE, SignedAssertion, TrcClaims, hcp_template, trc_template,
 };
-use crate::structure::{self, Kind};
+use crate::national::XuaAssertion;
+use crate::structure::{self, Kind, Profile};
 
 /// Verification keys that a worker keeps.
 const KEYS_PER_WORKER: usize = 64;
@@ -56,6 +57,15 @@ pub trait SignerTrust: Send + Sync {
 pub struct SecurityHeader {
     /// HCP identity.
     pub hcp: Verified<HcpAssertion>,
+    /// Treatment relationship, where there is one.
+    pub trc: Option<Verified<TrcAssertion>>,
+}
+
+/// The verified assertions of a national consumer's message.
+#[derive(Debug, Clone)]
+pub struct NationalHeader {
+    /// Who asks.
+    pub user: Verified<XuaAssertion>,
     /// Treatment relationship, where there is one.
     pub trc: Option<Verified<TrcAssertion>>,
 }
@@ -259,46 +269,97 @@ impl Verifier {
     ) -> Result<SecurityHeader, E> {
         self.pool.run(move |keys| verify(keys, &message, &*trust, now)).await
     }
+
+    /// Verifies the assertions that a national consumer sends: XUA, and a TRC where the treatment is confirmed by one.
+    ///
+    /// # Errors
+    /// The first check that does not hold.
+    pub async fn verify_national(
+        &self,
+        message: Bytes,
+        trust: Arc<dyn SignerTrust>,
+        now: Timestamp,
+    ) -> Result<NationalHeader, E> {
+        self.pool.run(move |keys| verify_national(keys, &message, &*trust, now)).await
+    }
 }
 
 fn verify(keys: &mut Keys, message: &[u8], trust: &dyn SignerTrust, now: Timestamp) -> Result<SecurityHeader, E> {
+    let audiences = trust.audiences();
+    let (hcp, trc) = both(keys, message, trust, now, Profile::CrossBorder, |bytes, country| {
+        let value = HcpAssertion::read(bytes, country, now, audiences)?;
+        Ok((value.id.clone(), value))
+    })?;
+    if let Some(trc) = &trc {
+        bound(trc, &hcp.id, &hcp.name_id, hcp.signer())?;
+    }
+    Ok(SecurityHeader { hcp, trc })
+}
+
+fn verify_national(
+    keys: &mut Keys,
+    message: &[u8],
+    trust: &dyn SignerTrust,
+    now: Timestamp,
+) -> Result<NationalHeader, E> {
+    let (user, trc) = both(keys, message, trust, now, Profile::National, |bytes, _| {
+        let value = XuaAssertion::read(bytes, now, trust.audiences())?;
+        Ok((value.id.clone(), value))
+    })?;
+    if let Some(trc) = &trc {
+        bound(trc, &user.id, &user.name_id, user.signer())?;
+    }
+    Ok(NationalHeader { user, trc })
+}
+
+/// The identity assertion and, where there is one, the TRC: structure, trust, signature, then the digested bytes.
+fn both<T>(
+    keys: &mut Keys,
+    message: &[u8],
+    trust: &dyn SignerTrust,
+    now: Timestamp,
+    profile: Profile,
+    read: impl Fn(&[u8], Country) -> Result<(String, T), E>,
+) -> Result<(Verified<T>, Option<Verified<TrcAssertion>>), E> {
     let envelope = Element::parse(message, &Limits::REQUEST).map_err(|_| E::Structure("xml"))?;
-    let located = structure::locate(&envelope)?;
-    let (mut hcp, mut trc) = (None, None);
+    let located = structure::locate(&envelope, profile)?;
+    let (mut user, mut trc) = (None, None);
     for assertion in located {
         let known = keys.of(&assertion.certificate)?;
         let signer = trust.signer(&known.certificate).map_err(E::Trust)?;
         let digested = ffi::verify(message, &assertion.path, &assertion.id, &mut known.key)?;
         let digest = hex::encode(openssl::sha::sha256(&digested));
         let country = signer.country;
-        match assertion.kind {
+        let id = match assertion.kind {
             Kind::Hcp => {
-                let value = HcpAssertion::read(&digested, country, now, trust.audiences())?;
-                if value.id != assertion.id {
-                    return Err(E::Structure("id.digested"));
-                }
-                hcp = Some(Verified::new(value, signer, digest));
+                let (id, value) = read(&digested, country)?;
+                user = Some(Verified::new(value, signer, digest));
+                id
             }
             Kind::Trc => {
                 let value = TrcAssertion::read(&digested, country, now, trust.audiences())?;
-                if value.id != assertion.id {
-                    return Err(E::Structure("id.digested"));
-                }
+                let id = value.id.clone();
                 trc = Some(Verified::new(value, signer, digest));
+                id
             }
+        };
+        if id != assertion.id {
+            return Err(E::Structure("id.digested"));
         }
     }
-    let hcp = hcp.ok_or(E::NoHcp)?;
-    if let Some(trc) = &trc {
-        if trc.hcp_id != hcp.id {
-            return Err(E::TrcBinding("refers to another assertion"));
-        }
-        if trc.name_id != hcp.name_id {
-            return Err(E::TrcBinding("another subject"));
-        }
-        if trc.signer().country != hcp.signer().country {
-            return Err(E::TrcBinding("signed by another country"));
-        }
+    Ok((user.ok_or(E::NoHcp)?, trc))
+}
+
+/// The TRC builds on that identity assertion, of the same subject, signed in the same country.
+fn bound(trc: &Verified<TrcAssertion>, id: &str, name_id: &str, signer: &SignerIdentity) -> Result<(), E> {
+    if trc.hcp_id != id {
+        return Err(E::TrcBinding("refers to another assertion"));
     }
-    Ok(SecurityHeader { hcp, trc })
+    if trc.name_id != name_id {
+        return Err(E::TrcBinding("another subject"));
+    }
+    if trc.signer().country != signer.country {
+        return Err(E::TrcBinding("signed by another country"));
+    }
+    Ok(())
 }

@@ -66,7 +66,7 @@ fn expected(manifest: &Manifest, study: &Uid, treated: &Treated, document: &Docu
     let patient_ids = known.iter().cloned().chain(ids.iter().map(|i| i.id.clone())).collect();
     (same_person && same_birth).then(|| instance::Expected {
         study: study.clone(),
-        patient_ids,
+        patient_ids: Some(patient_ids),
         birth_date: person.birth_date.clone(),
     })
 }

@@ -111,7 +111,7 @@ fn documents(
         let text = format!("{} entries of {} could not be used.", found.unusable, call.peer.name);
         issues.push(issue("incomplete", "entries-unusable", text));
     }
-    let mut lines = lines(&found.entries, &found.associations);
+    let mut lines = lines(&found.objects.entries, &found.objects.associations);
     lines.retain(|(shown, _)| filter.takes(shown));
     if lines.len() > DOCUMENTS {
         return Err(Problem::TooLarge);

@@ -12,7 +12,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -22,7 +21,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use http_body_util::BodyExt;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use ncp_audit::{Event, PeerFacts};
@@ -35,6 +33,7 @@ use tokio::sync::Semaphore;
 use crate::app::App;
 use crate::config::{Clinician, Peer};
 use crate::initiating::{Call, Caller, Treatment};
+use crate::listener::{accept_until_drained, serve_connection};
 use crate::shutdown::Drain;
 
 pub mod dicomweb;
@@ -55,7 +54,6 @@ pub const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
 const BODY_BYTES: usize = 64 << 10;
 /// Calls carried at once.
 const CALLS: usize = 256;
-const CONNECTIONS: usize = 1024;
 
 /// The clinicians' side.
 pub struct Clinic {
@@ -276,34 +274,19 @@ impl IntoResponse for Problem {
 
 /// Accepts clinicians' systems until the drain begins.
 pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener, acceptor: SslAcceptor) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let (routes, drain) = (routes(clinic.clone()), clinic.drain.clone());
     let handshake = clinic.app.config.limits.handshake;
-    loop {
-        let accepted = tokio::select! { accepted = listener.accept() => accepted, () = drain.stopping() => return };
-        let Ok((tcp, address)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let Ok(slot) = connections.clone().try_acquire_owned() else { continue };
-        let (acceptor, routes) = (acceptor.clone(), routes.clone());
-        tokio::spawn(async move {
-            let stream = match ncp_tls::accept(&acceptor, tcp, handshake).await {
-                Ok(stream) => stream,
-                Err(error) => return tracing::debug!(reason = %error, "handshake with a clinician's system failed"),
-            };
-            let service = routes.layer(axum::Extension(address));
-            let done = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(10))
-                .max_buf_size(64 << 10)
-                .max_headers(100)
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-                .await;
-            if let Err(error) = done {
-                tracing::debug!(reason = %error, "connection ended");
+    accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
+        let routes = routes.clone();
+        async move {
+            match accepted {
+                Ok(stream) => {
+                    let service = routes.layer(axum::Extension(address));
+                    serve_connection(stream, TowerToHyperService::new(service)).await;
+                }
+                Err(error) => tracing::debug!(reason = %error, "handshake with a clinician's system failed"),
             }
-            drop(slot);
-        });
-    }
+        }
+    })
+    .await;
 }

@@ -79,12 +79,13 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigProblem>> {
 
 /// When reading had to stop early, keys that no section knows are still worth saying.
 fn with_unknown(mut problems: Vec<ConfigProblem>, rest: &Value) -> Vec<ConfigProblem> {
-    const SECTIONS: [&str; 12] = [
+    const SECTIONS: [&str; 13] = [
         "gateway",
         "listener",
         "limits",
         "client",
         "clinician",
+        "consumer",
         "seal",
         "translation",
         "audit",

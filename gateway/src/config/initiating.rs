@@ -11,7 +11,7 @@ use super::values::duration;
 use super::{Config, ConfigProblem};
 
 /// Longest life of a treatment relationship (`threats-and-needs.md` A.1).
-const TREATMENT: Duration = Duration::from_secs(2 * 3600);
+pub(super) const TREATMENT: Duration = Duration::from_secs(2 * 3600);
 
 /// `[client]`: how this gateway shows itself to other countries.
 #[derive(Debug, Clone, Deserialize)]
@@ -143,7 +143,7 @@ impl Config {
     }
 }
 
-fn treatment() -> Duration {
+pub(super) fn treatment() -> Duration {
     TREATMENT
 }
 

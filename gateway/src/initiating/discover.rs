@@ -44,8 +44,7 @@ async fn ask(call: &Call, query: &PatientQuery) -> Result<Vec<PatientMatch>, Gat
     match PatientResponse::read(&answer.body).map_err(|_| PeerError::Malformed("PRPA_IN201306UV02"))? {
         PatientAnswer::Matches(matches) => {
             let peer = &call.peer;
-            let (ours, foreign): (Vec<_>, Vec<_>) =
-                matches.into_iter().partition(|m| m.home == peer.home_community_id || peer.aliases.contains(&m.home));
+            let (ours, foreign): (Vec<_>, Vec<_>) = matches.into_iter().partition(|m| peer.is_known_as(&m.home));
             // A country speaks for its own community only.
             if ours.is_empty() && !foreign.is_empty() {
                 return Err(PeerError::Malformed("homeCommunityId of another country").into());

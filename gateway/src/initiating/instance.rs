@@ -22,8 +22,9 @@ const BEHIND_SERIES: Tag = Tag(0x0020, 0x0010);
 pub struct Expected {
     /// Study Instance UID.
     pub study: Uid,
-    /// Patient IDs under which the archive may know the person.
-    pub patient_ids: Vec<String>,
+    /// Patient IDs under which the archive may know the person; `None` where the request tells no more than study and
+    /// instance (RAD-69).
+    pub patient_ids: Option<Vec<String>>,
     /// Birth date of the person that was found, `YYYYMMDD`.
     pub birth_date: Option<String>,
 }
@@ -104,9 +105,10 @@ fn check(object: &DefaultDicomObject, sop_instance: &str, expected: &Expected) -
     if text(tags::STUDY_INSTANCE_UID) != expected.study.as_str() {
         return Err(Foreign::OtherStudy);
     }
+    let Some(patient_ids) = &expected.patient_ids else { return Ok(()) };
     let (patient, birth) = (text(tags::PATIENT_ID), text(tags::PATIENT_BIRTH_DATE));
     let same_birth = expected.birth_date.as_deref().map(|date| date == birth);
-    let known = if patient.is_empty() { same_birth == Some(true) } else { expected.patient_ids.contains(&patient) };
+    let known = if patient.is_empty() { same_birth == Some(true) } else { patient_ids.contains(&patient) };
     if !known || (!birth.is_empty() && same_birth == Some(false)) {
         return Err(Foreign::OtherPatient);
     }

@@ -5,6 +5,7 @@
 //! Call::begin         intent and decision on disk                     (audit_scope)
 //! Call::send          assertions issued, message sent, answer read     (peers)
 //! discover, query, retrieve, images   one file a transaction; what came is checked before it is used
+//! ask_all             several countries at once; relay passes their documents on as they come
 //! ```
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub mod images;
 pub mod instance;
 pub mod peers;
 pub mod query;
+pub mod relay;
 pub mod retrieve;
 
 pub use peers::{PeerAnswer, PeerError};
@@ -150,6 +152,29 @@ impl Call {
         }
         Ok(out)
     }
+}
+
+/// Asks several countries at once. The answers come in the order of the calls, when the last has answered or failed: each
+/// call ends by its own deadline. A call goes on to its end, and onto the trail, also when nobody waits any more.
+///
+/// # Errors
+/// Those of each call, in its place.
+pub async fn ask_all<T, F, Answered>(
+    calls: impl IntoIterator<Item = Arc<Call>>,
+    mut ask: F,
+) -> Vec<(Arc<Call>, Result<T, GatewayError>)>
+where
+    T: Send + 'static,
+    F: FnMut(Arc<Call>) -> Answered,
+    Answered: Future<Output = Result<T, GatewayError>> + Send + 'static,
+{
+    let asked: Vec<_> = calls.into_iter().map(|call| (tokio::spawn(ask(call.clone())), call)).collect();
+    let mut out = Vec::with_capacity(asked.len());
+    for (task, call) in asked {
+        let answered = task.await.unwrap_or(Err(GatewayError::Internal("a call ended early")));
+        out.push((call, answered));
+    }
+    out
 }
 
 /// Ends a trail as its result says.

@@ -58,6 +58,11 @@ pub enum PeerError {
 }
 
 impl PeerError {
+    /// Whether there was no answer of the transaction at all (ITI TF-3: table 4.2.4.1-2, XDSUnavailableCommunity).
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::NotServed | Self::Unreachable(_) | Self::Timeout | Self::Http(_) | Self::Fault)
+    }
+
     /// The first error code of a failed answer, kept only if it is a code.
     pub(super) fn refused(status: Status, errors: &[ncp_ihe::RegistryError]) -> Option<Self> {
         if status != Status::Failure {

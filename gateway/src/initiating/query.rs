@@ -1,8 +1,10 @@
 //! Cross Gateway Query [ITI-38], initiating side (ITI TF-2: 3.38).
 
 use ncp_ihe::{
-    Association, CrossGatewayQueryRequest, DocumentEntry, QueryResponse, ReturnType, Severity, Status, StoredQuery,
+    CrossGatewayQueryRequest, HomeCommunityId, MessageError, QueryResponse, RegistryObjects, ReturnType, Severity,
+    Status, StoredQuery,
 };
+use ncp_xml::Element;
 
 use super::{Call, PeerError, close};
 use crate::identity::TransactionName;
@@ -14,13 +16,13 @@ const NOTHING: [&str; 5] = ["4701", "4703", "XDSUnknownPatientId", "XDSUnknownCo
 /// What a country listed.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// Entries of the patient asked for.
-    pub entries: Vec<DocumentEntry>,
-    /// Associations between them.
-    pub associations: Vec<Association>,
+    /// Objects of the patient asked for, and the associations.
+    pub objects: RegistryObjects,
+    /// References of a query for these alone.
+    pub object_refs: Vec<(String, Option<HomeCommunityId>)>,
     /// Technical codes of a partial answer, for the reader.
     pub incomplete: Vec<String>,
-    /// Entries that could not be used: malformed, of another patient or another community.
+    /// Objects that could not be used: malformed, of another patient or another community.
     pub unusable: usize,
 }
 
@@ -33,12 +35,29 @@ pub async fn query(call: &Call, query: StoredQuery) -> Result<Found, GatewayErro
     let home = Some(call.peer.home_community_id.clone());
     let request = CrossGatewayQueryRequest { home, return_type: ReturnType::LeafClass, query };
     let body = request.to_element();
-    let trail = call.begin(TransactionName::Iti38, |trail| trail.stored_query(&request, &body)).await?;
+    carry(call, &request, body).await
+}
+
+/// A national consumer's query as it was asked: parameters that we do not know go on too (3.38.4.1.3).
+///
+/// # Errors
+/// As [`query`].
+pub async fn forward(call: &Call, request: &CrossGatewayQueryRequest, asked: &Element) -> Result<Found, GatewayError> {
+    let option = asked.child(ncp_ihe::ns::QUERY, "ResponseOption").cloned();
+    let mut adhoc =
+        asked.child(ncp_ihe::ns::RIM, "AdhocQuery").cloned().ok_or(MessageError::Malformed("AdhocQuery"))?;
+    adhoc.set_attr("", "home", call.peer.home_community_id.to_string());
+    let body = Element::new(ncp_ihe::ns::QUERY, "AdhocQueryRequest").with_all(option).with(adhoc);
+    carry(call, request, body).await
+}
+
+async fn carry(call: &Call, request: &CrossGatewayQueryRequest, body: Element) -> Result<Found, GatewayError> {
+    let trail = call.begin(TransactionName::Iti38, |trail| trail.stored_query(request, &body)).await?;
     let result = ask(call, body).await;
     close(trail, result).await
 }
 
-async fn ask(call: &Call, body: ncp_xml::Element) -> Result<Found, GatewayError> {
+async fn ask(call: &Call, body: Element) -> Result<Found, GatewayError> {
     let answer = call.send(TransactionName::Iti38, body).await?;
     let read = QueryResponse::read(&answer.body).map_err(|_| PeerError::Malformed("AdhocQueryResponse"))?;
     let (response, mut unusable) = read;
@@ -48,14 +67,15 @@ async fn ask(call: &Call, body: ncp_xml::Element) -> Result<Found, GatewayError>
         None => {}
     }
     let patient = call.treatment.as_ref().map(|t| &t.patient);
-    let ours = |entry: &DocumentEntry| {
-        let known =
-            |home: &ncp_ihe::HomeCommunityId| *home == call.peer.home_community_id || call.peer.aliases.contains(home);
-        entry.home.as_ref().is_none_or(known) && patient == Some(&entry.patient_id)
-    };
-    let total = response.objects.entries.len();
-    let entries: Vec<DocumentEntry> = response.objects.entries.into_iter().filter(ours).collect();
-    unusable += total - entries.len();
+    let known = |home: &Option<HomeCommunityId>| home.as_ref().is_none_or(|home| call.peer.is_known_as(home));
+    let (mut objects, mut object_refs) = (response.objects, response.object_refs);
+    let count = |objects: &RegistryObjects, refs: &[_]| objects.len() - objects.associations.len() + refs.len();
+    let total = count(&objects, &object_refs);
+    objects.entries.retain(|entry| known(&entry.home) && patient == Some(&entry.patient_id));
+    objects.submission_sets.retain(|set| known(&set.home) && patient == Some(&set.patient_id));
+    objects.folders.retain(|folder| known(&folder.home) && patient == Some(&folder.patient_id));
+    object_refs.retain(|(_, home)| known(home));
+    unusable += total - count(&objects, &object_refs);
     let incomplete = match response.status {
         Status::PartialSuccess => response
             .errors
@@ -65,5 +85,5 @@ async fn ask(call: &Call, body: ncp_xml::Element) -> Result<Found, GatewayError>
             .collect(),
         _ => Vec::new(),
     };
-    Ok(Found { entries, associations: response.objects.associations, incomplete, unusable })
+    Ok(Found { objects, object_refs, incomplete, unusable })
 }

@@ -16,10 +16,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::HeaderMap;
 use http_body::Body;
-use ncp_soap::{Addressing, Envelope, MessageLimits, SoapError};
-use ncp_xml::{Element, Limits};
+use ncp_soap::{Addressing, BoxError, Envelope, OutPart, SoapError};
+use ncp_xml::Element;
 use tracing::Instrument;
 
 use super::{iti38, iti39, iti55, rad75, security};
@@ -27,9 +27,11 @@ use crate::app::{App, Snapshot};
 use crate::audit_scope::Trail;
 use crate::config::SecurityErrors;
 use crate::identity::TransactionName;
-use crate::listener::{PeerConnection, Reply, ReplyBody, full};
+use crate::listener::{PeerConnection, Reply};
 use crate::outcome::GatewayError;
 use crate::telemetry::ExchangeLabels;
+use crate::wire;
+pub use crate::wire::Answer;
 
 /// What every stage can reach.
 pub struct Exchange {
@@ -55,14 +57,6 @@ pub struct Message {
     pub transaction: TransactionName,
 }
 
-/// What a transaction answers: a value that knows no connection.
-pub enum Answer {
-    /// A body in simple SOAP.
-    Simple(Element),
-    /// A body whose documents follow as MTOM parts.
-    Parts(Element, crate::listener::OutParts),
-}
-
 /// Carries one exchange from its headers to its reply.
 pub async fn respond<B>(app: Arc<App>, connection: PeerConnection, path: &str, headers: &HeaderMap, body: B) -> Reply
 where
@@ -76,7 +70,7 @@ where
     let exchange = Exchange { app: app.clone(), snapshot, connection, reference };
     let mut trail = match Trail::responding(&exchange, expected).await {
         Ok(trail) => trail,
-        Err(error) => return unstarted(&exchange, expected, &error),
+        Err(error) => return wire::unstarted(&exchange.reference, &error),
     };
     let span =
         tracing::info_span!("exchange", ncp.reference = %exchange.reference, ncp.transaction = tracing::field::Empty);
@@ -84,7 +78,7 @@ where
     let carried = async {
         let message = read_message(&exchange, path, headers, body).await?;
         tracing::Span::current().record("ncp.transaction", message.transaction.as_str());
-        trail.message(&message);
+        trail.message(message.transaction, &message.addressing);
         Ok::<_, GatewayError>(message)
     }
     .instrument(span.clone())
@@ -92,7 +86,7 @@ where
     let message = match carried {
         Ok(message) => message,
         Err(error) => {
-            let reply = fault_reply(&error, None, &exchange.reference);
+            let reply = wire::fault(&error, None, &exchange.reference);
             trail.refused(&error).await;
             measure(&exchange, expected, error.class(), began);
             return reply;
@@ -108,7 +102,7 @@ where
     measure(&exchange, Some(transaction), outcome, began);
     match answered {
         Ok(Answer::Simple(body)) => {
-            let reply = simple_reply(&message, body, StatusCode::OK);
+            let reply = simple_reply(&message, body);
             trail.finish().await;
             reply
         }
@@ -129,34 +123,10 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let config = &exchange.app.config.limits;
-    let xml = Limits { bytes: config.message_bytes, ..Limits::REQUEST };
-    let limits = MessageLimits { root_bytes: config.message_bytes, idle: config.idle, ..MessageLimits::default() };
-    let mut incoming = ncp_soap::read_message(headers, body, &limits).await?;
-    // No request of these transactions has a binary part; the message must still have come to its end.
-    incoming.parts.drain(TRAILING_BYTES).await?;
-    let bytes = incoming.root;
-    let envelope = Envelope::read(&bytes, &xml)?;
-    envelope.check_must_understand(UNDERSTOOD)?;
-    let addressing = Addressing::read(&envelope)?;
+    let wire::Request { bytes, envelope, addressing } = wire::read(&exchange.app.config.limits, headers, body).await?;
     let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
     Ok(Message { bytes, envelope, addressing, transaction })
 }
-
-/// Bytes of parts that a request needs none of.
-const TRAILING_BYTES: usize = 1 << 20;
-
-/// Header blocks that we understand (`ihe-transactions.md` 2.1).
-const UNDERSTOOD: &[(&str, &str)] = &[
-    (ncp_soap::ns::WSA, "Action"),
-    (ncp_soap::ns::WSA, "To"),
-    (ncp_soap::ns::WSA, "MessageID"),
-    (ncp_soap::ns::WSA, "ReplyTo"),
-    (ncp_soap::ns::WSA, "FaultTo"),
-    (ncp_soap::ns::WSA, "From"),
-    (ncp_soap::ns::WSA, "RelatesTo"),
-    (ncp_soap::ns::WSSE, "Security"),
-];
 
 fn dispatch(app: &App, path: &str, addressing: &Addressing, body: &Element) -> Result<TransactionName, SoapError> {
     use ncp_ihe::actions;
@@ -219,29 +189,19 @@ fn response_action(transaction: TransactionName) -> &'static str {
     }
 }
 
-fn envelope(message: &Message, body: Element) -> Vec<u8> {
-    let addressing =
-        Addressing::response(response_action(message.transaction), message.addressing.message_id.as_deref());
-    Envelope { headers: addressing.to_headers(), body }.write()
-}
-
-fn simple_reply(message: &Message, body: Element, status: StatusCode) -> Reply {
-    // ITI-39 and RAD-75 answer as MTOM even without a binary part (ITI TF-2: V.8).
-    if matches!(message.transaction, TransactionName::Iti39 | TransactionName::Rad75) {
-        let (content_type, body) = ncp_soap::mtom_response(
-            envelope(message, body),
-            futures_util::stream::empty::<Result<ncp_soap::OutPart, ncp_soap::BoxError>>(),
-        );
-        return reply(status, content_type, ReplyBody::new(body));
+fn simple_reply(message: &Message, body: Element) -> Reply {
+    let (action, relates) = (response_action(message.transaction), message.addressing.message_id.as_deref());
+    match message.transaction {
+        TransactionName::Iti39 | TransactionName::Rad75 => {
+            wire::mtom(action, relates, body, futures_util::stream::empty::<Result<OutPart, BoxError>>())
+        }
+        TransactionName::Iti55 | TransactionName::Iti38 => wire::simple(action, relates, body),
     }
-    let content_type = ncp_soap::soap_content_type(response_action(message.transaction));
-    reply(status, content_type, full(envelope(message, body)))
 }
 
 fn parts_reply(message: &Message, body: Element, parts: crate::listener::OutParts, trail: Trail) -> Reply {
-    let parts = trail.follow(parts);
-    let (content_type, body) = ncp_soap::mtom_response(envelope(message, body), parts);
-    reply(StatusCode::OK, content_type, ReplyBody::new(body))
+    let (action, relates) = (response_action(message.transaction), message.addressing.message_id.as_deref());
+    wire::mtom(action, relates, body, trail.follow(parts))
 }
 
 /// A refusal in the shape that the transaction and the peer's configuration ask for.
@@ -249,7 +209,7 @@ fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Repl
     let row = error.row();
     let wants_fault = exchange.connection.peer.as_ref().is_some_and(|p| p.security_errors == SecurityErrors::Fault);
     if row.as_fault || (wants_fault && !row.wss.is_empty()) {
-        return fault_reply(error, Some(message), &exchange.reference);
+        return wire::fault(error, message.addressing.message_id.as_deref(), &exchange.reference);
     }
     let body = match message.transaction {
         TransactionName::Iti55 => iti55::refusal(exchange, message, error),
@@ -257,48 +217,9 @@ fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Repl
         TransactionName::Iti39 | TransactionName::Rad75 => iti39::refusal(exchange, message.transaction, error),
     };
     match body {
-        Some(body) => simple_reply(message, body, StatusCode::OK),
-        None => fault_reply(error, Some(message), &exchange.reference),
+        Some(body) => simple_reply(message, body),
+        None => wire::fault(error, message.addressing.message_id.as_deref(), &exchange.reference),
     }
-}
-
-/// A SOAP fault. Its text is fixed and carries the reference, nothing else.
-fn fault_reply(error: &GatewayError, message: Option<&Message>, reference: &str) -> Reply {
-    let (fault, status) = match error {
-        GatewayError::Soap(soap) => (soap.fault(reference), soap.http_status()),
-        other => {
-            let row = other.row();
-            (ncp_soap::Fault::sender(row.wss, &format!("{} (reference {reference})", row.text)), 400)
-        }
-    };
-    let relates = message.and_then(|m| m.addressing.message_id.as_deref());
-    let bytes = fault.envelope(relates).write();
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut reply = reply(status, ncp_soap::soap_content_type(ncp_soap::FAULT_ACTION), full(bytes));
-    if matches!(error, GatewayError::Soap(SoapError::TooLarge(_) | SoapError::Timeout | SoapError::Truncated)) {
-        reply.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
-    }
-    reply
-}
-
-/// The audit intent could not be stored: nothing is done, nothing disclosed.
-fn unstarted(exchange: &Exchange, _expected: Option<TransactionName>, error: &GatewayError) -> Reply {
-    tracing::error!(ncp.reference = %exchange.reference, reason = %error, "exchange not started");
-    let fault = ncp_soap::Fault::receiver(&format!("not available (reference {})", exchange.reference));
-    let mut reply = reply(
-        StatusCode::SERVICE_UNAVAILABLE,
-        ncp_soap::soap_content_type(ncp_soap::FAULT_ACTION),
-        full(fault.envelope(None).write()),
-    );
-    reply.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("30"));
-    reply
-}
-
-fn reply(status: StatusCode, content_type: http::HeaderValue, body: ReplyBody) -> Reply {
-    let mut response = http::Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    response
 }
 
 fn measure(exchange: &Exchange, transaction: Option<TransactionName>, outcome: &str, began: Instant) {

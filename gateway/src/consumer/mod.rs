@@ -1,0 +1,279 @@
+//! NCP-B towards national XDS consumers: ITI-18, ITI-43 and RAD-69 in, ITI-38, ITI-39 and RAD-75 out (IHE's grouping of an
+//! Initiating Gateway with XDS.b consumers, ITI TF-1: 18).
+//!
+//! ```text
+//! 1 listener   mutual TLS of a national anchor, limits
+//! 2 wire       envelope, WS-Addressing; dispatch on path, action and body
+//! 3 security   XUA assertion => who asks; TRC assertion or resource-id => the treatment
+//! 4 query      ITI-18, to one community or to all that know the patient   => initiating
+//!   retrieve   ITI-43 and RAD-69, by homeCommunityId                       => initiating
+//! 5 outcome    decision on disk, then the reply; parts stream
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Method, StatusCode};
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use ncp_audit::Transaction;
+use ncp_ihe::actions;
+use ncp_soap::SoapError;
+use ncp_tls::{Anchors, Purpose, SslAcceptor, TlsStream};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::app::{App, Snapshot};
+use crate::audit_scope::Trail;
+use crate::config;
+use crate::identity::TransactionName;
+use crate::listener::{self, PeerConnection, Reply, accept_until_drained, serve_connection};
+use crate::outcome::GatewayError;
+use crate::shutdown::Drain;
+use crate::telemetry::ExchangeLabels;
+use crate::wire::{self, Answer};
+
+mod query;
+mod retrieve;
+mod security;
+
+/// The transactions of national consumers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Registry Stored Query.
+    Iti18,
+    /// Retrieve Document Set.
+    Iti43,
+    /// Retrieve Imaging Document Set.
+    Rad69,
+}
+
+impl Asked {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Iti18 => "ITI-18",
+            Self::Iti43 => "ITI-43",
+            Self::Rad69 => "RAD-69",
+        }
+    }
+
+    /// What it becomes towards another country.
+    fn across(self) -> TransactionName {
+        match self {
+            Self::Iti18 => TransactionName::Iti38,
+            Self::Iti43 => TransactionName::Iti39,
+            Self::Rad69 => TransactionName::Rad75,
+        }
+    }
+
+    fn response_action(self) -> &'static str {
+        match self {
+            Self::Iti18 => actions::ITI18_RESPONSE,
+            // RAD-69 answers with the action of ITI-43.
+            Self::Iti43 | Self::Rad69 => actions::ITI43_RESPONSE,
+        }
+    }
+}
+
+impl From<Asked> for Transaction {
+    fn from(asked: Asked) -> Self {
+        match asked {
+            Asked::Iti18 => Self::Iti18,
+            Asked::Iti43 => Self::Iti43,
+            Asked::Rad69 => Self::Rad69,
+        }
+    }
+}
+
+/// The consumers' side.
+pub struct Consumers {
+    app: Arc<App>,
+    config: config::Consumer,
+    tls_anchors: Anchors,
+    assertion_anchors: Arc<Anchors>,
+    calls: Arc<Semaphore>,
+    drain: Drain,
+}
+
+/// One exchange and what its stages can reach.
+struct Exchange {
+    consumers: Arc<Consumers>,
+    snapshot: Arc<Snapshot>,
+    connection: PeerConnection,
+    reference: String,
+}
+
+impl Consumers {
+    /// Reads anchors; nothing is bound.
+    ///
+    /// # Errors
+    /// What is wrong, for operators.
+    pub fn new(app: Arc<App>, config: &config::Consumer, drain: Drain) -> Result<Self, String> {
+        let crls = config.crls.as_ref();
+        let tls_anchors = Anchors::load(&config.tls_anchors, crls, Purpose::TlsClient)
+            .map_err(|e| format!("consumer.tls_anchors: {e}"))?;
+        let assertion_anchors = Anchors::load(&config.assertion_anchors, crls, Purpose::Seal)
+            .map_err(|e| format!("consumer.assertion_anchors: {e}"))?;
+        let calls = Arc::new(Semaphore::new(app.config.limits.concurrency));
+        Ok(Self {
+            app,
+            config: config.clone(),
+            tls_anchors,
+            assertion_anchors: Arc::new(assertion_anchors),
+            calls,
+            drain,
+        })
+    }
+
+    fn expected_at(&self, path: &str) -> Option<Asked> {
+        let config = &self.config;
+        let at = [
+            (&config.query_paths, Asked::Iti18),
+            (&config.retrieve_paths, Asked::Iti43),
+            (&config.imaging_paths, Asked::Rad69),
+        ];
+        at.into_iter().find(|(paths, _)| paths.iter().any(|p| p == path)).map(|(_, asked)| asked)
+    }
+}
+
+/// Accepts consumers until the drain begins.
+pub async fn serve(consumers: Arc<Consumers>, listener: TcpListener, acceptor: SslAcceptor) {
+    let (handshake, drain) = (consumers.app.config.limits.handshake, consumers.drain.clone());
+    accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
+        let consumers = consumers.clone();
+        async move {
+            match accepted {
+                Ok(stream) => connection(consumers, stream, address).await,
+                Err(error) => listener::handshake_failed(&consumers.app, address, &error.to_string()).await,
+            }
+        }
+    })
+    .await;
+}
+
+async fn connection(consumers: Arc<Consumers>, stream: TlsStream, address: SocketAddr) {
+    let Some(certificate) = ncp_tls::peer_certificate(&stream).map(Arc::new) else { return };
+    // The handshake built a path; revocation, use and strength are checked here.
+    let leaf = stream.ssl().peer_certificate();
+    let sent: Vec<_> =
+        stream.ssl().peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
+    if leaf.is_none_or(|leaf| consumers.tls_anchors.verify(&leaf, &sent).is_err()) {
+        listener::handshake_failed(&consumers.app, address, "certificate is of no national consumer").await;
+        return;
+    }
+    let Ok(own) = stream.get_ref().local_addr() else { return };
+    let who = PeerConnection { certificate, address, own, peer: None };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (consumers, who) = (consumers.clone(), who.clone());
+        async move { Ok::<_, std::convert::Infallible>(exchange(consumers, who, request).await) }
+    });
+    serve_connection(stream, service).await;
+}
+
+async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request: Request<Incoming>) -> Reply {
+    let open = consumers.drain.exchange();
+    let Ok(permit) = consumers.calls.clone().try_acquire_owned() else { return listener::busy() };
+    if request.method() != Method::POST {
+        return listener::empty(StatusCode::METHOD_NOT_ALLOWED);
+    }
+    let (parts, body) = request.into_parts();
+    let Some(asked) = consumers.expected_at(parts.uri.path()) else { return listener::empty(StatusCode::NOT_FOUND) };
+    let exchange = Exchange {
+        snapshot: consumers.app.snapshot.load_full(),
+        consumers,
+        connection,
+        reference: uuid::Uuid::new_v4().to_string(),
+    };
+    listener::held_by((open, permit), respond(exchange, asked, &parts.headers, body).await)
+}
+
+/// Carries one exchange from its headers to its reply.
+async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: Incoming) -> Reply {
+    let began = Instant::now();
+    let (app, reference) = (exchange.consumers.app.clone(), exchange.reference.clone());
+    let mut trail = match Trail::consumer(&app, &reference, asked.into(), &exchange.connection).await {
+        Ok(trail) => trail,
+        Err(error) => return wire::unstarted(&reference, &error),
+    };
+    let measure = |outcome: &str| {
+        let labels = ExchangeLabels {
+            transaction: asked.as_str().to_owned(),
+            role: "consumer".to_owned(),
+            country: app.config.gateway.country.to_string(),
+            outcome: outcome.to_owned(),
+        };
+        app.metrics.exchange(labels, began.elapsed());
+    };
+    let request = match wire::read(&app.config.limits, headers, body).await.and_then(|r| dispatched(asked, r)) {
+        Ok(request) => request,
+        Err(error) => {
+            let error = GatewayError::from(error);
+            trail.refused(&error).await;
+            measure(error.class());
+            return wire::fault(&error, None, &reference);
+        }
+    };
+    trail.message(asked, &request.addressing);
+    let relates = request.addressing.message_id.as_deref();
+    let answered = match asked {
+        Asked::Iti18 => query::respond(&exchange, &request, &mut trail).await,
+        Asked::Iti43 | Asked::Rad69 => retrieve::respond(&exchange, asked, &request, &mut trail).await,
+    };
+    match answered {
+        Ok(answer) => {
+            measure("success");
+            match answer {
+                Answer::Simple(body) => {
+                    trail.finish().await;
+                    wire::simple(asked.response_action(), relates, body)
+                }
+                Answer::Parts(body, parts) => wire::mtom(asked.response_action(), relates, body, trail.follow(parts)),
+            }
+        }
+        Err(error) => {
+            tracing::info!(ncp.transaction = asked.as_str(), ncp.reference = %reference, reason = %error, "refused");
+            let reply = refusal(asked, &error, relates, &reference);
+            trail.refused(&error).await;
+            measure(error.class());
+            reply
+        }
+    }
+}
+
+fn dispatched(asked: Asked, request: wire::Request) -> Result<wire::Request, SoapError> {
+    let (action, namespace, local) = match asked {
+        Asked::Iti18 => (actions::ITI18_REQUEST, ncp_ihe::ns::QUERY, "AdhocQueryRequest"),
+        Asked::Iti43 => (actions::ITI43_REQUEST, ncp_ihe::ns::XDSB, "RetrieveDocumentSetRequest"),
+        Asked::Rad69 => (actions::RAD69_REQUEST, ncp_ihe::ns::XDSI, "RetrieveImagingDocumentSetRequest"),
+    };
+    if request.addressing.action != action {
+        return Err(SoapError::Action);
+    }
+    if !request.envelope.body.is(namespace, local) {
+        return Err(SoapError::ActionMismatch);
+    }
+    Ok(request)
+}
+
+/// Security refusals are faults (ITI TF-2: 3.40.4.1.3), all others stand in the response.
+fn refusal(asked: Asked, error: &GatewayError, relates: Option<&str>, reference: &str) -> Reply {
+    use ncp_ihe::{QueryResponse, RegistryObjects, RetrieveResponse, Status};
+    let row = error.row();
+    if row.as_fault || !row.wss.is_empty() {
+        return wire::fault(error, relates, reference);
+    }
+    let errors = vec![error.registry_error(asked.across(), None, reference)];
+    let (action, status) = (asked.response_action(), Status::Failure);
+    match asked {
+        Asked::Iti18 => {
+            let body = QueryResponse { status, errors, objects: RegistryObjects::default(), object_refs: Vec::new() };
+            wire::simple(action, relates, body.to_element())
+        }
+        Asked::Iti43 | Asked::Rad69 => {
+            let body = RetrieveResponse { status, errors, documents: Vec::new() }.to_element();
+            wire::mtom(action, relates, body, futures_util::stream::empty())
+        }
+    }
+}

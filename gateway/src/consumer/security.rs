@@ -1,0 +1,199 @@
+//! Stage 3: who asks, and that she treats the patient. Nothing is asked of another country before all of it held.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use ncp_audit::{Event, HumanRequestor, PeerFacts};
+use ncp_ihe::PatientId;
+use ncp_saml::{AssertionError, Code, HcpClaims, NationalHeader, SignerIdentity, SignerTrust, XuaAssertion};
+use ncp_tls::{Anchors, CertificateFacts, Country};
+use openssl::x509::X509Ref;
+
+use super::Exchange;
+use crate::audit_scope::Trail;
+use crate::config::{Confirmation, Peer};
+use crate::initiating::{Call, Caller, Treatment};
+use crate::outcome::GatewayError;
+use crate::policy::PolicyError;
+use crate::responding::replay::{HcpBinding, TrcBinding};
+use crate::wire::Request;
+
+/// Code system of roles across the border.
+const ISCO: &str = "2.16.840.1.113883.2.9.6.2.7";
+
+/// A user under whose treatment a patient is; only [`authenticate`] makes one.
+pub(super) struct Treating {
+    caller: Caller,
+    treatment: Treatment,
+}
+
+impl Treating {
+    /// The patient.
+    pub(super) fn patient(&self) -> &PatientId {
+        &self.treatment.patient
+    }
+
+    /// The exchange with one country.
+    pub(super) fn call(&self, exchange: &Exchange, peer: &Arc<Peer>) -> Arc<Call> {
+        Arc::new(Call {
+            app: exchange.consumers.app.clone(),
+            snapshot: exchange.snapshot.clone(),
+            peer: peer.clone(),
+            caller: self.caller.clone(),
+            treatment: Some(self.treatment.clone()),
+        })
+    }
+}
+
+/// Checks the assertions, binds them to the consumer, makes the claims that other countries are told.
+///
+/// # Errors
+/// The first check that does not hold.
+pub(super) async fn authenticate(
+    exchange: &Exchange,
+    request: &Request,
+    trail: &mut Trail,
+) -> Result<Treating, GatewayError> {
+    let (app, config) = (&exchange.consumers.app, &exchange.consumers.config);
+    let gateway = &app.config.gateway;
+    let mut audiences = vec![gateway.home_community_id.to_string()];
+    audiences.extend(config.audiences.iter().cloned());
+    let anchors = exchange.consumers.assertion_anchors.clone();
+    let trust = Arc::new(NationalTrust { anchors, country: gateway.country, audiences });
+    let now = Timestamp::now();
+    let header = app.verifier.verify_national(request.bytes.clone(), trust, now).await?;
+    bind(exchange, request, &header, now).await?;
+
+    let NationalHeader { user, trc } = header;
+    let role = config.roles.get(&user.role.code);
+    let role = role.ok_or_else(|| PolicyError::Forbidden("role is not configured for consumers".into()))?;
+    let (patient, until) = match (&trc, config.confirmation, &user.patient) {
+        (Some(trc), _, _) if trc.purpose.is_none_or(|purpose| purpose == user.purpose) => {
+            (&trc.patient, trc.not_on_or_after)
+        }
+        (Some(_), _, _) => return Err(GatewayError::TrcBinding("another purpose")),
+        (None, Confirmation::ResourceId, Some(patient)) => (patient, user.not_on_or_after),
+        (None, _, _) => return Err(AssertionError::NoTrc.into()),
+    };
+    let patient = PatientId::parse_cx(patient).map_err(|_| AssertionError::Content("patient"))?;
+
+    let claims = claims(exchange, &user, role);
+    let caller = Caller { claims, hcp_id: fresh_id(), issued: now };
+    let requestor = HumanRequestor {
+        user_name: format!("{}<{}@{}>", user.alias.as_deref().unwrap_or_default(), user.name_id, user.issuer),
+        ..caller.requestor()
+    };
+    trail.asked_by(requestor, caller.claims.purpose.as_str());
+    trail.patient(&patient);
+    let longest = now.checked_add(SignedDuration::try_from(config.treatment).unwrap_or(SignedDuration::ZERO));
+    // Verified with skew: what ends now still serves this exchange.
+    let least = now.checked_add(SignedDuration::try_from(LEAST).unwrap_or(SignedDuration::ZERO));
+    let until = until.min(longest.unwrap_or(until)).max(least.unwrap_or(until));
+    let treatment = Treatment { patient, trc_id: fresh_id(), issued: now, until };
+    issued(exchange, &caller, &treatment).await?;
+    Ok(Treating { caller, treatment })
+}
+
+/// Shortest life of a TRC assertion that goes out.
+const LEAST: Duration = Duration::from_secs(60);
+
+/// An assertion belongs to the consumer that first showed it, a MessageID to its message.
+async fn bind(
+    exchange: &Exchange,
+    request: &Request,
+    header: &NationalHeader,
+    now: Timestamp,
+) -> Result<(), GatewayError> {
+    let replay = &exchange.consumers.app.replay;
+    let consumer = format!("consumer {}", exchange.connection.certificate.fingerprint);
+    let NationalHeader { user, trc } = header;
+    let facts = HcpBinding { peer: &consumer, signer: &user.signer().fingerprint, subject: &user.name_id };
+    replay.bind_hcp(&user.id, &facts, user.not_on_or_after, now).await?;
+    if let Some(trc) = trc {
+        let purpose = user.purpose.as_str();
+        let facts = TrcBinding { peer: &consumer, hcp_id: &user.id, patient: &trc.patient, purpose };
+        replay.bind_trc(&trc.id, &facts, trc.not_on_or_after, now).await?;
+    }
+    if let Some(id) = &request.addressing.message_id {
+        let digest = hex::encode(openssl::sha::sha256(&request.bytes));
+        replay.message(&consumer, id, &digest, now).await?;
+    }
+    Ok(())
+}
+
+/// The XUA assertion to the HCP identity assertion; the configuration says what it does not.
+fn claims(exchange: &Exchange, user: &XuaAssertion, role: &crate::config::Role) -> HcpClaims {
+    let gateway = &exchange.consumers.app.config.gateway;
+    let organisation = &exchange.consumers.config.organisation;
+    let or = |said: &Option<String>, otherwise: &String| said.as_ref().unwrap_or(otherwise).clone();
+    HcpClaims {
+        country: gateway.country,
+        name_id: user.name_id.clone(),
+        subject_name: user.subject_name.clone(),
+        role: Code {
+            code: role.code.clone(),
+            system: ISCO.into(),
+            system_name: "ISCO".into(),
+            display: role.display.clone(),
+        },
+        organisation: or(&user.organisation, &organisation.name),
+        organisation_id: or(&user.organisation_id, &organisation.id),
+        facility_type: organisation.facility_type.clone(),
+        purpose: user.purpose,
+        locality: or(&user.locality, &organisation.locality),
+        npi: user.npi.clone(),
+        home_community_id: gateway.home_community_id.to_string(),
+        permissions: role.permissions.clone(),
+        authn_context_class: user.authn_class.clone(),
+        authn_instant: user.authn_instant,
+    }
+}
+
+/// Assertions that go out are on the trail before they do (ITI-40, EHDSI-92).
+async fn issued(exchange: &Exchange, caller: &Caller, treatment: &Treatment) -> Result<(), GatewayError> {
+    let audit = &exchange.consumers.app.audit;
+    let user = caller.requestor();
+    let peer = PeerFacts {
+        country: caller.claims.country.to_string(),
+        certificate_name: exchange.connection.certificate.common_name.clone(),
+        address: exchange.connection.address.ip().to_string(),
+        ..PeerFacts::default()
+    };
+    let hcp = Event::HcpIssued { user: user.clone(), assertion: caller.hcp_id.clone() };
+    let trc = Event::TrcIssued {
+        user,
+        assertion: treatment.trc_id.clone(),
+        patient: treatment.patient.to_cx(),
+        purpose: caller.claims.purpose.as_str().to_owned(),
+        peer,
+    };
+    for event in [hcp, trc] {
+        audit.event(&event, &exchange.reference).await.map_err(|e| GatewayError::Audit(e.to_string()))?;
+    }
+    Ok(())
+}
+
+fn fresh_id() -> String {
+    format!("_{}", uuid::Uuid::new_v4())
+}
+
+/// Trust in the country's own issuers of user assertions.
+struct NationalTrust {
+    anchors: Arc<Anchors>,
+    country: Country,
+    audiences: Vec<String>,
+}
+
+impl SignerTrust for NationalTrust {
+    fn signer(&self, certificate: &X509Ref) -> Result<SignerIdentity, String> {
+        self.anchors.verify(certificate, &[]).map_err(|e| e.to_string())?;
+        let facts = CertificateFacts::of(certificate).map_err(|e| e.to_string())?;
+        // The anchors are national: they vouch for the country, whatever the subject says.
+        Ok(SignerIdentity { country: self.country, fingerprint: facts.fingerprint, common_name: facts.common_name })
+    }
+
+    fn audiences(&self) -> &[String] {
+        &self.audiences
+    }
+}

@@ -1,0 +1,218 @@
+//! The gateway that asks, over real sockets: a national consumer in front, countries that answer, fail, lie or keep silent
+//! behind.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use ncp_gateway::{app, config};
+use ncp_ihe::{
+    Availability, Coded, Content, DocumentEntry, DocumentRequest, DocumentResponse, EntryType, HomeCommunityId,
+    ImagingRequest, Oid, PatientId, QueryResponse, RegistryError, RegistryObjects, RetrieveResponse, SeriesRequest,
+    Severity, Status, StudyRequest, Uid, actions,
+};
+use ncp_saml::HcpClaims;
+use ncp_tests::asking::{AUDIENCE, Asking, Known, PATIENTS};
+use ncp_tests::consumer::Consumer;
+use ncp_tests::country::{Asked, Country, Reaction};
+use ncp_tests::neighbour::{Answer, Neighbour};
+use ncp_tests::pki::CountryPki;
+use ncp_tests::synth::Study;
+
+mod consumers;
+
+/// A gateway in this process with a consumer in front of it.
+pub struct World {
+    pub consumer: Consumer,
+    pub claims: HcpClaims,
+    task: tokio::task::JoinHandle<Result<(), String>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Countries by code and homeCommunityId, each with what it does.
+pub struct Others {
+    asking: Asking,
+    dir: tempfile::TempDir,
+    running: Vec<(CountryPki, String, Country)>,
+}
+
+impl Others {
+    pub fn none() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        Self { asking: Asking::create(dir.path()).expect("a PKI"), dir, running: Vec::new() }
+    }
+
+    pub async fn with(
+        mut self,
+        code: &str,
+        home: &str,
+        react: impl Fn(&Asked) -> Reaction + Send + Sync + 'static,
+    ) -> Self {
+        let pki = self.asking.other(code).expect("a PKI");
+        let anchors = self.asking.pki.path("anchors.pem");
+        let country = Country::start(&pki, &anchors, react).await.expect("starts");
+        self.running.push((pki, home.to_owned(), country));
+        self
+    }
+
+    /// Starts the gateway that knows them.
+    pub async fn world(self, limits: &str) -> (World, Vec<Country>) {
+        let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/no");
+        let known: Vec<Known<'_>> =
+            self.running.iter().map(|(pki, home, country)| Known { pki, home: home.clone(), country }).collect();
+        let path = self.asking.write([0; 3], limits, &policies, &known).expect("writes");
+        let config = config::load(&path).expect("a configuration");
+        let bound = app::bind(app::build(config).await.expect("builds")).await.expect("binds");
+        let port = bound.consumers_address().expect("an address").port();
+        let task = tokio::spawn(bound.serve());
+        let pki = &self.asking.pki;
+        let consumer = Consumer::new(pki, &pki.path("anchors.pem"), AUDIENCE, port).expect("a consumer");
+        let claims =
+            Neighbour::new(pki, "2.999.47", &pki.path("anchors.pem"), "localhost", port).expect("claims").claims();
+        let countries = self.running.into_iter().map(|(_, _, country)| country).collect();
+        (World { consumer, claims, task, _dir: self.dir }, countries)
+    }
+}
+
+pub fn patient() -> PatientId {
+    PatientId::new("4711", Oid::parse(PATIENTS).expect("oid")).expect("an id")
+}
+
+pub fn home(of: &str) -> HomeCommunityId {
+    HomeCommunityId::parse(of).expect("a home")
+}
+
+/// A document of the patient in a community.
+pub fn entry(of: &str, number: u32) -> DocumentEntry {
+    let code = |code: &str, system: &str| Coded::new(code, system, Some(code.to_owned()));
+    DocumentEntry {
+        entry_uuid: uuid::Uuid::new_v4().urn().to_string(),
+        unique_id: format!("{of}.30.{number}"),
+        home: Some(home(of)),
+        repository_unique_id: Oid::parse(&format!("{of}.21.1")).expect("oid"),
+        availability: Availability::Approved,
+        entry_type: EntryType::Stable,
+        patient_id: patient(),
+        source_patient_id: Some(patient()),
+        source_patient_info: Vec::new(),
+        class_code: code("18748-4", "2.16.840.1.113883.6.1"),
+        type_code: code("18748-4", "2.16.840.1.113883.6.1"),
+        format_code: code("urn:ihe:rad:TEXT", "1.3.6.1.4.1.19376.1.2.3"),
+        practice_setting: code("394914008", "2.16.840.1.113883.6.96"),
+        facility_type: code("NO", "1.0.3166.1"),
+        confidentiality: vec![code("N", "2.16.840.1.113883.5.25")],
+        event_codes: Vec::new(),
+        language: "nb-NO".into(),
+        mime_type: "text/xml".into(),
+        title: None,
+        comments: None,
+        creation_time: None,
+        service_start: None,
+        service_stop: None,
+        hash: None,
+        size: None,
+        reference_ids: Vec::new(),
+        authors: Vec::new(),
+        legal_authenticator: None,
+        extra_slots: Vec::new(),
+    }
+}
+
+pub fn listed(entries: Vec<DocumentEntry>) -> Reaction {
+    answered(Status::Success, Vec::new(), entries)
+}
+
+pub fn failed(code: &str) -> Reaction {
+    let error = RegistryError { code: code.into(), context: "no".into(), severity: Severity::Error, location: None };
+    answered(Status::Failure, vec![error], Vec::new())
+}
+
+fn answered(status: Status, errors: Vec<RegistryError>, entries: Vec<DocumentEntry>) -> Reaction {
+    let objects = RegistryObjects::of_entries(entries);
+    let response = QueryResponse { status, errors, objects, object_refs: Vec::new() };
+    Reaction::Simple(actions::ITI38_RESPONSE, response.to_element())
+}
+
+/// A study of a community: what is asked for and what its files hold.
+pub struct Held {
+    pub study: Study,
+    pub home: String,
+    pub files: Vec<Bytes>,
+}
+
+impl Held {
+    pub fn new(number: u32, home: &str, instances: u32) -> Self {
+        let study = Study {
+            number,
+            patient_id: "L1".into(),
+            patient_name: "A^B".into(),
+            birth_date: "19800101".into(),
+            sex: "F".into(),
+            description: "t".into(),
+            instances,
+            side: 64,
+        };
+        let dir = tempfile::tempdir().expect("a folder");
+        let files = study.write(dir.path()).expect("writes");
+        let files = files.iter().map(|f| std::fs::read(f).expect("reads").into()).collect();
+        Self { study, home: home.into(), files }
+    }
+
+    fn unit(&self, slice: u32) -> DocumentRequest {
+        DocumentRequest {
+            home: Some(home(&self.home)),
+            repository: Oid::parse(&format!("{}.21.1", self.home)).expect("oid"),
+            document: self.study.instance(slice),
+        }
+    }
+
+    pub fn request(&self) -> StudyRequest {
+        let instances = (1..=self.study.instances).map(|slice| self.unit(slice)).collect();
+        let series = SeriesRequest { series: Uid::parse(&self.study.series()).expect("uid"), instances };
+        StudyRequest { study: Uid::parse(&self.study.uid()).expect("uid"), series: vec![series] }
+    }
+
+    /// The instances as RAD-75 sends them.
+    pub fn sent(&self) -> Reaction {
+        let (mut documents, mut parts) = (Vec::new(), Vec::new());
+        for (slice, bytes) in (1..).zip(&self.files) {
+            let id = format!("{slice}@country");
+            documents.push(DocumentResponse {
+                request: self.unit(slice),
+                new_document: None,
+                media_type: "application/dicom".into(),
+                content: Content::Include(id.clone()),
+            });
+            parts.push((id, "application/dicom", bytes.clone()));
+        }
+        let body = RetrieveResponse { status: Status::Success, errors: Vec::new(), documents }.to_element();
+        Reaction::Parts(actions::RAD75_RESPONSE, body, parts)
+    }
+}
+
+pub fn images(studies: Vec<StudyRequest>) -> ImagingRequest {
+    ImagingRequest { studies, transfer_syntaxes: vec![Uid::parse("1.2.840.10008.1.2.1").expect("uid")] }
+}
+
+/// All parts of an answer; none when it broke off.
+pub async fn parts(answer: &mut Answer) -> Option<Vec<Bytes>> {
+    let mut out = Vec::new();
+    while answer.parts.next().await.ok()?.is_some() {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.parts.chunk().await.ok()? {
+            bytes.extend_from_slice(&chunk);
+        }
+        out.push(Bytes::from(bytes));
+    }
+    Some(out)
+}
+
+pub fn second() -> Duration {
+    Duration::from_secs(1)
+}

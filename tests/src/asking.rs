@@ -1,0 +1,134 @@
+//! A gateway that only asks: its PKI, the countries that it knows, and the file that it is started with.
+
+use std::path::{Path, PathBuf};
+
+use crate::country::Country;
+use crate::pki::{Algorithm, CountryPki, Error, Use};
+
+/// The patients of every country that is asked carry identifiers of this authority.
+pub const PATIENTS: &str = "2.999.7.1";
+/// Name of the gateway in its users' assertions.
+pub const AUDIENCE: &str = "https://ncp.example";
+
+/// One country that is asked.
+pub struct Known<'a> {
+    /// Its certificates.
+    pub pki: &'a CountryPki,
+    /// homeCommunityId, bare.
+    pub home: String,
+    /// Where it answers.
+    pub country: &'a Country,
+}
+
+/// The asking country, Norway.
+pub struct Asking {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its certificates, with those of consumers (`consumer`) and of users' assertions (`xua`).
+    pub pki: CountryPki,
+}
+
+impl Asking {
+    /// Makes the PKI.
+    ///
+    /// # Errors
+    /// OpenSSL, files.
+    pub fn create(dir: &Path) -> Result<Self, Error> {
+        let pki = CountryPki::create(&dir.join("pki"), "NO", Algorithm::P256)?;
+        pki.leaf("consumer", Use::Client, Algorithm::P256, 0, 90)?;
+        pki.leaf("xua", Use::Seal, Algorithm::P256, 0, 90)?;
+        std::fs::write(dir.join("consent.toml"), "")?;
+        Ok(Self { dir: dir.to_owned(), pki })
+    }
+
+    /// The PKI of a country that is asked.
+    ///
+    /// # Errors
+    /// OpenSSL, files.
+    pub fn other(&self, code: &str) -> Result<CountryPki, Error> {
+        CountryPki::create(&self.dir.join(code), code, Algorithm::P256)
+    }
+
+    /// Writes `gateway.toml`. `limits` are lines of that section, `policies` a folder of policies.
+    ///
+    /// # Errors
+    /// Files.
+    pub fn write(&self, ports: [u16; 3], limits: &str, policies: &Path, known: &[Known<'_>]) -> Result<PathBuf, Error> {
+        let [peers, admin, consumers] = ports;
+        let mut text = format!(
+            r#"[gateway]
+country = "NO"
+home_community_id = "urn:oid:2.999.47"
+name = "Norway"
+shutdown_grace = "2s"
+
+[listener]
+peers = "127.0.0.1:{peers}"
+admin = "127.0.0.1:{admin}"
+certificate = "pki/tls-server.pem"
+key = "pki/tls-server.key"
+
+[limits]
+{limits}
+
+[client]
+certificate = "pki/tls-client.pem"
+key = "pki/tls-client.key"
+
+[consumer]
+listen = "127.0.0.1:{consumers}"
+certificate = "pki/tls-server.pem"
+key = "pki/tls-server.key"
+tls_anchors = "pki/anchors.pem"
+assertion_anchors = "pki/anchors.pem"
+audiences = ["{AUDIENCE}"]
+organisation = {{ name = "University hospital", id = "urn:oid:2.999.47.10", locality = "Radiology" }}
+
+[consumer.roles."221"]
+code = "221"
+display = "Medical Doctors"
+permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
+
+[seal]
+certificate = "pki/seal.pem"
+key = "pki/seal.key"
+
+[audit]
+spool_dir = "spool"
+spool_key_file = "pki/spool.key"
+source = "ncp-gateway-no"
+enterprise_site = "NO"
+
+[policy]
+folder = "{policies}"
+consent_file = "consent.toml"
+"#,
+            policies = policies.display()
+        );
+        for one in known {
+            let Known { pki, home, country } = one;
+            text.push_str(&format!(
+                r#"
+[[peer]]
+country = "{code}"
+name = "{code}"
+home_community_id = "urn:oid:{home}"
+xcpd = "{xcpd}"
+xca = "{xca}"
+xcai = "{xcai}"
+patient_roots = ["{PATIENTS}"]
+tls_anchors = "{anchors}"
+seal_anchors = "{anchors}"
+"#,
+                code = pki.country,
+                xcpd = country.url("/xcpd"),
+                xca = country.url("/xca"),
+                xcai = country.url("/xcai"),
+                anchors = pki.path("anchors.pem").display(),
+            ));
+        }
+        let path = self.dir.join("gateway.toml");
+        std::fs::write(&path, text)?;
+        Ok(path)
+    }
+}

@@ -1,0 +1,125 @@
+//! A national XDS consumer as a test sees it: shows a national TLS certificate and a user's XUA assertion, and asks its own
+//! country's gateway by SOAP.
+
+use std::path::Path;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use jiff::{SignedDuration, Timestamp};
+use ncp_ihe::{PatientId, actions};
+use ncp_saml::{HcpClaims, SealKey, SignedAssertion, Signer, TrcClaims, hcp_template};
+use ncp_soap::{Addressing, Envelope, ns};
+use ncp_tls::{Material, SslConnector};
+use ncp_xml::{Element, Limits};
+
+use crate::neighbour::{Answer, capture, post};
+use crate::pki::{CountryPki, Error};
+
+/// Path of ITI-18.
+pub const REGISTRY: &str = "/xds/registry";
+/// Path of ITI-43.
+pub const REPOSITORY: &str = "/xds/repository";
+/// Path of RAD-69.
+pub const SOURCE: &str = "/xdsi/source";
+
+/// A consumer. Its certificate is `consumer`, its users' assertions are signed with `xua`.
+pub struct Consumer {
+    connector: SslConnector,
+    signer: Signer,
+    audience: String,
+    port: u16,
+}
+
+impl Consumer {
+    /// A consumer with leaves of a country's PKI, towards its gateway on a port of this machine.
+    ///
+    /// # Errors
+    /// Files, OpenSSL.
+    pub fn new(pki: &CountryPki, anchors: &Path, audience: &str, port: u16) -> Result<Self, Error> {
+        let material = Material::load(&pki.path("consumer.pem"), &pki.path("consumer.key"))?;
+        let connector = material.connector(&[anchors.to_owned()], b"\x08http/1.1")?;
+        let signer = Signer::start(SealKey::load(&pki.path("xua.pem"), &pki.path("xua.key"))?, 1)?;
+        Ok(Self { connector, signer, audience: audience.to_owned(), port })
+    }
+
+    /// The user's XUA assertion, in the form of IHE: bearer, an audience of the service, no mark of the eHDSI profile.
+    ///
+    /// # Errors
+    /// The signer's.
+    pub async fn xua(&self, claims: &HcpClaims, patient: Option<&PatientId>) -> Result<SignedAssertion, Error> {
+        let now = Timestamp::now();
+        let id = format!("_{}", uuid::Uuid::new_v4());
+        let mut text = hcp_template(&id, claims, now, Duration::from_secs(3600)).to_xml();
+        for (from, to) in [
+            (" NameQualifier=\"urn:ehdsi:assertions:hcp\"", String::new()),
+            ("urn:ehdsi:assertions.audience:x-border", self.audience.clone()),
+            ("cm:sender-vouches", "cm:bearer".into()),
+        ] {
+            text = text.replace(from, &to);
+        }
+        if let Some(patient) = patient {
+            let value = patient.to_cx().replace('&', "&amp;");
+            let attribute = format!(
+                "<saml:Attribute Name=\"urn:oasis:names:tc:xacml:2.0:resource:resource-id\"><saml:AttributeValue>{value}\
+                 </saml:AttributeValue></saml:Attribute></saml:AttributeStatement>"
+            );
+            text = text.replace("</saml:AttributeStatement>", &attribute);
+        }
+        Ok(self.signer.sign(&id, Element::parse(text.as_bytes(), &Limits::REQUEST)?).await?)
+    }
+
+    /// A TRC assertion that builds on the user's.
+    ///
+    /// # Errors
+    /// The signer's.
+    pub async fn trc(
+        &self,
+        user: &SignedAssertion,
+        claims: &HcpClaims,
+        patient: &PatientId,
+    ) -> Result<SignedAssertion, Error> {
+        let facts = TrcClaims {
+            country: claims.country,
+            name_id: claims.name_id.clone(),
+            hcp_id: user.id.clone(),
+            patient: patient.to_cx(),
+            purpose: claims.purpose,
+        };
+        let (id, now) = (format!("_{}", uuid::Uuid::new_v4()), Timestamp::now());
+        Ok(self.signer.issue_trc(&id, &facts, now, now + SignedDuration::from_hours(1)).await?)
+    }
+
+    /// Both, for a patient under treatment.
+    ///
+    /// # Errors
+    /// The signer's.
+    pub async fn assertions(&self, claims: &HcpClaims, patient: &PatientId) -> Result<Vec<SignedAssertion>, Error> {
+        let user = self.xua(claims, None).await?;
+        let trc = self.trc(&user, claims, patient).await?;
+        Ok(vec![user, trc])
+    }
+
+    /// One call; the transaction is told by its body.
+    ///
+    /// # Errors
+    /// Network, TLS, an answer that is no SOAP.
+    pub async fn call(&self, assertions: &[SignedAssertion], body: Element) -> Result<Answer, Error> {
+        let (action, path) = match body.local() {
+            "AdhocQueryRequest" => (actions::ITI18_REQUEST, REGISTRY),
+            "RetrieveDocumentSetRequest" => (actions::ITI43_REQUEST, REPOSITORY),
+            _ => (actions::RAD69_REQUEST, SOURCE),
+        };
+        let mut headers = Addressing::request(action, &format!("https://localhost:{}{path}", self.port)).to_headers();
+        let security = Element::new(ns::WSSE, "Security");
+        headers.push(assertions.iter().fold(security, |all, one| all.raw(one.xml.clone())));
+        let message = Envelope { headers, body }.write();
+        capture(&message)?;
+        if path == REGISTRY {
+            let content_type = ncp_soap::soap_content_type(action);
+            return post(&self.connector, "localhost", self.port, path, content_type.to_str()?, message).await;
+        }
+        let (content_type, body) = ncp_soap::mtom_request(message);
+        let bytes = body.collect().await?.to_bytes();
+        post(&self.connector, "localhost", self.port, path, content_type.to_str()?, bytes).await
+    }
+}

@@ -1,0 +1,194 @@
+//! A country as a gateway that asks sees it: a TLS server with that country's certificate which answers SOAP as told, or
+//! does not.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart};
+use ncp_tls::{ClientAuth, Material};
+use ncp_xml::{Element, Limits};
+use tokio::net::TcpListener;
+
+use crate::pki::{CountryPki, Error};
+
+/// A request as it came.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// `wsa:Action`.
+    pub action: String,
+    /// `wsa:MessageID`.
+    pub message_id: Option<String>,
+    /// Address of `wsa:ReplyTo`.
+    pub reply_to: Option<String>,
+    /// Bytes of the envelope.
+    pub envelope: Bytes,
+    /// The body element.
+    pub body: Element,
+}
+
+/// What the country does.
+pub enum Reaction {
+    /// Simple SOAP: action and body.
+    Simple(&'static str, Element),
+    /// MTOM: action, body, parts as Content-ID, media type, bytes.
+    Parts(&'static str, Element, Vec<(String, &'static str, Bytes)>),
+    /// As `Parts`, broken off after so many bytes.
+    Cut(Box<Reaction>, usize),
+    /// Waits first.
+    Late(Duration, Box<Reaction>),
+    /// An HTTP status without a body.
+    Status(u16),
+}
+
+type React = dyn Fn(&Asked) -> Reaction + Send + Sync;
+type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// A running country; it stops when it is dropped.
+pub struct Country {
+    /// Where it listens.
+    pub address: SocketAddr,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Country {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Country {
+    /// Starts it on a port of its own. It wants a client certificate that leads to `asking`.
+    ///
+    /// # Errors
+    /// Files, OpenSSL, the network.
+    pub async fn start(
+        pki: &CountryPki,
+        asking: &Path,
+        react: impl Fn(&Asked) -> Reaction + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        let material = Material::load(&pki.path("tls-server.pem"), &pki.path("tls-server.key"))?;
+        let acceptor = material.acceptor(ClientAuth::Required, &[asking.to_owned()], b"\x08http/1.1")?;
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let address = listener.local_addr()?;
+        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
+        let (seen, react): (_, Arc<React>) = (asked.clone(), Arc::new(react));
+        let task = tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (acceptor, seen, react) = (acceptor.clone(), seen.clone(), react.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = ncp_tls::accept(&acceptor, tcp, Duration::from_secs(10)).await else { return };
+                    let service = service_fn(move |request| {
+                        let (seen, react) = (seen.clone(), react.clone());
+                        async move { Ok::<_, Infallible>(serve(request, &seen, &*react).await) }
+                    });
+                    // A cut answer ends the connection with an error, as it should.
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        Ok(Self { address, asked, task })
+    }
+
+    /// `https://localhost:port` and a path.
+    pub fn url(&self, path: &str) -> String {
+        format!("https://localhost:{}{path}", self.address.port())
+    }
+
+    /// The requests so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap_or_else(|p| p.into_inner()).clone()
+    }
+}
+
+async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Asked>>, react: &React) -> Response<Body> {
+    match read(request).await {
+        Ok(asked) => {
+            seen.lock().unwrap_or_else(|p| p.into_inner()).push(asked.clone());
+            reply(react(&asked), asked.message_id.as_deref()).await
+        }
+        Err(_) => status(StatusCode::BAD_REQUEST),
+    }
+}
+
+async fn read(request: Request<Incoming>) -> Result<Asked, Error> {
+    let (head, body) = request.into_parts();
+    let mut message = ncp_soap::read_message(&head.headers, body, &MessageLimits::default()).await?;
+    message.parts.drain(1 << 20).await?;
+    let envelope = Envelope::read(&message.root, &Limits::REQUEST)?;
+    let wsa = ncp_soap::ns::WSA;
+    let text = |local| envelope.headers.iter().find(|h| h.is(wsa, local)).map(Element::trimmed);
+    let reply_to = envelope.headers.iter().find(|h| h.is(wsa, "ReplyTo")).and_then(|h| h.child(wsa, "Address"));
+    Ok(Asked {
+        action: text("Action").ok_or("no Action")?,
+        message_id: text("MessageID"),
+        reply_to: reply_to.map(Element::trimmed),
+        envelope: message.root.clone(),
+        body: envelope.body,
+    })
+}
+
+fn reply<'a>(
+    reaction: Reaction,
+    relates: Option<&'a str>,
+) -> Pin<Box<dyn Future<Output = Response<Body>> + Send + 'a>> {
+    Box::pin(async move {
+        match reaction {
+            Reaction::Simple(action, body) => {
+                let bytes = Envelope { headers: Addressing::response(action, relates).to_headers(), body }.write();
+                let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
+                soap(ncp_soap::soap_content_type(action), body)
+            }
+            Reaction::Parts(action, body, parts) => {
+                let root = Envelope { headers: Addressing::response(action, relates).to_headers(), body }.write();
+                let parts = parts.into_iter().map(|(content_id, media_type, bytes)| {
+                    let data = futures_util::stream::once(async { Ok::<_, BoxError>(bytes) }).boxed();
+                    Ok(OutPart { content_id, media_type: media_type.to_owned(), data })
+                });
+                let (content_type, body) = ncp_soap::mtom_response(root, futures_util::stream::iter(parts));
+                soap(content_type, body)
+            }
+            Reaction::Cut(whole, bytes) => reply(*whole, relates).await.map(|body| {
+                let mut left = bytes;
+                let stream = BodyStream::new(body).map(move |frame| -> Result<Frame<Bytes>, BoxError> {
+                    let frame = frame?;
+                    let length = frame.data_ref().map_or(0, Bytes::len);
+                    left = left.checked_sub(length).ok_or_else(|| BoxError::from("cut here"))?;
+                    Ok(frame)
+                });
+                BodyExt::boxed_unsync(StreamBody::new(stream))
+            }),
+            Reaction::Late(wait, then) => {
+                tokio::time::sleep(wait).await;
+                reply(*then, relates).await
+            }
+            Reaction::Status(code) => status(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)),
+        }
+    })
+}
+
+fn soap(content_type: http::HeaderValue, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response
+}
+
+fn status(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
