@@ -164,11 +164,17 @@ fn reply<'a>(
             }
             Reaction::Cut(whole, bytes) => reply(*whole, relates).await.map(|body| {
                 let mut left = bytes;
-                let stream = BodyStream::new(body).map(move |frame| -> Result<Frame<Bytes>, BoxError> {
-                    let frame = frame?;
-                    let length = frame.data_ref().map_or(0, Bytes::len);
-                    left = left.checked_sub(length).ok_or_else(|| BoxError::from("cut here"))?;
-                    Ok(frame)
+                // A pause between frames, so that what comes before the cut has left.
+                let stream = BodyStream::new(body).then(move |frame| {
+                    let checked = frame.and_then(|frame| {
+                        let length = frame.data_ref().map_or(0, Bytes::len);
+                        left = left.checked_sub(length).ok_or_else(|| BoxError::from("cut here"))?;
+                        Ok::<Frame<Bytes>, BoxError>(frame)
+                    });
+                    async move {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                        checked
+                    }
                 });
                 BodyExt::boxed_unsync(StreamBody::new(stream))
             }),

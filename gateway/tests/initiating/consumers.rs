@@ -57,7 +57,7 @@ async fn what_breaks_off_or_is_foreign_never_looks_whole() {
     let (cut, foreign) = (short.request(), swapped.request());
     let other = Held::new(3, "2.999.102", 1).files;
     let others = Others::none()
-        .with("AA", "2.999.101", move |_| Reaction::Cut(Box::new(short.sent()), 9000))
+        .with("AA", "2.999.101", move |_| Reaction::Cut(Box::new(short.sent()), 200_000))
         .await
         .with("BB", "2.999.102", move |_| {
             let lying = Held { study: swapped.study.clone(), home: swapped.home.clone(), files: other.clone() };
@@ -66,9 +66,12 @@ async fn what_breaks_off_or_is_foreign_never_looks_whole() {
         .await;
     let (world, _countries) = others.world("").await;
     for study in [cut, foreign] {
-        let mut answer = ask(&world, images(vec![study]).to_element()).await;
-        assert_eq!(retrieve_response(&answer.body).expect("a response").status, Status::Success);
-        assert!(parts(&mut answer).await.is_none(), "a broken study looked whole");
+        let assertions = world.consumer.assertions(&world.claims, &patient()).await.expect("signs");
+        // The connection may end before the root was seen, or inside the parts.
+        if let Ok(mut answer) = world.consumer.call(&assertions, images(vec![study]).to_element()).await {
+            assert_eq!(retrieve_response(&answer.body).expect("a response").status, Status::Success);
+            assert!(parts(&mut answer).await.is_none(), "a broken study looked whole");
+        }
     }
 }
 

@@ -22,9 +22,9 @@ use ncp_tests::synth::Study;
 mod consumers;
 
 /// A gateway in this process with a consumer in front of it.
-pub struct World {
-    pub consumer: Consumer,
-    pub claims: HcpClaims,
+pub(crate) struct World {
+    pub(crate) consumer: Consumer,
+    pub(crate) claims: HcpClaims,
     task: tokio::task::JoinHandle<Result<(), String>>,
     _dir: tempfile::TempDir,
 }
@@ -36,19 +36,19 @@ impl Drop for World {
 }
 
 /// Countries by code and homeCommunityId, each with what it does.
-pub struct Others {
+pub(crate) struct Others {
     asking: Asking,
     dir: tempfile::TempDir,
     running: Vec<(CountryPki, String, Country)>,
 }
 
 impl Others {
-    pub fn none() -> Self {
+    pub(crate) fn none() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         Self { asking: Asking::create(dir.path()).expect("a PKI"), dir, running: Vec::new() }
     }
 
-    pub async fn with(
+    pub(crate) async fn with(
         mut self,
         code: &str,
         home: &str,
@@ -62,7 +62,7 @@ impl Others {
     }
 
     /// Starts the gateway that knows them.
-    pub async fn world(self, limits: &str) -> (World, Vec<Country>) {
+    pub(crate) async fn world(self, limits: &str) -> (World, Vec<Country>) {
         let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/no");
         let known: Vec<Known<'_>> =
             self.running.iter().map(|(pki, home, country)| Known { pki, home: home.clone(), country }).collect();
@@ -80,17 +80,17 @@ impl Others {
     }
 }
 
-pub fn patient() -> PatientId {
+pub(crate) fn patient() -> PatientId {
     PatientId::new("4711", Oid::parse(PATIENTS).expect("oid")).expect("an id")
 }
 
-pub fn home(of: &str) -> HomeCommunityId {
+pub(crate) fn home(of: &str) -> HomeCommunityId {
     HomeCommunityId::parse(of).expect("a home")
 }
 
 /// A document of the patient in a community.
-pub fn entry(of: &str, number: u32) -> DocumentEntry {
-    let code = |code: &str, system: &str| Coded::new(code, system, Some(code.to_owned()));
+pub(crate) fn entry(of: &str, number: u32) -> DocumentEntry {
+    let code = |code: &str, system: &str| Coded::new(code, system, Some(code));
     DocumentEntry {
         entry_uuid: uuid::Uuid::new_v4().urn().to_string(),
         unique_id: format!("{of}.30.{number}"),
@@ -124,11 +124,11 @@ pub fn entry(of: &str, number: u32) -> DocumentEntry {
     }
 }
 
-pub fn listed(entries: Vec<DocumentEntry>) -> Reaction {
+pub(crate) fn listed(entries: Vec<DocumentEntry>) -> Reaction {
     answered(Status::Success, Vec::new(), entries)
 }
 
-pub fn failed(code: &str) -> Reaction {
+pub(crate) fn failed(code: &str) -> Reaction {
     let error = RegistryError { code: code.into(), context: "no".into(), severity: Severity::Error, location: None };
     answered(Status::Failure, vec![error], Vec::new())
 }
@@ -140,14 +140,14 @@ fn answered(status: Status, errors: Vec<RegistryError>, entries: Vec<DocumentEnt
 }
 
 /// A study of a community: what is asked for and what its files hold.
-pub struct Held {
-    pub study: Study,
-    pub home: String,
-    pub files: Vec<Bytes>,
+pub(crate) struct Held {
+    pub(crate) study: Study,
+    pub(crate) home: String,
+    pub(crate) files: Vec<Bytes>,
 }
 
 impl Held {
-    pub fn new(number: u32, home: &str, instances: u32) -> Self {
+    pub(crate) fn new(number: u32, home: &str, instances: u32) -> Self {
         let study = Study {
             number,
             patient_id: "L1".into(),
@@ -156,7 +156,7 @@ impl Held {
             sex: "F".into(),
             description: "t".into(),
             instances,
-            side: 64,
+            side: 256,
         };
         let dir = tempfile::tempdir().expect("a folder");
         let files = study.write(dir.path()).expect("writes");
@@ -172,14 +172,14 @@ impl Held {
         }
     }
 
-    pub fn request(&self) -> StudyRequest {
+    pub(crate) fn request(&self) -> StudyRequest {
         let instances = (1..=self.study.instances).map(|slice| self.unit(slice)).collect();
         let series = SeriesRequest { series: Uid::parse(&self.study.series()).expect("uid"), instances };
         StudyRequest { study: Uid::parse(&self.study.uid()).expect("uid"), series: vec![series] }
     }
 
     /// The instances as RAD-75 sends them.
-    pub fn sent(&self) -> Reaction {
+    pub(crate) fn sent(&self) -> Reaction {
         let (mut documents, mut parts) = (Vec::new(), Vec::new());
         for (slice, bytes) in (1..).zip(&self.files) {
             let id = format!("{slice}@country");
@@ -196,12 +196,12 @@ impl Held {
     }
 }
 
-pub fn images(studies: Vec<StudyRequest>) -> ImagingRequest {
+pub(crate) fn images(studies: Vec<StudyRequest>) -> ImagingRequest {
     ImagingRequest { studies, transfer_syntaxes: vec![Uid::parse("1.2.840.10008.1.2.1").expect("uid")] }
 }
 
 /// All parts of an answer; none when it broke off.
-pub async fn parts(answer: &mut Answer) -> Option<Vec<Bytes>> {
+pub(crate) async fn parts(answer: &mut Answer) -> Option<Vec<Bytes>> {
     let mut out = Vec::new();
     while answer.parts.next().await.ok()?.is_some() {
         let mut bytes = Vec::new();
@@ -213,6 +213,6 @@ pub async fn parts(answer: &mut Answer) -> Option<Vec<Bytes>> {
     Some(out)
 }
 
-pub fn second() -> Duration {
+pub(crate) fn second() -> Duration {
     Duration::from_secs(1)
 }
