@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::clinician::{self, Clinic};
 use crate::config::{Config, Peer};
 use crate::consumer::{self, Consumers};
+use crate::initiating::guard::Guards;
 use crate::initiating::peers::{self, Route};
 use crate::national::National;
 use crate::policy::consent::ConsentSource;
@@ -48,6 +49,8 @@ pub struct App {
     pub replay: ReplaySet,
     /// Counters and durations.
     pub metrics: Metrics,
+    /// Circuit breakers and bulkheads towards other countries.
+    pub guards: Arc<Guards>,
 }
 
 /// What is swapped as one when configuration is reloaded: an exchange takes one and keeps it.
@@ -169,6 +172,8 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
             .map_err(|e| one(format!("audit.feed: {e}")))?;
         tokio::spawn(ncp_audit::feed(audit.clone(), channel));
     }
+    let metrics = Metrics::default();
+    let guards = Arc::new(Guards::new(&config.limits, metrics.clone()));
     Ok(Arc::new(App {
         config,
         snapshot: ArcSwap::from_pointee(snapshot),
@@ -178,7 +183,8 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         national,
         translator,
         replay: ReplaySet::default(),
-        metrics: Metrics::default(),
+        metrics,
+        guards,
     }))
 }
 

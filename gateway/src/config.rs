@@ -20,7 +20,7 @@ mod values;
 pub use collect::ConfigProblem;
 pub use consumer::{Confirmation, Consumer};
 pub use initiating::{Client, Clinician, Organisation, Role};
-use values::{country, duration, home, homes, oid, oids, size};
+use values::{country, duration, home, homes, maybe_duration, oid, oids, size};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -118,8 +118,13 @@ pub struct Limits {
     pub first_byte: Duration,
     /// Exchanges carried at once, all peers together.
     pub concurrency: usize,
-    /// Share of them that one peer may take, percent.
+    /// Share of them that one peer may take, percent; as many calls may be open towards it.
     pub peer_share_percent: u8,
+    /// Failures in a row after which a country is not asked for a while.
+    pub circuit_failures: u32,
+    /// That while; it doubles with each failure, up to five minutes.
+    #[serde(deserialize_with = "duration")]
+    pub circuit_pause: Duration,
     /// Time for the TLS handshake and for the headers.
     #[serde(deserialize_with = "duration")]
     pub handshake: Duration,
@@ -141,6 +146,8 @@ impl Default for Limits {
             first_byte: Duration::from_secs(30),
             concurrency: 256,
             peer_share_percent: 40,
+            circuit_failures: 5,
+            circuit_pause: Duration::from_secs(15),
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(30),
             results: 10_000,
@@ -346,6 +353,9 @@ pub struct Peer {
     pub xca: Option<String>,
     /// Where its RAD-75 answers.
     pub xcai: Option<String>,
+    /// At most this for the root of any of its answers; none: the limits alone.
+    #[serde(default, deserialize_with = "maybe_duration")]
+    pub deadline: Option<Duration>,
     /// Assigning authorities whose ids its patients carry: a search by such an id goes there.
     #[serde(default, deserialize_with = "oids")]
     pub patient_roots: Vec<Oid>,
@@ -461,6 +471,9 @@ impl Config {
         }
         if !self.policy.folder.is_dir() {
             say("policy.folder", format!("no such folder: {}", self.policy.folder.display()));
+        }
+        if self.limits.circuit_failures == 0 {
+            say("limits.circuit_failures", "at least 1".into());
         }
         if self.seal.workers == 0 || self.seal.workers > 64 {
             say("seal.workers", "between 1 and 64".into());

@@ -169,6 +169,7 @@ impl GatewayError {
             }
             Self::National(error) => national_row(error),
             Self::Peer(PeerError::Mismatch) => failed().serious(Some(Alert::Security)),
+            Self::Peer(PeerError::Busy) => Self::Busy.row(),
             Self::Peer(error) if error.is_unavailable() => Row {
                 query: "XDSUnavailableCommunity",
                 retrieve: "XDSUnavailableCommunity",

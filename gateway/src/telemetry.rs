@@ -69,6 +69,26 @@ pub struct StreamLabels {
     pub country: String,
 }
 
+/// Labels of calls to a country.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct PeerLabels {
+    /// Two letters.
+    pub country: String,
+    /// `ITI-55` and so on.
+    pub transaction: String,
+}
+
+/// Labels of calls that were not made.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RefusedLabels {
+    /// Two letters.
+    pub country: String,
+    /// `ITI-55` and so on.
+    pub transaction: String,
+    /// `circuit` or `bulkhead`.
+    pub reason: String,
+}
+
 /// The instruments.
 #[derive(Clone)]
 pub struct Metrics {
@@ -76,6 +96,8 @@ pub struct Metrics {
     exchanges: Family<ExchangeLabels, Counter>,
     seconds: Family<ExchangeLabels, Histogram, fn() -> Histogram>,
     bytes: Family<StreamLabels, Counter>,
+    circuits: Family<PeerLabels, Gauge>,
+    calls_refused: Family<RefusedLabels, Counter>,
     /// Exchanges carried now.
     pub open: Gauge,
 }
@@ -87,12 +109,16 @@ impl Default for Metrics {
         let seconds: Family<ExchangeLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 16)));
         let bytes = Family::default();
+        let circuits = Family::default();
+        let calls_refused = Family::default();
         let open = Gauge::default();
         registry.register("exchanges", "exchanges by transaction, role, country and outcome", exchanges.clone());
         registry.register_with_unit("exchange_duration", "from request to last byte", Unit::Seconds, seconds.clone());
         registry.register_with_unit("instance_content", "DICOM content carried", Unit::Bytes, bytes.clone());
+        registry.register("peer_circuit", "calls to a country: 0 made, 1 probed, 2 not made", circuits.clone());
+        registry.register("peer_calls_refused", "calls to a country that were not made", calls_refused.clone());
         registry.register("open_exchanges", "exchanges carried now", open.clone());
-        Self { registry: Arc::new(registry), exchanges, seconds, bytes, open }
+        Self { registry: Arc::new(registry), exchanges, seconds, bytes, circuits, calls_refused, open }
     }
 }
 
@@ -106,6 +132,18 @@ impl Metrics {
     /// Counts DICOM bytes.
     pub fn instance_bytes(&self, labels: StreamLabels, bytes: u64) {
         self.bytes.get_or_create(&labels).inc_by(bytes);
+    }
+
+    /// State of a country's circuit: 0 closed, 1 half open, 2 open.
+    pub fn circuit(&self, labels: PeerLabels, state: i64) {
+        self.circuits.get_or_create(&labels).set(state);
+    }
+
+    /// Counts a call that was not made.
+    pub fn call_refused(&self, labels: PeerLabels, reason: &str) {
+        let PeerLabels { country, transaction } = labels;
+        let labels = RefusedLabels { country, transaction, reason: reason.to_owned() };
+        self.calls_refused.get_or_create(&labels).inc();
     }
 
     /// OpenMetrics text.

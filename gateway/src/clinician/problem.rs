@@ -128,7 +128,10 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
         GatewayError::Peer(PeerError::Timeout) => {
             (S::GATEWAY_TIMEOUT, "timeout", "country-timeout", format!("{name} did not answer in time."))
         }
-        GatewayError::Peer(PeerError::Unreachable(_) | PeerError::Http(_)) => {
+        GatewayError::Peer(PeerError::Busy) => {
+            (S::SERVICE_UNAVAILABLE, "transient", "country-busy", format!("Too many calls to {name} at once."))
+        }
+        GatewayError::Peer(PeerError::Unreachable(_) | PeerError::Http(_) | PeerError::BrokeOff | PeerError::Open) => {
             (S::BAD_GATEWAY, "transient", "country-unreachable", format!("{name} cannot be reached."))
         }
         GatewayError::Peer(PeerError::NotServed) => {

@@ -43,6 +43,10 @@ pub(super) fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::E
     humantime::parse_duration(&text).map_err(|_| D::Error::custom("expected a duration with its unit, as \"30s\""))
 }
 
+pub(super) fn maybe_duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    duration(d).map(Some)
+}
+
 pub(super) fn size<'de, D: Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
     let text = String::deserialize(d)?;
     parse_size(&text).ok_or_else(|| D::Error::custom("expected a size with its unit, as \"16MiB\""))

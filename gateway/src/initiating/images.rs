@@ -15,6 +15,7 @@ use ncp_ihe::{Content, DocumentRequest, ImagingRequest, Manifest, SeriesRequest,
 use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 
+use super::guard::Place;
 use super::instance::{self, Expected};
 use super::{Call, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
@@ -141,6 +142,7 @@ struct Batch {
     promised: BTreeMap<String, DocumentRequest>,
     parts: Arc<Mutex<Parts<Incoming>>>,
     inline: Vec<(DocumentRequest, Bytes)>,
+    _place: Place,
 }
 
 impl Fetch {
@@ -174,7 +176,7 @@ impl Fetch {
             let instance = named.split(' ').next().filter(|uid| asked.contains(uid) && !coming.contains(uid));
             self.refused.extend(instance.map(ToOwned::to_owned));
         }
-        Ok(Batch { promised, parts: Arc::new(Mutex::new(answer.parts)), inline })
+        Ok(Batch { promised, parts: Arc::new(Mutex::new(answer.parts)), inline, _place: answer.place })
     }
 
     /// All batches, then once more what is missing.
@@ -196,7 +198,7 @@ impl Fetch {
                         let whole = Arc::new(AtomicBool::new(false));
                         yield self.part(&batch, held, whole.clone());
                         if !whole.load(Ordering::Acquire) {
-                            Err(boxed(PeerError::Unreachable("an instance broke off".into())))?;
+                            Err(boxed(PeerError::BrokeOff))?;
                         }
                         self.done.insert(request.document);
                     }

@@ -9,13 +9,14 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use hyper::body::Incoming;
 use jiff::Timestamp;
 use ncp_audit::HumanRequestor;
 use ncp_ihe::PatientId;
 use ncp_saml::{HcpClaims, SignedAssertion, TrcClaims};
-use ncp_soap::BoxError;
+use ncp_soap::{BoxError, Parts};
 use ncp_xml::Element;
 
 use crate::app::{App, Snapshot};
@@ -23,8 +24,10 @@ use crate::audit_scope::Trail;
 use crate::config::Peer;
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
+use crate::telemetry::ExchangeLabels;
 
 pub mod discover;
+pub mod guard;
 pub mod images;
 pub mod instance;
 pub mod peers;
@@ -32,7 +35,8 @@ pub mod query;
 pub mod relay;
 pub mod retrieve;
 
-pub use peers::{PeerAnswer, PeerError};
+use peers::PeerAnswer;
+pub use peers::PeerError;
 
 /// Life of an HCP identity assertion (`openncp-wire.md` 2).
 const HCP_LIFE: Duration = Duration::from_secs(4 * 3600);
@@ -73,6 +77,16 @@ impl Caller {
             organisation: claims.organisation.clone(),
         }
     }
+}
+
+/// An answer whose root was read, with the place that its call has in the country's bulkhead.
+pub struct Answered {
+    /// The body element.
+    pub body: Element,
+    /// What follows.
+    pub parts: Parts<Incoming>,
+    /// Held until the answer is dropped.
+    pub place: guard::Place,
 }
 
 /// One exchange with one country.
@@ -126,13 +140,52 @@ impl Call {
 
     /// Issues the assertions, sends one message, reads the root of its answer.
     ///
+    /// A query or a document that did not reach the country is asked for once more, within the same time (R-RT-1). The
+    /// call has its place in the country's bulkhead until the answer is dropped.
+    ///
     /// # Errors
     /// [`PeerError`] as [`GatewayError`]; the seal.
-    async fn send(&self, transaction: TransactionName, body: Element) -> Result<PeerAnswer, GatewayError> {
+    async fn send(&self, transaction: TransactionName, body: Element) -> Result<Answered, GatewayError> {
+        let began = Instant::now();
+        let pass = self.app.guards.enter(self.peer.country, transaction)?;
         let assertions = self.assertions().await?;
         let route = self.snapshot.routes.get(&self.peer.country).ok_or(PeerError::NotServed)?;
-        let endpoint = self.endpoint(transaction)?;
-        Ok(peers::send(&self.app.config.limits, route, endpoint, transaction, &assertions, body).await?)
+        let (limits, endpoint) = (&self.app.config.limits, self.endpoint(transaction)?);
+        let patience = self.patience(transaction);
+        let once = |patience| peers::send(limits, route, endpoint, transaction, &assertions, body.clone(), patience);
+        let mut answer = once(patience).await;
+        if transaction != TransactionName::Rad75 && matches!(answer, Err(PeerError::Unreachable(_))) {
+            let pause = Duration::from_millis(50 + u64::from(uuid::Uuid::new_v4().as_bytes()[0]));
+            if let Some(left) = patience.checked_sub(began.elapsed() + pause) {
+                tokio::time::sleep(pause).await;
+                answer = once(left).await;
+            }
+        }
+        let outcome = match &answer {
+            Ok(_) => "success",
+            Err(_) => "failed",
+        };
+        let labels = ExchangeLabels {
+            transaction: transaction.as_str().to_owned(),
+            role: "initiating".to_owned(),
+            country: self.peer.country.to_string(),
+            outcome: outcome.to_owned(),
+        };
+        self.app.metrics.exchange(labels, began.elapsed());
+        let place = pass.answered(&answer);
+        let PeerAnswer { body, parts } = answer?;
+        Ok(Answered { body, parts, place })
+    }
+
+    /// Time until the root of an answer.
+    fn patience(&self, transaction: TransactionName) -> Duration {
+        let limits = &self.app.config.limits;
+        let general = match transaction {
+            TransactionName::Iti55 => limits.discovery,
+            TransactionName::Iti38 => limits.query,
+            TransactionName::Iti39 | TransactionName::Rad75 => limits.first_byte,
+        };
+        self.peer.deadline.map_or(general, |deadline| deadline.min(general))
     }
 
     async fn assertions(&self) -> Result<Vec<SignedAssertion>, GatewayError> {

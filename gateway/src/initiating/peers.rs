@@ -55,12 +55,30 @@ pub enum PeerError {
     /// Larger than we take.
     #[error("peer's answer is too large")]
     TooLarge,
+    /// The connection ended inside an answer.
+    #[error("peer's answer broke off")]
+    BrokeOff,
+    /// As many calls to the country are open as may be.
+    #[error("too many calls to the peer are open")]
+    Busy,
+    /// The country failed too often of late and is not asked for a while.
+    #[error("peer is not asked after its failures")]
+    Open,
 }
 
 impl PeerError {
     /// Whether there was no answer of the transaction at all (ITI TF-3: table 4.2.4.1-2, XDSUnavailableCommunity).
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::NotServed | Self::Unreachable(_) | Self::Timeout | Self::Http(_) | Self::Fault)
+        matches!(self, Self::NotServed | Self::Http(_) | Self::Fault | Self::Open) || self.is_of_the_way()
+    }
+
+    /// Whether the way to the peer failed, or the peer itself: what a circuit counts.
+    pub fn is_of_the_way(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Timeout | Self::BrokeOff => true,
+            Self::Http(status) => *status >= 500,
+            _ => false,
+        }
     }
 
     /// The first error code of a failed answer, kept only if it is a code.
@@ -83,7 +101,7 @@ impl From<SoapError> for PeerError {
         match error {
             SoapError::Timeout => Self::Timeout,
             SoapError::TooLarge(_) => Self::TooLarge,
-            SoapError::Truncated => Self::Unreachable("answer broke off".into()),
+            SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
             _ => Self::Malformed("soap"),
         }
     }
@@ -127,12 +145,13 @@ pub(super) async fn send(
     transaction: TransactionName,
     assertions: &[SignedAssertion],
     body: Element,
+    patience: Duration,
 ) -> Result<PeerAnswer, PeerError> {
-    let (action, patience) = match transaction {
-        TransactionName::Iti55 => (actions::ITI55_REQUEST, limits.discovery),
-        TransactionName::Iti38 => (actions::ITI38_REQUEST, limits.query),
-        TransactionName::Iti39 => (actions::ITI39_REQUEST, limits.first_byte),
-        TransactionName::Rad75 => (actions::RAD75_REQUEST, limits.first_byte),
+    let action = match transaction {
+        TransactionName::Iti55 => actions::ITI55_REQUEST,
+        TransactionName::Iti38 => actions::ITI38_REQUEST,
+        TransactionName::Iti39 => actions::ITI39_REQUEST,
+        TransactionName::Rad75 => actions::RAD75_REQUEST,
     };
     let addressing = Addressing::request(action, endpoint);
     let security = assertions.iter().fold(Element::new(ns::WSSE, "Security"), |all, one| all.raw(one.xml.clone()));

@@ -16,6 +16,7 @@ use ncp_ihe::{
 use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 
+use super::guard::Place;
 use super::instance::{self, Expected};
 use super::peers::code_only;
 use super::{Call, PeerError, boxed, retrieve};
@@ -139,7 +140,7 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
         return Err(error.into());
     }
     let errors = errors(call, portion, &response.errors, open.into_values(), own);
-    let parts = stream(by_part, inline, answer.parts, both);
+    let parts = stream(by_part, inline, answer.parts, answer.place, both);
     Ok(Relayed { documents, errors, parts })
 }
 
@@ -188,9 +189,11 @@ fn stream(
     mut promised: BTreeMap<String, Promised>,
     inline: Vec<(Promised, Bytes)>,
     parts: Parts<Incoming>,
+    place: Place,
     recorder: Recorder,
 ) -> OutParts {
     Box::pin(async_stream::try_stream! {
+        let _held = place;
         for (unit, bytes) in inline {
             if let Some(expected) = expected(&unit) {
                 instance::whole(&bytes, &unit.request.document, &expected).map_err(|foreign| withheld(&recorder, foreign))?;
@@ -224,7 +227,7 @@ fn stream(
             };
             yield out(unit, &recorder, Box::pin(data));
             if !whole.load(Ordering::Acquire) {
-                Err(boxed(PeerError::Unreachable("a part broke off".into())))?;
+                Err(boxed(PeerError::BrokeOff))?;
             }
         }
         if !promised.is_empty() {

@@ -169,3 +169,21 @@ async fn who_asks_and_for_whom_must_be_proved() {
     let answer = consumer.call(&good, query()).await.expect("answers");
     assert_eq!(QueryResponse::read(&answer.body).expect("a response").0.status, Status::Success);
 }
+
+#[tokio::test]
+async fn a_country_that_fails_is_not_asked_for_a_while() {
+    let others = Others::none()
+        .with("AA", "2.999.101", |_| Reaction::Status(503))
+        .await
+        .with("BB", "2.999.102", |_| listed(vec![entry("2.999.102", 1)]))
+        .await;
+    let (world, countries) = others.world("circuit_failures = 2\ncircuit_pause = \"1h\"").await;
+    let request = Neighbour::find_documents(&patient());
+    for _ in 0..4 {
+        let answer = ask(&world, request.to_element()).await;
+        let (response, _) = QueryResponse::read(&answer.body).expect("a response");
+        assert_eq!((response.status, response.objects.entries.len()), (Status::PartialSuccess, 1));
+        assert_eq!(answer.codes(), ["XDSUnavailableCommunity"]);
+    }
+    assert_eq!((countries[0].asked().len(), countries[1].asked().len()), (2, 4));
+}
