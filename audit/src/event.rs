@@ -6,26 +6,64 @@ use serde::{Deserialize, Serialize};
 /// The transactions that are audited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Transaction {
-    /// ITI-55.
+    /// Cross Gateway Patient Discovery.
     Iti55,
-    /// ITI-38.
+    /// Cross Gateway Query.
     Iti38,
-    /// ITI-39.
+    /// Cross Gateway Retrieve.
     Iti39,
-    /// RAD-75.
+    /// Cross Gateway Retrieve Imaging Document Set.
     Rad75,
+    /// Registry Stored Query.
+    Iti18,
+    /// Retrieve Document Set.
+    Iti43,
+    /// Retrieve Imaging Document Set.
+    Rad69,
+    /// Mobile Patient Demographics Query.
+    Iti78,
+    /// Mobile Patient Identifier Cross-reference Query.
+    Iti83,
+    /// Patient Demographics Match.
+    Iti119,
+    /// Find Document References.
+    Iti67,
+    /// Retrieve Document.
+    Iti68,
+    /// QIDO-RS Query.
+    Rad129,
+    /// WADO-RS Retrieve.
+    Rad107,
+    /// WADO-RS across communities, as the imaging manifest profile names it.
+    Rad160,
     /// Refused before it was known.
     Unknown,
-    /// ITI-18.
-    Iti18,
-    /// ITI-43.
-    Iti43,
-    /// RAD-69.
-    Rad69,
+}
+
+impl Transaction {
+    /// All that have a row of their own.
+    pub const ALL: [Self; 16] = [
+        Self::Iti55,
+        Self::Iti38,
+        Self::Iti39,
+        Self::Rad75,
+        Self::Iti18,
+        Self::Iti43,
+        Self::Rad69,
+        Self::Iti78,
+        Self::Iti83,
+        Self::Iti119,
+        Self::Iti67,
+        Self::Iti68,
+        Self::Rad129,
+        Self::Rad107,
+        Self::Rad160,
+        Self::Unknown,
+    ];
 }
 
 /// Which side we are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// NCP-B.
     Initiator,
@@ -89,6 +127,9 @@ pub struct Intent {
     /// Our address or name on the network; empty when not known.
     #[serde(default)]
     pub own_address: String,
+    /// W3C trace context; empty when the exchange is not traced.
+    #[serde(default)]
+    pub trace: String,
     /// When it began.
     pub began: Timestamp,
 }
@@ -113,6 +154,9 @@ pub struct QueryObject {
     pub id: String,
     /// The query itself.
     pub bytes: Vec<u8>,
+    /// Class codes asked for, as `code^^system`.
+    #[serde(default)]
+    pub class_codes: Vec<String>,
 }
 
 /// A document object (2/3).
@@ -143,6 +187,12 @@ pub struct StudyObject {
     pub repository: String,
     /// homeCommunityId.
     pub home: String,
+    /// Accession Number (0008,0050), empty when not known.
+    #[serde(default)]
+    pub accession: String,
+    /// SOP Class UIDs and how many instances each has, where the index knows them.
+    #[serde(default)]
+    pub sop_classes: Vec<(String, u64)>,
     /// Whole instances.
     pub instances: u64,
     /// Bytes, also of an instance that broke off.
@@ -179,6 +229,9 @@ pub struct Outcome {
     pub indicator: OutcomeIndicator,
     /// In words, without personal data.
     pub description: String,
+    /// The error code that the other side was told, empty when none.
+    #[serde(default)]
+    pub error_code: String,
     /// Documents that went.
     pub documents: Vec<DocumentObject>,
     /// Studies that went.
@@ -197,6 +250,7 @@ impl Outcome {
         Self {
             indicator,
             description: description.to_owned(),
+            error_code: String::new(),
             documents: Vec::new(),
             studies: Vec::new(),
             failed_documents: Vec::new(),
@@ -204,6 +258,32 @@ impl Outcome {
             alerts: Vec::new(),
         }
     }
+}
+
+/// The assertions of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AssertionKind {
+    /// HCP identity (EHDSI-91).
+    Hcp,
+    /// Treatment relationship confirmation (EHDSI-92).
+    Trc,
+    /// Next of kin (EHDSI-96).
+    Nok,
+}
+
+/// A document that the terminology service transcoded.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Transcoding {
+    /// uniqueId and SHA-256 (hex) of what went in.
+    pub input: (String, String),
+    /// uniqueId and SHA-256 (hex) of what came out.
+    pub output: (String, String),
+    /// CX of the patient whose document it is, empty when none.
+    pub patient: String,
+    /// Digest of the maps, hex.
+    pub maps: String,
+    /// Codes that had no target.
+    pub unmapped: u64,
 }
 
 /// Events that stand alone.
@@ -261,6 +341,87 @@ pub enum Event {
         purpose: String,
         /// The other country.
         peer: PeerFacts,
+    },
+    /// An assertion that came was checked and holds (EHDSI-91, 92, 96).
+    AssertionChecked {
+        /// Which.
+        kind: AssertionKind,
+        /// Who.
+        user: HumanRequestor,
+        /// Assertion ID.
+        assertion: String,
+        /// CX, empty for HCP.
+        patient: String,
+        /// The other country.
+        peer: PeerFacts,
+    },
+    /// EHDSI-96: next-of-kin assertion issued.
+    NokIssued {
+        /// Who.
+        user: HumanRequestor,
+        /// Assertion ID.
+        assertion: String,
+        /// CX of the patient.
+        patient: String,
+        /// The next of kin, as guarantor.
+        guarantor: String,
+        /// The other country.
+        peer: PeerFacts,
+    },
+    /// EHDSI-94: a document went through the terminology service.
+    Translated(Transcoding),
+    /// EHDSI-193: the capabilities of a country were looked up.
+    SmpQueried {
+        /// The service asked.
+        peer: PeerFacts,
+        /// What was asked for: participant and document type.
+        query: String,
+    },
+    /// EHDSI-CF: the other country could not be reached.
+    CommunicationFailed {
+        /// Why.
+        rule: String,
+        /// The other end.
+        peer: PeerFacts,
+    },
+    /// 110113 / 110127: a professional overrides what would bar her.
+    EmergencyStarted {
+        /// Who.
+        user: HumanRequestor,
+        /// CX.
+        patient: String,
+        /// What is overridden.
+        rule: String,
+        /// What she stated.
+        justification: String,
+        /// The other country.
+        peer: PeerFacts,
+    },
+    /// 110113 / 110138: the override ended.
+    EmergencyStopped {
+        /// Who.
+        user: HumanRequestor,
+        /// CX.
+        patient: String,
+        /// What was overridden.
+        rule: String,
+        /// The other country.
+        peer: PeerFacts,
+    },
+    /// 110100 / 110134: the repository records.
+    RecordingStarted,
+    /// 110100 / 110133: the repository stops recording.
+    RecordingStopped,
+    /// Silence of a source can be told from a loss: one a minute. Stays in our own repository.
+    Heartbeat,
+    /// Refused calls beyond what the limit lets through one by one.
+    Suppressed {
+        /// Of which kind.
+        rule: String,
+        /// How many.
+        count: u64,
+        /// Since when.
+        since: Timestamp,
     },
     /// 110101: the trail was read.
     AuditLogUsed {

@@ -18,12 +18,15 @@ pub mod server;
 
 pub use client::{Filter, search};
 pub use event::{
-    Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts, QueryObject, Role,
-    StudyObject, Transaction,
+    AssertionKind, Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts,
+    QueryObject, Role, StudyObject, Transaction, Transcoding,
 };
 pub use feed::feed;
 pub use frame::KeyFileError;
-pub use message::{AuditRecord, Site};
+pub use message::{
+    AuditRecord, Coded, Dialect, DicomData, ImagingEvent, Message, Object, Participant, ReadError, Site, of_event,
+    of_exchange,
+};
 pub use sink::{AuditSink, Exchange, SpoolOptions};
 pub use spool::read_spool;
 

@@ -19,7 +19,7 @@ fn key_file(dir: &Path) -> PathBuf {
 }
 
 fn options(dir: &Path) -> SpoolOptions {
-    let site = Site { source: "ncp-no".into(), enterprise_site: "NO".into() };
+    let site = Site { source: "ncp-no".into(), enterprise_site: "NO".into(), ..Site::default() };
     SpoolOptions { dir: dir.join("spool"), key_file: key_file(dir), site }
 }
 
@@ -38,6 +38,7 @@ fn intent(id: &str, transaction: Transaction, role: Role) -> Intent {
         peer,
         own_endpoint: "https://no.example/".into(),
         own_address: "192.0.2.1".into(),
+        trace: String::new(),
         began: jiff::Timestamp::now(),
     }
 }
@@ -56,6 +57,7 @@ fn decision() -> Decision {
         query: Some(QueryObject {
             id: "urn:uuid:14d4debf-8f97-4251-9a74-a90016b0af0d".into(),
             bytes: b"<q/>".to_vec(),
+            class_codes: Vec::new(),
         }),
         ..Decision::default()
     }
@@ -78,6 +80,7 @@ fn whole() -> Outcome {
         instances: 3,
         bytes: 99,
         sha256: "ef".into(),
+        ..StudyObject::default()
     };
     Outcome { documents: vec![document], studies: vec![study], ..Outcome::new(OutcomeIndicator::Success, "") }
 }

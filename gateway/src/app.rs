@@ -162,7 +162,11 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let national = config.national.as_ref().map(National::start).transpose().map_err(one)?;
     let translator =
         config.translation.as_ref().map(Translator::new).transpose().map_err(|e| one(format!("translation: {e}")))?;
-    let site = Site { source: config.audit.source.clone(), enterprise_site: config.audit.enterprise_site.clone() };
+    let site = Site {
+        source: config.audit.source.clone(),
+        enterprise_site: config.audit.enterprise_site.clone(),
+        ..Site::default()
+    };
     let options =
         SpoolOptions { dir: config.audit.spool_dir.clone(), key_file: config.audit.spool_key_file.clone(), site };
     let audit = AuditSink::open(&options).await.map_err(|e| one(format!("audit: {e}")))?;

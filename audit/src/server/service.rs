@@ -50,7 +50,8 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     let acceptor = files.mutual_acceptor(H2).map_err(other)?;
     let store = RecordStore::open(&config.data_dir, &config.key_file)?;
     let index = Index::open(&config.data_dir.join("index.sqlite"))?;
-    let site = Site { source: config.source.clone(), enterprise_site: config.enterprise_site.clone() };
+    let site =
+        Site { source: config.source.clone(), enterprise_site: config.enterprise_site.clone(), ..Site::default() };
     let own = index.last_of(&config.source)?;
     let (tell, told) = watch::channel(false);
     let service = Service(Arc::new(Mutex::new(Repository { store, index, site, own: (own.0 + 1, 0) })), told);

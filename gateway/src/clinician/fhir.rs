@@ -265,8 +265,14 @@ pub async fn confirm_treatment(
         ..PeerFacts::default()
     };
     if confirmed.emergency {
-        let rule = "emergency access confirmed by a professional".to_owned();
-        clinic.record(&Event::SecurityAlert { rule, peer: peer.clone() }, &context).await?;
+        let event = Event::EmergencyStarted {
+            user: call.caller.requestor(),
+            patient: treated.person.patient.clone(),
+            rule: "emergency access confirmed by a professional".to_owned(),
+            justification: confirmed.reason,
+            peer: peer.clone(),
+        };
+        clinic.record(&event, &context).await?;
     }
     let event = Event::TrcIssued {
         user: call.caller.requestor(),
@@ -289,6 +295,8 @@ pub async fn confirm_treatment(
 
 struct Confirmation {
     emergency: bool,
+    /// Why an emergency; kept on the trail.
+    reason: String,
     valid_until: Option<i64>,
 }
 
@@ -296,13 +304,13 @@ fn confirmation(body: &[u8]) -> Result<Confirmation, Problem> {
     let malformed =
         || Problem::Request("confirm-request", "Expected Parameters with purpose and relationship, as JSON.");
     let value: Value = serde_json::from_slice(body).map_err(|_| malformed())?;
-    let (mut purpose, mut relationship, mut reason, mut valid_until) = (None, false, false, None);
+    let (mut purpose, mut relationship, mut reason, mut valid_until) = (None, false, String::new(), None);
     for parameter in value.get("parameter").and_then(Value::as_array).ok_or_else(malformed)? {
         let text = |key: &str| parameter.get(key).and_then(Value::as_str);
         match parameter.get("name").and_then(Value::as_str) {
             Some("purpose") => purpose = parameter.pointer("/valueCoding/code").and_then(Value::as_str),
             Some("relationship") => relationship = parameter.get("valueBoolean") == Some(&Value::Bool(true)),
-            Some("reason") => reason = text("valueString").is_some_and(|t| !t.trim().is_empty()),
+            Some("reason") => reason = text("valueString").unwrap_or_default().trim().to_owned(),
             Some("validUntil") => {
                 let at: Timestamp = text("valueInstant").and_then(|t| t.parse().ok()).ok_or_else(malformed)?;
                 valid_until = Some(at.as_second());
@@ -321,10 +329,10 @@ fn confirmation(body: &[u8]) -> Result<Confirmation, Problem> {
             "relationship must be true: the patient is under treatment.",
         ));
     }
-    if emergency && !reason {
+    if emergency && reason.is_empty() {
         return Err(Problem::Request("reason-missing", "Emergency access needs a reason."));
     }
-    Ok(Confirmation { emergency, valid_until })
+    Ok(Confirmation { emergency, reason, valid_until })
 }
 
 pub(super) fn patient_reference(clinic: &Clinic, bearer: &Bearer, treated: &Treated) -> Result<String, Problem> {

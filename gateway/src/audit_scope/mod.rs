@@ -1,31 +1,31 @@
 //! The guard that guarantees a record: an intent at the start, the decision before the first byte, the outcome on every
 //! way out, also when the other side goes away or we crash.
 
-use std::collections::BTreeMap;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+mod follow;
+mod objects;
+mod recorder;
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+pub use recorder::Recorder;
+
 use jiff::Timestamp;
 use ncp_audit::{
     Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts, QueryObject, Role,
     StudyObject, Transaction,
 };
 use ncp_ihe::{CrossGatewayQueryRequest, DocumentRequest, ImagingRequest, PatientId, PatientQuery};
-use ncp_soap::{Addressing, BoxError, OutPart};
+use ncp_soap::{Addressing, OutPart};
 use ncp_xml::Element;
-use openssl::sha::Sha256;
 
 use crate::app::App;
 use crate::config::Peer;
 use crate::identity::{Identity, TransactionName};
 use crate::listener::{OutParts, PeerConnection};
 use crate::national::{LocatedStudy, Missing};
-use crate::outcome::{Alert, GatewayError, Indicator};
+use crate::outcome::{Alert, GatewayError};
 use crate::policy::Refusal;
 use crate::responding::pipeline::Exchange;
+
+use objects::{document_object, study_object};
 
 /// The trail of one exchange.
 pub struct Trail {
@@ -35,59 +35,6 @@ pub struct Trail {
     decision: Decision,
     progress: Recorder,
     alerts: Vec<Event>,
-}
-
-/// Counts what really goes out or comes in, while it does; once for several trails where an exchange passes through.
-#[derive(Clone)]
-pub struct Recorder(Vec<Arc<Mutex<Progress>>>);
-
-impl Default for Recorder {
-    fn default() -> Self {
-        Self(vec![Arc::default()])
-    }
-}
-
-#[derive(Default)]
-struct Progress {
-    failed: BTreeMap<String, StudyObject>,
-    failed_documents: Vec<DocumentObject>,
-    alerts: Vec<String>,
-    documents: Vec<DocumentObject>,
-    studies: BTreeMap<String, (StudyObject, Sha256Of)>,
-    snapshot: String,
-}
-
-/// SHA-256 over the digests of whole instances.
-struct Sha256Of(Sha256);
-
-impl Default for Sha256Of {
-    fn default() -> Self {
-        Self(Sha256::new())
-    }
-}
-
-type Data = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
-
-impl From<TransactionName> for Transaction {
-    fn from(name: TransactionName) -> Self {
-        match name {
-            TransactionName::Iti55 => Self::Iti55,
-            TransactionName::Iti38 => Self::Iti38,
-            TransactionName::Iti39 => Self::Iti39,
-            TransactionName::Rad75 => Self::Rad75,
-        }
-    }
-}
-
-impl From<Indicator> for OutcomeIndicator {
-    fn from(indicator: Indicator) -> Self {
-        match indicator {
-            Indicator::Success => Self::Success,
-            Indicator::Minor => Self::Minor,
-            Indicator::Serious => Self::Serious,
-            Indicator::Major => Self::Major,
-        }
-    }
 }
 
 impl Trail {
@@ -173,6 +120,7 @@ impl Trail {
             peer: peer.clone(),
             own_endpoint,
             own_address,
+            trace: objects::trace_context(),
             began: Timestamp::now(),
         };
         let exchange = app.audit.intent(intent).await.map_err(|e| GatewayError::Audit(e.to_string()))?;
@@ -210,10 +158,6 @@ impl Trail {
     pub fn asked_by(&mut self, user: HumanRequestor, purpose: &str) {
         self.decision.user = Some(user);
         self.decision.purpose = purpose.to_owned();
-        if purpose == "EMERGENCY" {
-            let rule = "emergency access".to_owned();
-            self.alerts.push(Event::SecurityAlert { rule, peer: self.peer.clone() });
-        }
     }
 
     /// About whom.
@@ -225,7 +169,8 @@ impl Trail {
     pub fn patient_query(&mut self, query: &PatientQuery) {
         let id =
             query.query.child(ncp_ihe::ns::HL7V3, "queryId").and_then(|q| q.get("root")).unwrap_or("ITI-55").to_owned();
-        self.decision.query = Some(QueryObject { id, bytes: query.query.to_xml().into_bytes() });
+        let bytes = query.query.to_xml().into_bytes();
+        self.decision.query = Some(QueryObject { id, bytes, class_codes: Vec::new() });
     }
 
     /// A person that the answer names.
@@ -235,8 +180,11 @@ impl Trail {
 
     /// The query of ITI-38.
     pub fn stored_query(&mut self, request: &CrossGatewayQueryRequest, body: &Element) {
-        self.decision.query =
-            Some(QueryObject { id: request.query.id().to_owned(), bytes: body.to_xml().into_bytes() });
+        self.decision.query = Some(QueryObject {
+            id: request.query.id().to_owned(),
+            bytes: body.to_xml().into_bytes(),
+            class_codes: objects::class_codes(&request.query),
+        });
     }
 
     /// The documents asked for.
@@ -362,7 +310,7 @@ impl Trail {
 
     /// Ended as decided.
     pub async fn finish(self) {
-        self.close(OutcomeIndicator::Success, String::new()).await;
+        self.close(Outcome::new(OutcomeIndicator::Success, "")).await;
     }
 
     /// Ended with an error: the record, and the alert that its row asks for.
@@ -380,243 +328,48 @@ impl Trail {
         {
             tracing::error!(reason = %error, "decision not stored");
         }
-        self.close(row.indicator.into(), rule).await;
+        let code = if row.retrieve.is_empty() { row.query } else { row.retrieve };
+        self.close(Outcome { error_code: code.to_owned(), ..Outcome::new(row.indicator.into(), &rule) }).await;
     }
 
     /// Broke off on its way.
     pub async fn broke_off(self, why: &str) {
-        self.close(OutcomeIndicator::Serious, why.to_owned()).await;
+        self.close(Outcome::new(OutcomeIndicator::Serious, why)).await;
     }
 
-    async fn close(mut self, indicator: OutcomeIndicator, description: String) {
+    async fn close(mut self, mut outcome: Outcome) {
         let Some(exchange) = self.exchange.take() else { return };
-        let mut outcome = Outcome::new(indicator, &description);
         let rules = self.progress.take(&mut outcome);
         let peer = &self.peer;
         self.alerts.extend(rules.into_iter().map(|rule| Event::SecurityAlert { rule, peer: peer.clone() }));
+        self.alerts.extend(self.emergency());
         outcome.alerts = std::mem::take(&mut self.alerts);
         if let Err(error) = exchange.finish(outcome).await {
             tracing::error!(reason = %error, ncp.reference = %self.exchange_id, "outcome not stored");
         }
     }
 
+    /// Emergency access stands out: it begins and ends with its exchange (110127, 110138).
+    fn emergency(&self) -> Vec<Event> {
+        let (Some(user), "EMERGENCY") = (&self.decision.user, self.decision.purpose.as_str()) else {
+            return Vec::new();
+        };
+        let patient = self.decision.patient.clone().unwrap_or_default();
+        let (rule, peer) = ("emergency access: blocks of the patient are overridden".to_owned(), self.peer.clone());
+        vec![
+            Event::EmergencyStarted {
+                user: user.clone(),
+                patient: patient.clone(),
+                rule: rule.clone(),
+                justification: String::new(),
+                peer: peer.clone(),
+            },
+            Event::EmergencyStopped { user: user.clone(), patient, rule, peer },
+        ]
+    }
+
     /// Goes with the parts of an answer and closes when they end, break or are dropped.
     pub fn follow(self, parts: OutParts) -> OutParts {
-        Box::pin(Followed { parts, trail: Some(self) })
+        follow::follow(self, parts)
     }
-}
-
-struct Followed {
-    parts: OutParts,
-    trail: Option<Trail>,
-}
-
-impl Stream for Followed {
-    type Item = Result<OutPart, BoxError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = self.parts.as_mut().poll_next(cx);
-        match &next {
-            Poll::Ready(None) => close_later(self.trail.take(), None),
-            Poll::Ready(Some(Err(_))) => close_later(self.trail.take(), Some("source broke off")),
-            _ => {}
-        }
-        next
-    }
-}
-
-impl Drop for Followed {
-    fn drop(&mut self) {
-        close_later(self.trail.take(), Some("receiver or source went away"));
-    }
-}
-
-fn close_later(trail: Option<Trail>, broken: Option<&'static str>) {
-    let (Some(trail), Ok(runtime)) = (trail, tokio::runtime::Handle::try_current()) else { return };
-    runtime.spawn(async move {
-        match broken {
-            None => trail.finish().await,
-            Some(why) => trail.broke_off(why).await,
-        }
-    });
-}
-
-fn document_object(request: &DocumentRequest) -> DocumentObject {
-    DocumentObject {
-        unique_id: request.document.clone(),
-        repository: request.repository.to_string(),
-        home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
-        ..DocumentObject::default()
-    }
-}
-
-fn study_object(study: &LocatedStudy) -> StudyObject {
-    let mut series: Vec<String> = study.instances.iter().map(|i| i.series.to_string()).collect();
-    series.dedup();
-    let first = study.instances.first();
-    StudyObject {
-        study: study.study.to_string(),
-        series,
-        repository: first.map(|i| i.request.repository.to_string()).unwrap_or_default(),
-        home: first.and_then(|i| i.request.home.as_ref()).map(ToString::to_string).unwrap_or_default(),
-        ..StudyObject::default()
-    }
-}
-
-impl Recorder {
-    /// Counts for both trails at once, with one digest.
-    pub fn and(&self, other: &Self) -> Self {
-        Self(self.0.iter().chain(&other.0).cloned().collect())
-    }
-
-    fn each(&self, mut change: impl FnMut(&mut Progress)) {
-        for progress in &self.0 {
-            change(&mut progress.lock().unwrap_or_else(|p| p.into_inner()));
-        }
-    }
-
-    /// Begins to count a study.
-    pub fn begin_study(&self, study: StudyObject) {
-        self.each(|progress| {
-            progress.studies.insert(study.study.clone(), (study.clone(), Sha256Of::default()));
-        });
-    }
-
-    /// Counts and digests an instance while it passes.
-    pub fn follow_instance(&self, study: &str, data: Data) -> Data {
-        let (recorder, study) = (self.clone(), study.to_owned());
-        let (on_chunk, for_end) = (recorder.clone(), study.clone());
-        digested(
-            data,
-            move |bytes| {
-                on_chunk.each(|progress| {
-                    if let Some((object, _)) = progress.studies.get_mut(&study) {
-                        object.bytes += bytes;
-                    }
-                });
-            },
-            move |digest| {
-                recorder.each(|progress| {
-                    if let Some((object, all)) = progress.studies.get_mut(&for_end) {
-                        object.instances += 1;
-                        all.0.update(&digest);
-                    }
-                });
-            },
-        )
-    }
-
-    /// Counts and digests a document while it passes.
-    pub fn follow_document(&self, object: DocumentObject, data: Data) -> Data {
-        let mut places = Vec::with_capacity(self.0.len());
-        self.each(|progress| {
-            places.push(progress.documents.len());
-            progress.documents.push(object.clone());
-        });
-        let (on_chunk, on_end, for_end) = (self.clone(), self.clone(), places.clone());
-        digested(
-            data,
-            move |bytes| {
-                let mut places = places.iter();
-                on_chunk.each(|progress| {
-                    if let Some(object) = places.next().and_then(|place| progress.documents.get_mut(*place)) {
-                        object.bytes += bytes;
-                    }
-                });
-            },
-            move |digest| {
-                let mut places = for_end.iter();
-                on_end.each(|progress| {
-                    if let Some(object) = places.next().and_then(|place| progress.documents.get_mut(*place)) {
-                        object.sha256 = hex::encode(digest);
-                    }
-                });
-            },
-        )
-    }
-
-    /// Counts and digests the document that was asked for.
-    pub fn follow_request(&self, request: &DocumentRequest, data: Data) -> Data {
-        self.follow_document(document_object(request), data)
-    }
-
-    /// A document that came whole.
-    fn document(&self, object: &DocumentObject) {
-        self.each(|progress| progress.documents.push(object.clone()));
-    }
-
-    fn snapshot(&self, snapshot: &str) {
-        self.each(|progress| snapshot.clone_into(&mut progress.snapshot));
-    }
-
-    /// One document that did not come.
-    pub fn failed_document(&self, request: &DocumentRequest) {
-        self.each(|progress| progress.failed_documents.push(document_object(request)));
-    }
-
-    /// One instance that did not come.
-    pub fn failed_instance(&self, study: &str, request: &DocumentRequest) {
-        self.each(|progress| {
-            let object = progress.failed.entry(study.to_owned()).or_insert_with(|| StudyObject {
-                study: study.to_owned(),
-                repository: request.repository.to_string(),
-                home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
-                ..StudyObject::default()
-            });
-            object.instances += 1;
-        });
-    }
-
-    /// A security alert that goes with the exchange; one of a kind is enough.
-    pub fn alert(&self, rule: &str) {
-        self.each(|progress| {
-            if !progress.alerts.iter().any(|known| known == rule) {
-                progress.alerts.push(rule.to_owned());
-            }
-        });
-    }
-
-    /// All that was counted, as an outcome that still lacks its indicator; counting starts at nothing.
-    fn take(&self, outcome: &mut Outcome) -> Vec<String> {
-        let mut alerts = Vec::new();
-        self.each(|progress| {
-            let progress = std::mem::take(progress);
-            let snapshot = progress.snapshot;
-            let documents = progress.documents.into_iter();
-            outcome.documents.extend(documents.map(|d| DocumentObject { snapshot: snapshot.clone(), ..d }));
-            let studies = progress.studies.into_values();
-            // A study of which nothing came is among the failed ones.
-            let studies = studies.filter(|(study, _)| {
-                study.instances > 0 || study.bytes > 0 || !progress.failed.contains_key(&study.study)
-            });
-            outcome
-                .studies
-                .extend(studies.map(|(study, all)| StudyObject { sha256: hex::encode(all.0.finish()), ..study }));
-            outcome.failed_studies.extend(progress.failed.into_values());
-            outcome.failed_documents.extend(progress.failed_documents);
-            alerts.extend(progress.alerts);
-        });
-        alerts
-    }
-}
-
-fn digested(data: Data, count: impl Fn(u64) + Send + 'static, end: impl FnOnce([u8; 32]) + Send + 'static) -> Data {
-    let mut data = data;
-    Box::pin(async_stream::stream! {
-        let mut digest = Sha256::new();
-        while let Some(chunk) = data.next().await {
-            match chunk {
-                Ok(bytes) => {
-                    digest.update(&bytes);
-                    count(bytes.len() as u64);
-                    yield Ok(bytes);
-                }
-                Err(error) => {
-                    yield Err(error);
-                    return;
-                }
-            }
-        }
-        end(digest.finish());
-    })
 }

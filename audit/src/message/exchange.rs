@@ -1,0 +1,289 @@
+//! The messages of an exchange between gateways, or with a national consumer.
+
+use jiff::Timestamp;
+
+use super::table::{self, Kind, Row};
+use super::{
+    AuditRecord, Coded, Dialect, DicomData, Message, Object, Participant, Site, application_server, ehdsi_role, human,
+    of_event, point_of_care, purpose, remote,
+};
+use crate::event::{
+    Decision, DocumentObject, Intent, Outcome, OutcomeIndicator, QueryObject, Role, StudyObject, Transaction,
+};
+
+const HOME_XCA: &str = "urn:ihe:iti:xca:2010:homeCommunityId";
+const HOME: &str = "ihe:homeCommunityID";
+
+/// The messages of an exchange: one, or two when a retrieve partly failed, and the alerts.
+pub fn of_exchange(site: &Site, intent: &Intent, decision: &Decision, outcome: &Outcome) -> Vec<AuditRecord> {
+    let partly = !outcome.failed_documents.is_empty() || !outcome.failed_studies.is_empty();
+    let went = !outcome.documents.is_empty() || !outcome.studies.is_empty();
+    let scene = Scene {
+        site,
+        intent,
+        decision,
+        indicator: outcome.indicator,
+        description: &outcome.description,
+        error: &outcome.error_code,
+        documents: &outcome.documents,
+        studies: &outcome.studies,
+    };
+    let mut out = Vec::new();
+    if partly {
+        if went {
+            out.push(scene.record());
+        }
+        let whole = outcome.indicator == OutcomeIndicator::Success;
+        out.push(
+            Scene {
+                indicator: if whole { OutcomeIndicator::Minor } else { outcome.indicator },
+                description: "not all of what was asked for was delivered",
+                documents: &outcome.failed_documents,
+                studies: &outcome.failed_studies,
+                ..scene
+            }
+            .record(),
+        );
+    } else if went || outcome.indicator == OutcomeIndicator::Success {
+        out.push(scene.record());
+    } else {
+        out.push(Scene { documents: &decision.documents, studies: &decision.studies, ..scene }.record());
+    }
+    out.extend(outcome.alerts.iter().map(|event| of_event(site, event, &intent.exchange_id, Timestamp::now())));
+    out
+}
+
+/// One message in the making.
+#[derive(Clone, Copy)]
+struct Scene<'a> {
+    site: &'a Site,
+    intent: &'a Intent,
+    decision: &'a Decision,
+    indicator: OutcomeIndicator,
+    description: &'a str,
+    error: &'a str,
+    documents: &'a [DocumentObject],
+    studies: &'a [StudyObject],
+}
+
+impl Scene<'_> {
+    fn transaction(&self) -> Transaction {
+        self.decision.transaction.unwrap_or(self.intent.transaction)
+    }
+
+    fn row(&self, dialect: Dialect) -> Row {
+        table::row(self.transaction(), self.intent.role, dialect, self.site.imaging)
+    }
+
+    fn record(&self) -> AuditRecord {
+        let user = self.decision.user.clone().unwrap_or_default();
+        AuditRecord {
+            event_time_us: self.intent.began.as_microsecond(),
+            xml: self.ihe().to_xml(Dialect::Ihe),
+            ehdsi: self.site.ehdsi.then(|| self.ehdsi().to_xml(Dialect::Ehdsi)),
+            exchange_id: self.intent.exchange_id.clone(),
+            transaction: table::code(self.transaction()).to_owned(),
+            role: if self.intent.role == Role::Initiator { "initiator" } else { "responder" }.to_owned(),
+            outcome: self.indicator.code(),
+            patient: self.decision.patient.clone().unwrap_or_default(),
+            user: user.user_name,
+            organisation: user.organisation,
+            country: self.intent.peer.country.clone(),
+            purpose: self.decision.purpose.clone(),
+            studies: self.studies.iter().map(|s| s.study.clone()).collect(),
+        }
+    }
+
+    fn message(&self, row: Row, event: Coded, participants: Vec<Participant>, objects: Vec<Object>) -> Message {
+        Message {
+            event,
+            action: row.action.to_owned(),
+            at: self.intent.began,
+            outcome: self.indicator.code(),
+            types: vec![Coded::new(row.code, "IHE Transactions", row.text).shown(row.display)],
+            description: self.description.to_owned(),
+            purposes: purpose(&self.decision.purpose).into_iter().collect(),
+            participants,
+            enterprise_site: self.site.enterprise_site.clone(),
+            source: self.site.source.clone(),
+            source_types: vec![application_server()],
+            objects,
+        }
+    }
+
+    /// Strict: source, professional, organisation, destination.
+    fn ihe(&self) -> Message {
+        let row = self.row(Dialect::Ihe);
+        let own = Participant {
+            user_id: self.intent.own_endpoint.clone(),
+            alternative: std::process::id().to_string(),
+            address: self.intent.own_address.clone(),
+            ..Participant::default()
+        };
+        let (initiator, responder) = self.sides(own, remote(&self.intent.peer));
+        // What is asked comes from the initiator, what is retrieved from the responder.
+        let retrieved = matches!(row.kind, Kind::Documents | Kind::Images);
+        let (mut source, mut destination) = if retrieved { (responder, initiator) } else { (initiator, responder) };
+        source.roles.insert(0, Coded::new("110153", "DCM", "Source Role ID"));
+        destination.roles.insert(0, Coded::new("110152", "DCM", "Destination Role ID"));
+        let user = self.decision.user.as_ref();
+        let participants = std::iter::once(source)
+            .chain(user.map(human))
+            .chain(user.and_then(|u| point_of_care(&u.organisation)))
+            .chain([destination])
+            .collect();
+
+        // ITI-55: the patient stands in the responder's message only.
+        let patient = self.decision.patient.as_ref();
+        let patient =
+            patient.filter(|_| self.transaction() != Transaction::Iti55 || self.intent.role == Role::Responder);
+        let mut objects: Vec<Object> = patient.map(|cx| Object::patient(cx, "RFC-3881")).into_iter().collect();
+        objects.extend(self.decision.query.as_ref().map(|query| {
+            let id_type = Coded::new(row.code, "IHE Transactions", row.text);
+            let home = if row.kind == Kind::PatientQuery { HOME } else { HOME_XCA };
+            let object = self.query(query, Object::new("2", "24", &query.id, id_type), row);
+            self.shared(object).detail(home, &self.intent.peer.home_community_id)
+        }));
+        objects.extend(self.documents.iter().map(|document| {
+            let id_type = Coded::new("9", "RFC-3881", "Report Number");
+            document_details(self.shared(Object::new("2", "3", &document.unique_id, id_type)), document)
+        }));
+        objects.extend(self.studies.iter().map(|study| self.study(study, row)));
+        objects.push(exchange_object(&self.intent.exchange_id));
+        if !self.intent.trace.is_empty() {
+            let id_type = Coded::new("traceparent", "w3c", "traceparent");
+            objects.push(Object::new("4", "26", &self.intent.trace, id_type));
+        }
+        self.message(row, Coded::new(row.event.0, "DCM", row.event.1), participants, objects)
+    }
+
+    /// As OpenNCP writes it: point of care, professional, service consumer, service provider. Where OpenNCP has a
+    /// literal we have the truth: the professional's role is a second code beside the one that receivers look for, and
+    /// addresses are those of the connection.
+    fn ehdsi(&self) -> Message {
+        let row = self.row(Dialect::Ehdsi);
+        let own_name = if self.site.node.is_empty() { &self.site.source } else { &self.site.node };
+        let own = Participant {
+            user_id: own_name.clone(),
+            alternative: own_name.clone(),
+            address: self.intent.own_address.clone(),
+            ..Participant::default()
+        };
+        let peer = &self.intent.peer;
+        let theirs = Participant {
+            alternative: peer.certificate_name.clone(),
+            ..remote(&crate::PeerFacts { endpoint: String::new(), ..peer.clone() })
+        };
+        let (consumer, provider) = self.sides(own, theirs);
+        let user = self.decision.user.as_ref();
+        let care = user.and_then(|u| point_of_care(&u.organisation)).map(|care| Participant {
+            alternative: care.user_id.clone(),
+            address: consumer.address.clone(),
+            roles: vec![Coded::new("110152", "DCM", "1.3.6.1.4.1.12559.11.10.1.3.2.2.2")],
+            ..care
+        });
+        let professional = user.map(human).map(|mut professional| {
+            professional.requestor = false;
+            professional.roles.insert(0, Coded::new("110153", "DCM", "Source Role ID"));
+            professional
+        });
+        let participants = care.into_iter().chain(professional).chain([consumer, provider]).collect();
+
+        let patient = self.decision.patient.as_ref().map(|cx| Object::patient(cx, "DCM"));
+        let mut objects: Vec<Object> = patient.into_iter().collect();
+        if self.indicator != OutcomeIndicator::Success && !self.error.is_empty() {
+            let id_type = Coded::new("9", "eHealth DSI Security", "Error Code");
+            objects.push(Object::new("2", "3", self.error, id_type).detail("errormsg", self.description));
+        }
+        let home = &peer.home_community_id;
+        objects.extend(self.decision.query.as_ref().map(|query| {
+            let id = if row.kind == Kind::PatientQuery { home } else { &self.decision.message_id };
+            let id = if id.is_empty() { &query.id } else { id };
+            let object = Object::new("2", "24", id, Coded::new(row.code, "IHE Transactions", row.text).shown(row.text));
+            self.query(query, object, row).detail(HOME, home)
+        }));
+        if matches!(row.kind, Kind::Documents | Kind::Images) {
+            let id_type = Coded::new(row.code, "IHE Transactions", row.text).shown(row.text);
+            objects.push(Object::new("2", "3", &self.decision.message_id, id_type).detail(HOME, home));
+        }
+        objects.extend(self.documents.iter().map(|document| {
+            let id_type = Coded::new("12", "DCM", "Cross Gateway Retrieve").shown("Cross Gateway Retrieve");
+            document_details(Object::new("2", "4", &document.unique_id, id_type), document)
+        }));
+        objects.extend(self.studies.iter().map(|study| self.study(study, row)));
+        if !self.decision.message_id.is_empty() {
+            let id_type = Coded::new("req", "eHealth DSI Msg", "Request Message").shown("Request Message");
+            objects.push(Object::new("4", "", &self.decision.message_id, id_type));
+        }
+        if objects.is_empty() {
+            let id_type = Coded::new("12", "DCM", "URI");
+            objects.push(Object::new("2", "4", &self.intent.exchange_id, id_type));
+        }
+        if let Some(first) = objects.first_mut() {
+            let told = std::mem::take(first);
+            *first = told.detail("ncp:exchange-id", &self.intent.exchange_id).detail("traceparent", &self.intent.trace);
+        }
+        let event = Coded::new(row.event.0, "DCM", row.event.1).shown(row.text);
+        self.message(row, event, participants, objects)
+    }
+
+    /// The initiator and the responder of the two, with the roles of the eHealth DSI.
+    fn sides(&self, ours: Participant, theirs: Participant) -> (Participant, Participant) {
+        let (mut initiator, mut responder) = match self.intent.role {
+            Role::Initiator => (ours, theirs),
+            Role::Responder => (theirs, ours),
+        };
+        initiator.requestor = true;
+        initiator.roles.push(ehdsi_role("ServiceConsumer", "Service Consumer"));
+        responder.roles.push(ehdsi_role("ServiceProvider", "Service Provider"));
+        (initiator, responder)
+    }
+
+    fn query(&self, query: &QueryObject, object: Object, row: Row) -> Object {
+        let object = Object { query: Some(query.bytes.clone()), ..object };
+        let object = if row.kind == Kind::Query { object.detail("QueryEncoding", "UTF-8") } else { object };
+        query.class_codes.iter().fold(object, |object, code| object.detail("ncp:class-code", code))
+    }
+
+    /// The exchange that the object is of, as the other side may know it too.
+    fn shared(&self, object: Object) -> Object {
+        object.detail("ncp:exchange-id", &self.intent.exchange_id).detail("wsa:MessageID", &self.decision.message_id)
+    }
+
+    fn study(&self, study: &StudyObject, row: Row) -> Object {
+        let id_type = Coded::new("110180", "DCM", "Study Instance UID");
+        let object = self.shared(Object::new("2", "3", &study.study, id_type));
+        let home = if row.code == "RAD-69" { HOME } else { HOME_XCA };
+        let object = study.series.iter().fold(object, |object, uid| object.detail("Series Instance Unique Id", uid));
+        let object = object
+            .detail("Repository Unique Id", &study.repository)
+            .detail(home, &study.home)
+            .detail("NumberOfInstances", &study.instances.to_string())
+            .detail("ncp:bytes", &study.bytes.to_string())
+            .detail("ncp:sha-256", &study.sha256);
+        // Of a study that broke off the classes are those of what was promised; the count is what really passed.
+        let classes = match study.sop_classes.as_slice() {
+            [] => vec![(String::new(), study.instances)],
+            [(uid, _)] => vec![(uid.clone(), study.instances)],
+            several => several.to_vec(),
+        };
+        let accessions = (!study.accession.is_empty()).then(|| study.accession.clone()).into_iter().collect();
+        let dicom = DicomData { accessions, sop_classes: classes, studies: vec![study.study.clone()] };
+        let disclosed = if self.intent.role == Role::Responder { "11" } else { "12" };
+        Object { life_cycle: disclosed.to_owned(), dicom: Some(dicom), ..object }
+    }
+}
+
+fn document_details(object: Object, document: &DocumentObject) -> Object {
+    object
+        .detail("Repository Unique Id", &document.repository)
+        .detail(HOME, &document.home)
+        .detail("ncp:bytes", &document.bytes.to_string())
+        .detail("ncp:sha-256", &document.sha256)
+        .detail("ncp:terminology-snapshot", &document.snapshot)
+}
+
+/// Which exchange a record is of.
+pub(super) fn exchange_object(exchange_id: &str) -> Object {
+    Object::new("2", "26", exchange_id, Coded::new("ncp-exchange", "NCP", "Exchange id"))
+}

@@ -1,0 +1,256 @@
+//! The audit message as a value (DICOM PS3.15 A.5): free of dialect until it is written.
+
+use jiff::Timestamp;
+use ncp_xml::Element;
+
+/// How a message is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// The 2017c schema: DICOM data of an object inside `ParticipantObjectDescription`, roles up to 26.
+    Ihe,
+    /// What OpenATNA accepts: SOP class and study directly in the object, roles up to 24.
+    Ehdsi,
+}
+
+/// A coded value.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Coded {
+    /// `csd-code`, in RFC 3881 `code`.
+    pub code: String,
+    /// `codeSystemName`.
+    pub system: String,
+    /// `originalText`.
+    pub text: String,
+    /// `displayName`, empty when none.
+    pub display: String,
+}
+
+impl Coded {
+    /// A code with its text.
+    pub fn new(code: &str, system: &str, text: &str) -> Self {
+        Self { code: code.to_owned(), system: system.to_owned(), text: text.to_owned(), display: String::new() }
+    }
+
+    /// The same with a display name.
+    pub fn shown(self, display: &str) -> Self {
+        Self { display: display.to_owned(), ..self }
+    }
+
+    fn element(&self, name: &str) -> Element {
+        let mut out = Element::new("", name)
+            .attr("csd-code", clean(&self.code))
+            .attr("codeSystemName", clean(&self.system))
+            .attr("originalText", clean(&self.text));
+        if !self.display.is_empty() {
+            out.set_attr("", "displayName", clean(&self.display));
+        }
+        out
+    }
+}
+
+/// `ActiveParticipant`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Participant {
+    /// `UserID`.
+    pub user_id: String,
+    /// `AlternativeUserID`, empty when none.
+    pub alternative: String,
+    /// `UserName`, empty when none.
+    pub name: String,
+    /// `UserIsRequestor`.
+    pub requestor: bool,
+    /// `NetworkAccessPointID`, empty when none.
+    pub address: String,
+    /// `RoleIDCode`.
+    pub roles: Vec<Coded>,
+}
+
+/// What an object says in DICOM's own terms.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DicomData {
+    /// Accession numbers.
+    pub accessions: Vec<String>,
+    /// SOP Class UID, empty when not known, and its number of instances.
+    pub sop_classes: Vec<(String, u64)>,
+    /// Study Instance UIDs.
+    pub studies: Vec<String>,
+}
+
+/// `ParticipantObjectIdentification`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Object {
+    /// `ParticipantObjectID`.
+    pub id: String,
+    /// `ParticipantObjectTypeCode`: 1 person, 2 system, 3 organisation, 4 other; empty when none.
+    pub kind: String,
+    /// `ParticipantObjectTypeCodeRole`, empty when none.
+    pub role: String,
+    /// `ParticipantObjectDataLifeCycle`, empty when none.
+    pub life_cycle: String,
+    /// `ParticipantObjectIDTypeCode`.
+    pub id_type: Coded,
+    /// `ParticipantObjectName`, empty when none.
+    pub name: String,
+    /// `ParticipantObjectQuery`, decoded.
+    pub query: Option<Vec<u8>>,
+    /// `ParticipantObjectDetail`: type and decoded value.
+    pub details: Vec<(String, Vec<u8>)>,
+    /// DICOM data.
+    pub dicom: Option<DicomData>,
+}
+
+impl Object {
+    /// An object of kind, role and identifier.
+    pub fn new(kind: &str, role: &str, id: &str, id_type: Coded) -> Self {
+        Self { kind: kind.to_owned(), role: role.to_owned(), id: id.to_owned(), id_type, ..Self::default() }
+    }
+
+    /// The patient.
+    pub fn patient(cx: &str, system: &str) -> Self {
+        Self::new("1", "1", cx, Coded::new("2", system, "Patient Number"))
+    }
+
+    /// One more detail; an empty value says nothing and is left out.
+    pub fn detail(mut self, kind: &str, value: &str) -> Self {
+        if !value.is_empty() {
+            self.details.push((kind.to_owned(), value.as_bytes().to_vec()));
+        }
+        self
+    }
+}
+
+/// `AuditMessage`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// `EventID`.
+    pub event: Coded,
+    /// `EventActionCode`: C, R, U, D, E, or empty.
+    pub action: String,
+    /// `EventDateTime`.
+    pub at: Timestamp,
+    /// `EventOutcomeIndicator`.
+    pub outcome: i32,
+    /// `EventTypeCode`.
+    pub types: Vec<Coded>,
+    /// `EventOutcomeDescription`, empty when none.
+    pub description: String,
+    /// `PurposeOfUse`.
+    pub purposes: Vec<Coded>,
+    /// Who took part.
+    pub participants: Vec<Participant>,
+    /// `AuditEnterpriseSiteID`, empty when none.
+    pub enterprise_site: String,
+    /// `AuditSourceID`.
+    pub source: String,
+    /// `AuditSourceTypeCode`.
+    pub source_types: Vec<Coded>,
+    /// What it was about.
+    pub objects: Vec<Object>,
+}
+
+impl Message {
+    /// The message in one dialect, without XML declaration.
+    pub fn to_xml(&self, dialect: Dialect) -> String {
+        let mut event = Element::new("", "EventIdentification");
+        set(&mut event, "EventActionCode", &self.action);
+        event.set_attr("", "EventDateTime", self.at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string());
+        event.set_attr("", "EventOutcomeIndicator", self.outcome.to_string());
+        event.push(self.event.element("EventID"));
+        let described = (!self.description.is_empty())
+            .then(|| Element::new("", "EventOutcomeDescription").text(clean(&self.description)));
+        let event = event
+            .with_all(self.types.iter().map(|c| c.element("EventTypeCode")))
+            .with_all(described)
+            .with_all(self.purposes.iter().map(|c| c.element("PurposeOfUse")));
+        let mut source = Element::new("", "AuditSourceIdentification");
+        set(&mut source, "AuditEnterpriseSiteID", &self.enterprise_site);
+        source.set_attr("", "AuditSourceID", clean(&self.source));
+        Element::new("", "AuditMessage")
+            .with(event)
+            .with_all(self.participants.iter().map(participant))
+            .with(source.with_all(self.source_types.iter().map(|c| c.element("AuditSourceTypeCode"))))
+            .with_all(self.objects.iter().map(|o| object(o, dialect)))
+            .to_xml()
+    }
+
+    /// The patient's identifier, empty when the message has none.
+    pub fn patient(&self) -> &str {
+        self.objects.iter().find(|o| o.kind == "1" && o.role == "1").map_or("", |o| o.id.as_str())
+    }
+}
+
+fn set(element: &mut Element, name: &str, value: &str) {
+    if !value.is_empty() {
+        element.set_attr("", name, clean(value));
+    }
+}
+
+fn participant(participant: &Participant) -> Element {
+    let mut out = Element::new("", "ActiveParticipant").attr("UserID", clean(&participant.user_id));
+    set(&mut out, "AlternativeUserID", &participant.alternative);
+    set(&mut out, "UserName", &participant.name);
+    out.set_attr("", "UserIsRequestor", participant.requestor.to_string());
+    if !participant.address.is_empty() {
+        // 2 is an address, 1 a name.
+        let kind = if participant.address.parse::<std::net::IpAddr>().is_ok() { "2" } else { "1" };
+        set(&mut out, "NetworkAccessPointID", &participant.address);
+        out.set_attr("", "NetworkAccessPointTypeCode", kind);
+    }
+    out.with_all(participant.roles.iter().map(|c| c.element("RoleIDCode")))
+}
+
+fn object(object: &Object, dialect: Dialect) -> Element {
+    let mut out = Element::new("", "ParticipantObjectIdentification").attr("ParticipantObjectID", clean(&object.id));
+    set(&mut out, "ParticipantObjectTypeCode", &object.kind);
+    set(&mut out, "ParticipantObjectTypeCodeRole", &object.role);
+    set(&mut out, "ParticipantObjectDataLifeCycle", &object.life_cycle);
+    out.push(object.id_type.element("ParticipantObjectIDTypeCode"));
+    if let Some(query) = &object.query {
+        out.push(Element::new("", "ParticipantObjectQuery").text(openssl::base64::encode_block(query)));
+    } else if !object.name.is_empty() {
+        out.push(Element::new("", "ParticipantObjectName").text(clean(&object.name)));
+    }
+    for (kind, value) in &object.details {
+        let detail = Element::new("", "ParticipantObjectDetail").attr("type", clean(kind));
+        out.push(detail.attr("value", openssl::base64::encode_block(value)));
+    }
+    let Some(dicom) = &object.dicom else { return out };
+    let accessions = dicom.accessions.iter().map(|n| Element::new("", "Accession").attr("Number", clean(n)));
+    let studies = dicom.studies.iter().map(|uid| Element::new("", "StudyIDs").attr("UID", clean(uid)));
+    let contains = Element::new("", "ParticipantObjectContainsStudy").with_all(studies);
+    let encrypted = Element::new("", "Encrypted").text("true");
+    match dialect {
+        Dialect::Ihe => {
+            let description = Element::new("", "ParticipantObjectDescription")
+                .with_all(accessions)
+                .with_all(dicom.sop_classes.iter().map(|(uid, count)| sop_class(uid, *count)));
+            out.with(description.with(contains).with(encrypted))
+        }
+        // That schema has room for one SOP class: the first, with the instances of all.
+        Dialect::Ehdsi => {
+            let all = dicom.sop_classes.iter().map(|(_, count)| count).sum();
+            let first = dicom.sop_classes.first().map_or("", |(uid, _)| uid);
+            out.with_all(accessions).with(sop_class(first, all)).with(contains).with(encrypted)
+        }
+    }
+}
+
+fn sop_class(uid: &str, count: u64) -> Element {
+    let mut out = Element::new("", "SOPClass");
+    set(&mut out, "UID", uid);
+    out.attr("NumberOfInstances", count.to_string())
+}
+
+/// Text that no terminal, log or page can take for a command: control characters and the marks that turn the direction
+/// of writing are written as `\u{..}`; a message is never cut.
+fn clean(text: &str) -> String {
+    let hostile = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
+    };
+    if !text.contains(hostile) {
+        return text.to_owned();
+    }
+    text.chars().map(|c| if hostile(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}

@@ -1,0 +1,203 @@
+//! Counts and digests what really goes out or comes in, while it does.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use ncp_audit::{DocumentObject, Outcome, StudyObject};
+use ncp_ihe::DocumentRequest;
+use ncp_soap::BoxError;
+use openssl::sha::Sha256;
+
+use super::objects::document_object;
+
+/// Counts what really goes out or comes in, while it does; once for several trails where an exchange passes through.
+#[derive(Clone)]
+pub struct Recorder(Vec<Arc<Mutex<Progress>>>);
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self(vec![Arc::default()])
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Progress {
+    failed: BTreeMap<String, StudyObject>,
+    failed_documents: Vec<DocumentObject>,
+    alerts: Vec<String>,
+    documents: Vec<DocumentObject>,
+    studies: BTreeMap<String, (StudyObject, Sha256Of)>,
+    snapshot: String,
+}
+
+/// SHA-256 over the digests of whole instances.
+struct Sha256Of(Sha256);
+
+impl Default for Sha256Of {
+    fn default() -> Self {
+        Self(Sha256::new())
+    }
+}
+
+type Data = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
+
+impl Recorder {
+    /// Counts for both trails at once, with one digest.
+    pub fn and(&self, other: &Self) -> Self {
+        Self(self.0.iter().chain(&other.0).cloned().collect())
+    }
+
+    pub(super) fn each(&self, mut change: impl FnMut(&mut Progress)) {
+        for progress in &self.0 {
+            change(&mut progress.lock().unwrap_or_else(|p| p.into_inner()));
+        }
+    }
+
+    /// Begins to count a study.
+    pub fn begin_study(&self, study: StudyObject) {
+        self.each(|progress| {
+            progress.studies.insert(study.study.clone(), (study.clone(), Sha256Of::default()));
+        });
+    }
+
+    /// Counts and digests an instance while it passes.
+    pub fn follow_instance(&self, study: &str, data: Data) -> Data {
+        let (recorder, study) = (self.clone(), study.to_owned());
+        let (on_chunk, for_end) = (recorder.clone(), study.clone());
+        digested(
+            data,
+            move |bytes| {
+                on_chunk.each(|progress| {
+                    if let Some((object, _)) = progress.studies.get_mut(&study) {
+                        object.bytes += bytes;
+                    }
+                });
+            },
+            move |digest| {
+                recorder.each(|progress| {
+                    if let Some((object, all)) = progress.studies.get_mut(&for_end) {
+                        object.instances += 1;
+                        all.0.update(&digest);
+                    }
+                });
+            },
+        )
+    }
+
+    /// Counts and digests a document while it passes.
+    pub fn follow_document(&self, object: DocumentObject, data: Data) -> Data {
+        let mut places = Vec::with_capacity(self.0.len());
+        self.each(|progress| {
+            places.push(progress.documents.len());
+            progress.documents.push(object.clone());
+        });
+        let (on_chunk, on_end, for_end) = (self.clone(), self.clone(), places.clone());
+        digested(
+            data,
+            move |bytes| {
+                let mut places = places.iter();
+                on_chunk.each(|progress| {
+                    if let Some(object) = places.next().and_then(|place| progress.documents.get_mut(*place)) {
+                        object.bytes += bytes;
+                    }
+                });
+            },
+            move |digest| {
+                let mut places = for_end.iter();
+                on_end.each(|progress| {
+                    if let Some(object) = places.next().and_then(|place| progress.documents.get_mut(*place)) {
+                        object.sha256 = hex::encode(digest);
+                    }
+                });
+            },
+        )
+    }
+
+    /// Counts and digests the document that was asked for.
+    pub fn follow_request(&self, request: &DocumentRequest, data: Data) -> Data {
+        self.follow_document(document_object(request), data)
+    }
+
+    /// A document that came whole.
+    pub(super) fn document(&self, object: &DocumentObject) {
+        self.each(|progress| progress.documents.push(object.clone()));
+    }
+
+    pub(super) fn snapshot(&self, snapshot: &str) {
+        self.each(|progress| snapshot.clone_into(&mut progress.snapshot));
+    }
+
+    /// One document that did not come.
+    pub fn failed_document(&self, request: &DocumentRequest) {
+        self.each(|progress| progress.failed_documents.push(document_object(request)));
+    }
+
+    /// One instance that did not come.
+    pub fn failed_instance(&self, study: &str, request: &DocumentRequest) {
+        self.each(|progress| {
+            let object = progress.failed.entry(study.to_owned()).or_insert_with(|| StudyObject {
+                study: study.to_owned(),
+                repository: request.repository.to_string(),
+                home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
+                ..StudyObject::default()
+            });
+            object.instances += 1;
+        });
+    }
+
+    /// A security alert that goes with the exchange; one of a kind is enough.
+    pub fn alert(&self, rule: &str) {
+        self.each(|progress| {
+            if !progress.alerts.iter().any(|known| known == rule) {
+                progress.alerts.push(rule.to_owned());
+            }
+        });
+    }
+
+    /// All that was counted, as an outcome that still lacks its indicator; counting starts at nothing.
+    pub(super) fn take(&self, outcome: &mut Outcome) -> Vec<String> {
+        let mut alerts = Vec::new();
+        self.each(|progress| {
+            let progress = std::mem::take(progress);
+            let snapshot = progress.snapshot;
+            let documents = progress.documents.into_iter();
+            outcome.documents.extend(documents.map(|d| DocumentObject { snapshot: snapshot.clone(), ..d }));
+            let studies = progress.studies.into_values();
+            // A study of which nothing came is among the failed ones.
+            let studies = studies.filter(|(study, _)| {
+                study.instances > 0 || study.bytes > 0 || !progress.failed.contains_key(&study.study)
+            });
+            outcome
+                .studies
+                .extend(studies.map(|(study, all)| StudyObject { sha256: hex::encode(all.0.finish()), ..study }));
+            outcome.failed_studies.extend(progress.failed.into_values());
+            outcome.failed_documents.extend(progress.failed_documents);
+            alerts.extend(progress.alerts);
+        });
+        alerts
+    }
+}
+
+fn digested(data: Data, count: impl Fn(u64) + Send + 'static, end: impl FnOnce([u8; 32]) + Send + 'static) -> Data {
+    let mut data = data;
+    Box::pin(async_stream::stream! {
+        let mut digest = Sha256::new();
+        while let Some(chunk) = data.next().await {
+            match chunk {
+                Ok(bytes) => {
+                    digest.update(&bytes);
+                    count(bytes.len() as u64);
+                    yield Ok(bytes);
+                }
+                Err(error) => {
+                    yield Err(error);
+                    return;
+                }
+            }
+        }
+        end(digest.finish());
+    })
+}
