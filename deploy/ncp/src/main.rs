@@ -13,6 +13,7 @@ mod clinician;
 mod demo;
 mod faults;
 mod issuer;
+mod manifest;
 mod refusals;
 mod relay;
 mod templates;
@@ -75,6 +76,9 @@ enum Command {
     /// Reads the audit trail of a running demonstration.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Shows imaging manifests (KOS of XDS-I.b, Xt-EHR V7e and MADO; MADO's FHIR document) and converts between them.
+    #[command(subcommand)]
+    Manifest(manifest::Command),
     /// Prints figures of this machine, one JSON line each, beside those of a peer in the same run.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -85,6 +89,7 @@ async fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Demo { check: false, dir, sources } => demo::run(dir, &sources).await.map(|()| true),
         Command::Demo { check: true, dir, sources } => check::run(dir, &sources).await,
+        Command::Manifest(command) => manifest::run(command),
         Command::Bench(bench) => bench::run(bench).await.map(|()| true),
         Command::Find(command) => clinician::find(command).await.map(|()| true),
         Command::Fetch(command) => clinician::fetch(command).await.map(|()| true),
