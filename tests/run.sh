@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
 # Runs everything that a change must pass. Debian 12: installs what is missing.
-# Last line: "N passed, N failed". Options: --interop is accepted; foreign counterparts come with the wire work.
+# Last line: "N passed, N failed". With --interop also the counterparts that others wrote: IPF (Java) and Python clients.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/install.sh
 install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev curl ca-certificates \
   xmlsec1 libxml2-utils python3-venv
 install_rust
+interop=false
+for option in "$@"; do
+  case "$option" in
+    --interop) interop=true ;;
+    *) echo "unknown option $option" >&2; exit 64 ;;
+  esac
+done
 export NCP_SHARED_DATA="${NCP_SHARED_DATA:-$(cd .. && pwd)/shared/data}"
 [ -d "$NCP_SHARED_DATA" ] || echo "NCP_SHARED_DATA is not there: tests that need it say so"
 target="${CARGO_TARGET_DIR:-target}"
@@ -19,6 +26,16 @@ if [ ! -x "$target/python/bin/python" ]; then
 fi
 NCP_PYTHON="$(cd "$target/python/bin" && pwd)/python"
 export NCP_PYTHON
+
+# IPF as its own project, from Maven Central; the tests find its classes by NCP_IPF_CLASSPATH.
+if "$interop"; then
+  install_packages openjdk-17-jdk-headless maven orthanc orthanc-dicomweb
+  "$target/python/bin/pip" install -q -r tests/interop/python/requirements.txt >/dev/null
+  ipf="$(cd "$target" && pwd)/ipf"
+  mvn -q -B -f tests/interop/ipf/pom.xml -Dncp.target="$ipf" compile dependency:build-classpath -Dmdep.outputFile="$ipf/classpath"
+  NCP_IPF_CLASSPATH="$ipf/classes:$(cat "$ipf/classpath")"
+  export NCP_IPF_CLASSPATH
+fi
 
 passed=0
 failed=0
@@ -53,10 +70,9 @@ demo_check() {
   NCP_CAPTURE_DIR="$captured" NCP_DEMO_DIR="$(mktemp -d)/demo" deploy/demo.sh --check
 }
 step demo demo_check
-if [ -d "$NCP_SHARED_DATA" ]; then
-  step schemas tests/schemas.py "$captured" "$NCP_SHARED_DATA/ihe/xsd/envelope-all.xsd"
-else
-  echo "schemas: skipped: needs NCP_SHARED_DATA"
+step messages "$target/release/check-messages" "$captured" 20
+if "$interop"; then
+  step python tests/interop/python/run.sh
 fi
 if command -v cargo-deny >/dev/null; then
   step deny cargo-deny --offline check licenses bans sources

@@ -277,6 +277,7 @@ fn message_row(error: &MessageError) -> Row {
             alert: Some(Alert::Security),
             ..same("XDSUnknownCommunity", "homeCommunityId is not ours")
         },
+        M::RepositoryUnknown => Row { retrieve: "XDSUnknownRepositoryId", text: "repository is not known", ..row },
         M::DemographicsOnly | M::NoPatientId => Row {
             xcpd_reason: ("DemographicsQueryNotAllowed", EHDSI_REASONS),
             ..same("XDSStoredQueryMissingParam", "a patient identifier is required")

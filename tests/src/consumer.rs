@@ -12,7 +12,8 @@ use ncp_soap::{Addressing, Envelope, ns};
 use ncp_tls::{Material, SslConnector};
 use ncp_xml::{Element, Limits};
 
-use crate::neighbour::{Answer, capture, post};
+use crate::messages::{Capture, Origin};
+use crate::neighbour::{Answer, post};
 use crate::pki::{CountryPki, Error};
 
 /// Path of ITI-18.
@@ -28,6 +29,10 @@ pub struct Consumer {
     signer: Signer,
     audience: String,
     port: u16,
+    /// Where its messages and their answers are kept; at first what `NCP_CAPTURE_DIR` names.
+    pub capture: Option<Capture>,
+    /// Who wrote the bodies that it sends.
+    pub origin: Origin,
 }
 
 impl Consumer {
@@ -39,7 +44,14 @@ impl Consumer {
         let material = Material::load(&pki.path("consumer.pem"), &pki.path("consumer.key"))?;
         let connector = material.connector(&[anchors.to_owned()], b"\x08http/1.1")?;
         let signer = Signer::start(SealKey::load(&pki.path("xua.pem"), &pki.path("xua.key"))?, 1)?;
-        Ok(Self { connector, signer, audience: audience.to_owned(), port })
+        Ok(Self {
+            connector,
+            signer,
+            audience: audience.to_owned(),
+            port,
+            capture: Capture::from_environment()?,
+            origin: Origin::Ours,
+        })
     }
 
     /// The user's XUA assertion, in the form of IHE: bearer, an audience of the service, no mark of the eHDSI profile.
@@ -113,13 +125,16 @@ impl Consumer {
         let security = Element::new(ns::WSSE, "Security");
         headers.push(assertions.iter().fold(security, |all, one| all.raw(one.xml.clone())));
         let message = Envelope { headers, body }.write();
-        capture(&message)?;
+        let capture = self.capture.as_ref();
+        if let Some(capture) = capture {
+            capture.envelope(path != REGISTRY, self.origin, &message)?;
+        }
         if path == REGISTRY {
             let content_type = ncp_soap::soap_content_type(action);
-            return post(&self.connector, "localhost", self.port, path, content_type.to_str()?, message).await;
+            return post(&self.connector, "localhost", self.port, path, content_type.to_str()?, message, capture).await;
         }
         let (content_type, body) = ncp_soap::mtom_request(message);
         let bytes = body.collect().await?.to_bytes();
-        post(&self.connector, "localhost", self.port, path, content_type.to_str()?, bytes).await
+        post(&self.connector, "localhost", self.port, path, content_type.to_str()?, bytes, capture).await
     }
 }

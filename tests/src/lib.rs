@@ -3,6 +3,7 @@
 pub mod asking;
 pub mod consumer;
 pub mod country;
+pub mod messages;
 pub mod neighbour;
 pub mod pki;
 pub mod synth;

@@ -14,10 +14,11 @@ use ncp_ihe::{
     ReturnType, StoredQuery, actions,
 };
 use ncp_saml::{Code, HcpClaims, Purpose, SealKey, SignedAssertion, Signer, TrcClaims};
-use ncp_soap::{Addressing, Envelope, Fault, MessageLimits, Parts, ns};
+use ncp_soap::{Addressing, Envelope, Fault, MessageLimits, ns};
 use ncp_tls::{Country, Material, SslConnector};
 use ncp_xml::{Element, Limits};
 
+use crate::messages::{Capture, Origin, RecordedParts};
 use crate::pki::{CountryPki, Error};
 
 /// Paths of a gateway.
@@ -37,6 +38,10 @@ pub struct Neighbour {
     pub home: HomeCommunityId,
     host: String,
     port: u16,
+    /// Where its messages and their answers are kept; at first what `NCP_CAPTURE_DIR` names.
+    pub capture: Option<Capture>,
+    /// Who wrote the bodies that it sends.
+    pub origin: Origin,
 }
 
 /// An answer whose root was read.
@@ -48,7 +53,7 @@ pub struct Answer {
     /// The body element.
     pub body: Element,
     /// What follows.
-    pub parts: Parts<Incoming>,
+    pub parts: RecordedParts,
 }
 
 impl Answer {
@@ -89,7 +94,16 @@ impl Neighbour {
         let seal = SealKey::load(&pki.path("seal.pem"), &pki.path("seal.key"))?;
         let country = seal.country;
         let signer = Signer::start(seal, 1)?;
-        Ok(Self { signer, connector, country, home: HomeCommunityId::parse(home)?, host: host.to_owned(), port })
+        Ok(Self {
+            signer,
+            connector,
+            country,
+            home: HomeCommunityId::parse(home)?,
+            host: host.to_owned(),
+            port,
+            capture: Capture::from_environment()?,
+            origin: Origin::Ours,
+        })
     }
 
     /// A radiologist's claims.
@@ -124,6 +138,14 @@ impl Neighbour {
     pub async fn hcp(&self, claims: &HcpClaims, issued: Timestamp) -> Result<SignedAssertion, Error> {
         let id = format!("_{}", uuid::Uuid::new_v4());
         Ok(self.signer.issue_hcp(&id, claims, issued, Duration::from_secs(4 * 3600)).await?)
+    }
+
+    /// Signs any assertion with this country's seal.
+    ///
+    /// # Errors
+    /// The signer's.
+    pub async fn sign(&self, id: &str, template: Element) -> Result<SignedAssertion, Error> {
+        Ok(self.signer.sign(id, template).await?)
     }
 
     /// A TRC assertion for a patient.
@@ -177,7 +199,7 @@ impl Neighbour {
     /// # Errors
     /// Network, TLS, an answer that is no SOAP.
     pub async fn post(&self, path: &str, content_type: &str, message: impl Into<Bytes>) -> Result<Answer, Error> {
-        post(&self.connector, &self.host, self.port, path, content_type, message).await
+        post(&self.connector, &self.host, self.port, path, content_type, message, self.capture.as_ref()).await
     }
 
     /// A simple SOAP call.
@@ -192,8 +214,11 @@ impl Neighbour {
         body: Element,
     ) -> Result<Answer, Error> {
         let message = self.message(action, path, assertions, body);
-        capture(&message)?;
-        if matches!(action, actions::ITI39_REQUEST | actions::RAD75_REQUEST) {
+        let xop = matches!(action, actions::ITI39_REQUEST | actions::RAD75_REQUEST);
+        if let Some(capture) = &self.capture {
+            capture.envelope(xop, self.origin, &message)?;
+        }
+        if xop {
             let (content_type, body) = ncp_soap::mtom_request(message);
             let bytes = body.collect().await?.to_bytes();
             return self.post(path, content_type.to_str()?, bytes).await;
@@ -287,6 +312,7 @@ pub(crate) async fn post(
     path: &str,
     content_type: &str,
     message: impl Into<Bytes>,
+    capture: Option<&Capture>,
 ) -> Result<Answer, Error> {
     let stream = ncp_tls::connect(connector, host, port, "localhost", Duration::from_secs(10)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
@@ -298,24 +324,22 @@ pub(crate) async fn post(
     let response = sender.send_request(request).await?;
     let (parts, body) = response.into_parts();
     // The connection lives as long as its task; the sender may go.
-    answer(parts.status, &parts.headers, body).await
+    answer(parts.status, &parts.headers, body, capture).await
 }
 
-async fn answer(status: StatusCode, headers: &HeaderMap, body: Incoming) -> Result<Answer, Error> {
+async fn answer(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: Incoming,
+    capture: Option<&Capture>,
+) -> Result<Answer, Error> {
     let mut headers = headers.clone();
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
     let limits = MessageLimits { root_bytes: Limits::ANSWER.bytes, parts: 100_000, ..MessageLimits::default() };
     let message = ncp_soap::read_message(&headers, body, &limits).await.map_err(|e| format!("HTTP {status}: {e}"))?;
     let envelope = Envelope::read(&message.root, &Limits::ANSWER).map_err(|e| format!("HTTP {status}: {e}"))?;
-    capture(&message.root)?;
-    Ok(Answer { status, envelope: message.root, body: envelope.body, parts: message.parts })
-}
-
-/// Keeps every message of both sides where `NCP_CAPTURE_DIR` says, to be validated against the schemas afterwards.
-pub(crate) fn capture(message: &[u8]) -> Result<(), Error> {
-    if let Some(dir) = std::env::var_os("NCP_CAPTURE_DIR") {
-        std::fs::create_dir_all(&dir)?;
-        std::fs::write(std::path::Path::new(&dir).join(format!("{}.xml", uuid::Uuid::new_v4())), message)?;
-    }
-    Ok(())
+    let xop = headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"multipart/"));
+    let id = capture.map(|c| c.envelope(xop, Origin::Ours, &message.root)).transpose()?;
+    let parts = Capture::follow(capture, id, message.parts);
+    Ok(Answer { status, envelope: message.root, body: envelope.body, parts })
 }

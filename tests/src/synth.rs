@@ -108,8 +108,8 @@ impl Study {
         ] {
             object.put(DataElement::new(tag, VR::US, PrimitiveValue::from(value)));
         }
-        let words: Vec<u16> = data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
-        object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U16(words.into())));
+        // As bytes: writing word by word takes minutes in an unoptimised build.
+        object.put(DataElement::new(tags::PIXEL_DATA, VR::OW, PrimitiveValue::U8(data.into())));
         let meta = FileMetaTableBuilder::new()
             .media_storage_sop_class_uid(CT)
             .media_storage_sop_instance_uid(self.instance(slice))

@@ -1,6 +1,5 @@
 //! Between two gateways during the check: keeps every request for the schemas, and cuts an answer when told to.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use ncp_soap::{BoxError, MessageLimits};
+use ncp_tests::messages::{Capture, Origin};
 use ncp_tls::{ClientAuth, HttpClient, Material};
 use tokio::net::TcpListener;
 
@@ -37,7 +37,7 @@ impl Drop for Relay {
 struct Towards {
     http: HttpClient<Full<Bytes>>,
     origin: String,
-    capture: Option<PathBuf>,
+    capture: Option<Capture>,
     cut: Arc<AtomicU64>,
 }
 
@@ -60,7 +60,7 @@ impl Relay {
         let towards = Arc::new(Towards {
             http: ncp_tls::http_client(connector, None, Duration::from_secs(10)),
             origin: format!("https://localhost:{peers}"),
-            capture: std::env::var_os("NCP_CAPTURE_DIR").map(PathBuf::from),
+            capture: Capture::from_environment()?,
             cut: cut.clone(),
         });
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
@@ -89,11 +89,12 @@ impl Relay {
 async fn pass(towards: Arc<Towards>, request: Request<Incoming>) -> Result<Response<Body>, Error> {
     let (head, body) = request.into_parts();
     let bytes = body.collect().await?.to_bytes();
-    if let Some(dir) = &towards.capture {
+    if let Some(capture) = &towards.capture {
         let copy = Full::new(bytes.clone());
         let message = ncp_soap::read_message(&head.headers, copy, &MessageLimits::default()).await?;
-        std::fs::create_dir_all(dir)?;
-        std::fs::write(dir.join(format!("{}.xml", uuid::Uuid::new_v4())), &message.root)?;
+        let announced = head.headers.get(http::header::CONTENT_TYPE);
+        let xop = announced.is_some_and(|t| t.as_bytes().starts_with(b"multipart/"));
+        capture.envelope(xop, Origin::Ours, &message.root)?;
     }
     let path = head.uri.path().to_owned();
     let mut onward = Request::post(format!("{}{path}", towards.origin));

@@ -13,6 +13,9 @@ pub enum MessageError {
     /// homeCommunityId is not the receiver's.
     #[error("home community id is not ours")]
     HomeCommunityUnknown,
+    /// RepositoryUniqueId is no OID, so nobody's.
+    #[error("repository is not known")]
+    RepositoryUnknown,
     /// A stored query that is not served.
     #[error("stored query is not served")]
     QueryUnknown,

@@ -213,6 +213,10 @@ fn common(
     }
     let not_on_or_after = conditions(root, now, life, |audience| audience == AUDIENCE || audiences.contains(audience))?;
     let statement = root.child(SAML, "AuthnStatement").ok_or(E::Content("authn statement"))?;
+    // Two logins in one assertion leave open which of them is meant.
+    if root.all(SAML, "AuthnStatement").nth(1).is_some() || statement.all(SAML, "AuthnContext").nth(1).is_some() {
+        return Err(E::Content("authn statement twice"));
+    }
     instant(statement.get("AuthnInstant"))?;
     let class = statement.path(SAML, &["AuthnContext", "AuthnContextClassRef"]).ok_or(E::Content("authn context"))?;
     Ok(Common {

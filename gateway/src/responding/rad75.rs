@@ -56,8 +56,10 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
             // Another patient's or a blocked study answers instance by instance as an absent one.
             Err(refusal) => {
                 trail.withheld(&refusal);
-                let requests = all.iter().chain(missing.iter().map(|(request, _)| request));
-                errors.extend(requests.map(|request| missing_error(exchange, request, Missing::Unknown)));
+                errors.extend(all.iter().map(|request| missing_error(exchange, request, Missing::Unknown)));
+                // That a source is not configured says nothing of any patient.
+                let told = |why| if why == Missing::UnknownSource { why } else { Missing::Unknown };
+                errors.extend(missing.iter().map(|(request, why)| missing_error(exchange, request, told(*why))));
             }
         }
     }

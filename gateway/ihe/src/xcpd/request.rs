@@ -80,11 +80,12 @@ impl PatientQuery {
             .path(HL7V3, &["controlActProcess", "queryByParameter"])
             .ok_or(MessageError::Malformed("queryByParameter"))?;
         let list = query.child(HL7V3, "parameterList").ok_or(MessageError::Malformed("parameterList"))?;
-        let mut ids = Vec::new();
-        for value in values(list, "livingSubjectId") {
-            let root = Oid::parse(value.get("root").unwrap_or_default())?;
-            ids.push(PatientId::new(value.get("extension").unwrap_or_default(), root)?);
-        }
+        // An identifier that is none is as good as absent: without any, the answer asks for one.
+        let id_of = |value: &Element| {
+            let root = Oid::parse(value.get("root")?).ok()?;
+            PatientId::new(value.get("extension")?, root).ok()
+        };
+        let ids: Vec<PatientId> = values(list, "livingSubjectId").filter_map(id_of).take(17).collect();
         if ids.len() > 16 {
             return Err(MessageError::Malformed("livingSubjectId"));
         }

@@ -33,7 +33,7 @@ impl DocumentRequest {
         let document = text("DocumentUniqueId").filter(|d| d.len() <= 256);
         Ok(Self {
             home,
-            repository: Oid::parse(&repository)?,
+            repository: Oid::parse(&repository).map_err(|_| MessageError::RepositoryUnknown)?,
             document: document.ok_or(MessageError::Malformed("DocumentUniqueId"))?,
         })
     }

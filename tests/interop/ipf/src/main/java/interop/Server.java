@@ -1,0 +1,263 @@
+package interop;
+
+import jakarta.activation.DataHandler;
+import jakarta.activation.FileDataSource;
+import jakarta.servlet.Filter;
+import jakarta.servlet.FilterChain;
+import jakarta.servlet.ServletRequest;
+import jakarta.servlet.ServletResponse;
+import java.io.File;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.Properties;
+import org.apache.camel.CamelContext;
+import org.apache.camel.Exchange;
+import org.apache.camel.Processor;
+import org.apache.camel.builder.RouteBuilder;
+import org.apache.catalina.Context;
+import org.apache.catalina.connector.Connector;
+import org.apache.catalina.startup.Tomcat;
+import org.apache.cxf.transport.servlet.CXFServlet;
+import org.apache.tomcat.util.descriptor.web.FilterDef;
+import org.apache.tomcat.util.descriptor.web.FilterMap;
+import org.apache.tomcat.util.net.SSLHostConfig;
+import org.apache.tomcat.util.net.SSLHostConfigCertificate;
+import org.openehealth.ipf.commons.ihe.xds.core.metadata.AssigningAuthority;
+import org.openehealth.ipf.commons.ihe.xds.core.metadata.AvailabilityStatus;
+import org.openehealth.ipf.commons.ihe.xds.core.metadata.Code;
+import org.openehealth.ipf.commons.ihe.xds.core.metadata.DocumentEntry;
+import org.openehealth.ipf.commons.ihe.xds.core.metadata.DocumentEntryType;
+import org.openehealth.ipf.commons.ihe.xds.core.metadata.Identifiable;
+import org.openehealth.ipf.commons.ihe.xds.core.metadata.LocalizedString;
+import org.openehealth.ipf.commons.ihe.xds.core.requests.DocumentReference;
+import org.openehealth.ipf.commons.ihe.xds.core.requests.QueryRegistry;
+import org.openehealth.ipf.commons.ihe.xds.core.requests.RetrieveDocumentSet;
+import org.openehealth.ipf.commons.ihe.xds.core.requests.RetrieveImagingDocumentSet;
+import org.openehealth.ipf.commons.ihe.xds.core.requests.query.FindDocumentsQuery;
+import org.openehealth.ipf.commons.ihe.xds.core.requests.query.GetDocumentsQuery;
+import org.openehealth.ipf.commons.ihe.xds.core.responses.ErrorCode;
+import org.openehealth.ipf.commons.ihe.xds.core.responses.ErrorInfo;
+import org.openehealth.ipf.commons.ihe.xds.core.responses.QueryResponse;
+import org.openehealth.ipf.commons.ihe.xds.core.responses.RetrievedDocument;
+import org.openehealth.ipf.commons.ihe.xds.core.responses.RetrievedDocumentSet;
+import org.openehealth.ipf.commons.ihe.xds.core.responses.Severity;
+import org.openehealth.ipf.commons.ihe.xds.core.responses.Status;
+import org.openehealth.ipf.platform.camel.ihe.hl7v3.PixPdqV3CamelValidators;
+import org.openehealth.ipf.platform.camel.ihe.xds.XdsCamelValidators;
+
+/** Answers as another country's gateways and as national systems; IPF's validators judge each request of ours. */
+final class Server {
+    private final CamelContext camel;
+    private final Properties settings;
+
+    Server(CamelContext camel, Properties settings) {
+        this.camel = camel;
+        this.settings = settings;
+    }
+
+    boolean run() throws Exception {
+        Tomcat tomcat = new Tomcat();
+        tomcat.setBaseDir(Files.createTempDirectory("ipf-counterpart").toString());
+        Connector connector = new Connector();
+        connector.setPort(Integer.parseInt(settings.getProperty("port")));
+        connector.setScheme("https");
+        connector.setSecure(true);
+        connector.setProperty("address", "127.0.0.1");
+        connector.setProperty("SSLEnabled", "true");
+        SSLHostConfig tls = new SSLHostConfig();
+        tls.setCertificateVerification("required");
+        tls.setCaCertificateFile(settings.getProperty("tls.anchors"));
+        SSLHostConfigCertificate own = new SSLHostConfigCertificate(tls, SSLHostConfigCertificate.Type.EC);
+        own.setCertificateFile(settings.getProperty("tls.certificate"));
+        own.setCertificateKeyFile(settings.getProperty("tls.key"));
+        tls.addCertificate(own);
+        connector.addSslHostConfig(tls);
+        tomcat.setConnector(connector);
+        Context context = tomcat.addContext("", new File(".").getAbsolutePath());
+        Tomcat.addServlet(context, "cxf", new CXFServlet()).setLoadOnStartup(1);
+        context.addServletMappingDecoded("/services/*", "cxf");
+        filter(context);
+        tomcat.start();
+
+        camel.addRoutes(routes());
+        camel.start();
+        System.out.println("{\"ready\":true}");
+        while (System.in.read() >= 0) {
+            // Until the test closes our input.
+        }
+        tomcat.stop();
+        return true;
+    }
+
+    /** One address for ITI-38 and ITI-39, as gateways of the field have it: packages go to the one, simple SOAP to the other. */
+    private static void filter(Context context) {
+        Filter filter = new Filter() {
+            @Override
+            public void doFilter(ServletRequest request, ServletResponse response, FilterChain chain)
+                    throws IOException, jakarta.servlet.ServletException {
+                String type = String.valueOf(request.getContentType());
+                String service = type.startsWith("multipart/") ? "/services/iti39" : "/services/iti38";
+                request.getRequestDispatcher(service).forward(request, response);
+            }
+        };
+        FilterDef definition = new FilterDef();
+        definition.setFilterName("xca");
+        definition.setFilter(filter);
+        definition.setAsyncSupported("true");
+        context.addFilterDef(definition);
+        FilterMap map = new FilterMap();
+        map.setFilterName("xca");
+        map.addURLPattern("/xca");
+        context.addFilterMap(map);
+    }
+
+    private RouteBuilder routes() {
+        return new RouteBuilder() {
+            @Override
+            public void configure() {
+                onException(Exception.class).process(exchange -> told("request", exchange, false));
+                route("xca-iti38:iti38", XdsCamelValidators.iti38RequestValidator(), Server.this::query);
+                route("xds-iti18:iti18", XdsCamelValidators.iti18RequestValidator(), Server.this::query);
+                route("xca-iti39:iti39", XdsCamelValidators.iti39RequestValidator(), Server.this::documents);
+                route("xds-iti43:iti43", XdsCamelValidators.iti43RequestValidator(), Server.this::documents);
+                route("xcai-rad75:rad75", XdsCamelValidators.rad75RequestValidator(), Server.this::images);
+                route("xdsi-rad69:rad69", XdsCamelValidators.rad69RequestValidator(), Server.this::images);
+                route("xcpd-iti55:iti55", PixPdqV3CamelValidators.iti55RequestValidator(), Server.this::patient);
+                route("pdqv3-iti47:iti47", PixPdqV3CamelValidators.iti47RequestValidator(), Server.this::patient);
+            }
+
+            private void route(String endpoint, Processor validator, Processor answer) {
+                String name = endpoint.substring(endpoint.indexOf(':') + 1);
+                from(endpoint + "?audit=false").routeId(name).process(validator).process(answer)
+                    .process(exchange -> told(name, exchange, true));
+            }
+        };
+    }
+
+    private static void told(String name, Exchange exchange, boolean ok) {
+        Throwable error = exchange.getProperty(Exchange.EXCEPTION_CAUGHT, Throwable.class);
+        String route = exchange.getFromRouteId();
+        String why = error == null ? "" : String.valueOf(error.getMessage()).replaceAll("[\"\\\\\\s]+", " ");
+        System.out.printf("{\"leg\":\"%s\",\"ok\":%s,\"facts\":\"%s\"}%n", ok ? name : route, ok, why);
+    }
+
+    private void query(Exchange exchange) throws Exception {
+        QueryRegistry request = exchange.getIn().getBody(QueryRegistry.class);
+        QueryResponse response = new QueryResponse(Status.SUCCESS);
+        List<DocumentEntry> entries = new ArrayList<>();
+        for (String name : settings.getProperty("documents").split(",")) {
+            DocumentEntry entry = entry(name);
+            boolean wanted = true;
+            if (request.getQuery() instanceof FindDocumentsQuery find) {
+                wanted = find.getPatientId().getId().equals(settings.getProperty("patient.id"));
+            } else if (request.getQuery() instanceof GetDocumentsQuery get) {
+                wanted = (get.getUniqueIds() != null && get.getUniqueIds().contains(entry.getUniqueId()))
+                    || (get.getUuids() != null && get.getUuids().contains(entry.getEntryUuid()));
+            }
+            if (wanted) {
+                entries.add(entry);
+            }
+        }
+        response.setDocumentEntries(entries);
+        exchange.getMessage().setBody(response);
+    }
+
+    private String of(String name, String key) {
+        return settings.getProperty("document." + name + "." + key);
+    }
+
+    private DocumentEntry entry(String name) throws Exception {
+        byte[] bytes = Files.readAllBytes(Path.of(of(name, "file")));
+        Identifiable patient = new Identifiable(settings.getProperty("patient.id"),
+            new AssigningAuthority(settings.getProperty("patient.authority")));
+        DocumentEntry entry = new DocumentEntry();
+        entry.setEntryUuid(of(name, "uuid"));
+        entry.setLogicalUuid(of(name, "uuid"));
+        entry.setUniqueId(of(name, "unique_id"));
+        entry.setPatientId(patient);
+        entry.setSourcePatientId(patient);
+        entry.setAvailabilityStatus(AvailabilityStatus.APPROVED);
+        entry.setType(DocumentEntryType.STABLE);
+        entry.setHomeCommunityId(settings.getProperty("home"));
+        entry.setRepositoryUniqueId(settings.getProperty("repository"));
+        entry.setCreationTime("20260102091500");
+        entry.setHash(java.util.HexFormat.of().formatHex(java.security.MessageDigest.getInstance("SHA-1").digest(bytes)));
+        entry.setSize((long) bytes.length);
+        entry.setLanguageCode("fi-FI");
+        entry.setMimeType(of(name, "media_type"));
+        entry.setTitle(new LocalizedString(name, "fi-FI", "UTF-8"));
+        entry.setClassCode(code("18748-4", "2.16.840.1.113883.6.1"));
+        entry.setTypeCode(code("18748-4", "2.16.840.1.113883.6.1"));
+        entry.setFormatCode(code(of(name, "format"), "1.2.840.10008.2.6.1"));
+        entry.setHealthcareFacilityTypeCode(code("35971002", "2.16.840.1.113883.6.96"));
+        entry.setPracticeSettingCode(code("394914008", "2.16.840.1.113883.6.96"));
+        entry.getConfidentialityCodes().add(code("N", "2.16.840.1.113883.5.25"));
+        return entry;
+    }
+
+    private static Code code(String code, String scheme) {
+        return new Code(code, new LocalizedString(code, "en-US", "UTF-8"), scheme);
+    }
+
+    private void documents(Exchange exchange) {
+        RetrieveDocumentSet request = exchange.getIn().getBody(RetrieveDocumentSet.class);
+        RetrievedDocumentSet response = new RetrievedDocumentSet(Status.SUCCESS);
+        for (DocumentReference wanted : request.getDocuments()) {
+            String file = null;
+            String type = null;
+            for (String name : settings.getProperty("documents").split(",")) {
+                if (of(name, "unique_id").equals(wanted.getDocumentUniqueId())) {
+                    file = of(name, "file");
+                    type = of(name, "media_type");
+                }
+            }
+            add(response, wanted, file, type);
+        }
+        finish(exchange, response);
+    }
+
+    private void images(Exchange exchange) {
+        RetrieveImagingDocumentSet request = exchange.getIn().getBody(RetrieveImagingDocumentSet.class);
+        RetrievedDocumentSet response = new RetrievedDocumentSet(Status.SUCCESS);
+        request.getRetrieveStudies().forEach(study -> study.getRetrieveSerieses().forEach(series ->
+            series.getDocuments().forEach(wanted -> add(response, wanted,
+                settings.getProperty("image." + wanted.getDocumentUniqueId()), "application/dicom"))));
+        finish(exchange, response);
+    }
+
+    private void add(RetrievedDocumentSet response, DocumentReference wanted, String file, String type) {
+        if (file == null) {
+            ErrorInfo error = new ErrorInfo(ErrorCode.DOCUMENT_UNIQUE_ID_ERROR, "not available", Severity.ERROR,
+                wanted.getDocumentUniqueId() + " " + settings.getProperty("home"), null);
+            response.getErrors().add(error);
+            return;
+        }
+        RetrievedDocument document = new RetrievedDocument();
+        document.setRequestData(wanted);
+        document.setMimeType(type);
+        document.setDataHandler(new DataHandler(new FileDataSource(file)));
+        response.getDocuments().add(document);
+    }
+
+    private static void finish(Exchange exchange, RetrievedDocumentSet response) {
+        if (!response.getErrors().isEmpty()) {
+            response.setStatus(response.getDocuments().isEmpty() ? Status.FAILURE : Status.PARTIAL_SUCCESS);
+        }
+        exchange.getMessage().setBody(response);
+    }
+
+    /** The prepared match, with the query of the request in it. */
+    private void patient(Exchange exchange) throws Exception {
+        String request = exchange.getIn().getBody(String.class);
+        String match = Files.readString(Path.of(settings.getProperty("match")));
+        int from = request.indexOf("queryByParameter");
+        int start = request.lastIndexOf('<', from);
+        String prefix = request.substring(start + 1, from);
+        String end = "</" + prefix + "queryByParameter>";
+        String query = request.substring(start, request.indexOf(end) + end.length());
+        exchange.getMessage().setBody(match.replace("<queryByParameter/>", query));
+    }
+}

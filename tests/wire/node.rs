@@ -1,0 +1,161 @@
+//! A gateway of our own in this process, on ports that are free, over a folder that the test fills.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ncp_tests::messages::Capture;
+use ncp_tests::neighbour::Neighbour;
+use ncp_tests::pki::{CountryPki, Error};
+
+/// What a gateway of a test is.
+pub(crate) struct Setup<'a> {
+    /// Its folder; `data/` is filled by the test.
+    pub(crate) dir: &'a Path,
+    /// Its PKI.
+    pub(crate) pki: &'a CountryPki,
+    /// Its homeCommunityId, bare.
+    pub(crate) home: &'a str,
+    /// National systems as TOML, `[national]` and below.
+    pub(crate) national: String,
+    /// The countries it knows, `[[peer]]` as TOML.
+    pub(crate) peers: String,
+    /// Sections besides, as `[client]`.
+    pub(crate) more: String,
+}
+
+/// A running gateway; it ends when dropped.
+pub(crate) struct Node {
+    /// Where other countries reach it.
+    pub(crate) port: u16,
+    /// Its folder.
+    pub(crate) dir: PathBuf,
+    app: std::sync::Arc<ncp_gateway::app::App>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// A port that nobody has.
+pub(crate) fn free_port() -> Result<u16, Error> {
+    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// The project's folder.
+pub(crate) fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+impl Node {
+    /// Writes the configuration and starts.
+    pub(crate) async fn start(setup: &Setup<'_>) -> Result<Self, Error> {
+        let (port, admin) = (free_port()?, free_port()?);
+        let country = &setup.pki.country;
+        let pki = setup.pki.dir.display();
+        let policies = sources().join("gateway/policies").join(country.to_lowercase());
+        let text = format!(
+            r#"[gateway]
+country = "{country}"
+home_community_id = "urn:oid:{home}"
+name = "{country}"
+
+[listener]
+peers = "127.0.0.1:{port}"
+admin = "127.0.0.1:{admin}"
+certificate = "{pki}/tls-server.pem"
+key = "{pki}/tls-server.key"
+
+[seal]
+certificate = "{pki}/seal.pem"
+key = "{pki}/seal.key"
+workers = 1
+
+[audit]
+spool_dir = "spool"
+spool_key_file = "{pki}/spool.key"
+source = "test-{home}"
+enterprise_site = "{country}"
+
+[policy]
+folder = "{policies}"
+consent_file = "consent.toml"
+
+{national}
+{more}
+{peers}
+"#,
+            home = setup.home,
+            policies = policies.display(),
+            national = setup.national,
+            more = setup.more,
+            peers = setup.peers,
+        );
+        std::fs::create_dir_all(setup.dir)?;
+        std::fs::write(setup.dir.join("consent.toml"), "")?;
+        let path = setup.dir.join("gateway.toml");
+        std::fs::write(&path, text)?;
+        let config = ncp_gateway::config::load(&path)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+        let app = ncp_gateway::app::build(config).await.map_err(|problems| problems.join("; "))?;
+        let running = app.clone();
+        let task = tokio::spawn(async move {
+            if let Err(error) = ncp_gateway::app::run(running).await {
+                println!("gateway ended: {error}");
+            }
+        });
+        let until = Instant::now() + Duration::from_secs(20);
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if Instant::now() > until || task.is_finished() {
+                return Err("the gateway does not listen".into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Self { port, dir: setup.dir.to_owned(), app, task })
+    }
+
+    /// A neighbour that asks this gateway.
+    pub(crate) fn asked_by(
+        &self,
+        asking: &CountryPki,
+        home: &str,
+        own: &CountryPki,
+        capture: Option<&Capture>,
+    ) -> Result<Neighbour, Error> {
+        let mut neighbour = Neighbour::new(asking, home, &own.path("anchors.pem"), "127.0.0.1", self.port)?;
+        neighbour.capture = capture.cloned();
+        Ok(neighbour)
+    }
+
+    /// The audit messages that it has written, without those of its own start.
+    pub(crate) fn records(&self) -> Result<Vec<String>, Error> {
+        let audit = &self.app.config.audit;
+        let options = ncp_audit::SpoolOptions {
+            dir: audit.spool_dir.clone(),
+            key_file: audit.spool_key_file.clone(),
+            site: ncp_audit::Site { source: audit.source.clone(), enterprise_site: audit.enterprise_site.clone() },
+        };
+        let records = ncp_audit::read_spool(&options).map_err(|e| e.to_string())?;
+        Ok(records.into_iter().map(|(_, _, xml)| xml).collect())
+    }
+}
+
+/// A `[[peer]]` that only asks.
+pub(crate) fn asking_peer(pki: &CountryPki, home: &str, security_errors: &str) -> String {
+    let anchors = pki.path("anchors.pem");
+    format!(
+        r#"[[peer]]
+country = "{country}"
+name = "{country}"
+home_community_id = "urn:oid:{home}"
+tls_anchors = "{anchors}"
+seal_anchors = "{anchors}"
+security_errors = "{security_errors}"
+"#,
+        country = pki.country,
+        anchors = anchors.display(),
+    )
+}
