@@ -59,9 +59,13 @@ impl Consumer {
     /// # Errors
     /// The signer's.
     pub async fn xua(&self, claims: &HcpClaims, patient: Option<&PatientId>) -> Result<SignedAssertion, Error> {
-        let now = Timestamp::now();
         let id = format!("_{}", uuid::Uuid::new_v4());
-        let mut text = hcp_template(&id, claims, now, Duration::from_secs(3600)).to_xml();
+        self.sign(&id, &self.xua_template(&id, claims, patient, Timestamp::now())).await
+    }
+
+    /// The same before it is signed, as text.
+    pub fn xua_template(&self, id: &str, claims: &HcpClaims, patient: Option<&PatientId>, issued: Timestamp) -> String {
+        let mut text = hcp_template(id, claims, issued, Duration::from_secs(3600)).to_xml();
         for (from, to) in [
             (" NameQualifier=\"urn:ehdsi:assertions:hcp\"", String::new()),
             ("urn:ehdsi:assertions.audience:x-border", self.audience.clone()),
@@ -77,7 +81,15 @@ impl Consumer {
             );
             text = text.replace("</saml:AttributeStatement>", &attribute);
         }
-        Ok(self.signer.sign(&id, Element::parse(text.as_bytes(), &Limits::REQUEST)?).await?)
+        text
+    }
+
+    /// Signs an assertion with the users' key.
+    ///
+    /// # Errors
+    /// No XML, the signer's.
+    pub async fn sign(&self, id: &str, text: &str) -> Result<SignedAssertion, Error> {
+        Ok(self.signer.sign(id, Element::parse(text.as_bytes(), &Limits::REQUEST)?).await?)
     }
 
     /// A TRC assertion that builds on the user's.

@@ -32,6 +32,8 @@ pub struct Asked {
     pub message_id: Option<String>,
     /// Address of `wsa:ReplyTo`.
     pub reply_to: Option<String>,
+    /// Whether it came as a XOP package.
+    pub xop: bool,
     /// Bytes of the envelope.
     pub envelope: Bytes,
     /// The body element.
@@ -137,6 +139,7 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Error> {
         action: text("Action").ok_or("no Action")?,
         message_id: text("MessageID"),
         reply_to: reply_to.map(Element::trimmed),
+        xop: head.headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"multipart/")),
         envelope: message.root.clone(),
         body: envelope.body,
     })

@@ -143,9 +143,9 @@ impl Neighbour {
     /// Signs any assertion with this country's seal.
     ///
     /// # Errors
-    /// The signer's.
-    pub async fn sign(&self, id: &str, template: Element) -> Result<SignedAssertion, Error> {
-        Ok(self.signer.sign(id, template).await?)
+    /// No XML, the signer's.
+    pub async fn sign(&self, id: &str, text: &str) -> Result<SignedAssertion, Error> {
+        Ok(self.signer.sign(id, Element::parse(text.as_bytes(), &Limits::REQUEST)?).await?)
     }
 
     /// A TRC assertion for a patient.

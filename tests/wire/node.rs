@@ -1,8 +1,6 @@
 //! A gateway of our own in this process, on ports that are free, over a folder that the test fills.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use ncp_tests::messages::Capture;
 use ncp_tests::neighbour::Neighbour;
@@ -40,11 +38,6 @@ impl Drop for Node {
     }
 }
 
-/// A port that nobody has.
-pub(crate) fn free_port() -> Result<u16, Error> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
 /// The project's folder.
 pub(crate) fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -53,7 +46,6 @@ pub(crate) fn sources() -> PathBuf {
 impl Node {
     /// Writes the configuration and starts.
     pub(crate) async fn start(setup: &Setup<'_>) -> Result<Self, Error> {
-        let (port, admin) = (free_port()?, free_port()?);
         let country = &setup.pki.country;
         let pki = setup.pki.dir.display();
         let policies = sources().join("gateway/policies").join(country.to_lowercase());
@@ -64,8 +56,8 @@ home_community_id = "urn:oid:{home}"
 name = "{country}"
 
 [listener]
-peers = "127.0.0.1:{port}"
-admin = "127.0.0.1:{admin}"
+peers = "127.0.0.1:0"
+admin = "127.0.0.1:0"
 certificate = "{pki}/tls-server.pem"
 key = "{pki}/tls-server.key"
 
@@ -101,19 +93,13 @@ consent_file = "consent.toml"
         let config = ncp_gateway::config::load(&path)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
         let app = ncp_gateway::app::build(config).await.map_err(|problems| problems.join("; "))?;
-        let running = app.clone();
+        let bound = ncp_gateway::app::bind(app.clone()).await?;
+        let port = bound.peers_address().ok_or("no address")?.port();
         let task = tokio::spawn(async move {
-            if let Err(error) = ncp_gateway::app::run(running).await {
+            if let Err(error) = bound.serve().await {
                 println!("gateway ended: {error}");
             }
         });
-        let until = Instant::now() + Duration::from_secs(20);
-        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            if Instant::now() > until || task.is_finished() {
-                return Err("the gateway does not listen".into());
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
         Ok(Self { port, dir: setup.dir.to_owned(), app, task })
     }
 

@@ -63,7 +63,7 @@ const BODIES: &[(&str, usize, usize, Class)] = &[
     ("xca/AdhocQueryRequest.xml", 0, 2, Class::Code("XDSStoredQueryMissingParam")),
     ("dk-test-tool/xca/query/request-ps.xml", 1, 1, Class::Entries(0)),
     ("dk-test-tool/xca/query/request-ep.xml", 1, 1, Class::Entries(0)),
-    ("xca/retrieve/order/xca-retrieve-empty-id.xml", 0, 2, Class::Fault),
+    ("xca/retrieve/order/xca-retrieve-empty-id.xml", 0, 2, Class::Code("XDSUnknownRepositoryId")),
     // A RepositoryUniqueId that is no OID is a repository that nobody has.
     ("xca/retrieve/order/xca-retrieve-invalid-id.xml", 0, 2, Class::Code("XDSUnknownRepositoryId")),
     ("xca/retrieve/order/xca-retrieve.xml", 2, 2, Class::Code("XDSUnknownRepositoryId")),
@@ -153,7 +153,7 @@ fn judge(class: Class, answer: &Answer) -> Option<String> {
             Err(error) => return Some(error.to_string()),
         },
         "AdhocQueryResponse" => match QueryResponse::read(&answer.body) {
-            Ok((response, _)) if codes.is_empty() => Class::Entries(response.entries.len()),
+            Ok((response, _)) if codes.is_empty() => Class::Entries(response.objects.entries.len()),
             Ok(_) => {
                 return (!matches!(class, Class::Code(code) if codes.iter().any(|c| c == code)))
                     .then(|| codes.join(", "));

@@ -21,7 +21,8 @@ pub(super) fn check(messages: &[Message], report: &mut Report) {
     let mut entries: BTreeMap<String, DocumentEntry> = BTreeMap::new();
     for message in messages.iter().filter(|m| m.body.is(QUERY, "AdhocQueryResponse")) {
         if let Ok((response, _)) = QueryResponse::read(&message.body) {
-            entries.extend(response.entries.into_iter().map(|e| (key(&e.repository_unique_id, &e.unique_id), e)));
+            entries
+                .extend(response.objects.entries.into_iter().map(|e| (key(&e.repository_unique_id, &e.unique_id), e)));
         }
     }
     let mut locations: BTreeMap<String, String> = BTreeMap::new();

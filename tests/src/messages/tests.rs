@@ -163,7 +163,7 @@ fn documents_and_instances_are_judged() {
         text.replace("<rim:Value>2468</rim:Value>", &format!("<rim:Value>{size}</rim:Value>"))
     };
     let envelope = ncp_soap::Envelope::read(entries(1).as_bytes(), &ncp_xml::Limits::ANSWER).expect("an envelope");
-    let listed = ncp_ihe::QueryResponse::read(&envelope.body).expect("entries").0.entries.remove(0);
+    let listed = ncp_ihe::QueryResponse::read(&envelope.body).expect("entries").0.objects.entries.remove(0);
     let (unique, repository) = (listed.unique_id, listed.repository_unique_id.to_string());
     let run = |size: usize, listed: &str, place: &str, bytes: &[u8]| {
         let dir = tempfile::tempdir().expect("a folder");

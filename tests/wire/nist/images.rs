@@ -40,6 +40,7 @@ impl Default for Person {
 }
 
 /// An image put where a source finds it.
+#[derive(Clone)]
 pub(crate) struct Placed {
     pub(crate) sop_instance: String,
     pub(crate) path: PathBuf,
@@ -173,6 +174,12 @@ fn generated((study, series, instance): (&str, &str, &str), person: &Person) -> 
         .media_storage_sop_instance_uid(instance)
         .transfer_syntax(EXPLICIT_LE);
     Ok(object.with_meta(meta)?)
+}
+
+/// Transfer syntax of a file.
+pub(crate) fn syntax(path: &Path) -> String {
+    let object = dicom_object::OpenFileOptions::new().read_until(tags::PIXEL_DATA).open_file(path);
+    object.map(|o| o.meta().transfer_syntax().trim_end_matches('\0').to_owned()).unwrap_or_default()
 }
 
 /// A value as text, without padding.

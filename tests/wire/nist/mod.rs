@@ -4,6 +4,7 @@
 //! what is compared is written here. What differs and may is in [`table::DEVIATIONS`] with its reason. The results are
 //! `tests/CONFORMANCE.md`; `NCP_UPDATE_CONFORMANCE=1` writes that file anew.
 
+mod ig;
 mod images;
 mod plan;
 mod rg;
@@ -73,7 +74,9 @@ async fn the_nist_definitions_hold() {
     let world = World::new().expect("PKI and folders");
     let mut table = Table::default();
     rig::run(&world, &mut table).await.expect("RIG definitions run");
+    ig::imaging(&world, &mut table).await.expect("IIG definitions run");
     rg::run(&world, &mut table).await.expect("RG definitions run");
+    ig::run(&world, &mut table).await.expect("IG definitions run");
     xua::run(&world, &mut table).await.expect("XUA definitions run");
 
     let kept: Report = messages::check(&world.captured).expect("messages are judged");

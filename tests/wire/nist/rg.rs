@@ -105,7 +105,7 @@ pub(super) fn load(dir: &Path, values: &mut Values) -> Result<(), Error> {
 }
 
 /// As the embedded connector makes it of the uniqueId.
-fn entry_uuid(unique_id: &str) -> String {
+pub(super) fn entry_uuid(unique_id: &str) -> String {
     let digest = openssl::sha::sha256(unique_id.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
@@ -187,7 +187,7 @@ pub(super) async fn ask(
     outcome(neighbour.call(action, XCA, assertions, body).await?, sends).await
 }
 
-async fn outcome(mut answer: Answer, sends: Sends) -> Result<Outcome, Error> {
+pub(super) async fn outcome(mut answer: Answer, sends: Sends) -> Result<Outcome, Error> {
     if let Some(fault) = answer.fault() {
         return Ok(Outcome { status: "Fault".into(), codes: vec![fault.subcode], ..Outcome::default() });
     }

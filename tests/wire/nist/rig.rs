@@ -7,7 +7,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::OpenFileOptions;
 use ncp_ihe::{Content, DocumentResponse, ImagingRequest, PatientId, RetrieveResponse, Status, actions};
 use ncp_tests::messages::Origin;
-use ncp_tests::neighbour::{XCAI, retrieve_response};
+use ncp_tests::neighbour::{Answer, XCAI, retrieve_response};
 use ncp_tests::pki::Error;
 use ncp_xml::Element;
 
@@ -55,19 +55,8 @@ async fn one(world: &World, suite: &'static str, test: &str, folder: &Path, tabl
     neighbour.origin = Origin::Given;
     let patient = PatientId::parse_cx(PATIENT)?;
     let assertions = neighbour.assertions(&patient).await?;
-    let mut answer = neighbour.call(actions::RAD75_REQUEST, XCAI, &assertions, body).await?;
-    let response = retrieve_response(&answer.body)?;
-    let mut objects = BTreeMap::new();
-    while let Some(head) = answer.parts.next().await? {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = answer.parts.chunk().await? {
-            bytes.extend_from_slice(&chunk);
-        }
-        let named = response.documents.iter().find(|d| d.content == Content::Include(head.content_id.clone()));
-        objects.insert(named.ok_or("a part that the root does not name")?.request.document.clone(), bytes);
-    }
-    let returned = Returned { response, objects };
-
+    let answer = neighbour.call(actions::RAD75_REQUEST, XCAI, &assertions, body).await?;
+    let returned = returned(answer).await?;
     for section in plan::sections(folder)? {
         let path = folder.join(&section);
         let verdict = match section.as_str() {
@@ -79,6 +68,21 @@ async fn one(world: &World, suite: &'static str, test: &str, folder: &Path, tabl
         table.note(suite, test, &section, verdict, note);
     }
     Ok(())
+}
+
+/// Reads a whole answer.
+pub(super) async fn returned(mut answer: Answer) -> Result<Returned, Error> {
+    let response = retrieve_response(&answer.body)?;
+    let mut objects = BTreeMap::new();
+    while let Some(head) = answer.parts.next().await? {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.parts.chunk().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        let named = response.documents.iter().find(|d| d.content == Content::Include(head.content_id.clone()));
+        objects.insert(named.ok_or("a part that the root does not name")?.request.document.clone(), bytes);
+    }
+    Ok(Returned { response, objects })
 }
 
 /// A gateway with the sources E and F.
