@@ -122,7 +122,7 @@ consent_file = "consent.toml"
         let options = ncp_audit::SpoolOptions {
             dir: audit.spool_dir.clone(),
             key_file: audit.spool_key_file.clone(),
-            site: ncp_audit::Site { source: audit.source.clone(), enterprise_site: audit.enterprise_site.clone() },
+            site: ncp_audit::Site::default(),
         };
         let records = ncp_audit::read_spool(&options).map_err(|e| e.to_string())?;
         Ok(records.into_iter().map(|(_, _, xml)| xml).collect())

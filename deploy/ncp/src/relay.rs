@@ -92,7 +92,7 @@ async fn pass(towards: Arc<Towards>, request: Request<Incoming>) -> Result<Respo
     if let Some(capture) = &towards.capture {
         let copy = Full::new(bytes.clone());
         let message = ncp_soap::read_message(&head.headers, copy, &MessageLimits::default()).await?;
-        let announced = head.headers.get(http::header::CONTENT_TYPE);
+        let announced = head.headers.get(hyper::header::CONTENT_TYPE);
         let xop = announced.is_some_and(|t| t.as_bytes().starts_with(b"multipart/"));
         capture.envelope(xop, Origin::Ours, &message.root)?;
     }

@@ -160,7 +160,7 @@ fn is_date_slot(name: &str) -> bool {
 
 /// `YYYY[MM[DD[hh[mm[ss]]]]]`, no offset, no fraction.
 fn is_dtm(text: &str) -> bool {
-    (4..=14).contains(&text.len()) && text.len() % 2 == 0 && text.bytes().all(|b| b.is_ascii_digit())
+    (4..=14).contains(&text.len()) && text.len().is_multiple_of(2) && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 fn homes_of_objects(body: &Element) -> Option<String> {

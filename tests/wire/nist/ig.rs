@@ -141,10 +141,10 @@ fn status(errors: &[RegistryError], results: usize) -> Status {
 fn query(held: &Holding, asked: &Asked) -> Option<Reaction> {
     let request = CrossGatewayQueryRequest::read(&asked.body).ok()?;
     let mut errors = Vec::new();
-    if let StoredQuery::FindDocuments(find) = &request.query {
-        if held.failing.as_ref() == Some(&find.patient_id) {
-            errors.push(error("XDSRegistryError", request.home.as_ref().map(ToString::to_string)));
-        }
+    if let StoredQuery::FindDocuments(find) = &request.query
+        && held.failing.as_ref() == Some(&find.patient_id)
+    {
+        errors.push(error("XDSRegistryError", request.home.as_ref().map(ToString::to_string)));
     }
     let wanted = |entry: &&DocumentEntry| match &request.query {
         StoredQuery::FindDocuments(find) => find.matches(entry),

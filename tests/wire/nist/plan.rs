@@ -152,10 +152,10 @@ async fn one<S: Sender>(
         return Ok(Verdict::Failed(format!("status {}, expected {expected}", outcome.status)));
     }
     // A fault has no error list; the code that some XUA definitions name beside it belongs to the test they were made of.
-    if let Some(code) = find(step, "ExpectedErrorCode").map(Element::trimmed).filter(|_| expected != "Fault") {
-        if !outcome.codes.contains(&code) {
-            return Ok(Verdict::Failed(format!("codes {}, expected {code}", outcome.codes.join(", "))));
-        }
+    if let Some(code) = find(step, "ExpectedErrorCode").map(Element::trimmed).filter(|_| expected != "Fault")
+        && !outcome.codes.contains(&code)
+    {
+        return Ok(Verdict::Failed(format!("codes {}, expected {code}", outcome.codes.join(", "))));
     }
     if let Verdict::Failed(what) = documents(folder, transaction, &outcome, &names, values) {
         return Ok(Verdict::Failed(what));

@@ -96,7 +96,7 @@ impl Table {
             for rows in tests.values() {
                 let deviates = rows.iter().any(|r| Self::deviation(r).is_some());
                 let fails = |r: &&Row| matches!(r.verdict, Verdict::Failed(_)) && Self::deviation(r).is_none();
-                if rows.iter().any(|r| fails(&r)) {
+                if rows.iter().any(fails) {
                     failed += 1;
                 } else if rows.iter().any(|r| matches!(r.verdict, Verdict::Open(_))) {
                     open += 1;
