@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 #[test]
 fn generated_code_is_fresh() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let files: Vec<PathBuf> =
-        ["ncp/audit/v1/audit.proto", "ncp/translation/v1/translation.proto"].iter().map(|f| root.join(f)).collect();
+    let packages = ["audit", "national", "translation"];
+    let files: Vec<PathBuf> = packages.iter().map(|p| root.join(format!("ncp/{p}/v1/{p}.proto"))).collect();
     let descriptors = protox::compile(&files, [root]).expect("the contracts compile");
     let fresh = tempfile::tempdir().expect("a folder");
     tonic_prost_build::configure()
@@ -16,13 +16,14 @@ fn generated_code_is_fresh() {
         .expect("code is generated");
     std::fs::write(fresh.path().join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors)).expect("writes");
     let target = root.join("src/gen");
-    for name in ["ncp.audit.v1.rs", "ncp.translation.v1.rs", "descriptors.bin"] {
-        let new = std::fs::read(fresh.path().join(name)).expect("was generated");
+    let generated = packages.iter().map(|p| format!("ncp.{p}.v1.rs"));
+    for name in generated.chain(["descriptors.bin".to_owned()]) {
+        let new = std::fs::read(fresh.path().join(&name)).expect("was generated");
         if std::env::var_os("UPDATE_GEN").is_some() {
             std::fs::create_dir_all(&target).expect("a folder");
-            std::fs::write(target.join(name), new).expect("writes");
+            std::fs::write(target.join(&name), new).expect("writes");
         } else {
-            let old = std::fs::read(target.join(name)).unwrap_or_default();
+            let old = std::fs::read(target.join(&name)).unwrap_or_default();
             assert!(old == new, "{name} is not fresh: run UPDATE_GEN=1 cargo test -p ncp-proto");
         }
     }
