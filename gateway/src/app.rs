@@ -38,7 +38,7 @@ pub struct App {
     /// Verifies assertions; its threads own their keys.
     pub verifier: Verifier,
     /// Issues assertions for our own health professionals.
-    pub signer: Signer,
+    pub signer: Arc<Signer>,
     /// The audit trail.
     pub audit: AuditSink,
     /// National systems; absent in a country that only asks.
@@ -157,9 +157,9 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     if seal.country != config.gateway.country {
         return Err(one(format!("seal: certificate is of {}, gateway is {}", seal.country, config.gateway.country)));
     }
-    let signer = Signer::start(seal, config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
+    let signer = Arc::new(Signer::start(seal, config.seal.workers).map_err(|e| one(format!("seal: {e}")))?);
     let verifier = Verifier::start(config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
-    let national = config.national.as_ref().map(National::start).transpose().map_err(one)?;
+    let national = config.national.as_ref().map(|n| National::start(&config, n, &signer)).transpose().map_err(one)?;
     let translator =
         config.translation.as_ref().map(Translator::new).transpose().map_err(|e| one(format!("translation: {e}")))?;
     let site = Site {

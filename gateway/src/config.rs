@@ -15,12 +15,17 @@ use serde::Deserialize;
 mod collect;
 mod consumer;
 mod initiating;
+mod national;
 mod values;
 
 pub use collect::ConfigProblem;
 pub use consumer::{Confirmation, Consumer};
 pub use initiating::{Client, Clinician, Organisation, Role};
-use values::{country, duration, home, homes, maybe_duration, oid, oids, size};
+pub use national::{
+    Addressed, DicomWeb, Embedded, Grpc, National, NationalConnector as Connector, PatientTransaction, Xds,
+    XdsPatients, Xua,
+};
+use values::{country, duration, home, homes, maybe_duration, oids, size};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -196,6 +201,11 @@ pub struct InternalTls {
 }
 
 impl InternalTls {
+    /// Its files by their keys.
+    fn named(&self) -> [(&'static str, &Path); 3] {
+        [("certificate", &self.certificate), ("key", &self.key), ("anchors", &self.anchors)]
+    }
+
     /// As `ncp-tls` wants it.
     pub fn files(&self) -> TlsFiles {
         TlsFiles {
@@ -240,81 +250,6 @@ pub struct Policy {
     pub folder: PathBuf,
     /// Opt-outs and blocks.
     pub consent_file: PathBuf,
-}
-
-/// `[national]`
-#[derive(Debug, Clone, Deserialize)]
-pub struct National {
-    /// Patients with national and local ids (TOML), for connectors without an index of their own.
-    pub patients_file: PathBuf,
-    /// Language of the national documents.
-    #[serde(default = "english")]
-    pub language: String,
-    /// The systems, asked in this order.
-    #[serde(default)]
-    pub connector: Vec<Connector>,
-}
-
-/// `[[national.connector]]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Connector {
-    /// A folder of DICOM files and reports.
-    Embedded(Embedded),
-    /// An archive with QIDO-RS and WADO-RS.
-    DicomWeb(DicomWeb),
-}
-
-/// A DICOMweb archive as Imaging Document Source, with manifests made on the fly.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DicomWeb {
-    /// What people call it.
-    pub name: String,
-    /// Base of QIDO-RS and WADO-RS, `http(s)://host:port/path`.
-    pub url: String,
-    /// Anchors of its certificate, PEM; needed for https.
-    pub anchors: Option<PathBuf>,
-    /// User of HTTP basic authentication.
-    pub user: Option<String>,
-    /// File with the password, mode 0600.
-    pub password_file: Option<PathBuf>,
-    /// Codes of the manifests' entries (TOML).
-    pub manifest_codes: PathBuf,
-    /// repositoryUniqueId of the manifests made for it.
-    #[serde(deserialize_with = "oid")]
-    pub repository_unique_id: Oid,
-    /// Retrieve Location UIDs it serves; the first goes into manifests made here.
-    #[serde(deserialize_with = "oids")]
-    pub location_uids: Vec<Oid>,
-    /// Time zone of the archive (IANA).
-    #[serde(default = "utc")]
-    pub time_zone: String,
-    /// Root under which manifests made here get their UIDs.
-    #[serde(deserialize_with = "oid")]
-    pub uid_root: Oid,
-}
-
-/// A folder as Document Registry, Document Repository and Imaging Document Source.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Embedded {
-    /// What people call it.
-    pub name: String,
-    /// Holds `dicom/` and `reports/`.
-    pub folder: PathBuf,
-    /// repositoryUniqueId of its documents.
-    #[serde(deserialize_with = "oid")]
-    pub repository_unique_id: Oid,
-    /// Retrieve Location UIDs it serves; the first goes into manifests made here.
-    #[serde(deserialize_with = "oids")]
-    pub location_uids: Vec<Oid>,
-    /// Time zone of the archive (IANA), for study dates without an offset.
-    #[serde(default = "utc")]
-    pub time_zone: String,
-    /// Root under which manifests made here get their UIDs.
-    #[serde(deserialize_with = "oid")]
-    pub uid_root: Oid,
 }
 
 /// `[telemetry]`
@@ -427,18 +362,7 @@ impl Config {
         for tls in internal.into_iter().chain(feed) {
             all.extend([&mut tls.certificate, &mut tls.key, &mut tls.anchors]);
         }
-        if let Some(national) = &mut self.national {
-            all.push(&mut national.patients_file);
-            for connector in &mut national.connector {
-                match connector {
-                    Connector::Embedded(connector) => all.push(&mut connector.folder),
-                    Connector::DicomWeb(archive) => {
-                        all.push(&mut archive.manifest_codes);
-                        all.extend(archive.anchors.iter_mut().chain(&mut archive.password_file));
-                    }
-                }
-            }
-        }
+        all.extend(self.national.iter_mut().flat_map(National::paths));
         for peer in &mut self.peer {
             all.extend([&mut peer.tls_anchors, &mut peer.seal_anchors]);
             all.extend(peer.crls.iter_mut());
@@ -498,35 +422,7 @@ impl Config {
                 }
             }
         }
-        if let Some(national) = &self.national {
-            for (index, connector) in national.connector.iter().enumerate() {
-                let at = |key: &str| format!("national.connector[{index}].{key}");
-                let (locations, root) = match connector {
-                    Connector::Embedded(c) => {
-                        if !c.folder.is_dir() {
-                            say(&at("folder"), format!("no such folder: {}", c.folder.display()));
-                        }
-                        (&c.location_uids, &c.uid_root)
-                    }
-                    Connector::DicomWeb(c) => {
-                        let secret = c.url.starts_with("https://");
-                        if !(secret || c.url.starts_with("http://")) || secret != c.anchors.is_some() {
-                            say(&at("url"), "expected http://… without anchors, or https://… with anchors".into());
-                        }
-                        if !file(&c.manifest_codes) {
-                            say(&at("manifest_codes"), format!("no such file: {}", c.manifest_codes.display()));
-                        }
-                        (&c.location_uids, &c.uid_root)
-                    }
-                };
-                if locations.is_empty() {
-                    say(&at("location_uids"), "at least one Retrieve Location UID".into());
-                }
-                if root.as_str().len() > 43 {
-                    say(&at("uid_root"), "at most 43 characters, so that UIDs under it stay within 64".into());
-                }
-            }
-        }
+        problems.extend(self.check_national());
         problems.extend(self.check_initiating());
         problems.extend(self.check_consumer());
         problems
@@ -544,12 +440,6 @@ fn default_grace() -> Duration {
 }
 fn two() -> usize {
     2
-}
-fn utc() -> String {
-    "UTC".into()
-}
-fn english() -> String {
-    "en".into()
 }
 fn two_seconds() -> Duration {
     Duration::from_secs(2)

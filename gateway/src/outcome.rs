@@ -318,6 +318,8 @@ fn national_row(error: &NationalError) -> Row {
             text: "busy, try again later",
             ..row
         },
+        N::TransferSyntax => Row { text: "stored in none of the requested transfer syntaxes", ..minor },
+        N::Foreign(_) => Row { alert: Some(Alert::Security), ..row },
         N::Down { .. } | N::Mismatch(_) => row,
     }
 }
@@ -325,6 +327,7 @@ fn national_row(error: &NationalError) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::instance::Foreign;
 
     /// The table of `style.md` 2.6: error, XCPD reason, ITI-38 code, ITI-39 and RAD-75 code, outcome.
     #[test]
@@ -384,6 +387,20 @@ mod tests {
                 "XDSRegistryError",
                 "XDSRepositoryError",
                 Indicator::Serious,
+            ),
+            (
+                NationalError::Foreign(Foreign::OtherPatient).into(),
+                "InternalError",
+                "XDSRegistryError",
+                "XDSRepositoryError",
+                Indicator::Serious,
+            ),
+            (
+                NationalError::TransferSyntax.into(),
+                "InternalError",
+                "XDSRegistryError",
+                "XDSRepositoryError",
+                Indicator::Minor,
             ),
             (NationalError::Busy.into(), "ResponderBusy", "XDSRegistryBusy", "XDSRepositoryBusy", Indicator::Serious),
             (

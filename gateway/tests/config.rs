@@ -61,3 +61,19 @@ fn no_key_switches_a_verification_off() {
         assert!(said.contains("unknown key"), "{key}: {said}");
     }
 }
+
+#[test]
+fn national_connectors_are_checked() {
+    let text = example()
+        .replace("transaction = \"ITI-47\"", "transaction = \"ITI-47\"\ncolour = \"red\"")
+        .replace("page = 1000 ", "page = 0 ");
+    let (code, said) = check(&text);
+    assert_eq!(code, Some(64));
+    assert!(said.contains("colour"), "{said}");
+    let text = example().replace("https://xds.example.no/images", "http://xds.example.no/images");
+    let (code, said) = check(&text.replace("page = 1000 ", "page = 0 "));
+    assert_eq!(code, Some(64));
+    for wanted in ["national.connector[1].page", "national.connector[2].registry"] {
+        assert!(said.contains(wanted), "{wanted} is not among:\n{said}");
+    }
+}

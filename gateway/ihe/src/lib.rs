@@ -4,13 +4,16 @@
 //! * `xds`: DocumentEntry and the ebRIM codec, stored queries, ITI-38, ITI-39, RAD-75
 //! * `xcpd`: ITI-55
 //! * `imaging`: the manifest and its DICOM form (KOS)
+//! * `dicom`: whose object a DICOM file is, from its first bytes
 
+mod dicom;
 mod error;
 pub mod imaging;
 mod values;
 pub mod xcpd;
 pub mod xds;
 
+pub use dicom::{DicomHeader, Scanned};
 pub use error::MessageError;
 pub use imaging::{
     IssuedId, KosDialect, MadoCodes, Manifest, ManifestError, ManifestForm, ManifestInstance, ManifestPatient,
@@ -35,6 +38,10 @@ pub mod actions {
     pub const ITI38_REQUEST: &str = "urn:ihe:iti:2007:CrossGatewayQuery";
     /// ITI-38 response.
     pub const ITI38_RESPONSE: &str = "urn:ihe:iti:2007:CrossGatewayQueryResponse";
+    /// ITI-47 request.
+    pub const ITI47_REQUEST: &str = "urn:hl7-org:v3:PRPA_IN201305UV02";
+    /// ITI-47 response.
+    pub const ITI47_RESPONSE: &str = "urn:hl7-org:v3:PRPA_IN201306UV02";
     /// ITI-39 request.
     pub const ITI39_REQUEST: &str = "urn:ihe:iti:2007:CrossGatewayRetrieve";
     /// ITI-39 response.

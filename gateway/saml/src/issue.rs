@@ -205,7 +205,7 @@ fn assertion(
 pub(crate) const METHOD_PLACE: &str = "urn:ncp:signature-method";
 pub(crate) const CERTIFICATE_PLACE: &str = "CERTIFICATE";
 
-fn signature(id: &str) -> Element {
+pub(crate) fn signature(id: &str) -> Element {
     let ds = |local: &str| Element::new(DSIG, local);
     let algorithm = |local: &str, uri: &str| ds(local).attr("Algorithm", uri);
     let prefixes = || Element::new(EXC_C14N, "InclusiveNamespaces").declare("ec", EXC_C14N).attr("PrefixList", "xs");
@@ -237,12 +237,12 @@ fn string_value(text: &str) -> Element {
     Element::new(SAML, "AttributeValue").attr_in(XSI, "type", "xs:string").text(text)
 }
 
-fn text_attribute(friendly: &str, name: &str, text: &str) -> Element {
+pub(crate) fn text_attribute(friendly: &str, name: &str, text: &str) -> Element {
     attribute(friendly, name).with(string_value(text))
 }
 
 /// The HL7 element stands unprefixed: OpenNCP looks it up by its qualified name.
-fn coded_attribute(friendly: &str, name: &str, element: &str, code: &Code) -> Element {
+pub(crate) fn coded_attribute(friendly: &str, name: &str, element: &str, code: &Code) -> Element {
     let coded = Element::new(HL7, element)
         .attr("code", code.code.as_str())
         .attr("codeSystem", code.system.as_str())
@@ -262,10 +262,10 @@ fn purpose_attribute(purpose: Purpose) -> Element {
     coded_attribute("XSPA Purpose Of Use", PURPOSE, "PurposeOfUse", &code)
 }
 
-fn instant_text(at: Timestamp) -> String {
+pub(crate) fn instant_text(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string()
 }
 
-fn later(at: Timestamp, by: Duration) -> Timestamp {
+pub(crate) fn later(at: Timestamp, by: Duration) -> Timestamp {
     jiff::SignedDuration::try_from(by).ok().and_then(|d| at.checked_add(d).ok()).unwrap_or(at)
 }

@@ -11,12 +11,14 @@ mod issue;
 mod national;
 mod structure;
 mod worker;
+mod xua;
 
 pub use assertion::{AUDIENCE, HcpAssertion, TrcAssertion, Verified};
 pub use error::AssertionError;
 pub use issue::{Code, HcpClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, trc_template};
 pub use national::XuaAssertion;
 pub use worker::{NationalHeader, SealKey, SecurityHeader, Signer, SignerIdentity, SignerTrust, Verifier};
+pub use xua::{XuaClaims, xua_template};
 
 /// Names of SAML and of the eHDSI profile.
 pub mod names {

@@ -15,8 +15,9 @@ use super::fhir::accepts;
 use super::problem::Problem;
 use super::sealed::{Document, Sealed, Treated};
 use super::{Clinic, Context};
+use crate::initiating::PeerError;
 use crate::initiating::images::{self, Images};
-use crate::initiating::{PeerError, instance};
+use crate::instance;
 use crate::outcome::GatewayError;
 
 /// `GET /s/{sealed}/dicomweb/studies/{study}`
@@ -68,6 +69,7 @@ fn expected(manifest: &Manifest, study: &Uid, treated: &Treated, document: &Docu
         study: study.clone(),
         patient_ids: Some(patient_ids),
         birth_date: person.birth_date.clone(),
+        transfer_syntaxes: Vec::new(),
     })
 }
 

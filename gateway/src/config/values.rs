@@ -27,6 +27,14 @@ pub(super) fn home<'de, D: Deserializer<'de>>(d: D) -> Result<HomeCommunityId, D
     HomeCommunityId::parse(&text).map_err(|_| D::Error::custom("expected a homeCommunityId, as \"urn:oid:2.999.47\""))
 }
 
+pub(super) fn optional_oid<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Oid>, D::Error> {
+    oid(d).map(Some)
+}
+
+pub(super) fn optional_home<'de, D: Deserializer<'de>>(d: D) -> Result<Option<HomeCommunityId>, D::Error> {
+    home(d).map(Some)
+}
+
 pub(super) fn homes<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<HomeCommunityId>, D::Error> {
     let texts = Vec::<String>::deserialize(d)?;
     texts

@@ -16,10 +16,10 @@ use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 
 use super::guard::Place;
-use super::instance::{self, Expected};
 use super::{Call, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
+use crate::instance::{self, Expected};
 use crate::listener::OutParts;
 use crate::outcome::GatewayError;
 
@@ -240,7 +240,7 @@ impl Fetch {
         let mut parts = batch.parts.lock().await;
         while let Some(head) = parts.next().await? {
             let Some(request) = batch.promised.remove(&head.content_id) else { continue };
-            let (held, verdict) = instance::header(&mut parts, &request.document, &self.expected).await?;
+            let (held, verdict) = instance::header(&mut *parts, &request.document, &self.expected).await?;
             match verdict {
                 Ok(()) => return Ok(Some((request, held))),
                 Err(foreign) => self.withhold(&request, foreign),

@@ -29,7 +29,6 @@ use crate::telemetry::ExchangeLabels;
 pub mod discover;
 pub mod guard;
 pub mod images;
-pub mod instance;
 pub mod peers;
 pub mod query;
 pub mod relay;

@@ -1,28 +1,19 @@
 //! One SOAP message to one country and the root of its answer.
 
 use std::collections::BTreeMap;
-use std::error::Error;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderValue, Request, header};
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 use ncp_ihe::{Severity, Status, actions};
 use ncp_saml::SignedAssertion;
-use ncp_soap::{Addressing, BoxError, Envelope, Fault, MessageLimits, Parts, SoapError, ns};
-use ncp_tls::{Country, HttpClient, Material, TlsError, http_client};
-use ncp_xml::{Element, Limits as XmlLimits};
+use ncp_soap::SoapError;
+use ncp_tls::{Country, Material, http_client};
+use ncp_xml::Element;
 
 use crate::config::{Client, Limits, Peer};
 use crate::identity::TransactionName;
-
-/// A pooled client that trusts one country alone.
-pub type Route = HttpClient<UnsyncBoxBody<Bytes, BoxError>>;
-
-/// Parts of one answer: far above a batch, since foreign gateways may send a whole study.
-const PARTS: usize = 100_000;
+pub(super) use crate::soap_client::code_only;
+use crate::soap_client::{CallError, Packaging, SoapCall};
+pub use crate::soap_client::{Route, SoapAnswer as PeerAnswer};
 
 /// Why a country gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -91,28 +82,24 @@ impl PeerError {
     }
 }
 
-/// A code without anything that a peer might have put into it.
-pub(super) fn code_only(code: &str) -> String {
-    code.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':')).take(64).collect()
-}
-
-impl From<SoapError> for PeerError {
-    fn from(error: SoapError) -> Self {
+impl From<CallError> for PeerError {
+    fn from(error: CallError) -> Self {
         match error {
-            SoapError::Timeout => Self::Timeout,
-            SoapError::TooLarge(_) => Self::TooLarge,
-            SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
-            _ => Self::Malformed("soap"),
+            CallError::Unreachable(why) => Self::Unreachable(why),
+            CallError::BrokeOff => Self::BrokeOff,
+            CallError::Timeout => Self::Timeout,
+            CallError::Http(status) => Self::Http(status),
+            CallError::Fault => Self::Fault,
+            CallError::Malformed(what) => Self::Malformed(what),
+            CallError::TooLarge => Self::TooLarge,
         }
     }
 }
 
-/// An answer whose root was read.
-pub struct PeerAnswer {
-    /// The body element.
-    pub body: Element,
-    /// What follows.
-    pub parts: Parts<Incoming>,
+impl From<SoapError> for PeerError {
+    fn from(error: SoapError) -> Self {
+        CallError::from(error).into()
+    }
 }
 
 /// A client for each country, which shows our certificate and takes that country's only.
@@ -147,75 +134,12 @@ pub(super) async fn send(
     body: Element,
     patience: Duration,
 ) -> Result<PeerAnswer, PeerError> {
-    let action = match transaction {
-        TransactionName::Iti55 => actions::ITI55_REQUEST,
-        TransactionName::Iti38 => actions::ITI38_REQUEST,
-        TransactionName::Iti39 => actions::ITI39_REQUEST,
-        TransactionName::Rad75 => actions::RAD75_REQUEST,
+    let (action, packaging) = match transaction {
+        TransactionName::Iti55 => (actions::ITI55_REQUEST, Packaging::Simple),
+        TransactionName::Iti38 => (actions::ITI38_REQUEST, Packaging::Simple),
+        TransactionName::Iti39 => (actions::ITI39_REQUEST, Packaging::Mtom),
+        TransactionName::Rad75 => (actions::RAD75_REQUEST, Packaging::Mtom),
     };
-    let addressing = Addressing::request(action, endpoint);
-    let security = assertions.iter().fold(Element::new(ns::WSSE, "Security"), |all, one| all.raw(one.xml.clone()));
-    let mut headers = addressing.to_headers();
-    headers.push(security);
-    let message = Envelope { headers, body }.write();
-    let (content_type, body) = match transaction {
-        TransactionName::Iti39 | TransactionName::Rad75 => ncp_soap::mtom_request(message),
-        _ => {
-            let body = Full::new(Bytes::from(message)).map_err(|never| match never {}).boxed_unsync();
-            (ncp_soap::soap_content_type(action), body)
-        }
-    };
-    let request = Request::post(endpoint)
-        .header(header::CONTENT_TYPE, content_type)
-        .body(body)
-        .map_err(|_| PeerError::Unreachable("address".into()))?;
-    let answered = tokio::time::timeout(patience, answer(limits, route, request, patience)).await;
-    let (answer, envelope) = answered.map_err(|_| PeerError::Timeout)??;
-    if Fault::read(&answer.body).is_some() {
-        return Err(PeerError::Fault);
-    }
-    // A foreign stack may leave the header out; one that names another message is not our answer.
-    let relates = Addressing::read(&envelope).ok().and_then(|a| a.relates_to);
-    if relates.is_some() && relates != addressing.message_id {
-        return Err(PeerError::Malformed("relates to another message"));
-    }
-    Ok(answer)
-}
-
-async fn answer(
-    limits: &Limits,
-    route: &Route,
-    request: Request<UnsyncBoxBody<Bytes, BoxError>>,
-    idle: Duration,
-) -> Result<(PeerAnswer, Envelope), PeerError> {
-    let response = route.request(request).await.map_err(|e| unreachable(&e))?;
-    let (parts, body) = response.into_parts();
-    let mut headers = parts.headers;
-    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
-    let message_limits =
-        MessageLimits { root_bytes: limits.answer_bytes, parts: PARTS, idle, ..MessageLimits::default() };
-    let refused = |error: SoapError| match parts.status.is_success() {
-        true => error.into(),
-        false => PeerError::Http(parts.status.as_u16()),
-    };
-    let message = ncp_soap::read_message(&headers, body, &message_limits).await.map_err(refused)?;
-    let xml = XmlLimits { bytes: limits.answer_bytes, ..XmlLimits::ANSWER };
-    let envelope = Envelope::read(&message.root, &xml).map_err(refused)?;
-    let body = envelope.body.clone();
-    Ok((PeerAnswer { body, parts: message.parts }, envelope))
-}
-
-/// The innermost reason that is ours; hyper's own texts stay out.
-fn unreachable(error: &hyper_util::client::legacy::Error) -> PeerError {
-    let mut source = error.source();
-    while let Some(inner) = source {
-        if let Some(tls) = inner.downcast_ref::<TlsError>() {
-            return match tls {
-                TlsError::Timeout => PeerError::Timeout,
-                other => PeerError::Unreachable(other.to_string()),
-            };
-        }
-        source = inner.source();
-    }
-    PeerError::Unreachable("connection broke".into())
+    let call = SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes: limits.answer_bytes };
+    Ok(call.send(route).await?)
 }

@@ -17,11 +17,11 @@ use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 
 use super::guard::Place;
-use super::instance::{self, Expected};
 use super::peers::code_only;
 use super::{Call, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
+use crate::instance::{self, Expected};
 use crate::listener::OutParts;
 use crate::outcome::GatewayError;
 
@@ -208,7 +208,7 @@ fn stream(
                 None => Bytes::new(),
                 Some(expected) => {
                     let mut parts = parts.lock().await;
-                    let header = instance::header(&mut parts, &unit.request.document, &expected).await;
+                    let header = instance::header(&mut *parts, &unit.request.document, &expected).await;
                     let (held, verdict) = header.map_err(boxed)?;
                     verdict.map_err(|foreign| withheld(&recorder, foreign))?;
                     held
@@ -251,7 +251,7 @@ fn out(
 /// The request alone says what an instance must be: no manifest was seen.
 fn expected(unit: &Promised) -> Option<Expected> {
     let study = unit.study.clone()?;
-    Some(Expected { study, patient_ids: None, birth_date: None })
+    Some(Expected { study, patient_ids: None, birth_date: None, transfer_syntaxes: Vec::new() })
 }
 
 fn withheld(recorder: &Recorder, foreign: instance::Foreign) -> BoxError {

@@ -1,7 +1,7 @@
 //! Cross Gateway Retrieve [ITI-39], initiating side (ITI TF-2: 3.39): one document, checked against its metadata.
 
 use bytes::{Bytes, BytesMut};
-use ncp_ihe::{Content, DocumentRequest, MessageError, RetrieveRequest, RetrieveResponse};
+use ncp_ihe::{Content, DocumentRequest, RetrieveRequest, RetrieveResponse};
 use openssl::hash::MessageDigest;
 
 use super::{Call, PeerError, close};
@@ -71,12 +71,7 @@ async fn fetch(call: &Call, request: RetrieveRequest, wanted: &Wanted) -> Result
 /// # Errors
 /// Malformed.
 pub(super) fn read_response(body: &ncp_xml::Element) -> Result<RetrieveResponse, PeerError> {
-    let read = RetrieveResponse::read(body, |holder| match ncp_soap::included(holder) {
-        Ok(Some(id)) => Ok(Content::Include(id)),
-        Ok(None) => ncp_soap::inline_content(holder).map(Content::Inline),
-        Err(error) => Err(error),
-    });
-    read.map_err(|_: MessageError| PeerError::Malformed("RetrieveDocumentSetResponse"))
+    Ok(crate::soap_client::read_retrieve(body)?)
 }
 
 /// One part, whole; it is a document, so it is bounded and may be collected.

@@ -1,88 +1,107 @@
 //! The national connectors of this country and how a request finds its connector.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use ncp_ihe::{
     DocumentEntry, DocumentIds, ImagingRequest, Oid, PatientQuery, PatientRecord, RegistryObjects, SeriesRequest,
     StudyRequest,
 };
 
+use ncp_saml::Signer;
+
 use super::dicomweb::DicomWebSource;
 use super::embedded::EmbeddedSource;
+use super::grpc::GrpcSource;
 use super::patients::Patients;
+use super::setbacks::Setbacks;
+use super::xds::XdsSource;
 use super::{
-    Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, InstanceStream, LocatedStudy, Missing,
-    NationalError, PatientDemographicsSupplier, PatientObjects,
+    Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedStudy, Missing, NationalError,
+    PatientDemographicsSupplier, PatientObjects, Retrieval,
 };
-use crate::config;
+use crate::config::{self, Config};
 use crate::policy::{Authorised, Disclose, LookUp};
 
 /// All national systems behind the four actors.
 pub struct National {
     patients: Arc<Patients>,
     connectors: Vec<Connector>,
+    setbacks: Setbacks,
+    /// Time for a look-up in one system.
+    patience: Duration,
 }
 
 /// One system. A new kind is a new variant.
 enum Connector {
     Embedded(EmbeddedSource),
     DicomWeb(Box<DicomWebSource>),
+    Grpc(Box<GrpcSource>),
+    Xds(Box<XdsSource>),
+}
+
+/// Hands a call to whichever kind the connector is.
+macro_rules! each {
+    ($connector:expr, $source:ident => $call:expr) => {
+        match $connector {
+            Connector::Embedded($source) => $call,
+            Connector::DicomWeb($source) => $call,
+            Connector::Grpc($source) => $call,
+            Connector::Xds($source) => $call,
+        }
+    };
 }
 
 impl Connector {
-    fn repository(&self) -> &Oid {
+    fn repositories(&self) -> &[Oid] {
         match self {
-            Self::Embedded(source) => source.repository(),
-            Self::DicomWeb(source) => source.repository(),
+            Self::Embedded(source) => std::slice::from_ref(source.repository()),
+            Self::DicomWeb(source) => std::slice::from_ref(source.repository()),
+            Self::Grpc(source) => source.repositories(),
+            Self::Xds(source) => source.repositories(),
         }
     }
 
     fn locations(&self) -> &[Oid] {
+        each!(self, source => source.locations())
+    }
+
+    /// Persons, where the system knows any.
+    async fn find(&self, query: &Authorised<LookUp<PatientQuery>>) -> Result<Vec<PatientRecord>, NationalError> {
         match self {
-            Self::Embedded(source) => source.locations(),
-            Self::DicomWeb(source) => source.locations(),
+            Self::Grpc(source) if source.knows_patients() => source.find(query).await,
+            Self::Xds(source) if source.knows_patients() => source.find(query).await,
+            _ => Err(NationalError::NoPatient),
         }
     }
 
-    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
-        match self {
+    /// Registry objects; a patient whom the system does not know has none.
+    async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let objects = match self {
+            Self::Xds(source) => return source.registered(of).await,
             Self::Embedded(source) => source.objects(of).await,
             Self::DicomWeb(source) => source.objects(of).await,
+            Self::Grpc(source) => source.objects(of).await,
+        };
+        match objects {
+            Err(NationalError::NoPatient) => Ok(Registered::default()),
+            Err(error) => Err(error),
+            Ok(objects) => Ok(Registered { objects, failed: Vec::new() }),
         }
     }
+}
 
-    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        match self {
-            Self::Embedded(source) => source.entries(ids).await,
-            Self::DicomWeb(source) => source.entries(ids).await,
-        }
-    }
-
-    async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
-        match self {
-            Self::Embedded(source) => source.retrieve(entry).await,
-            Self::DicomWeb(source) => source.retrieve(entry).await,
-        }
-    }
-
-    async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
-        match self {
-            Self::Embedded(source) => source.locate(request).await,
-            Self::DicomWeb(source) => source.locate(request).await,
-        }
-    }
-
-    async fn retrieve_instances(
-        &self,
-        study: Authorised<Disclose<LocatedStudy>>,
-    ) -> Result<InstanceStream, NationalError> {
-        match self {
-            Self::Embedded(source) => source.retrieve_instances(study).await,
-            Self::DicomWeb(source) => source.retrieve_instances(study).await,
-        }
-    }
+/// What the registries of the country answered, and how those failed that did not.
+#[derive(Debug, Default)]
+pub struct Registered {
+    /// All objects.
+    pub objects: RegistryObjects,
+    /// One for each system that did not answer, or not with all.
+    pub failed: Vec<NationalError>,
 }
 
 impl National {
@@ -90,8 +109,12 @@ impl National {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn start(config: &config::National) -> Result<Self, String> {
-        let patients = Arc::new(Patients::load(&config.patients_file)?);
+    pub fn start(whole: &Config, config: &config::National, signer: &Arc<Signer>) -> Result<Self, String> {
+        let patients = match &config.patients_file {
+            Some(file) => Patients::load(file)?,
+            None => Patients::default(),
+        };
+        let patients = Arc::new(patients);
         let mut connectors = Vec::new();
         for connector in &config.connector {
             let language = &config.language;
@@ -102,14 +125,64 @@ impl National {
                 config::Connector::DicomWeb(archive) => {
                     Connector::DicomWeb(Box::new(DicomWebSource::new(archive, language, patients.clone())?))
                 }
+                config::Connector::Grpc(service) => Connector::Grpc(Box::new(GrpcSource::new(service)?)),
+                config::Connector::Xds(domain) => Connector::Xds(Box::new(XdsSource::new(domain, whole, signer)?)),
             });
         }
-        Ok(Self { patients, connectors })
+        Ok(Self { patients, connectors, setbacks: Setbacks::default(), patience: config.patience })
     }
 
     /// Whether some connector answers for that RepositoryUniqueId.
     pub fn has_repository(&self, repository: &Oid) -> bool {
-        self.connectors.iter().any(|c| c.repository() == repository)
+        self.of_repository(repository).is_some()
+    }
+
+    /// What all registries hold of a patient. One that is down does not take the others with it.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let mut out = Registered::default();
+        let mut answered = self.connectors.is_empty();
+        for answer in self.ask_all(|connector| connector.registered(of)).await {
+            match answer {
+                Ok(registered) => {
+                    answered = true;
+                    out.objects.extend(registered.objects);
+                    out.failed.extend(registered.failed);
+                }
+                Err(error) => out.failed.push(error),
+            }
+        }
+        for error in &out.failed {
+            tracing::warn!(reason = %error, "a national registry did not answer, or not with all");
+        }
+        match out.failed.pop() {
+            Some(error) if !answered => Err(error),
+            last => {
+                out.failed.extend(last);
+                Ok(out)
+            }
+        }
+    }
+
+    /// Asks all systems at once, each with its deadline.
+    async fn ask_all<'a, T, F>(&'a self, ask: impl Fn(&'a Connector) -> F) -> Vec<Result<T, NationalError>>
+    where
+        F: Future<Output = Result<T, NationalError>>,
+    {
+        let asked = self.connectors.iter().map(|connector| {
+            let answer = ask(connector);
+            async {
+                let slow = |_| NationalError::down("national system did not answer in time");
+                tokio::time::timeout(self.patience, answer).await.map_err(slow)?
+            }
+        });
+        join_all(asked).await
+    }
+
+    fn of_repository(&self, repository: &Oid) -> Option<&Connector> {
+        self.connectors.iter().find(|c| c.repositories().contains(repository))
     }
 
     fn at_location(&self, location: &Oid) -> Option<&Connector> {
@@ -118,70 +191,103 @@ impl National {
 }
 
 impl PatientDemographicsSupplier for National {
+    /// The country's file, then the systems that know patients. A system that fails hides nobody who was found.
     async fn find(&self, query: &Authorised<LookUp<PatientQuery>>) -> Result<Vec<PatientRecord>, NationalError> {
-        self.patients.find(query.get())
+        if let Ok(found) = self.patients.find(query.get()) {
+            return Ok(found);
+        }
+        let mut found: Vec<PatientRecord> = Vec::new();
+        let mut failed = None;
+        for answer in self.ask_all(|connector| connector.find(query)).await {
+            match answer {
+                Ok(records) => {
+                    for record in records {
+                        if !found.iter().any(|f| f.id == record.id) {
+                            found.push(record);
+                        }
+                    }
+                }
+                Err(NationalError::NoPatient) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if found.is_empty() => Err(error),
+            _ if found.is_empty() => Err(NationalError::NoPatient),
+            _ => Ok(found),
+        }
     }
 }
 
 impl DocumentRegistry for National {
     async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
-        let mut out = RegistryObjects::default();
-        for connector in &self.connectors {
-            out.extend(connector.objects(of).await?);
-        }
-        Ok(out)
+        Ok(self.registered(of).await?.objects)
     }
 
+    /// A system that fails hides nothing that another one has.
     async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
         let mut out = Vec::new();
-        for connector in &self.connectors {
-            out.extend(connector.entries(ids).await?);
+        let mut failed = None;
+        for answer in
+            self.ask_all(|connector| async move { each!(connector, source => source.entries(ids).await) }).await
+        {
+            match answer {
+                Ok(entries) => out.extend(entries),
+                Err(NationalError::NoPatient) => {}
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(out)
+        match failed {
+            Some(error) if out.is_empty() => Err(error),
+            _ => Ok(out),
+        }
     }
 }
 
 impl DocumentRepository for National {
     async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
-        let connector = self.connectors.iter().find(|c| *c.repository() == entry.get().repository_unique_id);
-        connector.ok_or(NationalError::UnknownRepository)?.retrieve(entry).await
+        let connector =
+            self.of_repository(&entry.get().repository_unique_id).ok_or(NationalError::UnknownRepository)?;
+        each!(connector, source => source.retrieve(entry).await)
     }
 }
 
 impl ImagingDocumentSource for National {
-    /// Splits the request by Retrieve Location UID, asks each source, and puts the answers together by study.
+    /// Splits the request by source, asks each, and puts the answers together by study.
     async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
         let mut found: Vec<LocatedStudy> = Vec::new();
         let locations: BTreeSet<&Oid> = instances(request.get()).map(|i| &i.repository).collect();
         for location in locations {
             let part = request.derive(at_location(request.get(), location));
             let located = match self.at_location(location) {
-                Some(connector) => connector.locate(&part).await?,
+                Some(connector) => each!(connector, source => source.locate(&part).await)?,
                 None => unknown_source(part.get()),
             };
             for study in located {
                 match found.iter_mut().find(|s| s.study == study.study && s.patient == study.patient) {
-                    Some(known) => {
-                        known.instances.extend(study.instances);
-                        known.missing.extend(study.missing);
-                    }
+                    Some(known) => known.join(study),
                     None => found.push(study),
                 }
             }
         }
+        found.iter_mut().for_each(|study| self.setbacks.apply(request.identity(), study));
         Ok(found)
     }
 
-    async fn retrieve_instances(
-        &self,
-        study: Authorised<Disclose<LocatedStudy>>,
-    ) -> Result<InstanceStream, NationalError> {
+    async fn retrieve_instances(&self, study: Authorised<Disclose<LocatedStudy>>) -> Result<Retrieval, NationalError> {
+        let trc = study.identity().trc_id.clone().unwrap_or_default();
+        let mut missing = Vec::new();
         let mut streams = Vec::new();
         for (location, part) in study.split_by(|instance| instance.request.repository.clone()) {
             let connector = self.at_location(&location).ok_or(NationalError::UnknownRepository)?;
-            streams.push(connector.retrieve_instances(part).await?);
+            let opened = each!(connector, source => source.retrieve_instances(part).await)?;
+            missing.extend(opened.missing);
+            streams.push(opened.instances);
         }
-        Ok(Box::pin(futures_util::stream::iter(streams).flatten()))
+        let setbacks = self.setbacks.clone();
+        let instances = futures_util::stream::iter(streams).flatten();
+        let instances = instances.map(move |instance| instance.map(|instance| setbacks.watch(&trc, instance)));
+        Ok(Retrieval { missing, instances: Box::pin(instances) })
     }
 }
 
@@ -222,6 +328,9 @@ fn unknown_source(request: &ImagingRequest) -> Vec<LocatedStudy> {
             missing,
             modalities: Vec::new(),
             study_date: None,
+            patient_ids: Vec::new(),
+            birth_date: None,
+            transfer_syntaxes: request.transfer_syntaxes.clone(),
         })
         .collect()
 }

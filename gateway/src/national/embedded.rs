@@ -15,8 +15,8 @@ use tokio::io::AsyncReadExt;
 use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite};
 use super::patients::Patients;
 use super::{
-    ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, InstanceStream,
-    LocatedStudy, NationalError, PatientObjects,
+    ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, LocatedStudy,
+    NationalError, PatientObjects, Retrieval,
 };
 use crate::config::Embedded;
 use crate::policy::{Authorised, Disclose, LookUp};
@@ -118,10 +118,7 @@ impl ImagingDocumentSource for EmbeddedSource {
         Ok(request.studies.iter().map(locate).collect())
     }
 
-    async fn retrieve_instances(
-        &self,
-        study: Authorised<Disclose<LocatedStudy>>,
-    ) -> Result<InstanceStream, NationalError> {
+    async fn retrieve_instances(&self, study: Authorised<Disclose<LocatedStudy>>) -> Result<Retrieval, NationalError> {
         let study = study.into_inner();
         let indexed = self.studies.get(&study.study).ok_or(NationalError::UnknownDocument)?;
         let mut files: Vec<(DocumentRequest, PathBuf, u64)> = Vec::new();
@@ -132,7 +129,7 @@ impl ImagingDocumentSource for EmbeddedSource {
         }
         let stream = futures_util::stream::iter(files)
             .map(|(request, path, size)| Ok(Instance { request, size: Some(size), content: file_content(path, size) }));
-        Ok(Box::pin(stream))
+        Ok(Retrieval { missing: Vec::new(), instances: Box::pin(stream) })
     }
 }
 

@@ -66,6 +66,9 @@ impl IndexedStudy {
             missing: Vec::new(),
             modalities: indexed.map(|s| s.modalities()).unwrap_or_default(),
             study_date: indexed.and_then(|s| s.study_date.clone()),
+            patient_ids: Vec::new(),
+            birth_date: None,
+            transfer_syntaxes: syntaxes.to_vec(),
         };
         for series in &study.series {
             for request in &series.instances {

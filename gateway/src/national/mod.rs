@@ -28,15 +28,21 @@ use ncp_ihe::{
     RegistryObjects, Uid,
 };
 
+use crate::instance::{Expected, Foreign};
 use crate::policy::{Authorised, Disclose, LookUp};
 
 pub mod dicomweb;
 pub mod directory;
 pub mod embedded;
+pub mod grpc;
+mod incoming;
 mod manifests;
 pub mod patients;
+mod recent;
+mod setbacks;
+pub mod xds;
 
-pub use directory::National;
+pub use directory::{National, Registered};
 
 /// Bytes of one document or instance, in order, as they come.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, NationalError>> + Send>>;
@@ -96,13 +102,15 @@ pub trait ImagingDocumentSource {
         request: &Authorised<LookUp<ImagingRequest>>,
     ) -> impl Future<Output = Result<Vec<LocatedStudy>, NationalError>> + Send;
 
-    /// Streams the instances of a released study in the order of [`LocatedStudy::instances`], byte for byte as stored.
+    /// Opens the instances of a released study, byte for byte as stored. When this returns the source has said which
+    /// of them will not come; the others are promised.
     ///
-    /// Dropping the stream cancels the work within a second. An error inside the stream ends it.
+    /// Dropping the stream cancels the work within a second. An instance that was promised and cannot be had is one
+    /// whose content fails, so that it is known which; an error of the stream itself ends it.
     fn retrieve_instances(
         &self,
         study: Authorised<Disclose<LocatedStudy>>,
-    ) -> impl Future<Output = Result<InstanceStream, NationalError>> + Send;
+    ) -> impl Future<Output = Result<Retrieval, NationalError>> + Send;
 }
 
 /// One document as its repository holds it.
@@ -113,6 +121,14 @@ pub struct Document {
     pub size: Option<u64>,
     /// The content.
     pub content: ByteStream,
+}
+
+/// The instances of a study on their way out.
+pub struct Retrieval {
+    /// Listed, and yet not to be had.
+    pub missing: Vec<(DocumentRequest, Missing)>,
+    /// The others, in any order.
+    pub instances: InstanceStream,
 }
 
 /// One DICOM Part-10 object on its way out.
@@ -140,6 +156,36 @@ pub struct LocatedStudy {
     pub modalities: Vec<String>,
     /// Study Date (0008,0020), YYYYMMDD, local to the source.
     pub study_date: Option<String>,
+    /// Ids under which its objects may name the patient (0010,0020).
+    pub patient_ids: Vec<String>,
+    /// The patient's birth date as far as it is known, YYYYMMDD.
+    pub birth_date: Option<String>,
+    /// Transfer syntaxes that the requester takes.
+    pub transfer_syntaxes: Vec<Uid>,
+}
+
+impl LocatedStudy {
+    /// Adds what another source has of the same study.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.instances.extend(other.instances);
+        self.missing.extend(other.missing);
+        self.patient_ids.extend(other.patient_ids);
+        for modality in other.modalities {
+            if !self.modalities.contains(&modality) {
+                self.modalities.push(modality);
+            }
+        }
+    }
+
+    /// What each of its instances must agree with.
+    pub(crate) fn expected(&self) -> Expected {
+        Expected {
+            study: self.study.clone(),
+            patient_ids: Some(self.patient_ids.clone()),
+            birth_date: self.birth_date.clone(),
+            transfer_syntaxes: self.transfer_syntaxes.iter().map(ToString::to_string).collect(),
+        }
+    }
 }
 
 /// One instance that a source promises.
@@ -168,6 +214,10 @@ pub enum Missing {
     TransferSyntax,
     /// The object names another patient than the study's; it is withheld.
     Mismatch,
+    /// The source says it has it and could not send it.
+    Failed,
+    /// The source is busy.
+    Busy,
 }
 
 /// What a national system may answer instead of data.
@@ -203,11 +253,27 @@ pub enum NationalError {
     /// The object differs from what the index promised.
     #[error("object does not fit its index entry: {0}")]
     Mismatch(&'static str),
+    /// The instance is another's than was asked for.
+    #[error("{}", .0.rule())]
+    Foreign(Foreign),
+    /// None of the requested transfer syntaxes can be had.
+    #[error("none of the requested transfer syntaxes")]
+    TransferSyntax,
 }
 
 impl NationalError {
     /// A failure that may pass.
     pub fn down(reason: impl Into<String>) -> Self {
         Self::Down { reason: reason.into(), retry: true }
+    }
+
+    /// A failure that stays until somebody mends it.
+    pub fn broken(reason: impl Into<String>) -> Self {
+        Self::Down { reason: reason.into(), retry: false }
+    }
+
+    /// Whether asking again may help.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Busy | Self::Down { retry: true, .. })
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use ncp_ihe::{PatientId, PatientQuery, PatientRecord, PersonName};
 use serde::Deserialize;
 
-use super::NationalError;
+use super::{LocatedStudy, NationalError};
 
 /// One person.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -76,6 +76,14 @@ impl Patients {
     /// By national identifier.
     pub fn get(&self, id: &PatientId) -> Option<&Patient> {
         self.0.iter().find(|(own, _)| own == id).map(|(_, p)| p)
+    }
+
+    /// Adds how the objects of a study may name its patient.
+    pub(super) fn identify(&self, study: &mut LocatedStudy) {
+        let Some(id) = &study.patient else { return };
+        let Some(known) = self.get(id) else { return };
+        study.patient_ids = known.local_ids.iter().chain([&id.extension]).cloned().collect();
+        study.birth_date = Some(known.birth_date.clone());
     }
 }
 

@@ -138,6 +138,9 @@ impl LocatedStudy {
             missing: Vec::new(),
             modalities: self.modalities.clone(),
             study_date: self.study_date.clone(),
+            patient_ids: self.patient_ids.clone(),
+            birth_date: self.birth_date.clone(),
+            transfer_syntaxes: self.transfer_syntaxes.clone(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::pipeline::{self, Answer, Exchange, Message};
 use super::pivot;
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
-use crate::national::{DocumentRegistry, NationalError, PatientObjects};
+use crate::national::{DocumentRegistry, NationalError, PatientObjects, Registered};
 use crate::outcome::GatewayError;
 use crate::policy::{Authorised, LookUp, Refusal};
 
@@ -33,9 +33,9 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     let span = tracing::info_span!("policy", ncp.transaction = "ITI-38");
     let asked = policy.admit(request, TransactionName::Iti38, patient.as_ref()).instrument(span).await?;
 
-    let entries = candidates(exchange, &asked, trail).await?;
+    let Registered { objects, failed } = candidates(exchange, &asked, trail).await?;
     let mut released = Vec::new();
-    for entry in entries {
+    for entry in objects.entries {
         match policy.release(&asked, TransactionName::Iti38, entry).await {
             Ok(entry) => released.push(entry),
             Err(refusal) => trail.withheld(&refusal),
@@ -52,6 +52,12 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         object_refs: Vec::new(),
     };
     let home = exchange.app.config.gateway.home_community_id.clone();
+    // What a national system could not answer for is said; what the others have is sent.
+    for error in failed {
+        answer.status = Status::PartialSuccess;
+        let error = GatewayError::from(error);
+        answer.errors.push(error.registry_error(TransactionName::Iti38, Some(home.to_string()), &exchange.reference));
+    }
     let originals: Vec<DocumentEntry> =
         released.into_iter().map(|entry| DocumentEntry { home: Some(home.clone()), ..entry.into_inner() }).collect();
     let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
@@ -83,7 +89,7 @@ async fn candidates(
     exchange: &Exchange,
     asked: &Authorised<LookUp<CrossGatewayQueryRequest>>,
     trail: &mut Trail,
-) -> Result<Vec<DocumentEntry>, GatewayError> {
+) -> Result<Registered, GatewayError> {
     let Some(national) = &exchange.app.national else {
         return Err(NationalError::UnknownRepository.into());
     };
@@ -105,11 +111,10 @@ async fn candidates(
             StoredQuery::FindDocuments(find) => find.status.clone(),
             _ => vec![Availability::Approved, Availability::Deprecated],
         };
-        match national.objects(&asked.derive(PatientObjects { patient, status })).await {
-            Ok(objects) => Ok(objects.entries),
+        match national.registered(&asked.derive(PatientObjects { patient, status })).await {
             // One answer for "nothing" and "nobody": Success with an empty list leaks least.
-            Err(NationalError::NoPatient) => Ok(Vec::new()),
-            Err(error) => Err(error.into()),
+            Err(NationalError::NoPatient) => Ok(Registered::default()),
+            other => Ok(other?),
         }
     }
     .instrument(span)

@@ -17,7 +17,7 @@ use super::pipeline::{self, Answer, Exchange, Message};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::listener::OutParts;
-use crate::national::{ImagingDocumentSource, LocatedStudy, Missing, NationalError};
+use crate::national::{ImagingDocumentSource, LocatedStudy, Missing, NationalError, Retrieval};
 use crate::outcome::GatewayError;
 
 const DICOM: &str = "application/dicom";
@@ -67,35 +67,59 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         let requests = study.series.iter().flat_map(|series| &series.instances);
         errors.extend(requests.map(|request| missing_error(exchange, request, Missing::Unknown)));
     }
-    trail.studies_decided(released.iter().map(|study| study.get()));
-    trail.decided().await?;
-
     let mut documents = Vec::new();
     let mut sources = Vec::new();
+    let mut promised: Vec<LocatedStudy> = Vec::new();
     for study in released {
-        for instance in &study.get().instances {
-            documents.push(DocumentResponse {
-                request: instance.request.clone(),
-                new_document: None,
-                media_type: DICOM.into(),
-                content: Content::Include(content_id(&instance.request, &exchange.reference)),
-            });
-        }
-        sources.push(study);
+        let mut facts = study.get().clone();
+        let span = tracing::info_span!("national", ncp.transaction = "RAD-75");
+        let opened = national.retrieve_instances(study).instrument(span).await;
+        let missing = match opened {
+            Ok(Retrieval { missing, instances }) => {
+                sources.push((facts.study.to_string(), instances));
+                missing
+            }
+            Err(error) => {
+                tracing::warn!(reason = %error, "an imaging document source did not open a study");
+                let why = match &error {
+                    NationalError::Busy => Missing::Busy,
+                    NationalError::TransferSyntax => Missing::TransferSyntax,
+                    NationalError::UnknownDocument => Missing::Unknown,
+                    _ => Missing::Failed,
+                };
+                facts.instances.iter().map(|i| (i.request.clone(), why)).collect()
+            }
+        };
+        let refused: BTreeSet<&DocumentRequest> = missing.iter().map(|(request, _)| request).collect();
+        facts.instances.retain(|i| !refused.contains(&i.request));
+        errors.extend(missing.iter().map(|(request, why)| missing_error(exchange, request, *why)));
+        trail.instances_missing(&missing);
+        documents.extend(facts.instances.iter().map(|instance| DocumentResponse {
+            request: instance.request.clone(),
+            new_document: None,
+            media_type: DICOM.into(),
+            content: Content::Include(content_id(&instance.request, &exchange.reference)),
+        }));
+        promised.push(facts);
     }
+    trail.studies_decided(promised.iter());
+    trail.decided().await?;
     let body = RetrieveResponse { status: status(&documents, &errors), errors, documents }.to_element();
 
     let reference = exchange.reference.clone();
-    let app = exchange.app.clone();
     let recorder = trail.recorder();
     let parts: OutParts = Box::pin(async_stream::try_stream! {
-        for study in sources {
-            let uid = study.get().study.to_string();
-            let Some(national) = &app.national else { return };
-            let mut instances = national.retrieve_instances(study).await.map_err(boxed)?;
+        for (uid, mut instances) in sources {
             while let Some(instance) = instances.next().await {
                 let instance = instance.map_err(boxed)?;
-                let data = recorder.follow_instance(&uid, Box::pin(instance.content.map(|c| c.map_err(boxed))));
+                let alerts = recorder.clone();
+                let content = instance.content.map(move |chunk| chunk.map_err(|error| {
+                    if let NationalError::Foreign(foreign) = &error {
+                        alerts.alert(foreign.rule());
+                    }
+                    boxed(error)
+                }));
+                let data = recorder.follow_instance(&uid, Box::pin(content));
                 yield OutPart { content_id: content_id(&instance.request, &reference), media_type: DICOM.into(), data };
             }
         }
@@ -134,6 +158,8 @@ fn missing_error(exchange: &Exchange, request: &DocumentRequest, why: Missing) -
         Missing::Unknown | Missing::Mismatch => ("XDSDocumentUniqueIdError", "instance is not available"),
         Missing::UnknownSource => ("XDSUnknownRepositoryId", "source is not known"),
         Missing::TransferSyntax => ("XDSRepositoryError", "stored in none of the requested transfer syntaxes"),
+        Missing::Failed => ("XDSRepositoryError", "instance could not be fetched"),
+        Missing::Busy => ("XDSRepositoryBusy", "busy, try again later"),
     };
     RegistryError {
         code: code.into(),

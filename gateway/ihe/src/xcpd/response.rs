@@ -82,11 +82,25 @@ impl PatientResponse {
     /// # Errors
     /// Malformed.
     pub fn read(body: &Element) -> Result<PatientAnswer, MessageError> {
+        Self::read_from(body, None)
+    }
+
+    /// Reads the answer of a national Patient Demographics Supplier [ITI-47], which names no custodian: its matches
+    /// count as those of `community`.
+    ///
+    /// # Errors
+    /// Malformed.
+    pub fn read_supplier(body: &Element, community: &HomeCommunityId) -> Result<PatientAnswer, MessageError> {
+        Self::read_from(body, Some(community))
+    }
+
+    fn read_from(body: &Element, community: Option<&HomeCommunityId>) -> Result<PatientAnswer, MessageError> {
         if !body.is(HL7V3, "PRPA_IN201306UV02") {
             return Err(MessageError::Malformed("PRPA_IN201306UV02"));
         }
         let process = body.child(HL7V3, "controlActProcess").ok_or(MessageError::Malformed("controlActProcess"))?;
-        let matches: Vec<_> = process.all(HL7V3, "subject").map(read_subject).collect::<Result<_, _>>()?;
+        let matches: Vec<_> =
+            process.all(HL7V3, "subject").map(|s| read_subject(s, community)).collect::<Result<_, _>>()?;
         if !matches.is_empty() {
             return Ok(PatientAnswer::Matches(matches));
         }
@@ -197,7 +211,7 @@ fn reason(refusal: &Refusal) -> Element {
     hl7("reasonOf").attr("typeCode", "RSON").with(event)
 }
 
-fn read_subject(subject: &Element) -> Result<PatientMatch, MessageError> {
+fn read_subject(subject: &Element, community: Option<&HomeCommunityId>) -> Result<PatientMatch, MessageError> {
     let malformed = || MessageError::Malformed("registrationEvent");
     let event = subject.child(HL7V3, "registrationEvent").ok_or_else(malformed)?;
     let patient = event.path(HL7V3, &["subject1", "patient"]).ok_or_else(malformed)?;
@@ -212,8 +226,11 @@ fn read_subject(subject: &Element) -> Result<PatientMatch, MessageError> {
     other_ids.extend(others.filter_map(|e| read_ii(e).ok()));
     let name = person.child(HL7V3, "name");
     let text = |holder: &Element, local: &str| holder.child(HL7V3, local).map(Element::trimmed);
-    let home =
-        event.path(HL7V3, &["custodian", "assignedEntity", "id"]).and_then(|i| i.get("root")).ok_or_else(malformed)?;
+    let custodian = event.path(HL7V3, &["custodian", "assignedEntity", "id"]).and_then(|i| i.get("root"));
+    let home = match community {
+        Some(community) => community.clone(),
+        None => HomeCommunityId::parse(custodian.ok_or_else(malformed)?)?,
+    };
     let degree = patient.path(HL7V3, &["subjectOf1", "queryMatchObservation", "value"]).and_then(|v| v.get("value"));
     Ok(PatientMatch {
         record: PatientRecord {
@@ -235,7 +252,7 @@ fn read_subject(subject: &Element) -> Result<PatientMatch, MessageError> {
                 country: text(a, "country"),
             }),
         },
-        home: HomeCommunityId::parse(home)?,
+        home,
         degree: degree.and_then(|d| d.parse().ok()).unwrap_or(0),
     })
 }

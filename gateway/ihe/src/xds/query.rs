@@ -278,6 +278,11 @@ fn write_find(find: &FindDocuments) -> Vec<Element> {
         ebrim::slot("$XDSDocumentEntryPatientId", [quoted(&find.patient_id.to_cx())]),
         ebrim::slot("$XDSDocumentEntryStatus", [list(find.status.iter().map(|s| s.urn().to_owned()).collect())]),
     ];
+    // Stable entries alone are what a registry answers when nothing is said.
+    if find.entry_types != [EntryType::Stable] && !find.entry_types.is_empty() {
+        let types = find.entry_types.iter().map(|t| t.urn().to_owned()).collect();
+        slots.push(ebrim::slot("$XDSDocumentEntryType", [list(types)]));
+    }
     let form = |codes: &[Coded]| codes.iter().map(|c| format!("{}^^{}", c.code, c.system)).collect::<Vec<_>>();
     for (name, codes) in [
         ("$XDSDocumentEntryClassCode", &find.class_codes),

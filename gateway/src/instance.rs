@@ -1,0 +1,171 @@
+//! Whose instance is it? Read from its header before a byte of it goes on, in both roles.
+
+use std::future::Future;
+
+use bytes::{Bytes, BytesMut};
+use ncp_ihe::{DicomHeader, Scanned, Uid};
+use ncp_soap::{Parts, SoapError};
+
+/// Header bytes tried first, and at most.
+const FIRST: usize = 8 << 10;
+const MOST: usize = 1 << 20;
+
+/// What every instance of a study must agree with.
+#[derive(Clone)]
+pub struct Expected {
+    /// Study Instance UID.
+    pub study: Uid,
+    /// Patient IDs under which the archive may know the person; `None` where the request tells no more than study and
+    /// instance (RAD-69).
+    pub patient_ids: Option<Vec<String>>,
+    /// Birth date of the person, `YYYYMMDD`.
+    pub birth_date: Option<String>,
+    /// Transfer syntaxes that are taken; empty: any.
+    pub transfer_syntaxes: Vec<String>,
+}
+
+/// Why an instance is withheld. Without values, since this reaches logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    /// Not readable.
+    NotDicom,
+    /// SOP Instance UID.
+    OtherInstance,
+    /// Study Instance UID.
+    OtherStudy,
+    /// Patient ID or birth date.
+    OtherPatient,
+    /// Transfer syntax.
+    OtherSyntax,
+}
+
+impl Foreign {
+    /// The rule that was broken.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::NotDicom => "instance is not readable as DICOM",
+            Self::OtherInstance => "instance is another than its part says",
+            Self::OtherStudy => "instance is of another study",
+            Self::OtherPatient => "instance names another patient than its study",
+            Self::OtherSyntax => "instance is in none of the requested transfer syntaxes",
+        }
+    }
+}
+
+/// Bytes of one object as they come.
+pub trait Chunks {
+    /// What may break.
+    type Error;
+    /// The next bytes; `None` at the end.
+    fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, Self::Error>> + Send;
+}
+
+impl<B> Chunks for Parts<B>
+where
+    B: http_body::Body<Data = Bytes> + Unpin + Send,
+    B::Error: Into<ncp_soap::BoxError>,
+{
+    type Error = SoapError;
+    async fn chunk(&mut self) -> Result<Option<Bytes>, SoapError> {
+        Parts::chunk(self).await
+    }
+}
+
+/// Takes as much of an object as its header needs. The bytes are returned, to be sent on first.
+pub async fn header<C: Chunks>(
+    object: &mut C,
+    sop_instance: &str,
+    expected: &Expected,
+) -> Result<(Bytes, Result<(), Foreign>), C::Error> {
+    let mut held = BytesMut::new();
+    let mut enough = FIRST;
+    loop {
+        let mut ended = false;
+        while held.len() < enough {
+            match object.chunk().await? {
+                Some(chunk) => held.extend_from_slice(&chunk),
+                None => {
+                    ended = true;
+                    break;
+                }
+            }
+        }
+        match DicomHeader::scan(&held, ended) {
+            Scanned::Header(header) => return Ok((held.freeze(), check(&header, sop_instance, expected))),
+            Scanned::More if !ended && held.len() < MOST => enough = (held.len() * 2).min(MOST),
+            Scanned::More | Scanned::NotDicom(_) => return Ok((held.freeze(), Err(Foreign::NotDicom))),
+        }
+    }
+}
+
+/// The same for an instance that is there already.
+pub fn whole(bytes: &[u8], sop_instance: &str, expected: &Expected) -> Result<(), Foreign> {
+    match DicomHeader::scan(bytes, true) {
+        Scanned::Header(header) => check(&header, sop_instance, expected),
+        Scanned::More | Scanned::NotDicom(_) => Err(Foreign::NotDicom),
+    }
+}
+
+fn check(object: &DicomHeader, sop_instance: &str, expected: &Expected) -> Result<(), Foreign> {
+    if object.sop_instance != sop_instance {
+        return Err(Foreign::OtherInstance);
+    }
+    if object.study != expected.study.as_str() {
+        return Err(Foreign::OtherStudy);
+    }
+    if expected.patient_ids.as_ref().is_some_and(|ids| !names(object, ids, expected.birth_date.as_deref())) {
+        return Err(Foreign::OtherPatient);
+    }
+    let syntaxes = &expected.transfer_syntaxes;
+    if !syntaxes.is_empty() && !syntaxes.contains(&object.transfer_syntax) {
+        return Err(Foreign::OtherSyntax);
+    }
+    Ok(())
+}
+
+/// Whether the object names the patient; one without a Patient ID does so by the birth date.
+fn names(object: &DicomHeader, patient_ids: &[String], birth_date: Option<&str>) -> bool {
+    let (patient, birth) = (&object.patient_id, object.birth_date.as_str());
+    let known = if patient.is_empty() { birth_date == Some(birth) } else { patient_ids.contains(patient) };
+    known && (birth.is_empty() || birth_date.is_none_or(|date| date == birth))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(patient: &str, birth: &str) -> DicomHeader {
+        DicomHeader {
+            sop_instance: "2.999.3".into(),
+            study: "2.999.1".into(),
+            patient_id: patient.into(),
+            birth_date: birth.into(),
+            transfer_syntax: "1.2.840.10008.1.2.1".into(),
+            ..DicomHeader::default()
+        }
+    }
+
+    /// T-DCM-9 to T-DCM-11.
+    #[test]
+    fn an_instance_must_be_of_its_study_and_patient() {
+        let expected = Expected {
+            study: Uid::parse("2.999.1").expect("a UID"),
+            patient_ids: Some(vec!["P1".into(), "P2".into()]),
+            birth_date: Some("19770530".into()),
+            transfer_syntaxes: vec!["1.2.840.10008.1.2.1".into()],
+        };
+        let checked = |header: &DicomHeader| check(header, "2.999.3", &expected);
+        assert_eq!(checked(&header("P2", "19770530")), Ok(()));
+        assert_eq!(checked(&header("P1", "")), Ok(()));
+        assert_eq!(checked(&header("", "19770530")), Ok(()));
+        for (patient, birth) in [("P3", "19770530"), ("P1", "19770531"), ("", ""), ("", "19770531")] {
+            assert_eq!(checked(&header(patient, birth)), Err(Foreign::OtherPatient), "T-DCM-9 {patient} {birth}");
+        }
+        let good = header("P1", "19770530");
+        assert_eq!(check(&good, "2.999.4", &expected), Err(Foreign::OtherInstance), "T-DCM-10");
+        let implicit = DicomHeader { transfer_syntax: "1.2.840.10008.1.2".into(), ..good.clone() };
+        assert_eq!(checked(&implicit), Err(Foreign::OtherSyntax));
+        let study = DicomHeader { study: "2.999.9".into(), ..good };
+        assert_eq!(checked(&study), Err(Foreign::OtherStudy), "T-DCM-11");
+    }
+}

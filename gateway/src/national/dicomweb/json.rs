@@ -1,0 +1,237 @@
+//! What QIDO-RS and WADO-RS metadata say, in DICOM JSON (PS3.18 F.2): the attributes that are used, nothing else is kept.
+
+use std::fmt;
+
+use ncp_ihe::Uid;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+/// The longest value that is kept.
+const VALUE: usize = 1024;
+
+/// One match of a search, or one object of a metadata answer.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Found {
+    #[serde(rename = "00080016")]
+    pub(super) sop_class: Text,
+    #[serde(rename = "00080018")]
+    pub(super) sop_instance: Text,
+    #[serde(rename = "00080020")]
+    pub(super) study_date: Text,
+    #[serde(rename = "00080030")]
+    pub(super) study_time: Text,
+    #[serde(rename = "00080050")]
+    pub(super) accession: Text,
+    #[serde(rename = "00080060")]
+    pub(super) modality: Text,
+    #[serde(rename = "00080201")]
+    pub(super) timezone: Text,
+    #[serde(rename = "00081030")]
+    pub(super) study_description: Text,
+    #[serde(rename = "0008103E")]
+    pub(super) series_description: Text,
+    #[serde(rename = "00083002")]
+    pub(super) transfer_syntax: Text,
+    #[serde(rename = "00100010")]
+    pub(super) patient_name: Text,
+    #[serde(rename = "00100020")]
+    pub(super) patient_id: Text,
+    #[serde(rename = "00100030")]
+    pub(super) birth_date: Text,
+    #[serde(rename = "00100040")]
+    pub(super) sex: Text,
+    #[serde(rename = "0020000D")]
+    pub(super) study: Text,
+    #[serde(rename = "0020000E")]
+    pub(super) series: Text,
+    #[serde(rename = "00200011")]
+    pub(super) series_number: Text,
+    #[serde(rename = "00200013")]
+    pub(super) instance_number: Text,
+    #[serde(rename = "00201208")]
+    pub(super) study_instances: Text,
+    #[serde(rename = "00280008")]
+    pub(super) frames: Text,
+}
+
+/// First value of an attribute as text; a person name by its alphabetic form.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Text(Option<Box<str>>);
+
+impl Text {
+    pub(super) fn get(&self) -> Option<&str> {
+        self.0.as_deref()
+    }
+
+    pub(super) fn owned(&self) -> Option<String> {
+        self.get().map(ToOwned::to_owned)
+    }
+
+    pub(super) fn uid(&self) -> Option<Uid> {
+        Uid::parse(self.get()?).ok()
+    }
+
+    pub(super) fn number(&self) -> Option<u32> {
+        self.get()?.parse().ok()
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(Some(text.into()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Attribute {
+            #[serde(rename = "Value", default)]
+            value: First,
+        }
+        Ok(Attribute::deserialize(deserializer)?.value.0)
+    }
+}
+
+#[derive(Default)]
+struct First(Text);
+
+impl<'de> Deserialize<'de> for First {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Values;
+        impl<'de> Visitor<'de> for Values {
+            type Value = First;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the values of an attribute")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<First, A::Error> {
+                let first = values.next_element::<Scalar>()?.map(|s| s.0).unwrap_or_default();
+                while values.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(First(first))
+            }
+            fn visit_unit<E: Error>(self) -> Result<First, E> {
+                Ok(First::default())
+            }
+        }
+        deserializer.deserialize_any(Values)
+    }
+}
+
+#[derive(Default)]
+struct Scalar(Text);
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Value;
+        impl<'de> Visitor<'de> for Value {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a value")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
+                let text = text.trim_matches(['\0', ' ']);
+                let kept = !text.is_empty() && text.len() <= VALUE && !text.chars().any(char::is_control);
+                Ok(Scalar(Text(kept.then(|| text.into()))))
+            }
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Scalar, E> {
+                self.visit_str(&number.to_string())
+            }
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Scalar, E> {
+                self.visit_str(&number.to_string())
+            }
+            fn visit_f64<E: Error>(self, number: f64) -> Result<Scalar, E> {
+                self.visit_str(&number.to_string())
+            }
+            fn visit_bool<E: Error>(self, _: bool) -> Result<Scalar, E> {
+                Ok(Scalar::default())
+            }
+            fn visit_unit<E: Error>(self) -> Result<Scalar, E> {
+                Ok(Scalar::default())
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Scalar, A::Error> {
+                while values.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Scalar::default())
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
+                let mut out = Scalar::default();
+                while let Some(key) = map.next_key::<Box<str>>()? {
+                    if &*key == "Alphabetic" {
+                        out = map.next_value()?;
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(out)
+            }
+        }
+        deserializer.deserialize_any(Value)
+    }
+}
+
+/// The objects of an answer, at most `most` of them.
+///
+/// # Errors
+/// No DICOM JSON; more objects.
+pub(super) fn read(bytes: &[u8], most: usize) -> Result<Vec<Found>, serde_json::Error> {
+    struct Matches(usize);
+    impl<'de> Visitor<'de> for Matches {
+        type Value = Vec<Found>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an array of DICOM JSON objects")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut objects: A) -> Result<Vec<Found>, A::Error> {
+            let mut out = Vec::new();
+            while let Some(object) = objects.next_element()? {
+                if out.len() == self.0 {
+                    return Err(A::Error::custom("more objects than the limit"));
+                }
+                out.push(object);
+            }
+            Ok(out)
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let found = reader.deserialize_seq(Matches(most))?;
+    reader.end()?;
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_every_form_are_read() {
+        let answer = r#"[{
+            "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Hansen^Ola", "Ideographic": "x"}]},
+            "00100020": {"vr": "LO", "Value": ["P1 "]},
+            "00200013": {"vr": "IS", "Value": [7]},
+            "00280008": {"vr": "IS", "Value": ["12"]},
+            "00080050": {"vr": "SH"},
+            "00080060": {"vr": "CS", "Value": []},
+            "00081030": {"vr": "LO", "Value": [null, "second"]},
+            "00081140": {"vr": "SQ", "Value": [{"00081150": {"vr": "UI", "Value": ["1.2"]}}]},
+            "0020000D": {"vr": "UI", "Value": ["not a uid"]}
+        }]"#;
+        let found = read(answer.as_bytes(), 10).expect("reads").remove(0);
+        assert_eq!(found.patient_name.get(), Some("Hansen^Ola"));
+        assert_eq!(found.patient_id.get(), Some("P1"));
+        assert_eq!((found.instance_number.number(), found.frames.number()), (Some(7), Some(12)));
+        for absent in [&found.accession, &found.modality, &found.study_description, &found.sop_class] {
+            assert_eq!(absent.get(), None);
+        }
+        assert_eq!(found.study.uid(), None);
+    }
+
+    #[test]
+    fn an_answer_is_bounded_and_an_array() {
+        assert!(read(b"[{},{},{}]", 2).is_err());
+        assert!(read(b"{}", 2).is_err());
+        assert!(read(b"[{}] x", 2).is_err());
+        assert!(read(b"[{", 2).is_err());
+        // What is not wanted is stepped over without recursion.
+        let deep = format!("[{{\"00081140\": {}1{}}}]", "[".repeat(100_000), "]".repeat(100_000));
+        assert_eq!(read(deep.as_bytes(), 2).map(|found| found.len()).ok(), Some(1));
+    }
+}

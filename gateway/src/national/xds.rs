@@ -1,0 +1,446 @@
+//! A national XDS.b and XDS-I.b infrastructure: ITI-18, ITI-43 and RAD-69 over mutual TLS, patients by ITI-47 or
+//! ITI-119. Messages are those of XCA and XCA-I; only actions and addresses differ.
+//!
+//! An imaging request is held to the manifests that the registry lists for the patient under treatment: they say whose
+//! study it is, which instances there are, and how its objects may name the patient.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use hyper::body::Incoming as Body;
+use ncp_ihe::{
+    Availability, Content, CrossGatewayQueryRequest, DocumentEntry, DocumentIds, DocumentRequest, EntryType,
+    FindDocuments, GetDocuments, HomeCommunityId, ImagingRequest, Manifest, Oid, PatientId, PatientQuery,
+    PatientRecord, QueryResponse, RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest,
+    StoredQuery, StudyRequest, Uid, actions,
+};
+use ncp_saml::Signer;
+use ncp_soap::Parts;
+use ncp_tls::Material;
+use ncp_xml::Element;
+
+use super::incoming::{Incoming, instances};
+use super::recent::Recent;
+use super::{
+    ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedInstance, LocatedStudy,
+    Missing, NationalError, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval,
+};
+use crate::config::{Config, Xds};
+use crate::identity::Identity;
+use crate::policy::{Authorised, Disclose, LookUp};
+use crate::soap_client::{Packaging, Route, SoapAnswer, SoapCall, read_retrieve};
+
+mod errors;
+mod patients;
+mod xua;
+
+use errors::{mapped, of_call, why};
+
+/// Manifests read for one study, and bytes of one.
+const MANIFESTS: usize = 32;
+const MANIFEST_BYTES: usize = 16 << 20;
+/// What may follow the document that was asked for.
+const EPILOGUE: usize = 16 << 20;
+
+/// One national infrastructure.
+pub struct XdsSource {
+    config: Xds,
+    home: HomeCommunityId,
+    answer_bytes: usize,
+    route: Route,
+    xua: Option<xua::Issuer>,
+    patients: Option<patients::Supplier>,
+    repositories: Vec<Oid>,
+    locations: Vec<Oid>,
+    /// Manifests of a study of a patient: a study is asked for in batches.
+    recent: Recent<(PatientId, Uid), Listed>,
+}
+
+/// A study as the manifests of its patient list it.
+#[derive(Default)]
+struct Listed {
+    /// SOP Instance UID to what is known of it.
+    instances: BTreeMap<String, ListedInstance>,
+    modalities: BTreeSet<String>,
+    study_date: Option<String>,
+    patient_ids: BTreeSet<String>,
+    birth_date: Option<String>,
+}
+
+struct ListedInstance {
+    series: Uid,
+    sop_class: Uid,
+    location: Option<Oid>,
+}
+
+impl XdsSource {
+    /// Loads keys and trust; the systems are asked when a request comes.
+    ///
+    /// # Errors
+    /// What is wrong, for operators.
+    pub fn new(config: &Xds, whole: &Config, signer: &Arc<Signer>) -> Result<Self, String> {
+        let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
+        let material = Material::load(&config.tls.certificate, &config.tls.key).map_err(wrong)?;
+        let anchors = std::slice::from_ref(&config.tls.anchors);
+        let connector = material.connector(anchors, b"\x08http/1.1").map_err(wrong)?;
+        let own = &whole.gateway.home_community_id;
+        Ok(Self {
+            home: config.home_community_id.clone().unwrap_or_else(|| own.clone()),
+            answer_bytes: whole.limits.answer_bytes,
+            route: ncp_tls::http_client(connector.clone(), None, whole.limits.handshake),
+            xua: config.xua.as_ref().map(|xua| xua::Issuer::new(xua, signer.clone())),
+            patients: config.patients.as_ref().map(|p| patients::Supplier::new(p, own.0.clone(), connector)),
+            repositories: config.repositories.iter().map(|r| r.id.clone()).collect(),
+            locations: config.sources.iter().map(|s| s.id.clone()).collect(),
+            recent: Recent::default(),
+            config: config.clone(),
+        })
+    }
+
+    /// RepositoryUniqueIds of its repositories.
+    pub fn repositories(&self) -> &[Oid] {
+        &self.repositories
+    }
+
+    /// Retrieve Location UIDs of its imaging document sources.
+    pub fn locations(&self) -> &[Oid] {
+        &self.locations
+    }
+
+    /// Whether it answers for patients.
+    pub fn knows_patients(&self) -> bool {
+        self.patients.is_some()
+    }
+
+    async fn call(
+        &self,
+        (action, packaging): (&str, Packaging),
+        endpoint: &str,
+        identity: &Identity,
+        body: Element,
+    ) -> Result<SoapAnswer, NationalError> {
+        let assertions = match &self.xua {
+            Some(issuer) => vec![issuer.assertion(identity).await?],
+            None => Vec::new(),
+        };
+        let patience = match packaging {
+            Packaging::Simple => self.config.deadline,
+            Packaging::Mtom => self.config.first_byte,
+        };
+        let answer_bytes = self.answer_bytes;
+        let call = SoapCall { endpoint, action, packaging, assertions: &assertions, body, patience, answer_bytes };
+        call.send(&self.route).await.map_err(of_call)
+    }
+
+    /// ITI-18. A partial answer is passed on as one.
+    async fn query(&self, identity: &Identity, query: StoredQuery) -> Result<Registered, NationalError> {
+        let home = self.config.home_community_id.clone();
+        let request = CrossGatewayQueryRequest { home, return_type: ReturnType::LeafClass, query };
+        let transaction = (actions::ITI18_REQUEST, Packaging::Simple);
+        let answer = self.call(transaction, &self.config.registry, identity, request.to_element()).await?;
+        let malformed = |_| NationalError::broken("registry's answer is no AdhocQueryResponse");
+        let (response, unusable) = QueryResponse::read(&answer.body).map_err(malformed)?;
+        if unusable > 0 {
+            tracing::warn!(connector = %self.config.name, unusable, "registry sent objects that cannot be used");
+        }
+        let failed = mapped(response.status, &response.errors)?;
+        let mut objects = response.objects;
+        for entry in &mut objects.entries {
+            entry.home = None;
+        }
+        Ok(Registered { objects, failed: failed.into_iter().collect() })
+    }
+
+    /// All objects of a patient.
+    ///
+    /// # Errors
+    /// The registry's.
+    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let PatientObjects { patient, status } = of.get();
+        self.documents_of(of.identity(), patient, status.clone()).await
+    }
+
+    async fn documents_of(
+        &self,
+        identity: &Identity,
+        patient: &PatientId,
+        status: Vec<Availability>,
+    ) -> Result<Registered, NationalError> {
+        let entry_types = vec![EntryType::Stable, EntryType::OnDemand];
+        let find = FindDocuments { status, entry_types, ..FindDocuments::of_patient(patient.clone()) };
+        match self.query(identity, StoredQuery::FindDocuments(find)).await {
+            // Registries say so of people without documents.
+            Err(NationalError::NoPatient) => Ok(Registered { objects: RegistryObjects::default(), failed: Vec::new() }),
+            other => other,
+        }
+    }
+
+    /// ITI-43 of one document.
+    async fn fetch(&self, identity: &Identity, entry: &DocumentEntry) -> Result<Document, NationalError> {
+        let repository = self.config.repositories.iter().find(|r| r.id == entry.repository_unique_id);
+        let endpoint = &repository.ok_or(NationalError::UnknownRepository)?.endpoint;
+        let request = DocumentRequest {
+            home: self.config.home_community_id.clone(),
+            repository: entry.repository_unique_id.clone(),
+            document: entry.unique_id.clone(),
+        };
+        let body = RetrieveRequest { documents: vec![request] }.to_element();
+        let SoapAnswer { body, parts } =
+            self.call((actions::ITI43_REQUEST, Packaging::Mtom), endpoint, identity, body).await?;
+        let response: RetrieveResponse = read_retrieve(&body).map_err(of_call)?;
+        let failed = mapped(response.status, &response.errors)?;
+        let found = response.documents.into_iter().find(|d| d.request.document == entry.unique_id);
+        let found = found.ok_or(failed.unwrap_or(NationalError::UnknownDocument))?;
+        let content: ByteStream = match found.content {
+            Content::Inline(bytes) => Box::pin(futures_util::stream::iter([Ok(bytes)])),
+            Content::Include(id) => part(parts, id),
+        };
+        Ok(Document { media_type: found.media_type, size: None, content })
+    }
+
+    /// The study as the manifests of this patient list it; none when no manifest of hers does.
+    async fn listed(
+        &self,
+        identity: &Identity,
+        patient: &PatientId,
+        study: &Uid,
+    ) -> Result<Option<Arc<Listed>>, NationalError> {
+        let key = (patient.clone(), study.clone());
+        if let Some(known) = self.recent.get(&key) {
+            return Ok(Some(known));
+        }
+        let documents = self.documents_of(identity, patient, vec![Availability::Approved]).await?;
+        let of_study = |e: &&DocumentEntry| {
+            e.is_manifest() && e.patient_id == *patient && e.study_instance_uid().is_none_or(|uid| uid == *study)
+        };
+        let mut listed: Option<Listed> = None;
+        for entry in documents.objects.entries.iter().filter(of_study).take(MANIFESTS) {
+            let document = match self.fetch(identity, entry).await {
+                Ok(document) => document,
+                // One that is gone lists nothing; the others may.
+                Err(NationalError::UnknownDocument | NationalError::UnknownRepository) => continue,
+                Err(error) => return Err(error),
+            };
+            let bytes = collect(document.content, MANIFEST_BYTES).await?;
+            match Manifest::read(&bytes) {
+                Ok((manifest, _)) if manifest.study == *study => {
+                    listed.get_or_insert_default().add(&manifest, entry);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(connector = %self.config.name, reason = %error, "manifest not usable"),
+            }
+        }
+        let Some(mut listed) = listed else { return Ok(None) };
+        listed.patient_ids.insert(patient.extension.clone());
+        let listed = Arc::new(listed);
+        self.recent.put(key, listed.clone(), listed.instances.len());
+        Ok(Some(listed))
+    }
+}
+
+impl Listed {
+    fn add(&mut self, manifest: &Manifest, entry: &DocumentEntry) {
+        for series in &manifest.series {
+            self.modalities.extend(series.modality.clone());
+            for instance in &series.instances {
+                let listed = ListedInstance {
+                    series: series.series.clone(),
+                    sop_class: instance.sop_class.clone(),
+                    location: series.location.clone(),
+                };
+                self.instances.insert(instance.sop_instance.to_string(), listed);
+            }
+        }
+        self.study_date = self.study_date.take().or_else(|| manifest.study_date.clone());
+        self.birth_date = self.birth_date.take().or_else(|| manifest.patient.birth_date.clone());
+        self.patient_ids.extend(manifest.patient.ids.iter().map(|issued| issued.id.clone()));
+        self.patient_ids.extend(entry.source_patient_id.as_ref().map(|id| id.extension.clone()));
+    }
+
+    /// What of a request is listed, at the location that the request names.
+    fn locate(listed: Option<&Self>, patient: &PatientId, study: &StudyRequest, syntaxes: &[Uid]) -> LocatedStudy {
+        let mut out = LocatedStudy {
+            study: study.study.clone(),
+            patient: listed.map(|_| patient.clone()),
+            instances: Vec::new(),
+            missing: Vec::new(),
+            modalities: listed.map(|l| l.modalities.iter().cloned().collect()).unwrap_or_default(),
+            study_date: listed.and_then(|l| l.study_date.clone()),
+            patient_ids: listed.map(|l| l.patient_ids.iter().cloned().collect()).unwrap_or_default(),
+            birth_date: listed.and_then(|l| l.birth_date.clone()),
+            transfer_syntaxes: syntaxes.to_vec(),
+        };
+        for series in &study.series {
+            for request in &series.instances {
+                let found = listed.and_then(|l| l.instances.get(&request.document)).filter(|i| {
+                    i.series == series.series && i.location.as_ref().is_none_or(|at| *at == request.repository)
+                });
+                match found {
+                    None => out.missing.push((request.clone(), Missing::Unknown)),
+                    Some(instance) => out.instances.push(LocatedInstance {
+                        request: request.clone(),
+                        series: instance.series.clone(),
+                        sop_class: Some(instance.sop_class.clone()),
+                        transfer_syntax: None,
+                        size: None,
+                    }),
+                }
+            }
+        }
+        out
+    }
+}
+
+/// The part with that Content-ID. The package must come to its end, or it may have been cut.
+fn part(mut parts: Parts<Body>, id: String) -> ByteStream {
+    let broken = |e: ncp_soap::SoapError| of_call(e.into());
+    Box::pin(async_stream::try_stream! {
+        let mut found = false;
+        while let Some(head) = parts.next().await.map_err(broken)? {
+            if head.content_id != id {
+                continue;
+            }
+            found = true;
+            while let Some(chunk) = parts.chunk().await.map_err(broken)? {
+                yield chunk;
+            }
+            parts.drain(EPILOGUE).await.map_err(broken)?;
+        }
+        if !found {
+            Err(NationalError::broken("repository's answer includes a part that is not there"))?;
+        }
+    })
+}
+
+async fn collect(mut content: ByteStream, limit: usize) -> Result<Bytes, NationalError> {
+    let mut out = BytesMut::new();
+    while let Some(chunk) = content.next().await {
+        let chunk = chunk?;
+        if out.len() + chunk.len() > limit {
+            return Err(NationalError::broken("a manifest is larger than manifests are"));
+        }
+        out.extend_from_slice(&chunk);
+    }
+    Ok(out.freeze())
+}
+
+impl PatientDemographicsSupplier for XdsSource {
+    async fn find(&self, query: &Authorised<LookUp<PatientQuery>>) -> Result<Vec<PatientRecord>, NationalError> {
+        match &self.patients {
+            Some(supplier) => supplier.find(self, query).await,
+            None => Err(NationalError::NoPatient),
+        }
+    }
+}
+
+impl DocumentRegistry for XdsSource {
+    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
+        Ok(self.registered(of).await?.objects)
+    }
+
+    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+        let query = StoredQuery::GetDocuments(GetDocuments { ids: ids.get().clone() });
+        let found = self.query(ids.identity(), query).await?.objects.entries;
+        Ok(found.into_iter().filter(|e| ids.get().name(e)).collect())
+    }
+}
+
+impl DocumentRepository for XdsSource {
+    async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
+        self.fetch(entry.identity(), entry.get()).await
+    }
+}
+
+impl ImagingDocumentSource for XdsSource {
+    async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
+        let identity = request.identity();
+        let Some(patient) = identity.trc_patient.as_ref() else { return Ok(Vec::new()) };
+        let ImagingRequest { studies, transfer_syntaxes } = request.get();
+        let mut out = Vec::new();
+        for study in studies {
+            let listed = self.listed(identity, patient, &study.study).await?;
+            out.push(Listed::locate(listed.as_deref(), patient, study, transfer_syntaxes));
+        }
+        Ok(out)
+    }
+
+    /// RAD-69. The root of the answer has been read when this returns: it names what comes.
+    async fn retrieve_instances(&self, study: Authorised<Disclose<LocatedStudy>>) -> Result<Retrieval, NationalError> {
+        let wanted = study.get();
+        let location = wanted.instances.first().map(|i| &i.request.repository).ok_or(NationalError::UnknownDocument)?;
+        let source = self.config.sources.iter().find(|s| s.id == *location).ok_or(NationalError::UnknownRepository)?;
+        let body = self.imaging_request(wanted).to_element();
+        let transaction = (actions::RAD69_REQUEST, Packaging::Mtom);
+        let SoapAnswer { body, parts } = self.call(transaction, &source.endpoint, study.identity(), body).await?;
+        let response = read_retrieve(&body).map_err(of_call)?;
+        let asked: BTreeMap<&str, &DocumentRequest> =
+            wanted.instances.iter().map(|i| (i.request.document.as_str(), &i.request)).collect();
+        let mut sequence = Sequence { parts, by_part: BTreeMap::new(), inline: VecDeque::new(), present: None };
+        let mut promised = BTreeSet::new();
+        for document in response.documents {
+            let Some(request) = asked.get(document.request.document.as_str()).copied() else { continue };
+            if !promised.insert(request.clone()) {
+                continue;
+            }
+            match document.content {
+                Content::Include(id) => drop(sequence.by_part.insert(id, request.clone())),
+                Content::Inline(bytes) => sequence.inline.push_back((request.clone(), bytes)),
+            }
+        }
+        let refused = wanted.instances.iter().map(|i| &i.request).filter(|r| !promised.contains(*r));
+        let missing = refused.map(|r| (r.clone(), why(&response.errors, &r.document))).collect();
+        Ok(Retrieval { missing, instances: instances(sequence, promised, wanted.expected()) })
+    }
+}
+
+impl XdsSource {
+    /// A released study as RAD-69 asks for it; a Responding Imaging Gateway always names the community.
+    fn imaging_request(&self, wanted: &LocatedStudy) -> ImagingRequest {
+        let mut series: Vec<SeriesRequest> = Vec::new();
+        for instance in &wanted.instances {
+            let request = DocumentRequest { home: Some(self.home.clone()), ..instance.request.clone() };
+            match series.last_mut() {
+                Some(last) if last.series == instance.series => last.instances.push(request),
+                _ => series.push(SeriesRequest { series: instance.series.clone(), instances: vec![request] }),
+            }
+        }
+        let studies = vec![StudyRequest { study: wanted.study.clone(), series }];
+        ImagingRequest { studies, transfer_syntaxes: wanted.transfer_syntaxes.clone() }
+    }
+}
+
+/// The instances of a RAD-69 answer: those in its root, then its parts.
+struct Sequence {
+    parts: Parts<Body>,
+    by_part: BTreeMap<String, DocumentRequest>,
+    inline: VecDeque<(DocumentRequest, Bytes)>,
+    present: Option<Bytes>,
+}
+
+impl Incoming for Sequence {
+    async fn next(&mut self) -> Result<Option<DocumentRequest>, NationalError> {
+        if let Some((request, bytes)) = self.inline.pop_front() {
+            self.present = Some(bytes);
+            return Ok(Some(request));
+        }
+        while let Some(head) = self.parts.next().await.map_err(|e| of_call(e.into()))? {
+            if let Some(request) = self.by_part.remove(&head.content_id) {
+                return Ok(Some(request));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, NationalError> {
+        match self.present.take() {
+            Some(bytes) if !bytes.is_empty() => {
+                self.present = Some(Bytes::new());
+                Ok(Some(bytes))
+            }
+            Some(_) => Ok(None),
+            None => self.parts.chunk().await.map_err(|e| of_call(e.into())),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Patient look-up in the national domain: Patient Demographics Query HL7 V3 [ITI-47] or Patient Demographics Match
+//! [ITI-119].
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use jiff::Timestamp;
+use ncp_ihe::{
+    Address, HomeCommunityId, Oid, PatientAnswer, PatientId, PatientQuery, PatientRecord, PatientResponse, PersonName,
+    actions,
+};
+use ncp_tls::{HttpClient, SslConnector};
+use serde_json::{Value, json};
+
+use super::XdsSource;
+use super::errors::of_call;
+use crate::config::{PatientTransaction, XdsPatients};
+use crate::national::NationalError;
+use crate::policy::{Authorised, LookUp};
+use crate::soap_client::{CallError, Packaging};
+
+const ANSWER_BYTES: usize = 4 << 20;
+const FHIR: &str = "application/fhir+json";
+
+/// The Patient Demographics Supplier of the national domain.
+pub(super) struct Supplier {
+    config: XdsPatients,
+    own: Oid,
+    http: HttpClient<Full<Bytes>>,
+}
+
+impl Supplier {
+    pub(super) fn new(config: &XdsPatients, own: Oid, connector: SslConnector) -> Self {
+        let http = ncp_tls::http_client(connector, None, std::time::Duration::from_secs(10));
+        Self { config: config.clone(), own, http }
+    }
+
+    /// Persons that carry one of the queried identifiers; what the supplier answers beyond that is left out.
+    pub(super) async fn find(
+        &self,
+        source: &XdsSource,
+        query: &Authorised<LookUp<PatientQuery>>,
+    ) -> Result<Vec<PatientRecord>, NationalError> {
+        let wanted = query.get();
+        let found = match self.config.transaction {
+            PatientTransaction::Iti47 => self.iti47(source, query).await?,
+            PatientTransaction::Iti119 => {
+                let asked = self.iti119(wanted);
+                let limit = source.config.deadline;
+                tokio::time::timeout(limit, asked).await.map_err(|_| of_call(CallError::Timeout))??
+            }
+        };
+        let carries = |r: &PatientRecord| wanted.ids.iter().any(|id| *id == r.id || r.other_ids.contains(id));
+        let found: Vec<PatientRecord> =
+            found.into_iter().filter(carries).map(|record| self.known_as(wanted, record)).collect();
+        if found.is_empty() { Err(NationalError::NoPatient) } else { Ok(found) }
+    }
+
+    /// Puts the identifier first under which documents are registered: that of the configured authority, else the
+    /// one that was asked for.
+    fn known_as(&self, wanted: &PatientQuery, mut record: PatientRecord) -> PatientRecord {
+        let mut all = vec![record.id];
+        all.append(&mut record.other_ids);
+        let domain = all.iter().position(|id| Some(&id.root) == self.config.domain.as_ref());
+        let first = domain.or_else(|| all.iter().position(|id| wanted.ids.contains(id))).unwrap_or(0);
+        record.id = all.remove(first);
+        record.other_ids = all;
+        record
+    }
+
+    async fn iti47(
+        &self,
+        source: &XdsSource,
+        query: &Authorised<LookUp<PatientQuery>>,
+    ) -> Result<Vec<PatientRecord>, NationalError> {
+        let wanted = query.get();
+        let receiver = self.config.receiver.clone().unwrap_or_else(|| self.own.clone());
+        let request = PatientQuery::new(
+            self.own.clone(),
+            receiver.clone(),
+            wanted.ids.clone(),
+            wanted.name.clone(),
+            wanted.birth_date.clone(),
+            wanted.gender.clone(),
+        );
+        let body = request.to_element(Timestamp::now());
+        let transaction = (actions::ITI47_REQUEST, Packaging::Simple);
+        let answer = source.call(transaction, &self.config.endpoint, query.identity(), body).await?;
+        match PatientResponse::read_supplier(&answer.body, &HomeCommunityId(receiver)) {
+            Ok(PatientAnswer::Matches(matches)) => Ok(matches.into_iter().map(|m| m.record).collect()),
+            Ok(PatientAnswer::NoMatch { .. }) => Ok(Vec::new()),
+            Ok(PatientAnswer::Refused(refusal)) if refusal.reason == "ResponderBusy" => Err(NationalError::Busy),
+            Ok(PatientAnswer::Refused(refusal)) if refusal.asks_for_more() => Err(NationalError::Ambiguous),
+            Ok(PatientAnswer::Refused(_)) => Err(NationalError::broken("supplier refused the query")),
+            Err(_) => Err(NationalError::broken("supplier's answer is no PRPA_IN201306UV02")),
+        }
+    }
+
+    async fn iti119(&self, wanted: &PatientQuery) -> Result<Vec<PatientRecord>, NationalError> {
+        let url = format!("{}/Patient/$match", self.config.endpoint.trim_end_matches('/'));
+        let request = Request::post(url)
+            .header(header::CONTENT_TYPE, FHIR)
+            .header(header::ACCEPT, FHIR)
+            .body(Full::new(Bytes::from(parameters(wanted).to_string())))
+            .map_err(|_| NationalError::broken("supplier's address"))?;
+        let unreachable = |_| NationalError::down("supplier cannot be reached");
+        let response = self.http.request(request).await.map_err(unreachable)?;
+        let status = response.status();
+        if !status.is_success() {
+            return match status {
+                StatusCode::NOT_FOUND => Ok(Vec::new()),
+                other => Err(of_call(CallError::Http(other.as_u16()))),
+            };
+        }
+        let read = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+        let bytes = read.map_err(|_| NationalError::down("supplier's answer broke off or is too large"))?.to_bytes();
+        let bundle: Value =
+            serde_json::from_slice(&bytes).map_err(|_| NationalError::broken("supplier sent no JSON"))?;
+        if bundle.get("resourceType").and_then(Value::as_str) != Some("Bundle") {
+            return Err(NationalError::broken("supplier sent no Bundle"));
+        }
+        let entries = bundle.get("entry").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        Ok(entries.iter().filter_map(|e| record(e.get("resource")?)).collect())
+    }
+}
+
+fn parameters(wanted: &PatientQuery) -> Value {
+    let identifier = |id: &PatientId| json!({ "system": id.root.urn(), "value": id.extension });
+    let mut patient = json!({
+        "resourceType": "Patient",
+        "identifier": wanted.ids.iter().map(identifier).collect::<Vec<_>>(),
+    });
+    if let Some(name) = &wanted.name {
+        patient["name"] = json!([{ "family": name.family, "given": name.given }]);
+    }
+    if let Some(date) = wanted.birth_date.as_deref().and_then(dashed) {
+        patient["birthDate"] = json!(date);
+    }
+    if let Some(gender) = wanted.gender.as_deref().and_then(fhir_gender) {
+        patient["gender"] = json!(gender);
+    }
+    json!({
+        "resourceType": "Parameters",
+        "parameter": [
+            { "name": "resource", "resource": patient },
+            { "name": "onlyCertainMatches", "valueBoolean": true },
+        ],
+    })
+}
+
+/// `YYYYMMDD` as FHIR writes it.
+fn dashed(date: &str) -> Option<String> {
+    Some(format!("{}-{}-{}", date.get(..4)?, date.get(4..6)?, date.get(6..8)?))
+}
+
+fn fhir_gender(code: &str) -> Option<&'static str> {
+    match code {
+        "M" => Some("male"),
+        "F" => Some("female"),
+        "UN" => Some("other"),
+        _ => None,
+    }
+}
+
+/// A Patient resource; only identifiers of authorities with an OID can be used on the wire.
+fn record(patient: &Value) -> Option<PatientRecord> {
+    if patient.get("resourceType")?.as_str()? != "Patient" {
+        return None;
+    }
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
+    let identifiers = patient.get("identifier")?.as_array()?.iter().take(64);
+    let mut ids = identifiers.filter_map(|i| {
+        let root = Oid::parse(i.get("system")?.as_str()?.strip_prefix("urn:oid:")?).ok()?;
+        PatientId::new(i.get("value")?.as_str()?, root).ok()
+    });
+    let id = ids.next()?;
+    let name = patient.get("name").and_then(|n| n.get(0));
+    let given = name.and_then(|n| n.get("given")).and_then(Value::as_array);
+    let address = patient.get("address").and_then(|a| a.get(0)).map(|a| Address {
+        street: a.get("line").and_then(|l| l.get(0)).and_then(Value::as_str).map(ToOwned::to_owned),
+        city: text(a, "city"),
+        postal_code: text(a, "postalCode"),
+        country: text(a, "country"),
+    });
+    Some(PatientRecord {
+        id,
+        other_ids: ids.collect(),
+        name: PersonName {
+            family: name.and_then(|n| text(n, "family")).unwrap_or_default(),
+            given: given
+                .map(|g| g.iter().filter_map(Value::as_str).map(ToOwned::to_owned).collect())
+                .unwrap_or_default(),
+        },
+        birth_date: text(patient, "birthDate").map(|d| d.replace('-', "")),
+        gender: text(patient, "gender").map(|g| {
+            match g.as_str() {
+                "male" => "M",
+                "female" => "F",
+                _ => "UN",
+            }
+            .to_owned()
+        }),
+        address,
+    })
+}

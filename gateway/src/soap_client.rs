@@ -1,0 +1,187 @@
+//! One SOAP message over mutual TLS and the root of its answer: towards other countries and towards national systems.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use ncp_ihe::{Content, RetrieveResponse};
+use ncp_saml::SignedAssertion;
+use ncp_soap::{Addressing, BoxError, Envelope, Fault, MessageLimits, Parts, SoapError, ns};
+use ncp_tls::{HttpClient, TlsError};
+use ncp_xml::{Element, Limits as XmlLimits};
+
+/// A pooled client of one system.
+pub type Route = HttpClient<UnsyncBoxBody<Bytes, BoxError>>;
+
+/// Parts of one answer: far above a batch, since foreign systems may send a whole study.
+const PARTS: usize = 100_000;
+
+/// How a transaction packs its messages (ITI TF-2: V.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packaging {
+    /// Simple SOAP.
+    Simple,
+    /// MTOM, also for a request without a binary part.
+    Mtom,
+}
+
+/// One message on its way out.
+pub struct SoapCall<'a> {
+    /// `https://…`
+    pub endpoint: &'a str,
+    /// `wsa:Action`.
+    pub action: &'a str,
+    /// Packaging.
+    pub packaging: Packaging,
+    /// What goes into `wsse:Security`; none: no such header.
+    pub assertions: &'a [SignedAssertion],
+    /// Body element.
+    pub body: Element,
+    /// Time until the root of the answer was read, and the longest silence behind it.
+    pub patience: Duration,
+    /// Largest root of an answer, bytes.
+    pub answer_bytes: usize,
+}
+
+/// An answer whose root was read.
+pub struct SoapAnswer {
+    /// The body element.
+    pub body: Element,
+    /// What follows.
+    pub parts: Parts<Incoming>,
+}
+
+/// Why there is no usable answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// Connecting, TLS, or the connection while asking.
+    #[error("cannot be reached: {0}")]
+    Unreachable(String),
+    /// The connection ended inside an answer.
+    #[error("answer broke off")]
+    BrokeOff,
+    /// No answer in time.
+    #[error("no answer in time")]
+    Timeout,
+    /// An HTTP status without SOAP.
+    #[error("HTTP {0}")]
+    Http(u16),
+    /// A SOAP fault; its text is not kept.
+    #[error("fault")]
+    Fault,
+    /// Not what the transaction prescribes.
+    #[error("malformed answer: {0}")]
+    Malformed(&'static str),
+    /// Larger than we take.
+    #[error("answer is too large")]
+    TooLarge,
+}
+
+impl From<SoapError> for CallError {
+    fn from(error: SoapError) -> Self {
+        match error {
+            SoapError::Timeout => Self::Timeout,
+            SoapError::TooLarge(_) => Self::TooLarge,
+            SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
+            _ => Self::Malformed("soap"),
+        }
+    }
+}
+
+impl SoapCall<'_> {
+    /// Sends and reads the root.
+    ///
+    /// # Errors
+    /// [`CallError`]; a fault is one.
+    pub async fn send(self, route: &Route) -> Result<SoapAnswer, CallError> {
+        let addressing = Addressing::request(self.action, self.endpoint);
+        let mut headers = addressing.to_headers();
+        if !self.assertions.is_empty() {
+            let security = Element::new(ns::WSSE, "Security");
+            headers.push(self.assertions.iter().fold(security, |all, one| all.raw(one.xml.clone())));
+        }
+        let message = Envelope { headers, body: self.body }.write();
+        let (content_type, body) = match self.packaging {
+            Packaging::Mtom => ncp_soap::mtom_request(message),
+            Packaging::Simple => {
+                let body = Full::new(Bytes::from(message)).map_err(|never| match never {}).boxed_unsync();
+                (ncp_soap::soap_content_type(self.action), body)
+            }
+        };
+        let request = Request::post(self.endpoint)
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body)
+            .map_err(|_| CallError::Unreachable("address".into()))?;
+        let answered = tokio::time::timeout(self.patience, answer(route, request, self.patience, self.answer_bytes));
+        let (answer, envelope) = answered.await.map_err(|_| CallError::Timeout)??;
+        if Fault::read(&answer.body).is_some() {
+            return Err(CallError::Fault);
+        }
+        // A foreign stack may leave the header out; one that names another message is not our answer.
+        let relates = Addressing::read(&envelope).ok().and_then(|a| a.relates_to);
+        if relates.is_some() && relates != addressing.message_id {
+            return Err(CallError::Malformed("relates to another message"));
+        }
+        Ok(answer)
+    }
+}
+
+async fn answer(
+    route: &Route,
+    request: Request<UnsyncBoxBody<Bytes, BoxError>>,
+    idle: Duration,
+    root_bytes: usize,
+) -> Result<(SoapAnswer, Envelope), CallError> {
+    let response = route.request(request).await.map_err(|e| unreachable(&e))?;
+    let (parts, body) = response.into_parts();
+    let mut headers = parts.headers;
+    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
+    let limits = MessageLimits { root_bytes, parts: PARTS, idle, ..MessageLimits::default() };
+    let refused = |error: SoapError| match parts.status.is_success() {
+        true => error.into(),
+        false => CallError::Http(parts.status.as_u16()),
+    };
+    let message = ncp_soap::read_message(&headers, body, &limits).await.map_err(refused)?;
+    let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
+    let envelope = Envelope::read(&message.root, &xml).map_err(refused)?;
+    let body = envelope.body.clone();
+    Ok((SoapAnswer { body, parts: message.parts }, envelope))
+}
+
+/// The innermost reason that is ours; hyper's own texts stay out.
+fn unreachable(error: &hyper_util::client::legacy::Error) -> CallError {
+    let mut source = error.source();
+    while let Some(inner) = source {
+        if let Some(tls) = inner.downcast_ref::<TlsError>() {
+            return match tls {
+                TlsError::Timeout => CallError::Timeout,
+                other => CallError::Unreachable(other.to_string()),
+            };
+        }
+        source = inner.source();
+    }
+    CallError::Unreachable("connection broke".into())
+}
+
+/// Reads the root of a retrieve.
+///
+/// # Errors
+/// Malformed.
+pub fn read_retrieve(body: &Element) -> Result<RetrieveResponse, CallError> {
+    let read = RetrieveResponse::read(body, |holder| match ncp_soap::included(holder) {
+        Ok(Some(id)) => Ok(Content::Include(id)),
+        Ok(None) => ncp_soap::inline_content(holder).map(Content::Inline),
+        Err(error) => Err(error),
+    });
+    read.map_err(|_| CallError::Malformed("RetrieveDocumentSetResponse"))
+}
+
+/// A code without anything that the other side might have put into it.
+pub fn code_only(code: &str) -> String {
+    code.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':')).take(64).collect()
+}
