@@ -1,0 +1,226 @@
+//! The `xds` connector against a domain over real sockets.
+
+use std::process::Command;
+
+use ncp_ihe::{
+    Availability, Coded, DocumentEntry, DocumentRequest, Dtm, EntryType, HomeCommunityId, KosDialect, Manifest,
+    ManifestInstance, ManifestSeries, PatientAnswer, PatientRecord, PersonName, ReferenceId, Status, actions,
+};
+use ncp_tests::synth::Study;
+
+use crate::domain::{Domain, error};
+use crate::harness::{Asker, HOME, World, codes, fetch, same_as_files};
+use crate::{BIRTH_DATE, LOCAL_ID, images, oid, patient, study, uid};
+
+const REPOSITORY: &str = "2.999.47.21.8";
+const SOURCE: &str = "2.999.47.21.9";
+const KOS: &str = "2.999.47.31.8";
+
+fn entry(patient_id: ncp_ihe::PatientId, unique_id: &str, study: &Study) -> DocumentEntry {
+    let national = |code: &str| Coded::new(code, "2.16.578.1.12.4.1.1.9602", Some(code));
+    DocumentEntry {
+        entry_uuid: format!("urn:uuid:00000000-0000-4000-8000-0000000{:05}", study.number),
+        unique_id: unique_id.into(),
+        home: None,
+        repository_unique_id: oid(REPOSITORY),
+        availability: Availability::Approved,
+        entry_type: EntryType::Stable,
+        source_patient_id: Some(patient_id.clone()),
+        patient_id,
+        source_patient_info: Vec::new(),
+        class_code: national("E00-1"),
+        type_code: national("E01-2"),
+        format_code: Coded::new("1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.2.6.1", None),
+        practice_setting: national("B"),
+        facility_type: national("86.101"),
+        confidentiality: vec![Coded::new("N", "2.16.840.1.113883.5.25", None)],
+        event_codes: Vec::new(),
+        language: "nb-NO".into(),
+        mime_type: "application/dicom".into(),
+        title: Some("CT thorax".into()),
+        comments: None,
+        creation_time: Dtm::parse("20260102").ok(),
+        service_start: None,
+        service_stop: None,
+        hash: None,
+        size: None,
+        reference_ids: vec![ReferenceId::study(&uid(&study.uid()))],
+        authors: Vec::new(),
+        legal_authenticator: None,
+        extra_slots: Vec::new(),
+    }
+}
+
+fn kos(study: &Study) -> Vec<u8> {
+    let mut series = ManifestSeries::new(uid(&study.series()));
+    series.location = Some(oid(SOURCE));
+    let ct = uid("1.2.840.10008.5.1.4.1.1.2");
+    let instances = 1..=study.instances;
+    series.instances = instances.map(|s| ManifestInstance::new(ct.clone(), uid(&study.instance(s)))).collect();
+    let mut manifest = Manifest::new(uid(KOS), uid(&format!("{KOS}.1")), uid(&study.uid()));
+    manifest.patient.ids = vec![ncp_ihe::IssuedId::new(&study.patient_id, None)];
+    manifest.patient.birth_date = Some(study.birth_date.clone());
+    manifest.series = vec![series];
+    manifest.write_kos(KosDialect::XdsI).expect("writes")
+}
+
+/// A domain with one study of the patient, and the gateway in front of it.
+async fn domain(world: &World, study: &Study, patients: &str) -> (Domain, Asker, Vec<std::path::PathBuf>) {
+    let files = study.write(&world.dir.path().join("dicom")).expect("writes");
+    let domain = Domain::default();
+    {
+        let mut holdings = domain.0.lock().expect("not poisoned");
+        holdings.record = Some(PatientRecord {
+            id: patient(),
+            other_ids: Vec::new(),
+            name: PersonName { family: "Testesen".into(), given: vec!["Jon".into()] },
+            birth_date: Some(BIRTH_DATE.into()),
+            gender: Some("M".into()),
+            address: None,
+        });
+        holdings.entries = vec![entry(patient(), KOS, study)];
+        holdings.documents.insert(KOS.into(), kos(study));
+        holdings.files = (1..).map(|s| study.instance(s)).zip(files.iter().cloned()).collect();
+    }
+    let port = domain.serve(world.acceptor(b"\x08http/1.1")).await;
+    let tls = world.internal_tls();
+    let connector = format!(
+        r#"
+[[national.connector]]
+kind = "xds"
+name = "domain"
+registry = "https://localhost:{port}/registry"
+repositories = [{{ id = "{REPOSITORY}", endpoint = "https://localhost:{port}/repository" }}]
+sources = [{{ id = "{SOURCE}", endpoint = "https://localhost:{port}/source" }}]
+{tls}
+xua = {{ issuer = "urn:oid:2.999.47", audience = "urn:oid:2.999.47.5" }}
+patients = {}
+"#,
+        patients.replace("PORT", &port.to_string())
+    );
+    let neighbour = world.gateway(false, &connector).await;
+    (domain, neighbour, files)
+}
+
+#[tokio::test]
+async fn a_domain_answers_the_whole_story() {
+    let world = World::new();
+    let study = study(8, 4);
+    let iti47 = r#"{ transaction = "ITI-47", endpoint = "https://localhost:PORT/pdq" }"#;
+    let (domain, neighbour, files) = domain(&world, &study, iti47).await;
+
+    match neighbour.find(&oid(HOME), &patient()).await.expect("ITI-55") {
+        PatientAnswer::Matches(found) => assert_eq!(found[0].record.id, patient()),
+        other => panic!("{other:?}"),
+    }
+    let listed = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!((listed.status, listed.objects.entries.len()), (Status::Success, 1));
+    assert_eq!(listed.objects.entries[0].home, Some(HomeCommunityId(oid(HOME))));
+
+    let wanted =
+        DocumentRequest { home: Some(HomeCommunityId(oid(HOME))), repository: oid(REPOSITORY), document: KOS.into() };
+    assert_eq!(neighbour.document(&patient(), &wanted).await.expect("ITI-39").1, kos(&study));
+
+    let fetched = fetch(&neighbour, &images(&study, SOURCE, 1..=4)).await;
+    assert!(fetched.whole && fetched.response.status == Status::Success);
+    assert_eq!(fetched.instances.len(), 4);
+    same_as_files(&fetched, &files, &study);
+
+    let holdings = domain.0.lock().expect("not poisoned");
+    for action in [actions::ITI47_REQUEST, actions::ITI18_REQUEST, actions::ITI43_REQUEST, actions::RAD69_REQUEST] {
+        assert!(holdings.asked.iter().any(|a| a == action), "{action}");
+    }
+    assert!(holdings.homes.iter().all(|h| *h == Some(HomeCommunityId(oid(HOME)))));
+    verified_by_xmlsec1(&world, holdings.assertion.as_deref().expect("an assertion"));
+}
+
+/// The X-User Assertion says who asks and for whom, and another implementation takes its signature.
+fn verified_by_xmlsec1(world: &World, assertion: &str) {
+    for said in ["hpr-9144889", "urn:oid:2.999.47.5", "urn:oid:2.999.246", "30857710106^^^&amp;2.16.578.1.12.4.1.4.1"] {
+        assert!(assertion.contains(said), "{said} is not in {assertion}");
+    }
+    let file = world.dir.path().join("assertion.xml");
+    std::fs::write(&file, assertion).expect("writes");
+    let out = Command::new("xmlsec1")
+        .args(["--verify", "--id-attr:ID", "urn:oasis:names:tc:SAML:2.0:assertion:Assertion", "--trusted-pem"])
+        .arg(world.no.path("anchors.pem"))
+        .arg("--pubkey-cert-pem")
+        .arg(world.no.path("seal.pem"))
+        .arg(&file)
+        .output()
+        .expect("xmlsec1 is installed");
+    assert!(out.status.success(), "xmlsec1: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[tokio::test]
+async fn partial_answers_and_refusals_are_passed_on() {
+    let world = World::new();
+    let study = study(8, 5);
+    let iti119 = r#"{ transaction = "ITI-119", endpoint = "https://localhost:PORT/fhir", domain = "2.999.47.5" }"#;
+    let (domain, neighbour, files) = domain(&world, &study, iti119).await;
+
+    // The identifier of the affinity domain is the one under which documents are found.
+    match neighbour.find(&oid(HOME), &patient()).await.expect("ITI-55") {
+        PatientAnswer::Matches(found) => assert_eq!(found[0].record.id.to_cx(), "domain-1^^^&2.999.47.5&ISO"),
+        other => panic!("{other:?}"),
+    }
+
+    domain.0.lock().expect("not poisoned").registry_errors = vec![error("XDSRegistryBusy", None)];
+    let listed = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!((listed.status, listed.objects.entries.len()), (Status::PartialSuccess, 1));
+    assert_eq!(listed.errors[0].code, "XDSRegistryBusy");
+    assert!(!listed.errors[0].context.contains("text of the national system"));
+    domain.0.lock().expect("not poisoned").registry_errors = Vec::new();
+
+    // dcm4chee's codes for an unknown instance, and for a transfer syntax that it cannot make.
+    domain.0.lock().expect("not poisoned").refused =
+        [(study.instance(1), "XDSMissingDocument"), (study.instance(2), "urn:dicom:wado:0007")].into();
+    let fetched = fetch(&neighbour, &images(&study, SOURCE, 1..=3)).await;
+    assert!(fetched.whole && fetched.response.status == Status::PartialSuccess);
+    assert_eq!(codes(&fetched), ["XDSDocumentUniqueIdError", "XDSRepositoryError"]);
+    same_as_files(&fetched, &files, &study);
+    domain.0.lock().expect("not poisoned").refused.clear();
+
+    // A source that breaks off ends the message without its closing boundary.
+    domain.0.lock().expect("not poisoned").cut = Some(20_000);
+    let fetched = fetch(&neighbour, &images(&study, SOURCE, 3..=5)).await;
+    assert!(!fetched.whole && fetched.instances.len() <= 1, "the message breaks off");
+    domain.0.lock().expect("not poisoned").cut = None;
+
+    // An instance that no manifest lists, and a location of nobody.
+    let fetched = fetch(&neighbour, &images(&study, SOURCE, [9])).await;
+    assert_eq!((fetched.response.status, codes(&fetched)), (Status::Failure, vec!["XDSDocumentUniqueIdError"]));
+    let fetched = fetch(&neighbour, &images(&study, "2.999.47.21.99", [1])).await;
+    assert_eq!(fetched.response.status, Status::Failure);
+}
+
+/// T-DCM-9: the manifest names one patient, an object another; T-BND-9: the manifests are those of the treatment's
+/// patient alone.
+#[tokio::test]
+async fn objects_of_somebody_else_do_not_leave() {
+    let world = World::new();
+    let study = study(8, 3);
+    let iti47 = r#"{ transaction = "ITI-47", endpoint = "https://localhost:PORT/pdq" }"#;
+    let (domain, neighbour, files) = domain(&world, &study, iti47).await;
+    let foreign = Study { patient_id: "SOMEBODY".into(), ..study.clone() };
+    let other = foreign.write(&world.dir.path().join("other")).expect("writes");
+    domain.0.lock().expect("not poisoned").files.insert(study.instance(2), other[1].clone());
+    let fetched = fetch(&neighbour, &images(&study, SOURCE, 2..=2)).await;
+    assert!(!fetched.whole && fetched.instances.is_empty());
+    // Whoever asks again hears that it is not to be had, and gets the others.
+    let fetched = fetch(&neighbour, &images(&study, SOURCE, 1..=3)).await;
+    assert!(fetched.whole && fetched.response.status == Status::PartialSuccess);
+    assert_eq!((fetched.instances.len(), codes(&fetched)), (2, vec!["XDSDocumentUniqueIdError"]));
+    same_as_files(&fetched, &files, &study);
+    assert_eq!(study.patient_id, LOCAL_ID);
+
+    let mut somebody = patient();
+    somebody.extension = "01827812345".into();
+    {
+        let mut holdings = domain.0.lock().expect("not poisoned");
+        holdings.entries = vec![entry(somebody, KOS, &study)];
+    }
+    let study = Study { number: 9, ..study };
+    let fetched = fetch(&neighbour, &images(&study, SOURCE, [1])).await;
+    assert_eq!((fetched.response.status, codes(&fetched)), (Status::Failure, vec!["XDSDocumentUniqueIdError"]));
+}
