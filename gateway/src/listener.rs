@@ -142,7 +142,7 @@ async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, drain
         handshake_failed(&app, address, "certificate is of no configured country").await;
         return;
     };
-    let Ok(own) = stream.get_ref().local_addr() else { return };
+    let Ok(own) = stream.local_addr() else { return };
     let who = PeerConnection { certificate, address, own, peer: Some(peer) };
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, who, drain, load) = (app.clone(), who.clone(), drain.clone(), load.clone());

@@ -163,7 +163,7 @@ async fn connection(consumers: Arc<Consumers>, stream: TlsStream, address: Socke
         listener::handshake_failed(&consumers.app, address, "certificate is of no national consumer").await;
         return;
     }
-    let Ok(own) = stream.get_ref().local_addr() else { return };
+    let Ok(own) = stream.local_addr() else { return };
     let who = PeerConnection { certificate, address, own, peer: None };
     let service = service_fn(move |request: Request<Incoming>| {
         let (consumers, who) = (consumers.clone(), who.clone());

@@ -1,25 +1,85 @@
-//! Handshakes with a time limit, without Nagle's delay.
+//! Handshakes with a time limit, without Nagle's delay, and a stream that moves several records at a time.
 
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use openssl::ssl::{Ssl, SslAcceptor, SslConnector};
+use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslRef};
+use tokio::io::{AsyncRead, AsyncWrite, BufStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
 use crate::{CertificateFacts, TlsError, ssl_error};
 
+/// Bytes read from and written to the socket at once. OpenSSL asks for a record's head and body apart and writes record
+/// by record (16 KiB at most); gathered, a study takes a sixth of the system calls and wake-ups.
+const GATHERED: usize = 64 << 10;
+
 /// A TLS connection.
-pub type TlsStream = SslStream<TcpStream>;
+pub struct TlsStream(SslStream<BufStream<TcpStream>>);
+
+impl TlsStream {
+    fn new(ssl: Ssl, tcp: TcpStream) -> Result<Self, TlsError> {
+        tcp.set_nodelay(true)?;
+        let gathered = BufStream::with_capacity(GATHERED, GATHERED, tcp);
+        Ok(Self(SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?))
+    }
+
+    /// The session.
+    pub fn ssl(&self) -> &SslRef {
+        self.0.ssl()
+    }
+
+    /// Our own end.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.get_ref().get_ref().local_addr()
+    }
+}
+
+impl AsyncRead for TlsStream {
+    /// Fills the buffer with all records that are there.
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        while buf.remaining() > 0 {
+            let filled = buf.filled().len();
+            match Pin::new(&mut self.0).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) if buf.filled().len() > filled => {}
+                // The end, and what goes wrong behind bytes that were read, shows again at the next read.
+                other if filled == before => return other,
+                _ => break,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
 
 /// The server's half of a handshake.
 ///
 /// # Errors
 /// Time, network, handshake.
 pub async fn accept(acceptor: &SslAcceptor, tcp: TcpStream, limit: Duration) -> Result<TlsStream, TlsError> {
-    tcp.set_nodelay(true)?;
     let ssl = Ssl::new(acceptor.context()).map_err(ssl_error("tls"))?;
-    let mut stream = SslStream::new(ssl, tcp).map_err(ssl_error("tls"))?;
-    let handshake = std::pin::Pin::new(&mut stream).accept();
+    let mut stream = TlsStream::new(ssl, tcp)?;
+    let handshake = Pin::new(&mut stream.0).accept();
     match tokio::time::timeout(limit, handshake).await {
         Err(_) => Err(TlsError::Timeout),
         Ok(Err(error)) => Err(TlsError::Handshake(reason(&error))),
@@ -40,11 +100,10 @@ pub async fn connect(
 ) -> Result<TlsStream, TlsError> {
     let work = async {
         let tcp = TcpStream::connect((host, port)).await?;
-        tcp.set_nodelay(true)?;
         let configuration = connector.configure().map_err(ssl_error("tls"))?;
         let ssl = configuration.into_ssl(server_name).map_err(ssl_error("tls"))?;
-        let mut stream = SslStream::new(ssl, tcp).map_err(ssl_error("tls"))?;
-        std::pin::Pin::new(&mut stream).connect().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
+        let mut stream = TlsStream::new(ssl, tcp)?;
+        Pin::new(&mut stream.0).connect().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
         Ok(stream)
     };
     tokio::time::timeout(limit, work).await.map_err(|_| TlsError::Timeout)?
