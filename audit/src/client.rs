@@ -1,7 +1,8 @@
-//! Searching the trail of a repository.
+//! Reading the trail of a repository.
 
 use ncp_proto::audit::audit_query_client::AuditQueryClient;
-use ncp_proto::audit::{Found, SearchRequest};
+use ncp_proto::audit::{Found, GapsReply, GapsRequest, SearchRequest, WatchRequest};
+use tonic::Streaming;
 use tonic::transport::Channel;
 
 use crate::AuditError;
@@ -9,16 +10,35 @@ use crate::AuditError;
 /// What is searched; empty fields do not restrict.
 pub type Filter = SearchRequest;
 
+fn repository(status: tonic::Status) -> AuditError {
+    AuditError::Repository(status.message().to_owned())
+}
+
 /// Searches and returns what was found, newest first.
 ///
 /// # Errors
 /// The repository did not answer.
 pub async fn search(channel: Channel, filter: Filter) -> Result<Vec<Found>, AuditError> {
-    let repository = |status: tonic::Status| AuditError::Repository(status.message().to_owned());
     let mut stream = AuditQueryClient::new(channel).search(filter).await.map_err(repository)?.into_inner();
     let mut out = Vec::new();
     while let Some(found) = stream.message().await.map_err(repository)? {
         out.push(found);
     }
     Ok(out)
+}
+
+/// What each source sent, what is missing, who is silent, what was refused.
+///
+/// # Errors
+/// The repository did not answer.
+pub async fn gaps(channel: Channel) -> Result<GapsReply, AuditError> {
+    Ok(AuditQueryClient::new(channel).gaps(GapsRequest {}).await.map_err(repository)?.into_inner())
+}
+
+/// Everything that the repository keeps from now on.
+///
+/// # Errors
+/// The repository did not answer.
+pub async fn watch(channel: Channel, reason: String) -> Result<Streaming<Found>, AuditError> {
+    Ok(AuditQueryClient::new(channel).watch(WatchRequest { reason }).await.map_err(repository)?.into_inner())
 }

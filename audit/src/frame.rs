@@ -79,6 +79,15 @@ pub(crate) fn seal(key: &Key, plain: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(out)
 }
 
+/// The content of a frame that lies elsewhere than in a file.
+#[cfg(feature = "server")]
+pub(crate) fn open(key: &Key, frame: &[u8]) -> Result<Vec<u8>, crate::AuditError> {
+    let sealed = frame.get(HEAD..).filter(|sealed| sealed.len() >= NONCE + TAG).ok_or(crate::AuditError::OtherKey)?;
+    let (nonce, rest) = sealed.split_at(NONCE);
+    let (cipher, tag) = rest.split_at(rest.len() - TAG);
+    decrypt_aead(Cipher::aes_256_gcm(), &key.0, Some(nonce), &[], cipher, tag).map_err(|_| crate::AuditError::OtherKey)
+}
+
 /// What stands at a place.
 pub(crate) enum Found {
     /// A frame's content and where the next begins.

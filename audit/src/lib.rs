@@ -6,29 +6,32 @@
 //! is made from the three; an intent without an outcome becomes one with outcome 12 at the next start.
 
 mod client;
+mod delivery;
 mod event;
-mod feed;
+mod fhir;
 mod frame;
 mod message;
 mod sink;
 mod spool;
+mod throttle;
 
 #[cfg(feature = "server")]
 pub mod server;
 
-pub use client::{Filter, search};
+pub use client::{Filter, gaps, search, watch};
+pub use delivery::{FhirTarget, SyslogTarget, feed, fhir_feed, syslog};
 pub use event::{
     AssertionKind, Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts,
     QueryObject, Role, StudyObject, Transaction, Transcoding,
 };
-pub use feed::feed;
+pub use fhir::{from_audit_event, to_audit_event};
 pub use frame::KeyFileError;
 pub use message::{
     AuditRecord, Coded, Dialect, DicomData, ImagingEvent, Message, Object, Participant, ReadError, Site, of_event,
     of_exchange,
 };
-pub use sink::{AuditSink, Exchange, SpoolOptions};
-pub use spool::read_spool;
+pub use sink::{AuditSink, Exchange, OnFailure, SpoolOptions, heartbeat};
+pub use spool::{SpoolContent, SpoolLevel, SpoolLimits, Status, read_spool};
 
 /// The record could not be stored; nothing may be disclosed.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use ncp_audit::server::{self, Index, RecordStore};
+use ncp_audit::server::{self, Repository};
 
 /// The Audit Record Repository of a National Contact Point.
 #[derive(Parser)]
@@ -29,7 +29,13 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Makes the index again from the records.
+    /// Makes the tables and folders that are not there yet, and indexes what the index lacks.
+    Migrate {
+        /// Configuration file, audit.toml.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Makes the index again from the records; the repository must not run.
     Reindex {
         /// Configuration file, audit.toml.
         #[arg(long)]
@@ -41,7 +47,10 @@ enum Command {
 async fn main() -> ExitCode {
     let command = Arguments::parse().command;
     let path = match &command {
-        Command::Serve { config } | Command::CheckConfig { config } | Command::Reindex { config } => config,
+        Command::Serve { config }
+        | Command::CheckConfig { config }
+        | Command::Migrate { config }
+        | Command::Reindex { config } => config,
     };
     let config = match server::load(path) {
         Ok(config) => config,
@@ -59,7 +68,8 @@ async fn main() -> ExitCode {
             Ok(())
         }
         Command::Serve { .. } => server::serve(&config, stop()).await,
-        Command::Reindex { .. } => reindex(&config),
+        Command::Migrate { .. } => blocking(&config, migrate).await,
+        Command::Reindex { .. } => blocking(&config, reindex).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -70,21 +80,25 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Connecting to PostgreSQL blocks, and must not do so on a runtime's thread.
+async fn blocking(
+    config: &server::Config,
+    work: impl FnOnce(&server::Config) -> Result<(), ncp_audit::AuditError> + Send + 'static,
+) -> Result<(), ncp_audit::AuditError> {
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || work(&config)).await.map_err(|_| ncp_audit::AuditError::Stopped)?
+}
+
 fn reindex(config: &server::Config) -> Result<(), ncp_audit::AuditError> {
-    let store = RecordStore::open(&config.data_dir, &config.key_file)?;
-    let fresh = config.data_dir.join("index.new");
-    let _ = std::fs::remove_file(&fresh);
-    let mut index = Index::open(&fresh)?;
-    let mut count = 0;
-    store.walk(|place, found| {
-        count += 1;
-        let patient =
-            found.record.as_ref().and_then(|r| r.facts.as_ref()).map(|f| f.patient.clone()).unwrap_or_default();
-        index.add(&[(place, found, store.patient_hash(&patient))])
-    })?;
-    drop(index);
-    std::fs::rename(fresh, config.data_dir.join("index.sqlite"))?;
+    let count = Repository::open(config)?.reindex()?;
     println!("{count} records indexed");
+    Ok(())
+}
+
+/// Makes the tables that are not there; a store of an earlier form is indexed anew.
+fn migrate(config: &server::Config) -> Result<(), ncp_audit::AuditError> {
+    drop(Repository::open(config)?);
+    println!("store and index are of this version");
     Ok(())
 }
 

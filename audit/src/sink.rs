@@ -1,7 +1,9 @@
 //! What the gateway holds: the sink, and one [`Exchange`] per exchange.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
@@ -10,7 +12,23 @@ use crate::AuditError;
 use crate::event::{Decision, Event, Intent, Outcome, OutcomeIndicator};
 use crate::frame::Key;
 use crate::message::{self, AuditRecord, Site};
-use crate::spool::{self, Item, Job, Position};
+use crate::spool::{self, Cursor, Folder, Item, Job, Position, Reader, SpoolLimits, Status};
+use crate::throttle::Throttle;
+
+/// A source that is silent for longer has a fault.
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// What happens to disclosure when no rung of the spool takes the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// Nothing is disclosed, whatever the purpose.
+    #[default]
+    DenyExport,
+    /// For the purpose EMERGENCY only: disclosed, with an alarm; the record is held in memory until a disk takes it, and
+    /// an encrypted last copy goes to the log.
+    AllowAndAlarm,
+}
 
 /// Where the spool is and who writes it.
 #[derive(Debug, Clone)]
@@ -21,6 +39,17 @@ pub struct SpoolOptions {
     pub key_file: PathBuf,
     /// Who.
     pub site: Site,
+    /// Bounds.
+    pub limits: SpoolLimits,
+    /// When no rung takes a record.
+    pub on_failure: OnFailure,
+}
+
+impl SpoolOptions {
+    /// With the default bounds.
+    pub fn new(dir: PathBuf, key_file: PathBuf, site: Site) -> Self {
+        Self { dir, key_file, site, limits: SpoolLimits::default(), on_failure: OnFailure::default() }
+    }
 }
 
 /// The way into the trail; clones share it.
@@ -31,11 +60,16 @@ pub struct AuditSink {
 
 struct Inner {
     site: Site,
-    dir: PathBuf,
+    folder: Folder,
     key: Key,
     queue: mpsc::SyncSender<Job>,
     end: watch::Receiver<Position>,
+    status: watch::Receiver<Status>,
     epoch: u64,
+    on_failure: OnFailure,
+    throttle: Throttle,
+    /// First segment of which each receiver lacks something.
+    receivers: Mutex<BTreeMap<String, u64>>,
 }
 
 impl AuditSink {
@@ -45,19 +79,23 @@ impl AuditSink {
     /// Folder, key, or records of another key.
     pub async fn open(options: &SpoolOptions) -> Result<Self, AuditError> {
         let key = Key::load(&options.key_file)?;
-        let (dir, for_open) = (options.dir.clone(), key.clone());
-        let opened = tokio::task::spawn_blocking(move || spool::open(&dir, &for_open))
+        let folder = Folder::new(&options.dir, &options.limits)?;
+        let for_open = (folder.clone(), key.clone());
+        let opened = tokio::task::spawn_blocking(move || spool::open(&for_open.0, &for_open.1))
             .await
             .map_err(|_| AuditError::Stopped)??;
         let inner = Inner {
             site: options.site.clone(),
-            dir: options.dir.clone(),
+            folder,
             key,
             queue: opened.queue,
             end: opened.end,
+            status: opened.status,
             epoch: opened.epoch,
+            on_failure: options.on_failure,
+            throttle: Throttle::default(),
+            receivers: Mutex::default(),
         };
-        drop(opened.thread);
         let sink = Self { inner: Arc::new(inner) };
         for (intent, decision) in opened.unfinished {
             let outcome =
@@ -73,12 +111,20 @@ impl AuditSink {
         self.inner.epoch
     }
 
+    /// How the spool is.
+    pub fn status(&self) -> Status {
+        *self.inner.status.borrow()
+    }
+
     /// Begins an exchange; resolves when the intent is on disk.
     ///
     /// # Errors
-    /// The record could not be stored.
+    /// The record could not be stored, and no purpose could allow to go on.
     pub async fn intent(&self, intent: Intent) -> Result<Exchange, AuditError> {
-        self.write(Item::Intent(intent.clone())).await?;
+        let stored = self.write(Item::Intent(intent.clone())).await;
+        if stored.is_err() && self.inner.on_failure == OnFailure::DenyExport {
+            stored?;
+        }
         Ok(Exchange { sink: self.clone(), open: Some((intent, Decision::default())) })
     }
 
@@ -91,6 +137,15 @@ impl AuditSink {
         self.records(None, vec![record]).await
     }
 
+    /// Writes what a caller did who did not authenticate. Such callers cannot fill the spool: beyond a rate, by address
+    /// and in all, they are counted, and one record a minute says how many there were.
+    ///
+    /// # Errors
+    /// The record could not be stored.
+    pub async fn refused_caller(&self, event: &Event, exchange_id: &str, address: &str) -> Result<(), AuditError> {
+        if self.inner.throttle.admit(address) { self.event(event, exchange_id).await } else { Ok(()) }
+    }
+
     async fn records(&self, closes: Option<String>, records: Vec<AuditRecord>) -> Result<(), AuditError> {
         self.write(Item::Records { closes, epoch: 0, first_seq: 0, records }).await
     }
@@ -101,16 +156,54 @@ impl AuditSink {
         told.await.map_err(|_| AuditError::Stopped)?
     }
 
-    pub(crate) fn dir(&self) -> &std::path::Path {
-        &self.inner.dir
-    }
-
-    pub(crate) fn key(&self) -> &Key {
-        &self.inner.key
-    }
-
     pub(crate) fn end(&self) -> watch::Receiver<Position> {
         self.inner.end.clone()
+    }
+
+    /// Where a receiver stands, and a reader that begins there.
+    pub(crate) fn resume(&self, receiver: &str) -> (Cursor, Reader) {
+        let cursor = Cursor::load(&self.inner.folder.dir, receiver);
+        let mut receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
+        receivers.insert(receiver.to_owned(), cursor.segment);
+        (cursor, Reader::new(self.inner.folder.clone(), self.inner.key.clone(), cursor.segment))
+    }
+
+    /// A receiver has everything up to here; what all of them have may go.
+    pub(crate) fn delivered(&self, receiver: &str, cursor: Cursor) -> std::io::Result<()> {
+        cursor.store(&self.inner.folder.dir, receiver)?;
+        let mut receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
+        let before = receivers.insert(receiver.to_owned(), cursor.segment);
+        if before == Some(cursor.segment) {
+            return Ok(());
+        }
+        let least = receivers.values().copied().min().unwrap_or(0);
+        self.inner.folder.prune(least)
+    }
+
+    /// What a receiver will never take is kept apart, encrypted, for an operator.
+    pub(crate) fn dead_letter(&self, receiver: &str, xml: &str) -> std::io::Result<()> {
+        use std::io::Write;
+        let sealed = crate::frame::seal(&self.inner.key, xml.as_bytes())?;
+        let path = self.inner.folder.dir.join(format!("dead-letters-{receiver}"));
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        file.write_all(&sealed)?;
+        file.sync_data()
+    }
+}
+
+/// Writes a heartbeat a minute, and what the throttle held back, until the process ends.
+pub async fn heartbeat(sink: AuditSink) {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let suppressed = sink.inner.throttle.take().map(|(count, since)| {
+            let rule = "calls without a valid token or certificate".to_owned();
+            Event::Suppressed { rule, count, since }
+        });
+        for event in suppressed.into_iter().chain([Event::Heartbeat]) {
+            if let Err(error) = sink.event(&event, "").await {
+                tracing::error!(reason = %error, "heartbeat not stored");
+            }
+        }
     }
 }
 
@@ -124,18 +217,26 @@ impl Exchange {
     /// Writes the decision; resolves when it is on disk. No byte may leave before.
     ///
     /// # Errors
-    /// The record could not be stored.
+    /// The record could not be stored, and the purpose does not allow to go on all the same ([`OnFailure`]).
     pub async fn decided(&mut self, decision: Decision) -> Result<(), AuditError> {
         let Some((intent, slot)) = &mut self.open else { return Err(AuditError::Stopped) };
         let exchange_id = intent.exchange_id.clone();
+        let emergency = decision.purpose == "EMERGENCY";
         *slot = decision.clone();
-        self.sink.write(Item::Decision { exchange_id, decision }).await
+        match self.sink.write(Item::Decision { exchange_id, decision }).await {
+            Err(error) if emergency && self.sink.inner.on_failure == OnFailure::AllowAndAlarm => {
+                tracing::error!(reason = %error, "ALARM: emergency disclosure without a durable audit record");
+                Ok(())
+            }
+            stored => stored,
+        }
     }
 
     /// Writes the outcome and with it the audit message.
     ///
     /// # Errors
-    /// The record could not be stored; recovery at the next start will say that the end is not known.
+    /// The record could not be stored; the writer holds it, and recovery at the next start will say that the end is not
+    /// known.
     pub async fn finish(mut self, outcome: Outcome) -> Result<(), AuditError> {
         let Some((intent, decision)) = self.open.take() else { return Err(AuditError::Stopped) };
         let records = message::of_exchange(&self.sink.inner.site, &intent, &decision, &outcome);

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use ncp_audit::{AuditSink, Event, Site, SpoolOptions};
+use ncp_audit::{AuditSink, Event};
 use ncp_ihe::HomeCommunityId;
 use ncp_saml::{SealKey, Signer, Verifier};
-use ncp_tls::{Anchors, ClientAuth, Country, Material, Purpose, SslAcceptor};
+use ncp_tls::{Anchors, CertificateFacts, ClientAuth, Country, Material, Purpose, SslAcceptor};
 use openssl::ssl::SslRef;
 use openssl::x509::X509;
 use tokio::net::TcpListener;
@@ -162,20 +162,11 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let national = config.national.as_ref().map(|n| National::start(&config, n, &signer)).transpose().map_err(one)?;
     let translator =
         config.translation.as_ref().map(Translator::new).transpose().map_err(|e| one(format!("translation: {e}")))?;
-    let site = Site {
-        source: config.audit.source.clone(),
-        enterprise_site: config.audit.enterprise_site.clone(),
-        ..Site::default()
-    };
-    let options =
-        SpoolOptions { dir: config.audit.spool_dir.clone(), key_file: config.audit.spool_key_file.clone(), site };
-    let audit = AuditSink::open(&options).await.map_err(|e| one(format!("audit: {e}")))?;
-    if let Some(feed) = &config.audit.feed {
-        let connector = feed.tls.files().connector(b"\x02h2").map_err(|e| one(format!("audit.feed: {e}")))?;
-        let channel = ncp_tls::channel(&feed.endpoint, &feed.server_name, connector)
-            .map_err(|e| one(format!("audit.feed: {e}")))?;
-        tokio::spawn(ncp_audit::feed(audit.clone(), channel));
-    }
+    let own = Material::load(&config.listener.certificate, &config.listener.key)
+        .and_then(|material| CertificateFacts::of(material.leaf()));
+    let node = own.map_err(|e| one(format!("listener: {e}")))?.common_name;
+    let audit = AuditSink::open(&config.audit.spool_options(node)).await.map_err(|e| one(format!("audit: {e}")))?;
+    deliver(&config, &audit).map_err(one)?;
     let metrics = Metrics::default();
     let guards = Arc::new(Guards::new(&config.limits, metrics.clone()));
     Ok(Arc::new(App {
@@ -190,6 +181,24 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         metrics,
         guards,
     }))
+}
+
+/// Starts what takes records from the spool to repositories.
+fn deliver(config: &Config, audit: &AuditSink) -> Result<(), String> {
+    tokio::spawn(ncp_audit::heartbeat(audit.clone()));
+    if let Some(feed) = &config.audit.feed {
+        let connector = feed.tls.files().connector(b"\x02h2").map_err(|e| format!("audit.feed: {e}"))?;
+        let channel =
+            ncp_tls::channel(&feed.endpoint, &feed.server_name, connector).map_err(|e| format!("audit.feed: {e}"))?;
+        tokio::spawn(ncp_audit::feed(audit.clone(), channel));
+    }
+    for target in config.audit.syslog_targets()? {
+        tokio::spawn(ncp_audit::syslog(audit.clone(), target));
+    }
+    for target in config.audit.fhir_targets()? {
+        tokio::spawn(ncp_audit::fhir_feed(audit.clone(), target));
+    }
+    Ok(())
 }
 
 /// Listens, serves until a signal, drains.

@@ -12,12 +12,14 @@ use ncp_ihe::{HomeCommunityId, Oid};
 use ncp_tls::{Country, TlsFiles};
 use serde::Deserialize;
 
+mod audit;
 mod collect;
 mod consumer;
 mod initiating;
 mod national;
 mod values;
 
+pub use audit::{Audit, AuditFeed, AuditFhir, AuditSyslog};
 pub use collect::ConfigProblem;
 pub use consumer::{Confirmation, Consumer};
 pub use initiating::{Client, Clinician, Organisation, Role};
@@ -217,32 +219,6 @@ impl InternalTls {
     }
 }
 
-/// `[audit]`
-#[derive(Debug, Clone, Deserialize)]
-pub struct Audit {
-    /// Folder of the spool.
-    pub spool_dir: PathBuf,
-    /// 32 bytes in hex, mode 0600: encrypts the spool.
-    pub spool_key_file: PathBuf,
-    /// AuditSourceID.
-    pub source: String,
-    /// AuditEnterpriseSiteID.
-    pub enterprise_site: String,
-    /// The Audit Record Repository.
-    pub feed: Option<AuditFeed>,
-}
-
-/// `[audit.feed]`
-#[derive(Debug, Clone, Deserialize)]
-pub struct AuditFeed {
-    /// `https://host:port` of `ncp-audit`.
-    pub endpoint: String,
-    /// Name in its certificate.
-    pub server_name: String,
-    /// Mutual TLS.
-    pub tls: InternalTls,
-}
-
 /// `[policy]`
 #[derive(Debug, Clone, Deserialize)]
 pub struct Policy {
@@ -352,16 +328,14 @@ impl Config {
             &mut self.listener.key,
             &mut self.seal.certificate,
             &mut self.seal.key,
-            &mut self.audit.spool_dir,
-            &mut self.audit.spool_key_file,
             &mut self.policy.folder,
             &mut self.policy.consent_file,
         ];
-        let internal = self.translation.as_mut().map(|t| &mut t.tls);
-        let feed = self.audit.feed.as_mut().map(|f| &mut f.tls);
-        for tls in internal.into_iter().chain(feed) {
+        if let Some(translation) = &mut self.translation {
+            let tls = &mut translation.tls;
             all.extend([&mut tls.certificate, &mut tls.key, &mut tls.anchors]);
         }
+        all.extend(self.audit.paths());
         all.extend(self.national.iter_mut().flat_map(National::paths));
         for peer in &mut self.peer {
             all.extend([&mut peer.tls_anchors, &mut peer.seal_anchors]);

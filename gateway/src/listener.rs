@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -118,16 +117,12 @@ pub async fn serve_peers(app: Arc<App>, listener: TcpListener, acceptor: SslAcce
     .await;
 }
 
-/// Failed handshakes leave at most one record a second.
+/// Failed handshakes leave a record each up to a rate, and one that counts the rest.
 pub(crate) async fn handshake_failed(app: &App, address: SocketAddr, rule: &str) {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or(0);
-    if LAST.swap(now, Ordering::Relaxed) == now {
-        return;
-    }
-    let peer = PeerFacts { address: address.ip().to_string(), ..PeerFacts::default() };
+    let address = address.ip().to_string();
+    let peer = PeerFacts { address: address.clone(), ..PeerFacts::default() };
     let event = Event::NodeAuthenticationFailed { rule: rule.to_owned(), peer };
-    if let Err(error) = app.audit.event(&event, "").await {
+    if let Err(error) = app.audit.refused_caller(&event, "", &address).await {
         tracing::error!(reason = %error, "handshake failure not recorded");
     }
 }

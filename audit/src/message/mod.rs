@@ -9,6 +9,7 @@ mod table;
 pub use exchange::of_exchange;
 pub use model::{Coded, Dialect, DicomData, Message, Object, Participant};
 pub use read::ReadError;
+pub(crate) use stand_alone::HEARTBEAT;
 pub use stand_alone::of_event;
 pub use table::ImagingEvent;
 

@@ -1,152 +1,468 @@
-//! The index in SQLite. It holds no patient identifier, only its keyed hash, and can be made again from the store.
+//! `Index`: what searches ask, in a relational database. It holds no patient identifier, only its keyed hash, and can be
+//! made again from the store.
 
-use std::path::Path;
+use ncp_proto::audit::{Found, Gap, SearchRequest, SourceState};
 
-use ncp_proto::audit::{Found, SearchRequest};
-use rusqlite::{Connection, params, params_from_iter, types::Value};
-
-use super::store::Stored;
+use super::database::{Database, Value, month, partition, transaction};
+use super::store::{Place, rows_of};
 use crate::AuditError;
+use crate::message::Message;
 
 /// Entries of one search at most.
-const MOST: u32 = 1000;
+pub(crate) const MOST: u32 = 1000;
 
-/// The index.
-pub struct Index(Connection);
+const COLUMNS: usize = 21;
 
-fn failed(error: rusqlite::Error) -> AuditError {
-    AuditError::Repository(format!("index: {error}"))
+/// One row to be, with its tokens.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    place: Place,
+    found: Found,
+    /// Keyed hash of the patient, empty when none.
+    patient: String,
+    /// SHA-256 of the message, hex; for what comes without a number.
+    digest: String,
+    /// AuditSourceID as the message has it.
+    sender: String,
+    tokens: Vec<(&'static str, String)>,
+}
+
+impl Entry {
+    /// Reads what is searched for. `hash` is the store's keyed hash of identifiers of persons.
+    pub fn new(place: Place, found: Found, hash: &dyn Fn(&str) -> String) -> Self {
+        let record = found.record.clone().unwrap_or_default();
+        let facts = record.facts.clone().unwrap_or_default();
+        let mut tokens: Vec<(&'static str, String)> = facts.studies.iter().map(|s| ("study", s.clone())).collect();
+        let message = message_of(&record.media_type, &record.message);
+        tokens.push(("outcome", facts.outcome.to_string()));
+        if let Some(message) = &message {
+            tokens.push(("type", message.event.code.clone()));
+            tokens.push(("action", message.action.clone()));
+            tokens.extend(message.types.iter().map(|c| ("subtype", c.code.clone())));
+            for participant in &message.participants {
+                tokens.push(("agent", participant.user_id.clone()));
+                tokens.push(("altid", participant.alternative.clone()));
+                tokens.push(("agent-name", participant.name.clone()));
+                tokens.push(("address", participant.address.clone()));
+                tokens.extend(participant.roles.iter().map(|c| ("agent-role", c.code.clone())));
+            }
+            for object in &message.objects {
+                // Persons are known by their keyed hash only.
+                let id = if object.kind == "1" { hash(&object.id) } else { object.id.clone() };
+                tokens.push(("entity", id));
+                tokens.push(("entity-type", object.kind.clone()));
+                tokens.push(("entity-role", object.role.clone()));
+            }
+        }
+        tokens.retain(|(_, value)| !value.is_empty());
+        tokens.sort();
+        tokens.dedup();
+        Self {
+            place,
+            patient: hash(&facts.patient),
+            digest: hex::encode(openssl::sha::sha256(&record.message)),
+            sender: message.map(|m| m.source).unwrap_or_default(),
+            tokens,
+            found,
+        }
+    }
+}
+
+/// The message of a record, whatever its form.
+pub(crate) fn message_of(media_type: &str, bytes: &[u8]) -> Option<Message> {
+    match media_type {
+        "application/xml" => Message::read(bytes).ok(),
+        "application/fhir+json" => crate::fhir::from_audit_event(&serde_json::from_slice(bytes).ok()?).ok(),
+        _ => None,
+    }
+}
+
+/// What is searched: columns, tokens, bounds.
+#[derive(Debug, Clone, Default)]
+pub struct Search {
+    /// Column and value.
+    pub columns: Vec<(&'static str, Value)>,
+    /// Token and its values, any of.
+    pub tokens: Vec<(&'static str, Vec<String>)>,
+    /// Event times from (inclusive) and to (exclusive), µs; 0: open.
+    pub event_us: (i64, i64),
+    /// Received before, µs; 0: open. Pages of one search share it, so that they do not shift.
+    pub received_before: i64,
+    /// Entries of a page.
+    pub limit: u32,
+    /// Entries before it.
+    pub skip: u32,
+    /// Oldest first.
+    pub ascending: bool,
+}
+
+impl Search {
+    /// As the gRPC query has it; `patient` is the keyed hash.
+    pub(crate) fn of(filter: &SearchRequest, patient: &str) -> Self {
+        let texts = [
+            ("patient", patient),
+            ("actor", filter.user.as_str()),
+            ("purpose", filter.purpose.as_str()),
+            ("kind", filter.transaction.as_str()),
+            ("role", filter.role.as_str()),
+            ("exchange", filter.exchange_id.as_str()),
+            ("source", filter.source.as_str()),
+            ("country", filter.country.as_str()),
+            ("organisation", filter.organisation.as_str()),
+        ];
+        let mut columns: Vec<(&'static str, Value)> =
+            texts.into_iter().filter(|(_, v)| !v.is_empty()).map(|(c, v)| (c, v.into())).collect();
+        columns.extend(filter.emergency.then_some(("emergency", Value::Int(1))));
+        columns.extend(filter.outcome.map(|outcome| ("outcome", Value::Int(outcome.into()))));
+        let study = (!filter.study.is_empty()).then(|| ("study", vec![filter.study.clone()]));
+        Self {
+            columns,
+            tokens: study.into_iter().collect(),
+            event_us: (filter.from_us, filter.to_us),
+            limit: if filter.limit == 0 { 100 } else { filter.limit.min(MOST) },
+            skip: filter.skip,
+            ..Self::default()
+        }
+    }
+}
+
+/// A message that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// Who sent it, by certificate.
+    pub source: String,
+    /// When, µs.
+    pub received_us: i64,
+    /// Why.
+    pub reason: String,
+    /// Where its bytes lie.
+    pub place: Place,
+}
+
+/// The index over a database.
+pub struct Index {
+    db: Box<dyn Database>,
+    next: i64,
+    month: String,
 }
 
 impl Index {
-    /// Opens or makes the index.
+    /// Opens or makes the tables.
     ///
     /// # Errors
-    /// SQLite's.
-    pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let db = Connection::open(path).map_err(failed)?;
-        db.execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;
-             CREATE TABLE IF NOT EXISTS record (
-               id INTEGER PRIMARY KEY, source TEXT NOT NULL, epoch INTEGER NOT NULL, seq INTEGER NOT NULL,
-               segment INTEGER NOT NULL, offset INTEGER NOT NULL, event_us INTEGER NOT NULL, received_us INTEGER NOT NULL,
-               exchange TEXT NOT NULL, kind TEXT NOT NULL, role TEXT NOT NULL, outcome INTEGER NOT NULL,
-               patient TEXT NOT NULL, user TEXT NOT NULL, organisation TEXT NOT NULL, country TEXT NOT NULL,
-               purpose TEXT NOT NULL, emergency INTEGER NOT NULL, UNIQUE (source, epoch, seq));
-             CREATE TABLE IF NOT EXISTS study (record INTEGER NOT NULL, uid TEXT NOT NULL);
+    /// The database's.
+    pub fn open(mut db: Box<dyn Database>) -> Result<Self, AuditError> {
+        let by = if db.partitioned() { " PARTITION BY RANGE (received_us)" } else { "" };
+        db.batch(&format!(
+            "CREATE TABLE IF NOT EXISTS record (
+               id BIGINT NOT NULL, source TEXT NOT NULL, epoch BIGINT NOT NULL, seq BIGINT NOT NULL, sender TEXT NOT NULL,
+               segment BIGINT NOT NULL, place BIGINT NOT NULL, event_us BIGINT NOT NULL, received_us BIGINT NOT NULL,
+               exchange TEXT NOT NULL, kind TEXT NOT NULL, role TEXT NOT NULL, outcome BIGINT NOT NULL,
+               patient TEXT NOT NULL, actor TEXT NOT NULL, organisation TEXT NOT NULL, country TEXT NOT NULL,
+               purpose TEXT NOT NULL, emergency BIGINT NOT NULL, digest TEXT NOT NULL, transport TEXT NOT NULL,
+               PRIMARY KEY (id, received_us)){by};
+             CREATE TABLE IF NOT EXISTS token (record BIGINT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
+               received_us BIGINT NOT NULL){by};
+             CREATE TABLE IF NOT EXISTS duplicate (record BIGINT NOT NULL PRIMARY KEY, times BIGINT NOT NULL);
+             CREATE TABLE IF NOT EXISTS rejected (source TEXT NOT NULL, received_us BIGINT NOT NULL, reason TEXT NOT NULL,
+               segment BIGINT NOT NULL, place BIGINT NOT NULL, PRIMARY KEY (segment, place));
+             CREATE INDEX IF NOT EXISTS by_number ON record (source, epoch, seq);
+             CREATE INDEX IF NOT EXISTS by_digest ON record (sender, digest);
              CREATE INDEX IF NOT EXISTS by_patient ON record (patient, event_us);
-             CREATE INDEX IF NOT EXISTS by_user ON record (user, event_us);
+             CREATE INDEX IF NOT EXISTS by_actor ON record (actor, event_us);
              CREATE INDEX IF NOT EXISTS by_organisation ON record (organisation, event_us);
              CREATE INDEX IF NOT EXISTS by_country ON record (country, event_us);
              CREATE INDEX IF NOT EXISTS by_kind ON record (kind, outcome, event_us);
              CREATE INDEX IF NOT EXISTS by_exchange ON record (exchange);
              CREATE INDEX IF NOT EXISTS by_emergency ON record (event_us) WHERE emergency = 1;
              CREATE INDEX IF NOT EXISTS by_time ON record (event_us);
-             CREATE INDEX IF NOT EXISTS by_study ON study (uid);",
-        )
-        .map_err(failed)?;
-        Ok(Self(db))
+             CREATE INDEX IF NOT EXISTS by_place ON record (segment, place);
+             CREATE INDEX IF NOT EXISTS by_token ON token (name, value, record);"
+        ))?;
+        let last = db.rows("SELECT max(id) FROM record", &[])?;
+        let next = last.first().and_then(|row| row.first()).map_or(0, Value::int) + 1;
+        Ok(Self { db, next, month: String::new() })
+    }
+
+    /// The last place that is indexed.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn last_place(&mut self) -> Result<Option<Place>, AuditError> {
+        let mut last = None;
+        for table in ["record", "rejected"] {
+            let sql = format!("SELECT segment, place FROM {table} ORDER BY segment DESC, place DESC LIMIT 1");
+            let rows = self.db.rows(&sql, &[])?;
+            last = last.max(rows.first().map(|row| place(&row[0], &row[1])));
+        }
+        Ok(last)
     }
 
     /// The highest (epoch, seq) of a source.
     ///
     /// # Errors
-    /// SQLite's.
-    pub fn last_of(&self, source: &str) -> Result<(u64, u64), AuditError> {
-        let sql = "SELECT epoch, seq FROM record WHERE source = ?1 ORDER BY epoch DESC, seq DESC LIMIT 1";
-        let row = self.0.query_row(sql, params![source], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-        match row {
-            Ok((epoch, seq)) => Ok((epoch as u64, seq as u64)),
-            Err(rusqlite::Error::QueryReturnedNoRows) => Ok((0, 0)),
-            Err(error) => Err(failed(error)),
-        }
+    /// The database's.
+    pub fn last_of(&mut self, source: &str) -> Result<(u64, u64), AuditError> {
+        let sql = "SELECT epoch, seq FROM record WHERE source = $1 ORDER BY epoch DESC, seq DESC LIMIT 1";
+        let rows = self.db.rows(sql, &[source.into()])?;
+        Ok(rows.first().map_or((0, 0), |row| (row[0].int() as u64, row[1].int() as u64)))
     }
 
-    /// Adds records in one transaction; those it has already are left as they are.
+    /// How many records without number came from a source.
     ///
     /// # Errors
-    /// SQLite's.
-    pub fn add(&mut self, entries: &[(Stored, Found, String)]) -> Result<(), AuditError> {
-        let transaction = self.0.transaction().map_err(failed)?;
-        for (place, found, patient) in entries {
-            let Some(record) = &found.record else { continue };
-            let facts = record.facts.clone().unwrap_or_default();
-            let added = transaction
-                .prepare_cached(
-                    "INSERT OR IGNORE INTO record (source, epoch, seq, segment, offset, event_us, received_us, exchange, kind,
-                     role, outcome, patient, user, organisation, country, purpose, emergency)
-                     VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15,?16,?17)",
-                )
-                .and_then(|mut statement| {
-                    statement.execute(params![
-                        found.source, record.epoch as i64, record.seq as i64, place.segment as i64, place.offset as i64,
-                        record.event_time_us, found.received_us, facts.exchange_id, facts.transaction, facts.role,
-                        facts.outcome, patient, facts.user, facts.organisation, facts.country, facts.purpose, facts.emergency
-                    ])
-                })
-                .map_err(failed)?;
-            if added == 1 {
-                let id = transaction.last_insert_rowid();
-                for study in &facts.studies {
-                    transaction
-                        .execute("INSERT INTO study (record, uid) VALUES (?1, ?2)", params![id, study])
-                        .map_err(failed)?;
+    /// The database's.
+    pub fn arrivals(&mut self, source: &str) -> Result<u64, AuditError> {
+        let sql = "SELECT seq FROM record WHERE source = $1 AND epoch = 0 ORDER BY seq DESC LIMIT 1";
+        Ok(self.db.rows(sql, &[source.into()])?.first().map_or(0, |row| row[0].int() as u64))
+    }
+
+    /// Whether a numbered record is known.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn knows(&mut self, source: &str, epoch: u64, seq: u64) -> Result<bool, AuditError> {
+        let sql = "SELECT id FROM record WHERE source = $1 AND epoch = $2 AND seq = $3";
+        Ok(!self.db.rows(sql, &[source.into(), (epoch as i64).into(), (seq as i64).into()])?.is_empty())
+    }
+
+    /// Whether a message without number came before since `since_us`; if so it is counted as a duplicate.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn repeated(&mut self, sender: &str, digest: &str, since_us: i64) -> Result<bool, AuditError> {
+        let sql = "SELECT id FROM record WHERE sender = $1 AND digest = $2 AND epoch = 0 AND received_us >= $3 LIMIT 1";
+        let rows = self.db.rows(sql, &[sender.into(), digest.into(), since_us.into()])?;
+        let Some(row) = rows.first() else { return Ok(false) };
+        let sql = "INSERT INTO duplicate VALUES ($1, 1) ON CONFLICT (record) DO UPDATE SET times = duplicate.times + 1";
+        self.db.execute(sql, std::slice::from_ref(&row[0]))?;
+        Ok(true)
+    }
+
+    /// Adds records in one transaction.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn add(&mut self, entries: &[Entry]) -> Result<(), AuditError> {
+        if self.db.partitioned() {
+            for entry in entries {
+                let (name, ..) = month(entry.found.received_us);
+                if name != self.month {
+                    for table in ["record", "token"] {
+                        partition(self.db.as_mut(), table, entry.found.received_us)?;
+                    }
+                    self.month = name;
                 }
             }
         }
-        transaction.commit().map_err(failed)
-    }
-
-    /// Places of what fits, newest first. `patient` is the keyed hash.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn search(&self, filter: &SearchRequest, patient: &str) -> Result<Vec<Stored>, AuditError> {
-        let mut sql = "SELECT segment, offset FROM record WHERE 1 = 1".to_owned();
-        let mut values: Vec<Value> = Vec::new();
-        let texts = [
-            ("patient", patient),
-            ("user", filter.user.as_str()),
-            ("purpose", filter.purpose.as_str()),
-            ("kind", filter.transaction.as_str()),
-            ("role", filter.role.as_str()),
-            ("exchange", filter.exchange_id.as_str()),
-        ];
-        for (column, value) in texts.into_iter().filter(|(_, value)| !value.is_empty()) {
-            values.push(Value::Text(value.to_owned()));
-            sql.push_str(&format!(" AND {column} = ?{}", values.len()));
-        }
-        if !filter.study.is_empty() {
-            values.push(Value::Text(filter.study.clone()));
-            sql.push_str(&format!(" AND id IN (SELECT record FROM study WHERE uid = ?{})", values.len()));
-        }
-        for (operator, bound) in [(">=", filter.from_us), ("<", filter.to_us)] {
-            if bound != 0 {
-                values.push(Value::Integer(bound));
-                sql.push_str(&format!(" AND event_us {operator} ?{}", values.len()));
+        let mut next = self.next;
+        transaction(self.db.as_mut(), |db| {
+            let rejected = |e: &&Entry| e.found.record.as_ref().is_some_and(|r| !r.rejected.is_empty());
+            for entry in entries.iter().filter(rejected) {
+                let reason = entry.found.record.as_ref().map(|r| r.rejected.as_str()).unwrap_or_default();
+                let at = [Value::Int(entry.place.segment as i64), Value::Int(entry.place.offset as i64)];
+                let values = [entry.found.source.as_str().into(), entry.found.received_us.into(), reason.into()];
+                db.execute("INSERT INTO rejected VALUES ($1,$2,$3,$4,$5)", &[values.as_slice(), &at].concat())?;
             }
-        }
-        let limit = if filter.limit == 0 { 100 } else { filter.limit.min(MOST) };
-        sql.push_str(&format!(" ORDER BY event_us DESC, id DESC LIMIT {limit}"));
-        let mut statement = self.0.prepare(&sql).map_err(failed)?;
-        let rows = statement
-            .query_map(params_from_iter(values), |row| {
-                Ok(Stored { segment: row.get::<_, i64>(0)? as u64, offset: row.get::<_, i64>(1)? as u64 })
-            })
-            .map_err(failed)?;
-        rows.collect::<Result<_, _>>().map_err(failed)
+            let kept: Vec<&Entry> = entries.iter().filter(|e| !rejected(e)).collect();
+            let mut tokens = Vec::new();
+            for chunk in kept.chunks(64) {
+                let mut values = Vec::with_capacity(chunk.len() * COLUMNS);
+                for entry in chunk {
+                    values.extend(columns(entry, next));
+                    let received = Value::Int(entry.found.received_us);
+                    tokens.extend(entry.tokens.iter().map(|(name, value)| {
+                        [Value::Int(next), (*name).into(), value.as_str().into(), received.clone()]
+                    }));
+                    next += 1;
+                }
+                db.execute(&format!("INSERT INTO record VALUES {}", rows_of(chunk.len(), COLUMNS)), &values)?;
+            }
+            // Whole chunks share one prepared statement.
+            for chunk in tokens.chunks(128) {
+                let sql = format!("INSERT INTO token VALUES {}", rows_of(chunk.len(), 4));
+                db.execute(&sql, &chunk.concat())?;
+            }
+            Ok(())
+        })?;
+        self.next = next;
+        Ok(())
     }
 
-    /// All rows as text, for comparison after `reindex`.
+    /// Places of what fits, newest first.
     ///
     /// # Errors
-    /// SQLite's.
-    pub fn dump(&self) -> Result<Vec<String>, AuditError> {
-        let sql = "SELECT source || epoch || '/' || seq || segment || ',' || offset || event_us || exchange || kind || role || outcome
-                   || patient || user || (SELECT coalesce(group_concat(uid), '') FROM study WHERE study.record = record.id)
-                   FROM record ORDER BY source, epoch, seq";
-        let mut statement = self.0.prepare(sql).map_err(failed)?;
-        let rows = statement.query_map([], |row| row.get(0)).map_err(failed)?;
-        rows.collect::<Result<_, _>>().map_err(failed)
+    /// The database's.
+    pub fn search(&mut self, search: &Search) -> Result<Vec<Place>, AuditError> {
+        let mut sql = "SELECT segment, place FROM record WHERE 1 = 1".to_owned();
+        let mut values: Vec<Value> = Vec::new();
+        let mut bind = |value: Value| {
+            values.push(value);
+            format!("${}", values.len())
+        };
+        for (column, value) in &search.columns {
+            let place = bind(value.clone());
+            // Both the certificate's name and what the message says of itself are a source to who searches.
+            sql.push_str(&match *column {
+                "source" => {
+                    let again = bind(value.clone());
+                    format!(" AND (source = {place} OR sender = {again})")
+                }
+                column => format!(" AND {column} = {place}"),
+            });
+        }
+        for (name, any) in &search.tokens {
+            let name = bind((*name).into());
+            let any: Vec<String> = any.iter().map(|v| bind(v.as_str().into())).collect();
+            let any = any.join(",");
+            sql.push_str(&format!(" AND id IN (SELECT record FROM token WHERE name = {name} AND value IN ({any}))"));
+        }
+        let bounds = [
+            ("event_us >=", search.event_us.0),
+            ("event_us <", search.event_us.1),
+            ("received_us <", search.received_before),
+        ];
+        for (operator, bound) in bounds.into_iter().filter(|(_, bound)| *bound != 0) {
+            let place = bind(bound.into());
+            sql.push_str(&format!(" AND {operator} {place}"));
+        }
+        let order = if search.ascending { "ASC" } else { "DESC" };
+        let (limit, skip) = (search.limit, search.skip);
+        sql.push_str(&format!(" ORDER BY event_us {order}, id {order} LIMIT {limit} OFFSET {skip}"));
+        let rows = self.db.rows(&sql, &values)?;
+        Ok(rows.iter().map(|row| place(&row[0], &row[1])).collect())
     }
+
+    /// Each source and epoch: its numbers, when it was last heard, how far its clock is ahead, duplicates.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn sources(&mut self) -> Result<Vec<SourceState>, AuditError> {
+        let sql = "SELECT source, epoch, min(seq), max(seq), count(*), max(received_us), max(event_us - received_us),
+                   (SELECT count(*) FROM record r JOIN duplicate d ON d.record = r.id
+                    WHERE r.source = record.source AND r.epoch = record.epoch)
+                   FROM record GROUP BY source, epoch ORDER BY source, epoch";
+        let rows = self.db.rows(sql, &[])?;
+        let state = |row: &Vec<Value>| SourceState {
+            source: row[0].text().to_owned(),
+            epoch: row[1].int() as u64,
+            first_seq: row[2].int() as u64,
+            last_seq: row[3].int() as u64,
+            records: row[4].int() as u64,
+            last_received_us: row[5].int(),
+            ahead_us: row[6].int().max(0),
+            duplicated: row[7].int() as u64,
+        };
+        Ok(rows.iter().map(state).collect())
+    }
+
+    /// Numbers that a source gave and that never came.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn gaps(&mut self) -> Result<Vec<Gap>, AuditError> {
+        let sql = "SELECT source, epoch, before_seq, seq, received_us FROM (
+                     SELECT source, epoch, seq, received_us,
+                       lag(seq, 1, 0) OVER (PARTITION BY source, epoch ORDER BY seq) AS before_seq
+                     FROM record WHERE epoch > 0) numbered
+                   WHERE seq > before_seq + 1 ORDER BY source, epoch, seq LIMIT 1000";
+        let rows = self.db.rows(sql, &[])?;
+        let gap = |row: &Vec<Value>| Gap {
+            source: row[0].text().to_owned(),
+            epoch: row[1].int() as u64,
+            first_seq: row[2].int() as u64 + 1,
+            last_seq: row[3].int() as u64 - 1,
+            seen_us: row[4].int(),
+        };
+        Ok(rows.iter().map(gap).collect())
+    }
+
+    /// What was refused, newest first.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn rejected(&mut self, limit: u32) -> Result<Vec<Rejected>, AuditError> {
+        let limit = limit.min(MOST);
+        let sql = format!(
+            "SELECT source, received_us, reason, segment, place FROM rejected ORDER BY received_us DESC, place DESC LIMIT {limit}"
+        );
+        let rows = self.db.rows(&sql, &[])?;
+        let rejected = |row: &Vec<Value>| Rejected {
+            source: row[0].text().to_owned(),
+            received_us: row[1].int(),
+            reason: row[2].text().to_owned(),
+            place: place(&row[3], &row[4]),
+        };
+        Ok(rows.iter().map(rejected).collect())
+    }
+
+    /// How many were refused.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn rejected_count(&mut self) -> Result<u64, AuditError> {
+        let rows = self.db.rows("SELECT count(*) FROM rejected", &[])?;
+        Ok(rows.first().map_or(0, |row| row[0].int() as u64))
+    }
+
+    /// All rows as text, for comparison after `reindex`. Repetitions are counted in the index only and left out.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn dump(&mut self) -> Result<Vec<String>, AuditError> {
+        let mut out = Vec::new();
+        for sql in [
+            "SELECT source, epoch, seq, sender, segment, place, event_us, received_us, exchange, kind, role, outcome, patient,
+             actor, organisation, country, purpose, emergency, digest, transport FROM record ORDER BY segment, place",
+            "SELECT r.segment, r.place, t.name, t.value FROM token t JOIN record r ON r.id = t.record",
+            "SELECT source, received_us, reason, segment, place FROM rejected ORDER BY segment, place",
+        ] {
+            let mut rows: Vec<String> = self.db.rows(sql, &[])?.iter().map(|row| format!("{row:?}")).collect();
+            // Two databases sort texts differently.
+            rows.sort();
+            out.extend(rows);
+        }
+        Ok(out)
+    }
+
+    /// Forgets everything, before it is made again.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn clear(&mut self) -> Result<(), AuditError> {
+        self.next = 1;
+        self.db.batch("DELETE FROM token; DELETE FROM record; DELETE FROM rejected; DELETE FROM duplicate")
+    }
+}
+
+fn place(segment: &Value, offset: &Value) -> Place {
+    Place { segment: segment.int() as u64, offset: offset.int() as u64 }
+}
+
+fn columns(entry: &Entry, id: i64) -> [Value; COLUMNS] {
+    let record = entry.found.record.clone().unwrap_or_default();
+    let facts = record.facts.unwrap_or_default();
+    [
+        id.into(),
+        entry.found.source.as_str().into(),
+        (record.epoch as i64).into(),
+        (record.seq as i64).into(),
+        entry.sender.as_str().into(),
+        (entry.place.segment as i64).into(),
+        (entry.place.offset as i64).into(),
+        record.event_time_us.into(),
+        entry.found.received_us.into(),
+        facts.exchange_id.as_str().into(),
+        facts.transaction.as_str().into(),
+        facts.role.as_str().into(),
+        i64::from(facts.outcome).into(),
+        entry.patient.as_str().into(),
+        facts.user.as_str().into(),
+        facts.organisation.as_str().into(),
+        facts.country.as_str().into(),
+        facts.purpose.as_str().into(),
+        i64::from(facts.emergency).into(),
+        entry.digest.as_str().into(),
+        record.transport.as_str().into(),
+    ]
 }

@@ -1,12 +1,20 @@
-//! The Audit Record Repository: `RecordStore` (append-only segment files, the truth) and `Index` (SQLite, rebuilt from
-//! it), the acknowledged feed and the query.
+//! The Audit Record Repository: `RecordStore` (append-only, the truth) and `Index` (rebuilt from it), each on files or in
+//! PostgreSQL; the acknowledged feed, syslog over TLS and FHIR in, gRPC and ITI-81 out.
 
 mod config;
+mod database;
+mod fhir_api;
+mod framing;
 mod index;
+mod iti81;
+mod repository;
 mod service;
 mod store;
+mod syslog;
 
-pub use config::{Config, load};
-pub use index::Index;
+pub use config::{Config, Engine, load};
+pub use database::{Database, Postgres, Sqlite, Value};
+pub use index::{Entry, Index, Rejected, Search};
+pub use repository::{Repository, engines};
 pub use service::serve;
-pub use store::{RecordStore, Stored};
+pub use store::{Place, RecordStore, Segments, Table};

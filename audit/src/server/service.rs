@@ -1,79 +1,115 @@
-//! The two gRPC services and the admin routes.
+//! The repository's listeners: gRPC feed and query, syslog, FHIR, admin.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use ncp_proto::audit::audit_feed_server::{AuditFeed, AuditFeedServer};
 use ncp_proto::audit::audit_query_server::{AuditQuery, AuditQueryServer};
-use ncp_proto::audit::{Ack, Found, Record, SearchRequest};
-use ncp_tls::{GrpcPeer, TlsFiles};
+use ncp_proto::audit::{Ack, Found, GapsReply, GapsRequest, Record, SearchRequest, WatchRequest};
+use ncp_tls::{ClientAuth, GrpcPeer, Material};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Config, Index, RecordStore};
+use super::index::Search;
+use super::repository::{Incoming, Kept, Repository};
+use super::store::Place;
+use super::{Config, fhir_api, syslog};
 use crate::AuditError;
 use crate::event::Event;
-use crate::message::{self, Site};
 
 /// Records made durable together at most.
 const GROUP: usize = 256;
 const H2: &[u8] = b"\x02h2";
+/// A number that is missing for so long is a loss, not a delay, µs.
+const MISSING: i64 = 5 * 60 * 1_000_000;
 
-/// Store and index behind one lock: one sequencer.
-struct Repository {
-    store: RecordStore,
-    index: Index,
-    site: Site,
-    /// Numbers of the repository's own records.
-    own: (u64, u64),
+/// The repository, shared by the listeners.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Repository>>);
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Repository> {
+        self.0.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
+    /// Runs `work` where it may block.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Repository) -> Result<T, AuditError> + Send + 'static,
+    ) -> Result<T, AuditError> {
+        let shared = self.clone();
+        tokio::task::spawn_blocking(move || work(&mut shared.lock())).await.map_err(|_| AuditError::Stopped)?
+    }
+
+    pub(super) async fn keep_foreign(
+        &self,
+        source: String,
+        transport: &'static str,
+        messages: Vec<Incoming>,
+    ) -> Result<Vec<Kept>, AuditError> {
+        let kept = self.blocking(move |repository| repository.keep_foreign(&source, transport, messages)).await;
+        kept.inspect_err(|error| tracing::error!(reason = %error, "records cannot be stored"))
+    }
 }
 
-/// The repository, and whether it is told to stop.
 #[derive(Clone)]
-struct Service(Arc<Mutex<Repository>>, watch::Receiver<bool>);
+struct Service(Shared, watch::Receiver<bool>);
 
 /// Serves until `stop` resolves.
 ///
 /// # Errors
-/// TLS material, addresses, folder.
+/// TLS material, addresses, folder, database.
 pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), AuditError> {
     let other = |e: ncp_tls::TlsError| AuditError::Repository(e.to_string());
-    let files = TlsFiles {
-        cert_chain: config.certificate.clone(),
-        key: config.key.clone(),
-        anchors: config.anchors.clone(),
-        crls: None,
+    let material = Material::load(&config.certificate, &config.key).map_err(other)?;
+    let acceptor = |anchors: &std::path::PathBuf, alpn: &'static [u8]| {
+        material.acceptor(ClientAuth::Required, std::slice::from_ref(anchors), alpn).map_err(other)
     };
-    let acceptor = files.mutual_acceptor(H2).map_err(other)?;
-    let store = RecordStore::open(&config.data_dir, &config.key_file)?;
-    let index = Index::open(&config.data_dir.join("index.sqlite"))?;
-    let site =
-        Site { source: config.source.clone(), enterprise_site: config.enterprise_site.clone(), ..Site::default() };
-    let own = index.last_of(&config.source)?;
+    let for_open = config.clone();
+    let opened = tokio::task::spawn_blocking(move || Repository::open(&for_open));
+    let shared = Shared(Arc::new(Mutex::new(opened.await.map_err(|_| AuditError::Stopped)??)));
     let (tell, told) = watch::channel(false);
-    let service = Service(Arc::new(Mutex::new(Repository { store, index, site, own: (own.0 + 1, 0) })), told);
-    service.own_event(&Event::ApplicationStart)?;
+    shared
+        .blocking(|r| r.own_event(&Event::ApplicationStart).and_then(|()| r.own_event(&Event::RecordingStarted)))
+        .await?;
 
     let feed = TcpListener::bind(config.feed).await?;
     let query = TcpListener::bind(config.query).await?;
     let admin = TcpListener::bind(config.admin).await?;
+    let sources = config.source_anchors.as_ref().unwrap_or(&config.anchors);
+    let mut listeners = tokio::task::JoinSet::new();
+    if let Some(address) = config.syslog {
+        let (listener, acceptor) = (TcpListener::bind(address).await?, acceptor(sources, b"")?);
+        listeners.spawn(syslog::serve(shared.clone(), listener, acceptor, told.clone()));
+    }
+    if let Some(address) = config.fhir {
+        let (listener, acceptor) = (TcpListener::bind(address).await?, acceptor(sources, b"\x08http/1.1")?);
+        let api = fhir_api::Api::new(shared.clone(), config, address);
+        listeners.spawn(fhir_api::serve(api, listener, acceptor, told.clone()));
+    }
+    let service = Service(shared.clone(), told.clone());
     let stopped = |mut told: watch::Receiver<bool>| async move {
         let _ = told.wait_for(|stop| *stop).await;
     };
+    let internal = acceptor(&config.anchors, H2)?;
     let feed_server = tonic::transport::Server::builder()
         .initial_stream_window_size(1 << 20)
         .add_service(AuditFeedServer::new(service.clone()).max_decoding_message_size(16 << 20))
-        .serve_with_incoming_shutdown(ncp_tls::incoming(feed, acceptor.clone()), stopped(tell.subscribe()));
+        .serve_with_incoming_shutdown(ncp_tls::incoming(feed, internal.clone()), stopped(told.clone()));
     let query_server = tonic::transport::Server::builder()
         .add_service(AuditQueryServer::new(service.clone()))
-        .serve_with_incoming_shutdown(ncp_tls::incoming(query, acceptor), stopped(tell.subscribe()));
+        .serve_with_incoming_shutdown(ncp_tls::incoming(query, internal), stopped(told.clone()));
+    let metrics = shared.clone();
     let routes = axum::Router::new()
         .route("/livez", axum::routing::get(|| async { "live\n" }))
-        .route("/readyz", axum::routing::get(|| async { "ready\n" }));
-    let admin_server = axum::serve(admin, routes).with_graceful_shutdown(stopped(tell.subscribe()));
+        .route("/readyz", axum::routing::get(|| async { "ready\n" }))
+        .route("/metrics", axum::routing::get(move || render(metrics.clone())));
+    let admin_server = axum::serve(admin, routes).with_graceful_shutdown(stopped(told.clone()));
+    listeners.spawn(look_for_gaps(shared.clone(), told));
     tokio::spawn(async move {
         stop.await;
         tell.send_replace(true);
@@ -81,60 +117,37 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     tracing::info!(feed = %config.feed, query = %config.query, "audit record repository is ready");
     let transport = |e: tonic::transport::Error| AuditError::Repository(e.to_string());
     let (feed, query, admin) = tokio::join!(feed_server, query_server, async { admin_server.await });
+    while listeners.join_next().await.is_some() {}
     feed.map_err(transport)?;
     query.map_err(transport)?;
     admin?;
-    service.own_event(&Event::ApplicationStop)
+    shared.blocking(|r| r.own_event(&Event::RecordingStopped).and_then(|()| r.own_event(&Event::ApplicationStop))).await
 }
 
-impl Service {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Repository> {
-        self.0.lock().unwrap_or_else(|p| p.into_inner())
-    }
-
-    /// The repository's own records go the same way as all others.
-    fn own_event(&self, event: &Event) -> Result<(), AuditError> {
-        let mut repository = self.lock();
-        repository.own.1 += 1;
-        let made = message::of_event(&repository.site, event, "", Timestamp::now());
-        let record = Record {
-            epoch: repository.own.0,
-            seq: repository.own.1,
-            event_time_us: made.event_time_us,
-            media_type: "application/xml".into(),
-            facts: Some(made.facts()),
-            message: made.xml.into_bytes(),
-        };
-        let source = repository.site.source.clone();
-        repository.keep(&source, vec![record])
-    }
-
-    async fn keep(&self, source: String, records: Vec<Record>) -> Result<(), AuditError> {
-        let service = self.clone();
-        tokio::task::spawn_blocking(move || service.lock().keep(&source, records))
-            .await
-            .map_err(|_| AuditError::Stopped)?
+/// A loss that nobody sees is the worst: what is missing is said once a minute.
+async fn look_for_gaps(shared: Shared, mut told: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(60)) => {}
+            _ = told.wait_for(|stop| *stop) => return,
+        }
+        let now = Timestamp::now().as_microsecond();
+        let Ok(gaps) = shared.blocking(|r| r.gaps()).await else { continue };
+        for gap in gaps.into_iter().filter(|gap| now - gap.seen_us > MISSING) {
+            let (source, epoch) = (gap.source, gap.epoch);
+            tracing::error!(source, epoch, first = gap.first_seq, last = gap.last_seq, "audit records are missing");
+        }
     }
 }
 
-impl Repository {
-    /// Durable first, then the index, then the acknowledgement.
-    fn keep(&mut self, source: &str, mut records: Vec<Record>) -> Result<(), AuditError> {
-        let last = self.index.last_of(source)?;
-        records.retain(|r| (r.epoch, r.seq) > last);
-        let received_us = Timestamp::now().as_microsecond();
-        let places = self.store.append(source, &records, received_us)?;
-        let entries: Vec<_> = places
-            .into_iter()
-            .zip(records)
-            .map(|(place, record)| {
-                let patient = record.facts.as_ref().map(|f| f.patient.clone()).unwrap_or_default();
-                let patient = self.store.patient_hash(&patient);
-                (place, Found { source: source.to_owned(), record: Some(record), received_us }, patient)
-            })
-            .collect();
-        self.index.add(&entries)
-    }
+async fn render(shared: Shared) -> String {
+    let counted = shared.blocking(|r| r.counts()).await;
+    let Ok((records, missing, rejected)) = counted else { return "# EOF\n".to_owned() };
+    format!(
+        "# TYPE ncp_audit_records gauge\nncp_audit_records {records}\n\
+         # TYPE ncp_audit_missing_records gauge\nncp_audit_missing_records {missing}\n\
+         # TYPE ncp_audit_rejected_messages gauge\nncp_audit_rejected_messages {rejected}\n# EOF\n"
+    )
 }
 
 fn peer<T>(request: &Request<T>) -> Result<String, Status> {
@@ -157,11 +170,11 @@ impl AuditFeed for Service {
 
     async fn append(&self, request: Request<Streaming<Record>>) -> Result<Response<Self::AppendStream>, Status> {
         let source = peer(&request)?;
-        let service = self.clone();
+        let shared = self.0.clone();
+        let mut stop = self.1.clone();
         let mut records = request.into_inner().ready_chunks(GROUP);
         let (sender, receiver) = tokio::sync::mpsc::channel(16);
         tokio::spawn(async move {
-            let mut stop = service.1.clone();
             loop {
                 // A feed is open for as long as its gateway runs; told to stop, we end it between two groups, so that
                 // what was taken is kept and acknowledged and the gateway sends the rest again later.
@@ -176,7 +189,8 @@ impl AuditFeed for Service {
                 let group: Result<Vec<Record>, Status> = group.into_iter().collect();
                 let Ok(group) = group else { return };
                 let Some(last) = group.last().map(|r| (r.epoch, r.seq)) else { continue };
-                let answer = match service.keep(source.clone(), group).await {
+                let source = source.clone();
+                let answer = match shared.blocking(move |repository| repository.keep(&source, group)).await {
                     Ok(()) => Ok(Ack { epoch: last.0, durable_seq: last.1, checkpoint_seq: 0 }),
                     Err(error) => Err(internal(&error)),
                 };
@@ -190,34 +204,62 @@ impl AuditFeed for Service {
     }
 }
 
+/// What a search was for, without the patient's identifier.
+fn told(filter: &SearchRequest) -> String {
+    format!(
+        "user={} purpose={} study={} transaction={} patient={} reason={}",
+        !filter.user.is_empty(),
+        filter.purpose,
+        filter.study,
+        filter.transaction,
+        !filter.patient.is_empty(),
+        filter.reason
+    )
+}
+
 #[tonic::async_trait]
 impl AuditQuery for Service {
     type SearchStream = Stream_<Found>;
+    type WatchStream = Stream_<Found>;
 
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<Self::SearchStream>, Status> {
         let user = peer(&request)?;
         let filter = request.into_inner();
-        let service = self.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            // The reading is on the trail before anything is shown.
-            let query = format!(
-                "user={} purpose={} study={} transaction={} patient={} reason={}",
-                !filter.user.is_empty(),
-                filter.purpose,
-                filter.study,
-                filter.transaction,
-                !filter.patient.is_empty(),
-                filter.reason
-            );
-            service.own_event(&Event::AuditLogUsed { user, query })?;
-            let repository = service.lock();
-            let patient = repository.store.patient_hash(&filter.patient);
-            let places = repository.index.search(&filter, &patient)?;
-            places.into_iter().map(|place| repository.store.read(place)).collect::<Result<Vec<Found>, AuditError>>()
-        })
-        .await
-        .map_err(|_| Status::internal("search stopped"))?
-        .map_err(|error| internal(&error))?;
-        Ok(Response::new(Box::pin(futures_util::stream::iter(found.into_iter().map(Ok)))))
+        let work = move |repository: &mut Repository| {
+            let search = Search::of(&filter, &repository.patient_hash(&filter.patient));
+            repository.search(&user, &told(&filter), &search)
+        };
+        let found = self.0.blocking(work).await.map_err(|error| internal(&error))?;
+        Ok(Response::new(Box::pin(futures_util::stream::iter(found.into_iter().map(|(_, found)| Ok(found))))))
+    }
+
+    async fn gaps(&self, request: Request<GapsRequest>) -> Result<Response<GapsReply>, Status> {
+        let user = peer(&request)?;
+        self.0.blocking(move |r| r.state(&user)).await.map(Response::new).map_err(|error| internal(&error))
+    }
+
+    async fn rejected(&self, request: Request<ncp_proto::audit::RejectedRequest>) -> Result<Response<Found>, Status> {
+        let user = peer(&request)?;
+        let at = request.into_inner();
+        let place = Place { segment: at.segment, offset: at.offset };
+        let read = move |r: &mut Repository| {
+            r.own_event(&Event::AuditLogUsed { user, query: "refused message".into() })?;
+            r.read(place)
+        };
+        self.0.blocking(read).await.map(Response::new).map_err(|_| Status::not_found("no record there"))
+    }
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let user = peer(&request)?;
+        let reason = request.into_inner().reason;
+        let begin = move |r: &mut Repository| {
+            r.own_event(&Event::AuditLogUsed { user, query: format!("watch reason={reason}") })?;
+            Ok(r.watch())
+        };
+        let kept = self.0.blocking(begin).await.map_err(|error| internal(&error))?;
+        let stream = tokio_stream::wrappers::BroadcastStream::new(kept).map(|kept| {
+            kept.map(|found| (*found).clone()).map_err(|_| Status::data_loss("too slow: search for the rest"))
+        });
+        Ok(Response::new(Box::pin(stream)))
     }
 }

@@ -1,39 +1,71 @@
-//! Records as they came, appended to encrypted segment files.
+//! `RecordStore`: the append-only truth. Segment files by default, an insert-only table by configuration; both hold the
+//! same encrypted frames.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ncp_proto::audit::{Found, Record};
+use ncp_proto::audit::Found;
 use prost::Message;
 
+use super::database::{Database, Value, month, partition, transaction};
 use crate::AuditError;
 use crate::frame::{self, Key};
 
-const SEGMENT: u64 = 256 << 20;
-
-/// Where a record lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stored {
-    /// Segment number.
+/// Where a record lies: segment and byte offset, or month and number of its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Segment number or YYYYMM.
     pub segment: u64,
-    /// Byte offset.
+    /// Byte offset or row.
     pub offset: u64,
 }
 
+/// Takes each record of a walk.
+pub(super) type Visitor<'a> = &'a mut dyn FnMut(Place, Found) -> Result<(), AuditError>;
+
 /// Append-only: the truth from which an index can be made again.
-pub struct RecordStore {
+pub trait RecordStore: Send {
+    /// Appends records and makes them durable as one group.
+    ///
+    /// # Errors
+    /// The disk or the server; nothing of the group counts then.
+    fn append(&mut self, records: &[Found]) -> Result<Vec<Place>, AuditError>;
+
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// The disk, or no record there.
+    fn read(&mut self, place: Place) -> Result<Found, AuditError>;
+
+    /// Goes through all records after `after`, oldest first.
+    ///
+    /// # Errors
+    /// The disk, another key, or the visitor's.
+    fn walk(&mut self, after: Option<Place>, visit: Visitor<'_>) -> Result<(), AuditError>;
+}
+
+fn decode(plain: &[u8]) -> Result<Found, AuditError> {
+    Found::decode(plain).map_err(|e| AuditError::Repository(e.to_string()))
+}
+
+/// Encrypted segment files.
+pub struct Segments {
     dir: PathBuf,
     key: Key,
     file: File,
-    at: Stored,
+    at: Place,
+    size: u64,
 }
+
+/// A segment is closed at this size, bytes.
+const SEGMENT: u64 = 256 << 20;
 
 fn path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("records-{number:012}.log"))
 }
 
-impl RecordStore {
+impl Segments {
     /// Opens the folder; a torn tail is cut.
     ///
     /// # Errors
@@ -49,6 +81,7 @@ impl RecordStore {
                 frame::Found::Frame(_, next) => offset = next,
                 frame::Found::End => break,
                 frame::Found::Torn => {
+                    tracing::warn!(offset, "records end in a torn one, which was never acknowledged: cut");
                     file.set_len(offset)?;
                     file.sync_all()?;
                     break;
@@ -56,7 +89,7 @@ impl RecordStore {
             }
         }
         File::open(dir)?.sync_all()?;
-        Ok(Self { dir: dir.to_owned(), key, file, at: Stored { segment: number, offset } })
+        Ok(Self { dir: dir.to_owned(), key, file, at: Place { segment: number, offset }, size: SEGMENT })
     }
 
     fn numbers(dir: &Path) -> std::io::Result<Vec<u64>> {
@@ -70,67 +103,169 @@ impl RecordStore {
         Ok(out)
     }
 
-    /// Appends records and makes them durable as one group.
-    ///
-    /// # Errors
-    /// The disk; nothing of the group counts then.
-    pub fn append(&mut self, source: &str, records: &[Record], received_us: i64) -> Result<Vec<Stored>, AuditError> {
+    fn next_segment(&mut self) -> std::io::Result<()> {
+        let number = self.at.segment + 1;
+        self.file = OpenOptions::new().create_new(true).append(true).read(true).open(path(&self.dir, number))?;
+        File::open(&self.dir)?.sync_all()?;
+        self.at = Place { segment: number, offset: 0 };
+        Ok(())
+    }
+}
+
+impl RecordStore for Segments {
+    fn append(&mut self, records: &[Found]) -> Result<Vec<Place>, AuditError> {
         let mut bytes = Vec::new();
         let mut places = Vec::new();
-        for record in records {
-            let found = Found { source: source.to_owned(), record: Some(record.clone()), received_us };
-            places.push(Stored { segment: self.at.segment, offset: self.at.offset + bytes.len() as u64 });
+        for found in records {
+            places.push(Place { segment: self.at.segment, offset: self.at.offset + bytes.len() as u64 });
             bytes.extend(frame::seal(&self.key, &found.encode_to_vec())?);
         }
         if let Err(error) = self.file.write_all(&bytes).and_then(|()| self.file.sync_data()) {
-            self.file.set_len(self.at.offset)?;
+            // A file whose sync failed is not trusted again, and half a group must not stand.
+            let cut = self.file.set_len(self.at.offset).and_then(|()| self.file.sync_data());
+            if cut.is_err() {
+                self.next_segment()?;
+            }
             return Err(error.into());
         }
         self.at.offset += bytes.len() as u64;
-        if self.at.offset >= SEGMENT {
-            let number = self.at.segment + 1;
-            self.file = OpenOptions::new().create_new(true).append(true).read(true).open(path(&self.dir, number))?;
-            File::open(&self.dir)?.sync_all()?;
-            self.at = Stored { segment: number, offset: 0 };
+        if self.at.offset >= self.size {
+            self.next_segment()?;
         }
         Ok(places)
     }
 
-    /// Reads one record.
-    ///
-    /// # Errors
-    /// The disk, or no record there.
-    pub fn read(&self, place: Stored) -> Result<Found, AuditError> {
+    fn read(&mut self, place: Place) -> Result<Found, AuditError> {
         let mut file = File::open(path(&self.dir, place.segment))?;
         match frame::read_at(&mut file, &self.key, place.offset)? {
-            Ok(frame::Found::Frame(plain, _)) => {
-                Found::decode(plain.as_slice()).map_err(|e| AuditError::Repository(e.to_string()))
-            }
+            Ok(frame::Found::Frame(plain, _)) => decode(&plain),
             _ => Err(AuditError::OtherKey),
         }
     }
 
-    /// Goes through all records, oldest first.
-    ///
-    /// # Errors
-    /// The disk, another key, or the visitor's.
-    pub fn walk(&self, mut visit: impl FnMut(Stored, Found) -> Result<(), AuditError>) -> Result<(), AuditError> {
-        for segment in Self::numbers(&self.dir)? {
+    fn walk(&mut self, after: Option<Place>, visit: Visitor<'_>) -> Result<(), AuditError> {
+        let first = after.map_or(0, |p| p.segment);
+        for segment in Self::numbers(&self.dir)?.into_iter().filter(|n| *n >= first) {
             let mut file = File::open(path(&self.dir, segment))?;
-            let mut offset = 0;
+            let mut offset = after.filter(|p| p.segment == segment).map_or(0, |p| p.offset);
             while let frame::Found::Frame(plain, next) =
                 frame::read_at(&mut file, &self.key, offset)?.map_err(|()| AuditError::OtherKey)?
             {
-                let found = Found::decode(plain.as_slice()).map_err(|e| AuditError::Repository(e.to_string()))?;
-                visit(Stored { segment, offset }, found)?;
+                let place = Place { segment, offset };
+                if after != Some(place) {
+                    visit(place, decode(&plain)?)?;
+                }
                 offset = next;
             }
         }
         Ok(())
     }
+}
 
-    /// The patient's identifier as the index knows it.
-    pub fn patient_hash(&self, patient: &str) -> String {
-        if patient.is_empty() { String::new() } else { self.key.hmac(&format!("patient:{patient}")) }
+/// An insert-only table, partitioned by the month of receipt where the database can.
+pub struct Table {
+    db: Box<dyn Database>,
+    key: Key,
+    next: i64,
+    month: String,
+    /// A commit whose answer was lost may have taken the last numbers.
+    uncertain: bool,
+}
+
+impl Table {
+    /// Opens or makes the table.
+    ///
+    /// # Errors
+    /// The database's, the key.
+    pub fn open(mut db: Box<dyn Database>, key_file: &Path) -> Result<Self, AuditError> {
+        let (binary, by) = match db.partitioned() {
+            true => ("BYTEA", " PARTITION BY RANGE (received_us)"),
+            false => ("BLOB", ""),
+        };
+        db.batch(&format!(
+            "CREATE TABLE IF NOT EXISTS stored (id BIGINT NOT NULL, received_us BIGINT NOT NULL, frame {binary} NOT NULL,
+             PRIMARY KEY (id, received_us)){by}"
+        ))?;
+        let key = Key::load(key_file)?;
+        let mut table = Self { db, key, next: 1, month: String::new(), uncertain: true };
+        table.count()?;
+        Ok(table)
     }
+
+    fn count(&mut self) -> Result<(), AuditError> {
+        if self.uncertain {
+            let last = self.db.rows("SELECT max(id) FROM stored", &[])?;
+            self.next = last.first().and_then(|row| row.first()).map_or(0, Value::int) + 1;
+            self.uncertain = false;
+        }
+        Ok(())
+    }
+}
+
+impl RecordStore for Table {
+    fn append(&mut self, records: &[Found]) -> Result<Vec<Place>, AuditError> {
+        self.count()?;
+        let mut places = Vec::new();
+        let (key, first, partitioned) = (self.key.clone(), self.next, self.db.partitioned());
+        for found in records {
+            let (name, ..) = month(found.received_us);
+            if partitioned && name != self.month {
+                partition(self.db.as_mut(), "stored", found.received_us)?;
+                self.month = name;
+            }
+        }
+        self.uncertain = true;
+        transaction(self.db.as_mut(), |db| {
+            for chunk in records.chunks(128) {
+                let mut values = Vec::new();
+                for found in chunk {
+                    let id = first + places.len() as i64;
+                    let (name, ..) = month(found.received_us);
+                    places.push(Place { segment: name.parse().unwrap_or(0), offset: id as u64 });
+                    values.extend([Value::Int(id), Value::Int(found.received_us)]);
+                    values.push(Value::Bytes(frame::seal(&key, &found.encode_to_vec())?));
+                }
+                db.execute(&format!("INSERT INTO stored VALUES {}", rows_of(chunk.len(), 3)), &values)?;
+            }
+            Ok(())
+        })?;
+        self.next += records.len() as i64;
+        self.uncertain = false;
+        Ok(places)
+    }
+
+    fn read(&mut self, place: Place) -> Result<Found, AuditError> {
+        let rows = self.db.rows("SELECT frame FROM stored WHERE id = $1", &[Value::Int(place.offset as i64)])?;
+        let Some(Value::Bytes(bytes)) = rows.first().and_then(|row| row.first()) else {
+            return Err(AuditError::Repository("no such record".into()));
+        };
+        decode(&frame::open(&self.key, bytes)?)
+    }
+
+    fn walk(&mut self, after: Option<Place>, visit: Visitor<'_>) -> Result<(), AuditError> {
+        let mut last = after.map_or(0, |p| p.offset as i64);
+        loop {
+            let sql = "SELECT id, received_us, frame FROM stored WHERE id > $1 ORDER BY id LIMIT 256";
+            let rows = self.db.rows(sql, &[Value::Int(last)])?;
+            if rows.is_empty() {
+                return Ok(());
+            }
+            for row in rows {
+                let [id, received, Value::Bytes(bytes)] = row.as_slice() else { continue };
+                last = id.int();
+                let (name, ..) = month(received.int());
+                let place = Place { segment: name.parse().unwrap_or(0), offset: last as u64 };
+                visit(place, decode(&frame::open(&self.key, bytes)?)?)?;
+            }
+        }
+    }
+}
+
+/// `($1,$2),($3,$4)` for so many rows and columns.
+pub(crate) fn rows_of(rows: usize, columns: usize) -> String {
+    let row = |r: usize| {
+        let cells: Vec<String> = (1..=columns).map(|c| format!("${}", r * columns + c)).collect();
+        format!("({})", cells.join(","))
+    };
+    (0..rows).map(row).collect::<Vec<_>>().join(",")
 }

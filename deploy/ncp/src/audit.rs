@@ -1,75 +1,382 @@
-//! `ncp audit`: reading a trail.
+//! `ncp audit`: reading a trail. Every reading goes on the trail itself.
 
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ncp_audit::Filter;
+use ncp_audit::{Filter, Message, Site, SpoolOptions};
+use ncp_proto::audit::Found;
 use ncp_tls::TlsFiles;
-use serde_json::json;
+use serde_json::{Value, json};
+use tonic::transport::Channel;
 
 use crate::Error;
 
+/// Which repository.
+#[derive(clap::Args)]
+pub(crate) struct Target {
+    /// Country of the demonstration: no or fi.
+    #[arg(long, default_value = "no")]
+    country: String,
+    /// Folder of the demonstration; default NCP_DEMO_DIR or ~/.ncp-demo.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+/// What is searched.
+#[derive(clap::Args)]
+pub(crate) struct What {
+    /// Patient, as id^^^&OID&ISO.
+    #[arg(long, default_value = "")]
+    patient: String,
+    /// User, as alias<user@issuer>.
+    #[arg(long, default_value = "")]
+    user: String,
+    /// TREATMENT or EMERGENCY.
+    #[arg(long, default_value = "")]
+    purpose: String,
+    /// Study Instance UID.
+    #[arg(long, default_value = "")]
+    study: String,
+    /// Transaction, as RAD-75.
+    #[arg(long, default_value = "")]
+    transaction: String,
+    /// The other country, two letters.
+    #[arg(long, default_value = "")]
+    with: String,
+    /// Organisation of the professional.
+    #[arg(long, default_value = "")]
+    organisation: String,
+    /// Name in the sender's certificate, or AuditSourceID.
+    #[arg(long, default_value = "")]
+    source: String,
+    /// 0, 4, 8 or 12.
+    #[arg(long)]
+    outcome: Option<i32>,
+    /// Only emergency access.
+    #[arg(long)]
+    emergency: bool,
+    /// Events from this instant on, as 2026-11-23T00:00:00Z.
+    #[arg(long)]
+    since: Option<jiff::Timestamp>,
+    /// Events before this instant.
+    #[arg(long)]
+    until: Option<jiff::Timestamp>,
+    /// Entries at most.
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+    /// Why you look; recorded.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// Form of an export.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub(crate) enum Form {
+    /// The messages as they were received, one a file.
+    Xml,
+    /// A FHIR Bundle of AuditEvent resources.
+    Fhir,
+    /// One row a record.
+    Csv,
+}
+
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// Lists records, newest first. The reading itself goes on the trail.
+    /// Lists exchanges, newest first; the records of one are folded into a line.
     List {
-        /// Country of the demonstration: no or fi.
-        #[arg(long, default_value = "no")]
-        country: String,
-        /// Folder of the demonstration; default NCP_DEMO_DIR or ~/.ncp-demo.
-        #[arg(long)]
-        dir: Option<PathBuf>,
-        /// Patient, as id^^^&OID&ISO.
-        #[arg(long, default_value = "")]
-        patient: String,
-        /// User, as alias<user@issuer>.
-        #[arg(long, default_value = "")]
-        user: String,
-        /// TREATMENT or EMERGENCY.
-        #[arg(long, default_value = "")]
-        purpose: String,
-        /// Study Instance UID.
-        #[arg(long, default_value = "")]
-        study: String,
-        /// Transaction, as RAD-75.
-        #[arg(long, default_value = "")]
-        transaction: String,
-        /// Why you look; recorded.
-        #[arg(long, default_value = "")]
-        reason: String,
-        /// One JSON object a line, with the audit message.
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        what: What,
+        /// One JSON object a record, with the audit message.
         #[arg(long)]
         json: bool,
     },
+    /// Searches single records, newest first.
+    Search {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        what: What,
+        /// One JSON object a record, with the audit message.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shows the messages of one exchange.
+    Show {
+        #[command(flatten)]
+        target: Target,
+        /// Exchange id, as `list` prints it.
+        exchange: String,
+        /// Why you look; recorded.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// What each source sent, what is missing, who is silent, what was refused. Exit code 1 when something is missing.
+    Gaps {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// Writes records to a folder or file.
+    Export {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        what: What,
+        /// Form.
+        #[arg(long, value_enum, default_value = "fhir")]
+        format: Form,
+        /// File, or folder for xml.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Makes the index again from the records; the repository must not run.
+    Reindex {
+        /// Configuration of ncp-audit.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// What lies in a gateway's spool and what each receiver lacks.
+    Spool {
+        /// Folder of the spool.
+        #[arg(long)]
+        spool: PathBuf,
+        /// Its key.
+        #[arg(long)]
+        key: PathBuf,
+    },
+    /// Prints records as the repository keeps them, until Ctrl-C.
+    Watch {
+        #[command(flatten)]
+        target: Target,
+        /// Why you look; recorded.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
 }
 
-pub(crate) async fn run(command: Command) -> Result<(), Error> {
-    let Command::List { country, dir, patient, user, purpose, study, transaction, reason, json } = command;
-    let filter = Filter { patient, user, purpose, study, transaction, reason, ..Filter::default() };
-    for found in search(&crate::demo::data_dir(dir)?, &country, filter).await? {
-        let record = found.record.unwrap_or_default();
-        let facts = record.facts.unwrap_or_default();
-        let at = jiff::Timestamp::from_microsecond(record.event_time_us)?;
-        if json {
-            let message = String::from_utf8_lossy(&record.message);
+/// Runs a command; false when there is a finding.
+pub(crate) async fn run(command: Command) -> Result<bool, Error> {
+    match command {
+        Command::List { target, what, json: true } | Command::Search { target, what, json: true } => {
+            for found in found(&target, what).await? {
+                println!("{}", object(&found));
+            }
+        }
+        Command::List { target, what, .. } => list(found(&target, what).await?),
+        Command::Search { target, what, .. } => {
+            found(&target, what).await?.iter().for_each(|found| println!("{}", line(found)))
+        }
+        Command::Show { target, exchange, reason } => {
+            let filter = Filter { exchange_id: exchange, reason, limit: 1000, ..Filter::default() };
+            for found in search(&crate::demo::data_dir(target.dir)?, &target.country, filter).await?.iter().rev() {
+                println!("{}", line(found));
+                println!("{}", String::from_utf8_lossy(&found.record.clone().unwrap_or_default().message));
+            }
+        }
+        Command::Gaps { target } => return gaps(&target).await,
+        Command::Export { target, what, format, out } => export(&found(&target, what).await?, format, &out)?,
+        Command::Reindex { config } => {
+            let program = std::env::current_exe()?.with_file_name("ncp-audit");
+            let status = std::process::Command::new(program).arg("reindex").arg("--config").arg(config).status()?;
+            return Ok(status.success());
+        }
+        Command::Spool { spool, key } => {
+            let content = ncp_audit::read_spool(&SpoolOptions::new(spool, key, Site::default()))?;
+            let (segments, bytes) = content.size;
             println!(
-                "{}",
-                json!({ "source": found.source, "epoch": record.epoch, "seq": record.seq, "time": at.to_string(),
-                "transaction": facts.transaction, "role": facts.role, "outcome": facts.outcome, "user": facts.user,
-                "country": facts.country, "purpose": facts.purpose, "studies": facts.studies,
-                "exchange": facts.exchange_id, "message": message })
+                "{} records in {segments} segments, {bytes} bytes; {} exchanges without an end",
+                content.records.len(),
+                content.open
             );
-        } else {
-            println!(
-                "{at:.0} {:<12} {:<11} outcome {:<2} {} {} {}",
-                facts.transaction, facts.role, facts.outcome, facts.country, facts.purpose, facts.user
-            );
+            for (receiver, waiting) in content.waiting {
+                println!("{receiver}: {waiting} records not acknowledged");
+            }
+        }
+        Command::Watch { target, reason } => {
+            let mut stream =
+                ncp_audit::watch(channel(&crate::demo::data_dir(target.dir)?, &target.country)?, reason).await?;
+            while let Some(found) = stream.message().await? {
+                println!("{}", line(&found));
+            }
         }
     }
+    Ok(true)
+}
+
+async fn found(target: &Target, what: What) -> Result<Vec<Found>, Error> {
+    let us = |at: Option<jiff::Timestamp>| at.map_or(0, jiff::Timestamp::as_microsecond);
+    let filter = Filter {
+        patient: what.patient,
+        user: what.user,
+        purpose: what.purpose,
+        study: what.study,
+        transaction: what.transaction,
+        country: what.with,
+        organisation: what.organisation,
+        source: what.source,
+        outcome: what.outcome,
+        emergency: what.emergency,
+        from_us: us(what.since),
+        to_us: us(what.until),
+        limit: what.limit,
+        reason: what.reason,
+        ..Filter::default()
+    };
+    search(&crate::demo::data_dir(target.dir.clone())?, &target.country, filter).await
+}
+
+/// Text from outside as a terminal may show it.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+fn line(found: &Found) -> String {
+    let record = found.record.clone().unwrap_or_default();
+    let facts = record.facts.unwrap_or_default();
+    let at = jiff::Timestamp::from_microsecond(record.event_time_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let text = format!(
+        "{at:.0} {:<12} {:<11} outcome {:<2} {} {} {} {}",
+        facts.transaction, facts.role, facts.outcome, facts.country, facts.purpose, facts.user, facts.exchange_id
+    );
+    shown(&text)
+}
+
+/// One line an exchange: what it was, how it ended at worst, how many records it has.
+fn list(found: Vec<Found>) {
+    let mut order = Vec::new();
+    let mut exchanges: BTreeMap<String, Vec<Found>> = BTreeMap::new();
+    for one in found {
+        let record = one.record.as_ref();
+        let id = record.and_then(|r| r.facts.as_ref()).map(|f| f.exchange_id.clone()).unwrap_or_default();
+        // What belongs to no exchange stands alone.
+        let key = if id.is_empty() {
+            format!("{}/{}/{}", one.source, record.map_or(0, |r| r.epoch), record.map_or(0, |r| r.seq))
+        } else {
+            id
+        };
+        if !exchanges.contains_key(&key) {
+            order.push(key.clone());
+        }
+        exchanges.entry(key).or_default().push(one);
+    }
+    for key in order {
+        let records = &exchanges[&key];
+        let is_exchange =
+            |f: &&Found| f.record.as_ref().and_then(|r| r.facts.as_ref()).is_some_and(|f| f.role != "application");
+        let Some(head) = records.iter().find(is_exchange).or(records.first()) else { continue };
+        let others: Vec<String> = records
+            .iter()
+            .filter(|f| !std::ptr::eq(*f, head))
+            .filter_map(|f| f.record.as_ref()?.facts.as_ref().map(|f| format!("{} ({})", f.transaction, f.outcome)))
+            .collect();
+        println!(
+            "{}{}",
+            line(head),
+            if others.is_empty() { String::new() } else { shown(&format!(" + {}", others.join(", "))) }
+        );
+    }
+}
+
+fn object(found: &Found) -> Value {
+    let record = found.record.clone().unwrap_or_default();
+    let facts = record.facts.unwrap_or_default();
+    let at = jiff::Timestamp::from_microsecond(record.event_time_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    json!({ "source": found.source, "epoch": record.epoch, "seq": record.seq, "time": at.to_string(),
+        "transaction": facts.transaction, "role": facts.role, "outcome": facts.outcome, "user": facts.user,
+        "country": facts.country, "purpose": facts.purpose, "studies": facts.studies, "exchange": facts.exchange_id,
+        "message": String::from_utf8_lossy(&record.message) })
+}
+
+async fn gaps(target: &Target) -> Result<bool, Error> {
+    let reply = ncp_audit::gaps(channel(&crate::demo::data_dir(target.dir.clone())?, &target.country)?).await?;
+    for s in &reply.sources {
+        let last = jiff::Timestamp::from_microsecond(s.last_received_us)?;
+        // IHE Consistent Time asks for a median error below one second.
+        let clock =
+            if s.ahead_us > 1_000_000 { format!(", clock {} ms ahead", s.ahead_us / 1000) } else { String::new() };
+        let (source, epoch, records, first, to, twice) =
+            (shown(&s.source), s.epoch, s.records, s.first_seq, s.last_seq, s.duplicated);
+        println!(
+            "{source} epoch {epoch}: {records} records, {first} to {to}, {twice} came again, last {last:.0}{clock}"
+        );
+    }
+    for gap in &reply.gaps {
+        println!("MISSING {} epoch {}: {} to {}", shown(&gap.source), gap.epoch, gap.first_seq, gap.last_seq);
+    }
+    for source in &reply.silent {
+        println!("SILENT {}", shown(source));
+    }
+    for refused in &reply.rejected {
+        let at = jiff::Timestamp::from_microsecond(refused.received_us)?;
+        println!("REFUSED {at:.0} {}: {}", shown(&refused.source), shown(&refused.reason));
+    }
+    Ok(reply.gaps.is_empty())
+}
+
+fn export(found: &[Found], format: Form, out: &Path) -> Result<(), Error> {
+    let message = |found: &Found| {
+        let record = found.record.as_ref()?;
+        match record.media_type.as_str() {
+            "application/xml" => Message::read(&record.message).ok().map(|m| ncp_audit::to_audit_event(&m)),
+            _ => serde_json::from_slice(&record.message).ok(),
+        }
+    };
+    match format {
+        Form::Xml => {
+            std::fs::create_dir_all(out)?;
+            for (index, found) in found.iter().enumerate() {
+                let record = found.record.clone().unwrap_or_default();
+                let extension = if record.media_type == "application/xml" { "xml" } else { "json" };
+                std::fs::write(out.join(format!("{index:06}.{extension}")), &record.message)?;
+            }
+        }
+        Form::Fhir => {
+            let entries: Vec<Value> =
+                found.iter().filter_map(message).map(|event| json!({ "resource": event })).collect();
+            let bundle = json!({ "resourceType": "Bundle", "type": "collection", "entry": entries });
+            std::fs::write(out, serde_json::to_vec_pretty(&bundle)?)?;
+        }
+        Form::Csv => {
+            let mut file = std::fs::File::create(out)?;
+            writeln!(file, "time,transaction,role,outcome,country,purpose,user,organisation,exchange,studies")?;
+            for found in found {
+                let record = found.record.clone().unwrap_or_default();
+                let facts = record.facts.unwrap_or_default();
+                let at = jiff::Timestamp::from_microsecond(record.event_time_us)?;
+                let cells = [
+                    at.to_string(),
+                    facts.transaction,
+                    facts.role,
+                    facts.outcome.to_string(),
+                    facts.country,
+                    facts.purpose,
+                    facts.user,
+                    facts.organisation,
+                    facts.exchange_id,
+                    facts.studies.join(" "),
+                ];
+                writeln!(file, "{}", cells.map(|cell| quoted(&cell)).join(","))?;
+            }
+        }
+    }
+    println!("{} records", found.len());
     Ok(())
 }
 
+/// A cell that a spreadsheet takes for text, not for a formula.
+fn quoted(cell: &str) -> String {
+    let formula = cell.starts_with(['=', '+', '-', '@']);
+    format!("\"{}{}\"", if formula { "'" } else { "" }, shown(cell).replace('"', "\"\""))
+}
+
 /// Searches the repository of a country of the demonstration.
-pub(crate) async fn search(dir: &Path, country: &str, filter: Filter) -> Result<Vec<ncp_proto::audit::Found>, Error> {
+pub(crate) async fn search(dir: &Path, country: &str, filter: Filter) -> Result<Vec<Found>, Error> {
+    Ok(ncp_audit::search(channel(dir, country)?, filter).await?)
+}
+
+fn channel(dir: &Path, country: &str) -> Result<Channel, Error> {
     let pki = dir.join(country).join("pki");
     let files = TlsFiles {
         cert_chain: pki.join("internal-client.pem"),
@@ -78,6 +385,5 @@ pub(crate) async fn search(dir: &Path, country: &str, filter: Filter) -> Result<
         crls: None,
     };
     let endpoint = format!("https://127.0.0.1:{}", crate::demo::offset(country) + 448);
-    let channel = ncp_tls::channel(&endpoint, "localhost", files.connector(b"\x02h2")?)?;
-    Ok(ncp_audit::search(channel, filter).await?)
+    Ok(ncp_tls::channel(&endpoint, "localhost", files.connector(b"\x02h2")?)?)
 }

@@ -95,7 +95,7 @@ async fn main() -> ExitCode {
         Command::Fetch(command) => clinician::fetch(command).await.map(|()| true),
         Command::Token { country, dir } => print_token(&country, dir).map(|()| true),
         Command::Pki { country, out } => pki(&country, &out).map(|()| true),
-        Command::Audit(command) => audit::run(command).await.map(|()| true),
+        Command::Audit(command) => audit::run(command).await,
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -104,7 +104,13 @@ impl Clinic {
         };
         tracing::info!(ncp.reference = %context.reference, rule, "token refused");
         let peer = PeerFacts { address: context.address.ip().to_string(), ..PeerFacts::default() };
-        self.record(&Event::UserAuthenticationFailed { rule, peer }, context).await?;
+        let address = peer.address.clone();
+        let event = Event::UserAuthenticationFailed { rule, peer };
+        // Whoever has no token must not be able to fill the spool.
+        if let Err(error) = self.app.audit.refused_caller(&event, &context.reference, &address).await {
+            tracing::error!(reason = %error, "event not stored");
+            return Err(Problem::Internal);
+        }
         Err(problem)
     }
 

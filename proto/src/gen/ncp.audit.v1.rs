@@ -11,13 +11,19 @@ pub struct Record {
     /// microseconds since 1970, UTC
     #[prost(int64, tag = "3")]
     pub event_time_us: i64,
-    /// application/xml: a DICOM audit message (PS3.15 A.5)
+    /// application/xml: a DICOM audit message (PS3.15 A.5); application/fhir+json: AuditEvent
     #[prost(string, tag = "4")]
     pub media_type: ::prost::alloc::string::String,
     #[prost(bytes = "vec", tag = "5")]
     pub message: ::prost::alloc::vec::Vec<u8>,
     #[prost(message, optional, tag = "6")]
     pub facts: ::core::option::Option<Facts>,
+    /// why it is no audit message and kept apart; empty: it is one
+    #[prost(string, tag = "7")]
+    pub rejected: ::prost::alloc::string::String,
+    /// syslog or fhir; empty: this feed
+    #[prost(string, tag = "8")]
+    pub transport: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Facts {
@@ -86,6 +92,21 @@ pub struct SearchRequest {
     /// why the trail is read; recorded
     #[prost(string, tag = "11")]
     pub reason: ::prost::alloc::string::String,
+    /// name in the certificate, or AuditSourceID
+    #[prost(string, tag = "12")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(string, tag = "13")]
+    pub country: ::prost::alloc::string::String,
+    #[prost(string, tag = "14")]
+    pub organisation: ::prost::alloc::string::String,
+    /// only emergency access
+    #[prost(bool, tag = "15")]
+    pub emergency: bool,
+    #[prost(int32, optional, tag = "16")]
+    pub outcome: ::core::option::Option<i32>,
+    /// entries of earlier pages
+    #[prost(uint32, tag = "17")]
+    pub skip: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Found {
@@ -95,6 +116,83 @@ pub struct Found {
     pub record: ::core::option::Option<Record>,
     #[prost(int64, tag = "3")]
     pub received_us: i64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GapsRequest {}
+/// One start of a source. Foreign sources number nothing: their epoch is 0 and seq counts arrivals.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SourceState {
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub first_seq: u64,
+    #[prost(uint64, tag = "4")]
+    pub last_seq: u64,
+    #[prost(uint64, tag = "5")]
+    pub records: u64,
+    #[prost(int64, tag = "6")]
+    pub last_received_us: i64,
+    /// how far an event was dated after its receipt: its clock is ahead
+    #[prost(int64, tag = "7")]
+    pub ahead_us: i64,
+    /// records that came more than once
+    #[prost(uint64, tag = "8")]
+    pub duplicated: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Gap {
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub first_seq: u64,
+    #[prost(uint64, tag = "4")]
+    pub last_seq: u64,
+    /// since when it is known
+    #[prost(int64, tag = "5")]
+    pub seen_us: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RejectedMessage {
+    #[prost(string, tag = "1")]
+    pub source: ::prost::alloc::string::String,
+    #[prost(int64, tag = "2")]
+    pub received_us: i64,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub segment: u64,
+    #[prost(uint64, tag = "5")]
+    pub offset: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GapsReply {
+    #[prost(message, repeated, tag = "1")]
+    pub sources: ::prost::alloc::vec::Vec<SourceState>,
+    #[prost(message, repeated, tag = "2")]
+    pub gaps: ::prost::alloc::vec::Vec<Gap>,
+    /// numbered sources without a heartbeat for five minutes
+    #[prost(string, repeated, tag = "3")]
+    pub silent: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// the newest hundred
+    #[prost(message, repeated, tag = "4")]
+    pub rejected: ::prost::alloc::vec::Vec<RejectedMessage>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RejectedRequest {
+    #[prost(uint64, tag = "1")]
+    pub segment: u64,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchRequest {
+    /// why the trail is read; recorded
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod audit_feed_client {
@@ -517,6 +615,75 @@ pub mod audit_query_client {
                 .insert(GrpcMethod::new("ncp.audit.v1.AuditQuery", "Search"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What each source sent, what is missing, who is silent, what was refused.
+        pub async fn gaps(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GapsRequest>,
+        ) -> std::result::Result<tonic::Response<super::GapsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ncp.audit.v1.AuditQuery/Gaps",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ncp.audit.v1.AuditQuery", "Gaps"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A refused message as it came.
+        pub async fn rejected(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RejectedRequest>,
+        ) -> std::result::Result<tonic::Response<super::Found>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ncp.audit.v1.AuditQuery/Rejected",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ncp.audit.v1.AuditQuery", "Rejected"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Everything that is kept from now on.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Found>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ncp.audit.v1.AuditQuery/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ncp.audit.v1.AuditQuery", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -542,6 +709,27 @@ pub mod audit_query_server {
             &self,
             request: tonic::Request<super::SearchRequest>,
         ) -> std::result::Result<tonic::Response<Self::SearchStream>, tonic::Status>;
+        /// What each source sent, what is missing, who is silent, what was refused.
+        async fn gaps(
+            &self,
+            request: tonic::Request<super::GapsRequest>,
+        ) -> std::result::Result<tonic::Response<super::GapsReply>, tonic::Status>;
+        /// A refused message as it came.
+        async fn rejected(
+            &self,
+            request: tonic::Request<super::RejectedRequest>,
+        ) -> std::result::Result<tonic::Response<super::Found>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Found, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Everything that is kept from now on.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
     }
     /// Reading the trail; every call is itself recorded (110101).
     #[derive(Debug)]
@@ -651,6 +839,140 @@ pub mod audit_query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SearchSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/ncp.audit.v1.AuditQuery/Gaps" => {
+                    #[allow(non_camel_case_types)]
+                    struct GapsSvc<T: AuditQuery>(pub Arc<T>);
+                    impl<T: AuditQuery> tonic::server::UnaryService<super::GapsRequest>
+                    for GapsSvc<T> {
+                        type Response = super::GapsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GapsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditQuery>::gaps(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GapsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/ncp.audit.v1.AuditQuery/Rejected" => {
+                    #[allow(non_camel_case_types)]
+                    struct RejectedSvc<T: AuditQuery>(pub Arc<T>);
+                    impl<
+                        T: AuditQuery,
+                    > tonic::server::UnaryService<super::RejectedRequest>
+                    for RejectedSvc<T> {
+                        type Response = super::Found;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RejectedRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditQuery>::rejected(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RejectedSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/ncp.audit.v1.AuditQuery/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: AuditQuery>(pub Arc<T>);
+                    impl<
+                        T: AuditQuery,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::Found;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AuditQuery>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,0 +1,301 @@
+//! FHIR over mutual TLS: the RESTful feed (ITI-20, ATX: FHIR Feed) and the search of audit events (ITI-81).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::{IncomingStream, Listener};
+use ncp_proto::audit::Found;
+use ncp_tls::{SslAcceptor, TlsStream};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+
+use super::iti81::{self, Parameters};
+use super::repository::{Incoming, Kept};
+use super::service::Shared;
+use super::store::Place;
+use super::{Config, index};
+use crate::fhir::to_audit_event;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const BODY: Duration = Duration::from_secs(30);
+/// A Bundle may be so long, bytes.
+const LONGEST: usize = 16 << 20;
+const CONNECTIONS: usize = 256;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct Api {
+    shared: Shared,
+    readers: Arc<Vec<String>>,
+    base: Arc<str>,
+}
+
+impl Api {
+    pub(super) fn new(shared: Shared, config: &Config, address: SocketAddr) -> Self {
+        let base = config.fhir_base.clone().unwrap_or_else(|| format!("https://{address}"));
+        Self { shared, readers: Arc::new(config.readers.clone()), base: base.trim_end_matches('/').into() }
+    }
+}
+
+/// Name in the client's certificate.
+#[derive(Clone)]
+struct Name(String);
+
+impl Connected<IncomingStream<'_, Tls>> for Name {
+    fn connect_info(stream: IncomingStream<'_, Tls>) -> Self {
+        Self(ncp_tls::peer_certificate(stream.io()).map(|c| c.common_name).unwrap_or_default())
+    }
+}
+
+/// Connections after their handshake; a slow one holds nobody up.
+struct Tls {
+    ready: mpsc::Receiver<(TlsStream, SocketAddr)>,
+    address: SocketAddr,
+}
+
+impl Listener for Tls {
+    type Io = TlsStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TlsStream, SocketAddr) {
+        match self.ready.recv().await {
+            Some(connection) => connection,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
+fn shaking_hands(listener: TcpListener, acceptor: SslAcceptor, address: SocketAddr) -> Tls {
+    let (sender, ready) = mpsc::channel(64);
+    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+    tokio::spawn(async move {
+        loop {
+            let accepted = tokio::select! { accepted = listener.accept() => accepted, () = sender.closed() => return };
+            let Ok((tcp, address)) = accepted else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
+            let (sender, acceptor) = (sender.clone(), acceptor.clone());
+            tokio::spawn(async move {
+                match ncp_tls::accept(&acceptor, tcp, HANDSHAKE).await {
+                    Ok(stream) => drop(sender.send((stream, address)).await),
+                    Err(error) => tracing::info!(reason = %error, address = %address.ip(), "handshake refused"),
+                }
+                drop(slot);
+            });
+        }
+    });
+    Tls { ready, address }
+}
+
+/// Serves until told to stop.
+pub(super) async fn serve(api: Api, listener: TcpListener, acceptor: SslAcceptor, mut stop: watch::Receiver<bool>) {
+    let Ok(address) = listener.local_addr() else { return };
+    let routes = axum::Router::new()
+        .route("/", post(bundle))
+        .route("/AuditEvent", post(create).get(search))
+        .route("/AuditEvent/{id}", get(read))
+        .route("/metadata", get(metadata))
+        .with_state(api);
+    let service = routes.into_make_service_with_connect_info::<Name>();
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let served = axum::serve(shaking_hands(listener, acceptor, address), service).with_graceful_shutdown(stopped).await;
+    if let Err(error) = served {
+        tracing::error!(reason = %error, "fhir listener ended");
+    }
+}
+
+fn fhir(status: StatusCode, body: &Value) -> Response {
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/fhir+json"), (header::CACHE_CONTROL, "no-store")],
+        Json(body).0.to_string(),
+    )
+        .into_response()
+}
+
+fn problem(status: StatusCode, code: &str, text: &str) -> Response {
+    let issue = json!({ "severity": "error", "code": code, "diagnostics": text });
+    fhir(status, &json!({ "resourceType": "OperationOutcome", "issue": [issue] }))
+}
+
+fn unavailable() -> Response {
+    problem(StatusCode::SERVICE_UNAVAILABLE, "transient", "Records cannot be stored or read now.")
+}
+
+async fn body_of(body: Body) -> Result<Vec<u8>, Response> {
+    let read = tokio::time::timeout(BODY, to_bytes(body, LONGEST)).await;
+    match read {
+        Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not come.")),
+        Ok(Err(_)) => Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "too-long", "The body is longer than 16 MiB.")),
+        Ok(Ok(bytes)) => Ok(bytes.into()),
+    }
+}
+
+fn status_of(kept: Kept) -> StatusCode {
+    match kept {
+        Kept::Stored => StatusCode::CREATED,
+        Kept::Duplicate => StatusCode::OK,
+        Kept::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+async fn keep(api: &Api, name: Name, resources: Vec<Vec<u8>>) -> Result<Vec<Kept>, Response> {
+    if name.0.is_empty() {
+        return Err(problem(StatusCode::FORBIDDEN, "forbidden", "The certificate has no name."));
+    }
+    let incoming = |bytes| Incoming { media_type: "application/fhir+json", content: Ok(bytes) };
+    let messages = resources.into_iter().map(incoming).collect();
+    api.shared.keep_foreign(name.0, "fhir", messages).await.map_err(|_| unavailable())
+}
+
+/// One AuditEvent.
+async fn create(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, body: Body) -> Response {
+    let kept = match body_of(body).await {
+        Ok(bytes) => keep(&api, name, vec![bytes]).await,
+        Err(response) => return response,
+    };
+    match kept.map(|kept| kept.first().copied()) {
+        Err(response) => response,
+        Ok(Some(Kept::Rejected) | None) => {
+            problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The body is no AuditEvent; it was kept apart.")
+        }
+        Ok(Some(kept)) => status_of(kept).into_response(),
+    }
+}
+
+/// Several, as a batch Bundle; each entry has a status of its own.
+async fn bundle(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, body: Body) -> Response {
+    let bytes = match body_of(body).await {
+        Ok(bytes) => bytes,
+        Err(response) => return response,
+    };
+    let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    let entries = value.get("entry").and_then(Value::as_array);
+    let (Some("Bundle"), Some(entries)) = (value.get("resourceType").and_then(Value::as_str), entries) else {
+        return problem(StatusCode::BAD_REQUEST, "invalid", "Expected a Bundle of AuditEvent resources.");
+    };
+    let resources =
+        entries.iter().map(|e| e.get("resource").unwrap_or(&Value::Null).to_string().into_bytes()).collect();
+    match keep(&api, name, resources).await {
+        Err(response) => response,
+        Ok(kept) => {
+            let entry = |kept: Kept| json!({ "response": { "status": status_of(kept).as_u16().to_string() } });
+            let entries: Vec<Value> = kept.into_iter().map(entry).collect();
+            fhir(StatusCode::OK, &json!({ "resourceType": "Bundle", "type": "batch-response", "entry": entries }))
+        }
+    }
+}
+
+/// The refusal of who may not read.
+fn barred(api: &Api, name: &Name) -> Option<Response> {
+    let refusal = || problem(StatusCode::FORBIDDEN, "forbidden", "This certificate may not read the trail.");
+    (!api.readers.contains(&name.0)).then(refusal)
+}
+
+fn resource(place: Place, found: &Found) -> Value {
+    let record = found.record.clone().unwrap_or_default();
+    let message = index::message_of(&record.media_type, &record.message);
+    let mut event = message.map_or_else(|| json!({ "resourceType": "AuditEvent" }), |m| to_audit_event(&m));
+    event["id"] = format!("{}-{}", place.segment, place.offset).into();
+    event
+}
+
+/// ITI-81.
+async fn search(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, RawQuery(query): RawQuery) -> Response {
+    if let Some(response) = barred(&api, &name) {
+        return response;
+    }
+    let parameters = match Parameters::read(query.as_deref().unwrap_or_default()) {
+        Ok(parameters) => parameters,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, error.code(), &error.to_string()),
+    };
+    let told = parameters.told();
+    let asked = parameters.clone();
+    let searched = api.shared.blocking(move |repository| {
+        let mut search = asked.search(&|cx| repository.patient_hash(cx));
+        // One more than shown tells whether there is another page.
+        search.limit += 1;
+        repository.search(&name.0, &told, &search)
+    });
+    let Ok(mut found) = searched.await else { return unavailable() };
+    let more = found.len() > parameters.count as usize;
+    found.truncate(parameters.count as usize);
+    let mut links =
+        vec![json!({ "relation": "self", "url": format!("{}/AuditEvent?{}", api.base, parameters.link(0)) })];
+    if more {
+        let next = parameters.link(parameters.skip + parameters.count);
+        links.push(json!({ "relation": "next", "url": format!("{}/AuditEvent?{next}", api.base) }));
+    }
+    let entry = |(place, found): &(Place, Found)| {
+        let resource = resource(*place, found);
+        let url = format!("{}/AuditEvent/{}", api.base, resource["id"].as_str().unwrap_or_default());
+        json!({ "fullUrl": url, "resource": resource, "search": { "mode": "match" } })
+    };
+    let entries: Vec<Value> = found.iter().map(entry).collect();
+    let mut bundle = json!({ "resourceType": "Bundle", "type": "searchset", "link": links });
+    if !entries.is_empty() {
+        bundle["entry"] = entries.into();
+    }
+    fhir(StatusCode::OK, &bundle)
+}
+
+async fn read(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, Path(id): Path<String>) -> Response {
+    if let Some(response) = barred(&api, &name) {
+        return response;
+    }
+    let place = id
+        .split_once('-')
+        .and_then(|(segment, offset)| Some(Place { segment: segment.parse().ok()?, offset: offset.parse().ok()? }));
+    let missing = || problem(StatusCode::NOT_FOUND, "not-found", "No such AuditEvent.");
+    let Some(place) = place else { return missing() };
+    let read = api.shared.blocking(move |repository| {
+        let query = format!("AuditEvent/{}-{}", place.segment, place.offset);
+        repository.own_event(&crate::Event::AuditLogUsed { user: name.0, query })?;
+        repository.read(place)
+    });
+    match read.await {
+        Ok(found) if found.record.as_ref().is_some_and(|r| r.rejected.is_empty()) => {
+            fhir(StatusCode::OK, &resource(place, &found))
+        }
+        _ => missing(),
+    }
+}
+
+async fn metadata() -> Response {
+    let parameters: Vec<Value> =
+        iti81::PARAMETERS.iter().map(|(name, kind)| json!({ "name": name, "type": kind })).collect();
+    let resource = json!({
+        "type": "AuditEvent",
+        "interaction": [{ "code": "create" }, { "code": "read" }, { "code": "search-type" }],
+        "searchParam": parameters,
+    });
+    let statement = json!({
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": "2026-11-24",
+        "kind": "instance",
+        "software": { "name": "ncp-audit", "version": env!("CARGO_PKG_VERSION") },
+        "implementation": { "description": "Audit Record Repository" },
+        "fhirVersion": "4.0.1",
+        "format": ["application/fhir+json"],
+        "rest": [{ "mode": "server", "resource": [resource], "interaction": [{ "code": "batch" }] }],
+    });
+    fhir(StatusCode::OK, &statement)
+}

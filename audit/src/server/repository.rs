@@ -1,0 +1,369 @@
+//! Store and index behind one lock: one sequencer. Durable first, then the index, then the acknowledgement.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use ncp_proto::audit::{Found, GapsReply, Record, RejectedMessage};
+use tokio::sync::broadcast;
+
+use super::config::{Config, Engine};
+use super::database::{Database, Postgres, Sqlite};
+use super::index::{Entry, Index, Search, message_of};
+use super::store::{Place, RecordStore, Segments, Table};
+use crate::AuditError;
+use crate::event::Event;
+use crate::frame::Key;
+use crate::message::{self, Site};
+
+/// A message without number that comes again within this time is a duplicate, µs.
+const REPEATED: i64 = 7 * 24 * 3600 * 1_000_000;
+/// A source that sends nothing for so long is silent, µs.
+const SILENT: i64 = 5 * 60 * 1_000_000;
+
+/// What became of a message of a foreign sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Stored,
+    Duplicate,
+    Rejected,
+}
+
+/// The repository.
+pub struct Repository {
+    store: Box<dyn RecordStore>,
+    index: Index,
+    key: Key,
+    site: Site,
+    /// Numbers of the repository's own records.
+    own: (u64, u64),
+    /// Arrival counts of foreign senders.
+    arrivals: BTreeMap<String, u64>,
+    /// The index lacks something that the store has.
+    behind: bool,
+    /// Everything that is kept, for who watches.
+    kept: broadcast::Sender<Arc<Found>>,
+}
+
+/// Opens store and index as configured.
+///
+/// # Errors
+/// Folder, key, database.
+pub fn engines(config: &Config) -> Result<(Box<dyn RecordStore>, Index), AuditError> {
+    std::fs::create_dir_all(&config.data_dir)?;
+    Ok(match &config.engine {
+        Engine::Files => {
+            let index = Index::open(Box::new(Sqlite::open(&config.data_dir.join("index.sqlite"))?))?;
+            (Box::new(Segments::open(&config.data_dir, &config.key_file)?), index)
+        }
+        Engine::Postgres(url) => {
+            let database = || Ok::<Box<dyn Database>, AuditError>(Box::new(Postgres::open(url)?));
+            (Box::new(Table::open(database()?, &config.key_file)?), Index::open(database()?)?)
+        }
+    })
+}
+
+impl Repository {
+    /// Opens the repository and indexes what the index lacks.
+    ///
+    /// # Errors
+    /// Folder, key, database.
+    pub fn open(config: &Config) -> Result<Self, AuditError> {
+        let (store, index) = engines(config)?;
+        let site =
+            Site { source: config.source.clone(), enterprise_site: config.enterprise_site.clone(), ..Site::default() };
+        let key = Key::load(&config.key_file)?;
+        let (kept, _) = broadcast::channel(1024);
+        let arrivals = BTreeMap::new();
+        let mut repository = Self { store, index, key, site, own: (0, 0), arrivals, behind: true, kept };
+        repository.catch_up()?;
+        let own = repository.index.last_of(&config.source)?;
+        repository.own = (own.0 + 1, 0);
+        Ok(repository)
+    }
+
+    /// Makes the index again from the store; returns how many records it has.
+    ///
+    /// # Errors
+    /// Store or database.
+    pub fn reindex(&mut self) -> Result<u64, AuditError> {
+        self.index.clear()?;
+        self.behind = true;
+        self.catch_up()
+    }
+
+    /// The rows of the index, for comparison.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn dump(&mut self) -> Result<Vec<String>, AuditError> {
+        self.index.dump()
+    }
+
+    /// Indexes what lies in the store after the last place that is indexed. A record that is in the store twice, since its
+    /// first acknowledgement was lost with a connection, is indexed once.
+    fn catch_up(&mut self) -> Result<u64, AuditError> {
+        if !self.behind {
+            return Ok(0);
+        }
+        let after = self.index.last_place()?;
+        let (index, key) = (&mut self.index, self.key.clone());
+        let hash = move |id: &str| patient_hash(&key, id);
+        let mut group: Vec<Entry> = Vec::new();
+        let mut count = 0;
+        let mut seen = std::collections::HashSet::new();
+        self.store.walk(after, &mut |place, found| {
+            let record = found.record.as_ref();
+            let number = record.map_or((0, 0), |r| (r.epoch, r.seq));
+            if record.is_some_and(|r| r.rejected.is_empty())
+                && (!seen.insert((found.source.clone(), number))
+                    || (after.is_some() && index.knows(&found.source, number.0, number.1)?))
+            {
+                return Ok(());
+            }
+            count += 1;
+            group.push(Entry::new(place, found, &hash));
+            if group.len() >= 1024 {
+                index.add(&std::mem::take(&mut group))?;
+            }
+            Ok(())
+        })?;
+        index.add(&group)?;
+        self.behind = false;
+        Ok(count)
+    }
+
+    /// Keeps numbered records of one of our own sources.
+    ///
+    /// # Errors
+    /// Nothing of the group counts then, and nothing is acknowledged.
+    pub fn keep(&mut self, source: &str, records: Vec<Record>) -> Result<(), AuditError> {
+        self.catch_up()?;
+        let last = self.index.last_of(source)?;
+        let mut fresh = Vec::with_capacity(records.len());
+        let mut here = std::collections::HashSet::new();
+        for record in records {
+            let number = (record.epoch, record.seq);
+            // Beyond the last it is new; before it may be the one that was missing.
+            let unknown = number > last || !self.index.knows(source, record.epoch, record.seq)?;
+            if unknown && here.insert(number) {
+                fresh.push(record);
+            }
+        }
+        self.append(source, fresh)
+    }
+
+    fn append(&mut self, source: &str, records: Vec<Record>) -> Result<(), AuditError> {
+        let received_us = Timestamp::now().as_microsecond();
+        let found = |record| Found { source: source.to_owned(), record: Some(record), received_us };
+        let found: Vec<Found> = records.into_iter().map(found).collect();
+        // Until both are done the index may lack what the store has.
+        self.behind = true;
+        let places = self.store.append(&found)?;
+        let key = &self.key;
+        let hash = |id: &str| patient_hash(key, id);
+        let entries: Vec<Entry> =
+            places.into_iter().zip(&found).map(|(place, found)| Entry::new(place, found.clone(), &hash)).collect();
+        self.index.add(&entries)?;
+        self.behind = false;
+        for found in found {
+            // Nobody may be watching.
+            let _ = self.kept.send(Arc::new(found));
+        }
+        Ok(())
+    }
+
+    /// Keeps messages of a foreign sender: `source` is the name in its certificate. What is no audit message is kept
+    /// apart, with the reason, as it came.
+    ///
+    /// # Errors
+    /// Store or database.
+    pub(crate) fn keep_foreign(
+        &mut self,
+        source: &str,
+        transport: &str,
+        messages: Vec<Incoming>,
+    ) -> Result<Vec<Kept>, AuditError> {
+        self.catch_up()?;
+        let now = Timestamp::now().as_microsecond();
+        let mut records = Vec::new();
+        let mut out = Vec::new();
+        let mut here = std::collections::HashSet::new();
+        for incoming in messages {
+            let Incoming { media_type, content } = incoming;
+            let mut record = Record {
+                media_type: media_type.to_owned(),
+                transport: transport.to_owned(),
+                event_time_us: now,
+                ..Record::default()
+            };
+            let message = match content {
+                Ok(bytes) => {
+                    record.message = bytes;
+                    message_of(&record.media_type, &record.message).ok_or_else(|| reason(media_type, &record.message))
+                }
+                Err((bytes, reason)) => {
+                    record.message = bytes;
+                    Err(reason)
+                }
+            };
+            match message {
+                Ok(message) => {
+                    let digest = hex::encode(openssl::sha::sha256(&record.message));
+                    let again = !here.insert((message.source.clone(), digest.clone()))
+                        || self.index.repeated(&message.source, &digest, now - REPEATED)?;
+                    if again {
+                        out.push(Kept::Duplicate);
+                        continue;
+                    }
+                    record.event_time_us = message.at.as_microsecond();
+                    record.facts = Some(message.facts());
+                    record.seq = self.arrival(source)?;
+                    out.push(Kept::Stored);
+                }
+                Err(reason) => {
+                    tracing::warn!(source, reason, "audit message refused, its bytes are kept apart");
+                    record.rejected = reason;
+                    out.push(Kept::Rejected);
+                }
+            }
+            records.push(record);
+        }
+        self.append(source, records)?;
+        Ok(out)
+    }
+
+    /// The next arrival count of a foreign sender.
+    fn arrival(&mut self, source: &str) -> Result<u64, AuditError> {
+        if !self.arrivals.contains_key(source) {
+            let last = self.index.arrivals(source)?;
+            self.arrivals.insert(source.to_owned(), last);
+        }
+        let count = self.arrivals.entry(source.to_owned()).or_default();
+        *count += 1;
+        Ok(*count)
+    }
+
+    /// The repository's own records go the same way as all others.
+    ///
+    /// # Errors
+    /// Store or database.
+    pub(crate) fn own_event(&mut self, event: &Event) -> Result<(), AuditError> {
+        self.own.1 += 1;
+        let made = message::of_event(&self.site, event, "", Timestamp::now());
+        let record = Record {
+            epoch: self.own.0,
+            seq: self.own.1,
+            event_time_us: made.event_time_us,
+            media_type: "application/xml".into(),
+            facts: Some(made.facts()),
+            message: made.xml.into_bytes(),
+            ..Record::default()
+        };
+        let source = self.site.source.clone();
+        self.keep(&source, vec![record])
+    }
+
+    /// What fits. The reading is on the trail before anything is shown.
+    ///
+    /// # Errors
+    /// Store or database.
+    pub(crate) fn search(
+        &mut self,
+        user: &str,
+        query: &str,
+        search: &Search,
+    ) -> Result<Vec<(Place, Found)>, AuditError> {
+        self.own_event(&Event::AuditLogUsed { user: user.to_owned(), query: query.to_owned() })?;
+        let places = self.index.search(search)?;
+        places.into_iter().map(|place| Ok((place, self.store.read(place)?))).collect()
+    }
+
+    /// Sources, gaps, and what was refused.
+    ///
+    /// # Errors
+    /// Store or database.
+    pub(crate) fn state(&mut self, user: &str) -> Result<GapsReply, AuditError> {
+        self.own_event(&Event::AuditLogUsed { user: user.to_owned(), query: "sources and gaps".into() })?;
+        let now = Timestamp::now().as_microsecond();
+        let sources = self.index.sources()?;
+        let newest: BTreeMap<&str, i64> = sources.iter().map(|s| (s.source.as_str(), s.last_received_us)).collect();
+        let numbered = |name: &str| sources.iter().any(|s| s.source == name && s.epoch > 0);
+        let own = self.site.source.as_str();
+        let silent = newest
+            .iter()
+            .filter(|(name, last)| **name != own && numbered(name) && now - **last > SILENT)
+            .map(|(name, _)| (*name).to_owned())
+            .collect();
+        let rejected = self.index.rejected(100)?;
+        let rejected = rejected
+            .into_iter()
+            .map(|r| RejectedMessage {
+                source: r.source,
+                received_us: r.received_us,
+                reason: r.reason,
+                segment: r.place.segment,
+                offset: r.place.offset,
+            })
+            .collect();
+        Ok(GapsReply { gaps: self.index.gaps()?, silent, rejected, sources })
+    }
+
+    /// Numbers that never came.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) fn gaps(&mut self) -> Result<Vec<ncp_proto::audit::Gap>, AuditError> {
+        self.index.gaps()
+    }
+
+    /// Records, missing numbers, refused messages.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) fn counts(&mut self) -> Result<(u64, u64, u64), AuditError> {
+        let records = self.index.sources()?.iter().map(|s| s.records).sum();
+        let missing = self.index.gaps()?.iter().map(|g| g.last_seq - g.first_seq + 1).sum();
+        Ok((records, missing, self.index.rejected_count()?))
+    }
+
+    /// A record, or a refused message as it came.
+    ///
+    /// # Errors
+    /// Store.
+    pub(crate) fn read(&mut self, place: Place) -> Result<Found, AuditError> {
+        self.store.read(place)
+    }
+
+    /// All that is kept from now on.
+    pub(crate) fn watch(&self) -> broadcast::Receiver<Arc<Found>> {
+        self.kept.subscribe()
+    }
+
+    /// The patient's identifier as the index knows it.
+    pub fn patient_hash(&self, patient: &str) -> String {
+        patient_hash(&self.key, patient)
+    }
+}
+
+fn patient_hash(key: &Key, patient: &str) -> String {
+    if patient.is_empty() { String::new() } else { key.hmac(&format!("patient:{patient}")) }
+}
+
+/// A message of a foreign sender, or the bytes that were none and why.
+#[derive(Debug, Clone)]
+pub(crate) struct Incoming {
+    pub(crate) media_type: &'static str,
+    pub(crate) content: Result<Vec<u8>, (Vec<u8>, String)>,
+}
+
+fn reason(media_type: &str, bytes: &[u8]) -> String {
+    let why = match media_type {
+        "application/xml" => message::Message::read(bytes).err().map(|e| e.to_string()),
+        _ => serde_json::from_slice(bytes)
+            .map_err(|_| "no JSON".to_owned())
+            .and_then(|value| crate::fhir::from_audit_event(&value).map_err(|e| e.to_string()))
+            .err(),
+    };
+    why.unwrap_or_else(|| "no audit message".to_owned())
+}

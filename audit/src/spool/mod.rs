@@ -1,0 +1,181 @@
+//! The durable spool: group commit, torn tails cut, exchanges that never ended found again.
+
+mod folder;
+mod reader;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::sync::mpsc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use folder::Folder;
+pub use folder::{SpoolLevel, SpoolLimits};
+pub(crate) use reader::{Cursor, Outgoing, Reader};
+
+use crate::AuditError;
+use crate::event::{Decision, Intent};
+use crate::frame::{self, Found, Key};
+use crate::message::AuditRecord;
+
+/// What lies in a frame.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Item {
+    Intent(Intent),
+    Decision {
+        exchange_id: String,
+        decision: Decision,
+    },
+    /// Messages with their sequence numbers; closes the exchange they are of.
+    Records {
+        closes: Option<String>,
+        epoch: u64,
+        first_seq: u64,
+        records: Vec<AuditRecord>,
+    },
+}
+
+/// A write that is waited for.
+pub(crate) struct Job {
+    pub(crate) item: Item,
+    pub(crate) done: oneshot::Sender<Result<(), AuditError>>,
+}
+
+/// Where the durable end is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Position {
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+}
+
+/// How the spool is, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// How near it is to refusing.
+    pub level: SpoolLevel,
+    /// Bytes on the primary disk.
+    pub used: u64,
+    /// The segment that is written.
+    pub segment: u64,
+    /// Starts so far.
+    pub epoch: u64,
+    /// Records of this epoch.
+    pub last_seq: u64,
+}
+
+/// What a start found.
+pub(crate) struct Opened {
+    pub(crate) epoch: u64,
+    pub(crate) unfinished: Vec<(Intent, Decision)>,
+    pub(crate) queue: mpsc::SyncSender<Job>,
+    pub(crate) end: watch::Receiver<Position>,
+    pub(crate) status: watch::Receiver<Status>,
+}
+
+/// Opens the folder: counts the start, cuts a torn tail, finds exchanges without an end, starts the writer.
+pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
+    let mut segments = folder.segments()?;
+    let last = segments.last().map_or(0, |(number, _)| *number);
+    // A segment that was begun and never written holds nothing but space.
+    segments.retain(|(_, path)| {
+        let empty = path.metadata().is_ok_and(|m| m.len() == 0);
+        !(empty && std::fs::remove_file(path).is_ok())
+    });
+    let mut open: BTreeMap<String, (Intent, Decision)> = BTreeMap::new();
+    for (index, (number, path)) in segments.iter().enumerate() {
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        let mut offset = 0;
+        loop {
+            match frame::read_at(&mut file, key, offset)?.map_err(|()| AuditError::OtherKey)? {
+                Found::End => break,
+                Found::Torn if index + 1 == segments.len() => {
+                    tracing::warn!(offset, "spool ends in a torn record, cut");
+                    break;
+                }
+                Found::Torn => {
+                    let segment = number;
+                    tracing::error!(segment, offset, "spool segment is damaged, what follows in it is not read");
+                    break;
+                }
+                Found::Frame(plain, next) => {
+                    replay(&mut open, serde_json::from_slice(&plain).map_err(std::io::Error::other)?);
+                    offset = next;
+                }
+            }
+        }
+        if index + 1 == segments.len() {
+            // Also gives back the space that a killed process had reserved.
+            file.set_len(offset)?;
+            file.sync_all()?;
+        }
+    }
+    folder.hold_reserve();
+    let epoch = folder.count_epoch()?;
+    let (queue, jobs) = mpsc::sync_channel(4096);
+    let (tell, end) = watch::channel(Position { segment: last, offset: 0 });
+    let (report, status) = watch::channel(Status { epoch, ..Status::default() });
+    let writer = writer::Writer::new(folder.clone(), key.clone(), epoch, last, tell, report);
+    std::thread::Builder::new().name("audit-spool".into()).spawn(move || writer.run(&jobs))?;
+    Ok(Opened { epoch, unfinished: open.into_values().collect(), queue, end, status })
+}
+
+fn replay(open: &mut BTreeMap<String, (Intent, Decision)>, item: Item) {
+    match item {
+        Item::Intent(intent) => {
+            open.insert(intent.exchange_id.clone(), (intent, Decision::default()));
+        }
+        Item::Decision { exchange_id, decision } => {
+            if let Some((_, slot)) = open.get_mut(&exchange_id) {
+                *slot = decision;
+            }
+        }
+        Item::Records { closes, .. } => {
+            closes.map(|id| open.remove(&id));
+        }
+    }
+}
+
+/// Everything that lies in a spool, for operators and tests.
+#[derive(Debug, Clone, Default)]
+pub struct SpoolContent {
+    /// Epoch, seq and XML of every record, oldest first.
+    pub records: Vec<(u64, u64, String)>,
+    /// Exchanges without an end.
+    pub open: usize,
+    /// Segments and bytes.
+    pub size: (usize, u64),
+    /// Records that a receiver has not acknowledged, by receiver.
+    pub waiting: BTreeMap<String, usize>,
+}
+
+/// Reads a spool that another process may be writing.
+///
+/// # Errors
+/// Folder, key.
+pub fn read_spool(options: &crate::SpoolOptions) -> Result<SpoolContent, AuditError> {
+    let key = Key::load(&options.key_file)?;
+    let folder = Folder::new(&options.dir, &options.limits)?;
+    let segments = folder.segments()?;
+    let end = Position { segment: u64::MAX, offset: 0 };
+    let mut reader = Reader::new(folder, key, 0);
+    let mut open = BTreeMap::new();
+    let bytes = segments.iter().filter_map(|(_, path)| path.metadata().ok()).map(|m| m.len()).sum();
+    let mut out = SpoolContent { size: (segments.len(), bytes), ..SpoolContent::default() };
+    while let Some((_, item)) = reader.next(end)? {
+        if let Item::Records { epoch, first_seq, records, .. } = &item {
+            out.records.extend(records.iter().enumerate().map(|(i, r)| (*epoch, first_seq + i as u64, r.xml.clone())));
+        }
+        replay(&mut open, item);
+    }
+    out.open = open.len();
+    for entry in std::fs::read_dir(&options.dir)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(receiver) = name.strip_prefix("delivered-").filter(|n| !n.ends_with(".new")) else { continue };
+        let cursor = Cursor::load(&options.dir, receiver);
+        let waiting = out.records.iter().filter(|(e, s, _)| (*e, *s) > (cursor.epoch, cursor.seq)).count();
+        out.waiting.insert(receiver.to_owned(), waiting);
+    }
+    Ok(out)
+}

@@ -1,0 +1,196 @@
+//! The writer thread: group commit, and what happens when the disk says no.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::sync::mpsc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use tokio::sync::watch;
+
+use super::folder::{Folder, Rung, SpoolLevel};
+use super::{Item, Job, Position, Status};
+use crate::AuditError;
+use crate::frame::{self, Key};
+
+/// Records of one group at most.
+const GROUP: usize = 256;
+/// Outcomes that the disk did not take are held for a later group.
+const HELD: usize = 10_000;
+
+/// The segment that is written.
+struct Current {
+    file: File,
+    capacity: u64,
+    rung: Rung,
+}
+
+pub(super) struct Writer {
+    pub(super) folder: Folder,
+    pub(super) key: Key,
+    current: Option<Current>,
+    at: Position,
+    pub(super) epoch: u64,
+    next_seq: u64,
+    /// The last segment may hold half a group under these numbers: no number is given twice.
+    renumber: bool,
+    held: VecDeque<Item>,
+    tell: watch::Sender<Position>,
+    status: watch::Sender<Status>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        folder: Folder,
+        key: Key,
+        epoch: u64,
+        last_segment: u64,
+        tell: watch::Sender<Position>,
+        status: watch::Sender<Status>,
+    ) -> Self {
+        let at = Position { segment: last_segment, offset: 0 };
+        let held = VecDeque::new();
+        Self { folder, key, current: None, at, epoch, next_seq: 1, renumber: false, held, tell, status }
+    }
+
+    pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
+        if let Err(error) = self.rotate() {
+            tracing::error!(reason = %error, "audit spool takes nothing");
+        }
+        self.report();
+        while let Ok(first) = jobs.recv() {
+            let mut group = vec![first];
+            while group.len() < GROUP {
+                match jobs.try_recv() {
+                    Ok(job) => group.push(job),
+                    Err(_) => break,
+                }
+            }
+            self.commit(group);
+        }
+        self.close();
+    }
+
+    /// Writes a group and makes it durable. A group that the current segment does not take goes to a new one, climbing
+    /// the ladder; on failure nothing of it counts.
+    fn commit(&mut self, mut group: Vec<Job>) {
+        let mut held: Vec<Item> = self.held.drain(..).collect();
+        let mut failure = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        for _ in 0..3 {
+            match self.write(&mut held, &mut group) {
+                Ok(()) => {
+                    self.tell.send_replace(self.at);
+                    self.report();
+                    for job in group {
+                        let _ = job.done.send(Ok(()));
+                    }
+                    return;
+                }
+                Err(error) => failure = error,
+            }
+            if self.current.is_none()
+                && let Err(error) = self.rotate()
+            {
+                failure = error;
+                break;
+            }
+        }
+        tracing::error!(reason = %failure, records = group.len(), "audit record not stored");
+        self.report();
+        for job in group {
+            let _ = job.done.send(Err(AuditError::Io(std::io::Error::from(failure.kind()))));
+            if matches!(job.item, Item::Records { .. }) {
+                self.last_copy(&job.item);
+                held.push(job.item);
+            }
+        }
+        let surplus = held.len().saturating_sub(HELD);
+        self.held = held.into_iter().skip(surplus).collect();
+    }
+
+    fn write(&mut self, held: &mut [Item], group: &mut [Job]) -> std::io::Result<()> {
+        let before = self.next_seq;
+        let mut bytes = Vec::new();
+        for item in held.iter_mut().chain(group.iter_mut().map(|job| &mut job.item)) {
+            if let Item::Records { epoch, first_seq, records, .. } = item {
+                (*epoch, *first_seq) = (self.epoch, self.next_seq);
+                self.next_seq += records.len() as u64;
+            }
+            bytes
+                .extend_from_slice(&frame::seal(&self.key, &serde_json::to_vec(item).map_err(std::io::Error::other)?)?);
+        }
+        let full = self
+            .current
+            .as_ref()
+            .is_none_or(|current| self.at.offset > 0 && self.at.offset + bytes.len() as u64 > current.capacity);
+        if full {
+            self.next_seq = before;
+            self.close();
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        let Some(current) = &mut self.current else { return Err(std::io::ErrorKind::StorageFull.into()) };
+        match current.file.write_all(&bytes).and_then(|()| current.file.sync_data()) {
+            Ok(()) => {
+                self.at.offset += bytes.len() as u64;
+                Ok(())
+            }
+            Err(error) => {
+                self.next_seq = before;
+                // Half a write must not stand; a file whose sync failed is not written again. Where the cut fails the
+                // numbers of this group may be on disk, so that a new epoch begins.
+                self.renumber |= current.file.set_len(self.at.offset).and_then(|()| current.file.sync_data()).is_err();
+                self.current = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives back what a segment reserved and did not use.
+    fn close(&mut self) {
+        if let Some(current) = self.current.take() {
+            let _ = current.file.set_len(self.at.offset);
+        }
+    }
+
+    fn rotate(&mut self) -> std::io::Result<()> {
+        if self.renumber {
+            (self.epoch, self.next_seq, self.renumber) = (self.folder.count_epoch()?, 1, false);
+        }
+        let number = self.at.segment + 1;
+        let (file, rung, capacity) = self.folder.begin(number)?;
+        self.current = Some(Current { file, capacity, rung });
+        self.at = Position { segment: number, offset: 0 };
+        if rung == Rung::Primary {
+            self.folder.hold_reserve();
+        }
+        self.tell.send_replace(self.at);
+        Ok(())
+    }
+
+    fn report(&self) {
+        let rung = self.current.as_ref().map(|c| c.rung);
+        let before = *self.status.borrow();
+        // Walking the folder for every group would cost more than the group.
+        let walk = before.segment != self.at.segment || rung.is_none();
+        let level = if walk { self.folder.level(rung) } else { before.level };
+        let used = if walk { self.folder.used() } else { before.used };
+        if level > before.level {
+            match level {
+                SpoolLevel::Free => {}
+                SpoolLevel::Warning => tracing::warn!(used, "audit spool is at 70 % of its bound"),
+                _ => tracing::error!(used, level = ?level, "audit spool runs out of space"),
+            }
+        }
+        let status = Status { level, used, segment: self.at.segment, epoch: self.epoch, last_seq: self.next_seq - 1 };
+        self.status.send_replace(status);
+    }
+
+    /// What no disk takes is in the log at least, encrypted as in the spool; the record is also held in memory.
+    fn last_copy(&self, item: &Item) {
+        let sealed = serde_json::to_vec(item).ok().and_then(|plain| frame::seal(&self.key, &plain).ok());
+        if let Some(sealed) = sealed {
+            tracing::error!(frame = %STANDARD.encode(sealed), "last copy of an audit record");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! A throw-away PKI, a throw-away PostgreSQL cluster, and a repository's configuration.
+#![allow(dead_code, unreachable_pub)]
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ncp_audit::server::{Config, Engine};
+use ncp_tls::TlsFiles;
+use openssl::asn1::Asn1Time;
+use openssl::bn::BigNum;
+use openssl::ec::{EcGroup, EcKey};
+use openssl::hash::MessageDigest;
+use openssl::nid::Nid;
+use openssl::pkey::{PKey, Private};
+use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName};
+use openssl::x509::{X509, X509NameBuilder};
+
+/// One authority; its leaves are server and client at once.
+pub struct Pki {
+    pub dir: PathBuf,
+    ca: (X509, PKey<Private>),
+}
+
+impl Pki {
+    pub fn create(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).expect("a folder");
+        let ca = certificate("test authority", None);
+        std::fs::write(dir.join("ca.pem"), ca.0.to_pem().expect("pem")).expect("writes");
+        Self { dir: dir.to_owned(), ca }
+    }
+
+    pub fn leaf(&self, name: &str) -> TlsFiles {
+        let (leaf, key) = certificate(name, Some(&self.ca));
+        let (chain, key_file) = (self.dir.join(format!("{name}.pem")), self.dir.join(format!("{name}.key")));
+        std::fs::write(&chain, leaf.to_pem().expect("pem")).expect("writes");
+        std::fs::write(&key_file, key.private_key_to_pem_pkcs8().expect("pem")).expect("writes");
+        TlsFiles { cert_chain: chain, key: key_file, anchors: self.dir.join("ca.pem"), crls: None }
+    }
+}
+
+fn certificate(name: &str, issuer: Option<&(X509, PKey<Private>)>) -> (X509, PKey<Private>) {
+    let group = EcGroup::from_curve_name(Nid::X9_62_PRIME256V1).expect("P-256");
+    let key = PKey::from_ec_key(EcKey::generate(&group).expect("key")).expect("key");
+    let mut subject = X509NameBuilder::new().expect("name");
+    subject.append_entry_by_nid(Nid::COMMONNAME, name).expect("CN");
+    let subject = subject.build();
+    let mut builder = X509::builder().expect("builder");
+    builder.set_version(2).expect("version");
+    let mut serial = BigNum::new().expect("serial");
+    serial.rand(64, openssl::bn::MsbOption::MAYBE_ZERO, false).expect("serial");
+    builder.set_serial_number(&serial.to_asn1_integer().expect("serial")).expect("serial");
+    builder.set_subject_name(&subject).expect("subject");
+    builder.set_issuer_name(issuer.map_or(&subject, |(ca, _)| ca.subject_name())).expect("issuer");
+    builder.set_not_before(&Asn1Time::days_from_now(0).expect("time")).expect("time");
+    builder.set_not_after(&Asn1Time::days_from_now(2).expect("time")).expect("time");
+    builder.set_pubkey(&key).expect("key");
+    if issuer.is_none() {
+        builder.append_extension(BasicConstraints::new().critical().ca().build().expect("ca")).expect("ca");
+        builder
+            .append_extension(KeyUsage::new().critical().key_cert_sign().crl_sign().build().expect("usage"))
+            .expect("usage");
+    } else {
+        let names = SubjectAlternativeName::new()
+            .dns("localhost")
+            .dns(name)
+            .ip("127.0.0.1")
+            .build(&builder.x509v3_context(None, None));
+        builder.append_extension(names.expect("names")).expect("names");
+        let usage = ExtendedKeyUsage::new().server_auth().client_auth().build().expect("usage");
+        builder.append_extension(usage).expect("usage");
+    }
+    builder.sign(issuer.map_or(&key, |(_, key)| key), MessageDigest::sha256()).expect("signs");
+    (builder.build(), key)
+}
+
+pub fn key_file(dir: &Path) -> PathBuf {
+    secret(&dir.join("key"), &"ab".repeat(32))
+}
+
+pub fn secret(path: &Path, text: &str) -> PathBuf {
+    std::fs::write(path, text).expect("writes");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    path.to_owned()
+}
+
+pub fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port")
+}
+
+pub fn config(dir: &Path, pki: &Pki, engine: Engine) -> Config {
+    let server = pki.leaf("ncp-audit");
+    Config {
+        feed: free(),
+        query: free(),
+        admin: free(),
+        syslog: Some(free()),
+        fhir: Some(free()),
+        fhir_base: None,
+        readers: vec!["auditor".into()],
+        certificate: server.cert_chain,
+        key: server.key,
+        anchors: server.anchors,
+        source_anchors: None,
+        data_dir: dir.join("data"),
+        key_file: key_file(dir),
+        postgres_url_file: None,
+        engine,
+        source: "ncp-audit".into(),
+        enterprise_site: "NO".into(),
+    }
+}
+
+/// A PostgreSQL server of its own in a temporary folder, run as the user that Debian's package makes; no TCP port.
+pub struct Cluster {
+    dir: tempfile::TempDir,
+    bin: PathBuf,
+}
+
+impl Cluster {
+    pub fn start() -> Self {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed (tests/run.sh does)");
+        let bin = versions.flatten().map(|e| e.path().join("bin")).max().expect("a version");
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("chmod");
+        let cluster = Self { dir, bin };
+        let data = cluster.data();
+        cluster.run("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "--no-instructions"]);
+        cluster.control("start");
+        cluster
+    }
+
+    fn data(&self) -> String {
+        self.dir.path().join("data").display().to_string()
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) {
+        let program = self.bin.join(program);
+        // The server refuses to run as root.
+        let mut command = if rustix_is_root() {
+            let mut command = Command::new("runuser");
+            command.args(["-u", "postgres", "--"]).arg(&program);
+            command
+        } else {
+            Command::new(&program)
+        };
+        let status = command.args(arguments).current_dir(self.dir.path()).stdout(std::process::Stdio::null()).status();
+        assert!(status.expect("runs").success(), "{}", program.display());
+    }
+
+    pub fn control(&self, what: &str) {
+        let socket = self.dir.path().display().to_string();
+        let options = format!("-c listen_addresses='' -c unix_socket_directories={socket}");
+        let log = self.dir.path().join("log").display().to_string();
+        self.run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "-l", &log, "-o", &options, what]);
+    }
+
+    pub fn url(&self) -> String {
+        format!("host={} user=postgres dbname=postgres", self.dir.path().display())
+    }
+}
+
+fn rustix_is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.trim_ascii() == b"0")
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.control("stop");
+    }
+}

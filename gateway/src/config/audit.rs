@@ -1,0 +1,158 @@
+//! `[audit]`: the spool, what happens when it takes nothing, and the repositories that get its records.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ncp_audit::{Dialect, FhirTarget, ImagingEvent, OnFailure, Site, SpoolLimits, SpoolOptions, SyslogTarget};
+use serde::Deserialize;
+
+use super::InternalTls;
+
+/// `[audit]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Audit {
+    /// Folder of the spool.
+    pub spool_dir: PathBuf,
+    /// 32 bytes in hex, mode 0600: encrypts the spool.
+    pub spool_key_file: PathBuf,
+    /// Bound of the spool, bytes; 16 GiB hold the longest weekend.
+    pub spool_bytes: Option<u64>,
+    /// Space held back for the day when the disk is full, bytes; 256 MiB by default.
+    pub spool_reserve_bytes: Option<u64>,
+    /// A folder on another disk, used when the first takes nothing more.
+    pub spool_second_dir: Option<PathBuf>,
+    /// Whether emergency access goes on when no disk takes the record.
+    #[serde(default)]
+    pub on_audit_failure: OnFailure,
+    /// Which event a retrieve of images is.
+    #[serde(default)]
+    pub imaging_event: ImagingEvent,
+    /// AuditSourceID.
+    pub source: String,
+    /// AuditEnterpriseSiteID.
+    pub enterprise_site: String,
+    /// The Audit Record Repository.
+    pub feed: Option<AuditFeed>,
+    /// Foreign repositories that take syslog over TLS.
+    #[serde(default)]
+    pub syslog: Vec<AuditSyslog>,
+    /// Foreign repositories that take the FHIR feed.
+    #[serde(default)]
+    pub fhir: Vec<AuditFhir>,
+}
+
+/// `[audit.feed]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct AuditFeed {
+    /// `https://host:port` of `ncp-audit`.
+    pub endpoint: String,
+    /// Name in its certificate.
+    pub server_name: String,
+    /// Mutual TLS.
+    pub tls: InternalTls,
+}
+
+/// `[[audit.syslog]]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct AuditSyslog {
+    /// Of its own among the receivers; where it stands is kept under it.
+    pub name: String,
+    /// Host.
+    pub host: String,
+    /// Port, 6514 as a rule.
+    pub port: u16,
+    /// Name in its certificate.
+    pub server_name: String,
+    /// What it reads: `ihe` or `ehdsi`.
+    pub dialect: Dialect,
+    /// A byte order mark before the message; by default as the dialect's receivers expect.
+    pub bom: Option<bool>,
+    /// Source, epoch and seq as STRUCTURED-DATA.
+    #[serde(default)]
+    pub structured_data: bool,
+    /// Mutual TLS.
+    pub tls: InternalTls,
+}
+
+/// `[[audit.fhir]]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct AuditFhir {
+    /// Of its own among the receivers; where it stands is kept under it.
+    pub name: String,
+    /// `https://host:port/base`.
+    pub base: String,
+    /// Mutual TLS.
+    pub tls: InternalTls,
+}
+
+impl Audit {
+    /// All paths, to be resolved.
+    pub(super) fn paths(&mut self) -> Vec<&mut PathBuf> {
+        let mut all = vec![&mut self.spool_dir, &mut self.spool_key_file];
+        all.extend(&mut self.spool_second_dir);
+        let tls = self.feed.iter_mut().map(|f| &mut f.tls).chain(self.syslog.iter_mut().map(|s| &mut s.tls));
+        for tls in tls.chain(self.fhir.iter_mut().map(|f| &mut f.tls)) {
+            all.extend([&mut tls.certificate, &mut tls.key, &mut tls.anchors]);
+        }
+        all
+    }
+
+    /// The spool, written by the node with this name in its certificate.
+    pub fn spool_options(&self, node: String) -> SpoolOptions {
+        let defaults = SpoolLimits::default();
+        SpoolOptions {
+            dir: self.spool_dir.clone(),
+            key_file: self.spool_key_file.clone(),
+            site: Site {
+                source: self.source.clone(),
+                enterprise_site: self.enterprise_site.clone(),
+                node,
+                ehdsi: self.syslog.iter().any(|s| s.dialect == Dialect::Ehdsi),
+                imaging: self.imaging_event,
+            },
+            limits: SpoolLimits {
+                reserve: self.spool_reserve_bytes.unwrap_or(defaults.reserve),
+                most: self.spool_bytes.unwrap_or(defaults.most),
+                second: self.spool_second_dir.clone(),
+                ..defaults
+            },
+            on_failure: self.on_audit_failure,
+        }
+    }
+
+    /// Foreign repositories by syslog.
+    ///
+    /// # Errors
+    /// TLS material.
+    pub fn syslog_targets(&self) -> Result<Vec<SyslogTarget>, String> {
+        let target = |to: &AuditSyslog| {
+            let connector = to.tls.files().connector(b"").map_err(|e| format!("audit.syslog {}: {e}", to.name))?;
+            Ok(SyslogTarget {
+                name: to.name.clone(),
+                address: (to.host.clone(), to.port),
+                server_name: to.server_name.clone(),
+                connector,
+                dialect: to.dialect,
+                bom: to.bom.unwrap_or(to.dialect == Dialect::Ehdsi),
+                structured_data: to.structured_data,
+                hostname: self.source.clone(),
+                source: self.source.clone(),
+            })
+        };
+        self.syslog.iter().map(target).collect()
+    }
+
+    /// Foreign repositories by FHIR feed.
+    ///
+    /// # Errors
+    /// TLS material.
+    pub fn fhir_targets(&self) -> Result<Vec<FhirTarget>, String> {
+        let target = |to: &AuditFhir| {
+            let connector =
+                to.tls.files().connector(b"\x08http/1.1").map_err(|e| format!("audit.fhir {}: {e}", to.name))?;
+            let client = ncp_tls::http_client(connector, None, Duration::from_secs(10));
+            Ok(FhirTarget { name: to.name.clone(), base: to.base.clone(), client })
+        };
+        self.fhir.iter().map(target).collect()
+    }
+}
