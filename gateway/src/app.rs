@@ -21,6 +21,7 @@ use crate::consumer::{self, Consumers};
 use crate::initiating::guard::Guards;
 use crate::initiating::peers::{self, Route};
 use crate::national::National;
+use crate::pending::Pending;
 use crate::policy::consent::ConsentSource;
 use crate::policy::{Policy, PolicyEngine};
 use crate::responding::replay::ReplaySet;
@@ -51,6 +52,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Circuit breakers and bulkheads towards other countries.
     pub guards: Arc<Guards>,
+    /// Requests whose answers come over another connection.
+    pub pending: Arc<Pending>,
 }
 
 /// What is swapped as one when configuration is reloaded: an exchange takes one and keeps it.
@@ -180,6 +183,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         replay: ReplaySet::default(),
         metrics,
         guards,
+        pending: Arc::default(),
     }))
 }
 

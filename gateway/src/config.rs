@@ -99,6 +99,9 @@ pub struct Listener {
     /// Paths of XCA-I (RAD-75).
     #[serde(default = "xcai_paths")]
     pub xcai_paths: Vec<String>,
+    /// Paths to which peers post the answers of an asynchronous exchange.
+    #[serde(default = "reply_paths")]
+    pub reply_paths: Vec<String>,
 }
 
 /// `[limits]`
@@ -282,9 +285,23 @@ pub struct Peer {
     pub seal_anchors: PathBuf,
     /// CRLs of both, PEM.
     pub crls: Option<PathBuf>,
+    /// WS-Addressing asynchronous exchange with it; none: every answer comes and goes on its request's connection.
+    pub asynchronous: Option<Asynchronous>,
     /// Where security refusals go: in the `body` as OpenNCP does, or as a SOAP `fault` as IHE XUA asks.
     #[serde(default)]
     pub security_errors: SecurityErrors,
+}
+
+/// `[peer.asynchronous]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Asynchronous {
+    /// Our address that requests to the peer name in ReplyTo; none: we ask it synchronously.
+    pub own_reply_to: Option<String>,
+    /// The one address at which the peer may want our answers; none: only on its connection.
+    pub peer_reply_to: Option<String>,
+    /// How long an answer may take.
+    #[serde(default = "one_minute", deserialize_with = "duration")]
+    pub wait: Duration,
 }
 
 impl Peer {
@@ -418,6 +435,9 @@ fn two() -> usize {
 fn two_seconds() -> Duration {
     Duration::from_secs(2)
 }
+fn one_minute() -> Duration {
+    Duration::from_secs(60)
+}
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)
 }
@@ -426,6 +446,9 @@ fn xcpd_paths() -> Vec<String> {
 }
 fn xca_paths() -> Vec<String> {
     vec!["/openncp-ws-server/services/XCA_Service".into()]
+}
+fn reply_paths() -> Vec<String> {
+    vec!["/wsa/reply".into()]
 }
 fn xcai_paths() -> Vec<String> {
     vec!["/xcai/retrieve".into()]

@@ -15,6 +15,7 @@ pub mod instance;
 pub mod listener;
 pub mod national;
 pub mod outcome;
+pub mod pending;
 pub mod policy;
 pub mod responding;
 pub mod shutdown;

@@ -21,7 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::app::App;
 use crate::config::Peer;
-use crate::responding::pipeline;
+use crate::initiating::asynchronous;
+use crate::responding::pipeline::{self, Replied};
 use crate::shutdown::Drain;
 
 /// A reply's body.
@@ -154,7 +155,19 @@ async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>
     }
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
-    let reply = pipeline::respond(app, who, &path, &parts.headers, body).await;
+    if app.config.listener.reply_paths.contains(&path) {
+        return held_by((open, permits), asynchronous::receive(&app, &who, &parts.headers, body).await);
+    }
+    let reply = match pipeline::respond(app, who, &path, &parts.headers, body).await {
+        Replied::Now(reply) => reply,
+        Replied::Later(work) => {
+            tokio::spawn(async move {
+                let _held = (open, permits);
+                work.await;
+            });
+            return empty(StatusCode::ACCEPTED);
+        }
+    };
     held_by((open, permits), reply)
 }
 

@@ -1,24 +1,28 @@
 //! One SOAP message over mutual TLS and the root of its answer: towards other countries and towards national systems.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use ncp_ihe::{Content, RetrieveResponse};
 use ncp_saml::SignedAssertion;
 use ncp_soap::{Addressing, BoxError, Envelope, Fault, MessageLimits, Parts, SoapError, ns};
-use ncp_tls::{HttpClient, TlsError};
+use ncp_tls::{Country, HttpClient, TlsError};
 use ncp_xml::{Element, Limits as XmlLimits};
+use tokio::sync::oneshot;
+
+use crate::pending::{Arrived, Pending};
 
 /// A pooled client of one system.
 pub type Route = HttpClient<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// Parts of one answer: far above a batch, since foreign systems may send a whole study.
-const PARTS: usize = 100_000;
+pub(crate) const PARTS: usize = 100_000;
 
 /// How a transaction packs its messages (ITI TF-2: V.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,19 @@ pub struct SoapCall<'a> {
     pub patience: Duration,
     /// Largest root of an answer, bytes.
     pub answer_bytes: usize,
+    /// The request names our reply address, and its answer may come there.
+    pub elsewhere: Option<Elsewhere<'a>>,
+}
+
+/// An answer that comes over another connection.
+#[derive(Clone, Copy)]
+pub struct Elsewhere<'a> {
+    /// Our reply address.
+    pub address: &'a str,
+    /// Who waits.
+    pub pending: &'a Arc<Pending>,
+    /// Who must bring it.
+    pub country: Country,
 }
 
 /// An answer whose root was read.
@@ -53,6 +70,8 @@ pub struct SoapAnswer {
     pub body: Element,
     /// What follows.
     pub parts: Parts<Incoming>,
+    /// Where it came over a connection of the other side: dropped when it was read.
+    pub(crate) taken: Option<oneshot::Sender<()>>,
 }
 
 /// Why there is no usable answer.
@@ -80,6 +99,9 @@ pub enum CallError {
     /// Larger than we take.
     #[error("answer is too large")]
     TooLarge,
+    /// Too many requests wait for answers over other connections.
+    #[error("too many answers are waited for")]
+    Waiting,
 }
 
 impl From<SoapError> for CallError {
@@ -99,7 +121,13 @@ impl SoapCall<'_> {
     /// # Errors
     /// [`CallError`]; a fault is one.
     pub async fn send(self, route: &Route) -> Result<SoapAnswer, CallError> {
-        let addressing = Addressing::request(self.action, self.endpoint);
+        let mut addressing = Addressing::request(self.action, self.endpoint);
+        let mut waiting = None;
+        if let Some(elsewhere) = &self.elsewhere {
+            addressing = addressing.answered_at(elsewhere.address);
+            let id = addressing.message_id.as_deref().unwrap_or_default();
+            waiting = Some(elsewhere.pending.expect(id, elsewhere.country)?);
+        }
         let mut headers = addressing.to_headers();
         if !self.assertions.is_empty() {
             let security = Element::new(ns::WSSE, "Security");
@@ -117,8 +145,19 @@ impl SoapCall<'_> {
             .header(header::CONTENT_TYPE, content_type)
             .body(body)
             .map_err(|_| CallError::Unreachable("address".into()))?;
-        let answered = tokio::time::timeout(self.patience, answer(route, request, self.patience, self.answer_bytes));
-        let (answer, envelope) = answered.await.map_err(|_| CallError::Timeout)??;
+        let work = async {
+            match (answer(route, request, self.patience, self.answer_bytes).await?, waiting) {
+                (Some(answered), _) => Ok(answered),
+                (None, Some(waiting)) => {
+                    let Arrived { envelope, parts, taken } = waiting.arrived().await?;
+                    let body = envelope.body.clone();
+                    Ok((SoapAnswer { body, parts, taken: Some(taken) }, envelope))
+                }
+                (None, None) => Err(CallError::Malformed("no message")),
+            }
+        };
+        let answered = tokio::time::timeout(self.patience, work).await;
+        let (answer, envelope) = answered.map_err(|_| CallError::Timeout)??;
         if Fault::read(&answer.body).is_some() {
             return Err(CallError::Fault);
         }
@@ -136,9 +175,13 @@ async fn answer(
     request: Request<UnsyncBoxBody<Bytes, BoxError>>,
     idle: Duration,
     root_bytes: usize,
-) -> Result<(SoapAnswer, Envelope), CallError> {
+) -> Result<Option<(SoapAnswer, Envelope)>, CallError> {
     let response = route.request(request).await.map_err(|e| unreachable(&e))?;
     let (parts, body) = response.into_parts();
+    // Taken, and answered elsewhere (WS-Addressing SOAP Binding 5).
+    if parts.status.is_success() && body.is_end_stream() {
+        return Ok(None);
+    }
     let mut headers = parts.headers;
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
     let limits = MessageLimits { root_bytes, parts: PARTS, idle, ..MessageLimits::default() };
@@ -150,7 +193,7 @@ async fn answer(
     let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
     let envelope = Envelope::read(&message.root, &xml).map_err(refused)?;
     let body = envelope.body.clone();
-    Ok((SoapAnswer { body, parts: message.parts }, envelope))
+    Ok(Some((SoapAnswer { body, parts: message.parts, taken: None }, envelope)))
 }
 
 /// The innermost reason that is ours; hyper's own texts stay out.

@@ -34,13 +34,44 @@ pub struct Request {
     pub envelope: Envelope,
     /// WS-Addressing.
     pub addressing: Addressing,
+    /// Where the answer goes, if not back on the connection; always a configured address.
+    pub answer_at: Option<String>,
 }
 
-/// Reads a request, which has no binary part in any of the transactions.
+/// To what and where an answer goes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Back<'a> {
+    /// MessageID of the request.
+    pub relates_to: Option<&'a str>,
+    /// The reply address of an asynchronous exchange.
+    pub to: Option<&'a str>,
+}
+
+impl Request {
+    /// Where its answer goes.
+    pub fn back(&self) -> Back<'_> {
+        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref() }
+    }
+}
+
+impl Back<'_> {
+    fn headers(self, action: &str) -> Vec<Element> {
+        let to = self.to.map(ToOwned::to_owned);
+        Addressing { to, ..Addressing::response(action, self.relates_to) }.to_headers()
+    }
+}
+
+/// Reads a request, which has no binary part in any of the transactions. `reply_to` is the one address beside the
+/// connection at which it may want its answer.
 ///
 /// # Errors
 /// MIME, limits, XML, addressing, mustUnderstand.
-pub async fn read<B>(limits: &config::Limits, headers: &HeaderMap, body: B) -> Result<Request, SoapError>
+pub async fn read<B>(
+    limits: &config::Limits,
+    reply_to: Option<&str>,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Request, SoapError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -53,7 +84,8 @@ where
     let envelope = Envelope::read(&bytes, &Limits { bytes: limits.message_bytes, ..Limits::REQUEST })?;
     envelope.check_must_understand(UNDERSTOOD)?;
     let addressing = Addressing::read(&envelope)?;
-    Ok(Request { bytes, envelope, addressing })
+    let answer_at = addressing.reply_address(reply_to)?.map(ToOwned::to_owned);
+    Ok(Request { bytes, envelope, addressing, answer_at })
 }
 
 /// What a transaction answers: a value that knows no connection.
@@ -65,26 +97,26 @@ pub enum Answer {
 }
 
 /// A response's envelope.
-pub fn envelope(action: &str, relates_to: Option<&str>, body: Element) -> Vec<u8> {
-    Envelope { headers: Addressing::response(action, relates_to).to_headers(), body }.write()
+pub fn envelope(action: &str, back: Back<'_>, body: Element) -> Vec<u8> {
+    Envelope { headers: back.headers(action), body }.write()
 }
 
 /// A reply in simple SOAP.
-pub fn simple(action: &str, relates_to: Option<&str>, body: Element) -> Reply {
-    reply(StatusCode::OK, ncp_soap::soap_content_type(action), full(envelope(action, relates_to, body)))
+pub fn simple(action: &str, back: Back<'_>, body: Element) -> Reply {
+    reply(StatusCode::OK, ncp_soap::soap_content_type(action), full(envelope(action, back, body)))
 }
 
 /// A reply as MTOM, also without a binary part (ITI TF-2: V.8).
-pub fn mtom<S>(action: &str, relates_to: Option<&str>, body: Element, parts: S) -> Reply
+pub fn mtom<S>(action: &str, back: Back<'_>, body: Element, parts: S) -> Reply
 where
     S: Stream<Item = Result<OutPart, BoxError>> + Send + 'static,
 {
-    let (content_type, body) = ncp_soap::mtom_response(envelope(action, relates_to, body), parts);
+    let (content_type, body) = ncp_soap::mtom_response(envelope(action, back, body), parts);
     reply(StatusCode::OK, content_type, ReplyBody::new(body))
 }
 
 /// A SOAP fault. Its text is fixed and carries the reference, nothing else.
-pub fn fault(error: &GatewayError, relates_to: Option<&str>, reference: &str) -> Reply {
+pub fn fault(error: &GatewayError, back: Back<'_>, reference: &str) -> Reply {
     let (fault, status) = match error {
         GatewayError::Soap(soap) => (soap.fault(reference), soap.http_status()),
         other => {
@@ -92,7 +124,7 @@ pub fn fault(error: &GatewayError, relates_to: Option<&str>, reference: &str) ->
             (ncp_soap::Fault::sender(row.wss, &format!("{} (reference {reference})", row.text)), 400)
         }
     };
-    let bytes = fault.envelope(relates_to).write();
+    let bytes = envelope(ncp_soap::FAULT_ACTION, back, fault.to_element());
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut reply = reply(status, ncp_soap::soap_content_type(ncp_soap::FAULT_ACTION), full(bytes));
     if matches!(error, GatewayError::Soap(SoapError::TooLarge(_) | SoapError::Timeout | SoapError::Truncated)) {

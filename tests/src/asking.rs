@@ -18,6 +18,8 @@ pub struct Known<'a> {
     pub home: String,
     /// Where it answers.
     pub country: &'a Country,
+    /// Further lines of its `[[peer]]`.
+    pub lines: String,
 }
 
 /// The asking country, Norway.
@@ -106,7 +108,7 @@ consent_file = "consent.toml"
             policies = policies.display()
         );
         for one in known {
-            let Known { pki, home, country } = one;
+            let Known { pki, home, country, lines } = one;
             text.push_str(&format!(
                 r#"
 [[peer]]
@@ -119,6 +121,7 @@ xcai = "{xcai}"
 patient_roots = ["{PATIENTS}"]
 tls_anchors = "{anchors}"
 seal_anchors = "{anchors}"
+{lines}
 "#,
                 code = pki.country,
                 xcpd = country.url("/xcpd"),

@@ -17,7 +17,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart};
-use ncp_tls::{ClientAuth, Material};
+use ncp_tls::{ClientAuth, HttpClient, Material};
 use ncp_xml::{Element, Limits};
 use tokio::net::TcpListener;
 
@@ -34,6 +34,8 @@ pub struct Asked {
     pub reply_to: Option<String>,
     /// Whether it came as a XOP package.
     pub xop: bool,
+    /// `wsa:RelatesTo`.
+    pub relates_to: Option<String>,
     /// Bytes of the envelope.
     pub envelope: Bytes,
     /// The body element.
@@ -50,12 +52,15 @@ pub enum Reaction {
     Cut(Box<Reaction>, usize),
     /// Waits first.
     Late(Duration, Box<Reaction>),
+    /// Takes the message and posts the answer to its ReplyTo (WS-Addressing asynchronous exchange).
+    Elsewhere(Box<Reaction>),
     /// An HTTP status without a body.
     Status(u16),
 }
 
 type React = dyn Fn(&Asked) -> Reaction + Send + Sync;
 type Body = UnsyncBoxBody<Bytes, BoxError>;
+type Http = HttpClient<Body>;
 
 /// A running country; it stops when it is dropped.
 pub struct Country {
@@ -82,6 +87,9 @@ impl Country {
         react: impl Fn(&Asked) -> Reaction + Send + Sync + 'static,
     ) -> Result<Self, Error> {
         let material = Material::load(&pki.path("tls-server.pem"), &pki.path("tls-server.key"))?;
+        let client = Material::load(&pki.path("tls-client.pem"), &pki.path("tls-client.key"))?;
+        let connector = client.connector(&[asking.to_owned()], b"\x08http/1.1")?;
+        let http: Http = ncp_tls::http_client(connector, None, Duration::from_secs(10));
         let acceptor = material.acceptor(ClientAuth::Required, &[asking.to_owned()], b"\x08http/1.1")?;
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
@@ -89,12 +97,12 @@ impl Country {
         let (seen, react): (_, Arc<React>) = (asked.clone(), Arc::new(react));
         let task = tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
-                let (acceptor, seen, react) = (acceptor.clone(), seen.clone(), react.clone());
+                let (acceptor, seen, react, http) = (acceptor.clone(), seen.clone(), react.clone(), http.clone());
                 tokio::spawn(async move {
                     let Ok(stream) = ncp_tls::accept(&acceptor, tcp, Duration::from_secs(10)).await else { return };
                     let service = service_fn(move |request| {
-                        let (seen, react) = (seen.clone(), react.clone());
-                        async move { Ok::<_, Infallible>(serve(request, &seen, &*react).await) }
+                        let (seen, react, http) = (seen.clone(), react.clone(), http.clone());
+                        async move { Ok::<_, Infallible>(serve(request, &seen, &*react, http).await) }
                     });
                     // A cut answer ends the connection with an error, as it should.
                     let _ = hyper::server::conn::http1::Builder::new()
@@ -117,13 +125,29 @@ impl Country {
     }
 }
 
-async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Asked>>, react: &React) -> Response<Body> {
+async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Asked>>, react: &React, http: Http) -> Response<Body> {
     match read(request).await {
         Ok(asked) => {
             seen.lock().unwrap_or_else(|p| p.into_inner()).push(asked.clone());
-            reply(react(&asked), asked.message_id.as_deref()).await
+            match react(&asked) {
+                Reaction::Elsewhere(then) => {
+                    tokio::spawn(post(*then, asked, http));
+                    status(StatusCode::ACCEPTED)
+                }
+                now => reply(now, asked.message_id.as_deref()).await,
+            }
         }
         Err(_) => status(StatusCode::BAD_REQUEST),
+    }
+}
+
+async fn post(then: Reaction, asked: Asked, http: Http) {
+    let (head, body) = reply(then, asked.message_id.as_deref()).await.into_parts();
+    let content_type = head.headers.get(header::CONTENT_TYPE).cloned();
+    let Some((content_type, address)) = content_type.zip(asked.reply_to) else { return };
+    if let Ok(request) = Request::post(address).header(header::CONTENT_TYPE, content_type).body(body) {
+        // What became of it is seen at the other end.
+        let _ = http.request(request).await;
     }
 }
 
@@ -140,6 +164,7 @@ async fn read(request: Request<Incoming>) -> Result<Asked, Error> {
         message_id: text("MessageID"),
         reply_to: reply_to.map(Element::trimmed),
         xop: head.headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"multipart/")),
+        relates_to: text("RelatesTo"),
         envelope: message.root.clone(),
         body: envelope.body,
     })
@@ -185,6 +210,8 @@ fn reply<'a>(
                 tokio::time::sleep(wait).await;
                 reply(*then, relates).await
             }
+            // Only the country itself can post; inside another reaction it says nothing.
+            Reaction::Elsewhere(_) => status(StatusCode::ACCEPTED),
             Reaction::Status(code) => status(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)),
         }
     })

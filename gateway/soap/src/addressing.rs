@@ -5,7 +5,7 @@ use ncp_xml::Element;
 use crate::ns::{SOAP, WSA};
 use crate::{Envelope, SoapError};
 
-/// The anonymous reply address.
+/// The anonymous reply address: the answer comes back on the connection.
 const ANONYMOUS: &str = "http://www.w3.org/2005/08/addressing/anonymous";
 
 /// What the headers say. OpenNCP's second set of headers, in a namespace that does not exist, is not looked at.
@@ -19,43 +19,58 @@ pub struct Addressing {
     pub to: Option<String>,
     /// `wsa:RelatesTo`.
     pub relates_to: Option<String>,
-    /// Whether a ReplyTo is written.
-    pub reply_anonymous: bool,
+    /// Address of `wsa:ReplyTo`. Never called as it stands: see [`reply_address`](Self::reply_address).
+    pub reply_to: Option<String>,
+    /// Address of `wsa:FaultTo`.
+    pub fault_to: Option<String>,
 }
 
 impl Addressing {
-    /// Reads the headers. Reply addresses come from configuration only: any but the anonymous one is refused.
+    /// Reads the headers.
     ///
     /// # Errors
-    /// [`SoapError::Action`] without Action, [`SoapError::Addressing`] for a header twice or too long,
-    /// [`SoapError::AddressRefused`] for a reply address.
+    /// [`SoapError::Action`] without Action, [`SoapError::Addressing`] for a header twice, too long or without address.
     pub fn read(envelope: &Envelope) -> Result<Self, SoapError> {
         let one = |local: &str| -> Result<Option<&Element>, SoapError> {
             let mut found = envelope.headers.iter().filter(|h| h.is(WSA, local));
             let first = found.next();
             if found.next().is_some() { Err(SoapError::Addressing) } else { Ok(first) }
         };
-        let value = |local: &str| -> Result<Option<String>, SoapError> {
-            match one(local)?.map(Element::trimmed) {
-                Some(text) if text.is_empty() || text.len() > 2048 => Err(SoapError::Addressing),
-                other => Ok(other),
-            }
+        let bounded = |text: String| match text.len() {
+            1..=2048 => Ok(text),
+            _ => Err(SoapError::Addressing),
         };
-        for reply in ["ReplyTo", "FaultTo"] {
-            if let Some(endpoint) = one(reply)? {
+        let value = |local: &str| one(local)?.map(Element::trimmed).map(bounded).transpose();
+        let address = |local: &str| match one(local)? {
+            Some(endpoint) => {
                 let address = endpoint.child(WSA, "Address").ok_or(SoapError::Addressing)?;
-                if address.trimmed() != ANONYMOUS {
-                    return Err(SoapError::AddressRefused);
-                }
+                bounded(address.trimmed()).map(Some)
             }
-        }
+            None => Ok(None),
+        };
         Ok(Self {
             action: value("Action")?.ok_or(SoapError::Action)?,
             message_id: value("MessageID")?,
             to: value("To")?,
             relates_to: value("RelatesTo")?,
-            reply_anonymous: one("ReplyTo")?.is_some(),
+            reply_to: address("ReplyTo")?,
+            fault_to: address("FaultTo")?,
         })
+    }
+
+    /// Where the answer goes: `None` back on the connection, or `configured` when the message names exactly that address.
+    ///
+    /// # Errors
+    /// [`SoapError::AddressRefused`] for any other reply or fault address: a message decides no address that we call.
+    pub fn reply_address<'a>(&self, configured: Option<&'a str>) -> Result<Option<&'a str>, SoapError> {
+        let goes_to = |address: &Option<String>| match address.as_deref() {
+            None | Some(ANONYMOUS) => Ok(None),
+            named if named == configured => Ok(configured),
+            Some(_) => Err(SoapError::AddressRefused),
+        };
+        let (reply, fault) = (goes_to(&self.reply_to)?, goes_to(&self.fault_to)?);
+        // A fault address of its own beside answers on the connection is not served.
+        if reply.is_none() && fault.is_some() { Err(SoapError::AddressRefused) } else { Ok(reply) }
     }
 
     /// Headers of a request: new MessageID, anonymous ReplyTo.
@@ -64,9 +79,15 @@ impl Addressing {
             action: action.to_owned(),
             message_id: Some(uuid::Uuid::new_v4().urn().to_string()),
             to: Some(to.to_owned()),
-            relates_to: None,
-            reply_anonymous: true,
+            reply_to: Some(ANONYMOUS.to_owned()),
+            ..Self::default()
         }
+    }
+
+    /// The same, answered at an address of ours (WS-Addressing asynchronous exchange).
+    #[must_use]
+    pub fn answered_at(self, address: &str) -> Self {
+        Self { reply_to: Some(address.to_owned()), ..self }
     }
 
     /// Headers of a response to the message with that id.
@@ -74,9 +95,8 @@ impl Addressing {
         Self {
             action: action.to_owned(),
             message_id: Some(uuid::Uuid::new_v4().urn().to_string()),
-            to: None,
             relates_to: relates_to.map(ToOwned::to_owned),
-            reply_anonymous: false,
+            ..Self::default()
         }
     }
 
@@ -88,9 +108,9 @@ impl Addressing {
         headers.extend(self.message_id.as_deref().map(|id| block("MessageID", id)));
         headers.extend(self.relates_to.as_deref().map(|id| block("RelatesTo", id)));
         headers.extend(self.to.as_deref().map(|to| must(block("To", to))));
-        if self.reply_anonymous {
-            headers.push(Element::new(WSA, "ReplyTo").with(block("Address", ANONYMOUS)));
-        }
+        let endpoint = |local: &str, address: &String| Element::new(WSA, local).with(block("Address", address));
+        headers.extend(self.reply_to.as_ref().map(|address| endpoint("ReplyTo", address)));
+        headers.extend(self.fault_to.as_ref().map(|address| endpoint("FaultTo", address)));
         headers
     }
 }

@@ -163,7 +163,21 @@ fn t_wsa_addresses_and_bogus_headers() {
     assert_eq!((read.action.as_str(), read.message_id.as_deref()), ("urn:a", Some("urn:uuid:1")));
     let foreign =
         envelope("<a:Action>urn:a</a:Action><a:ReplyTo><a:Address>http://169.254.169.254/</a:Address></a:ReplyTo>");
-    assert!(matches!(Addressing::read(&foreign), Err(SoapError::AddressRefused)));
+    let foreign = Addressing::read(&foreign).expect("read, not called");
+    for configured in [None, Some("https://ncp.example/reply")] {
+        assert!(matches!(foreign.reply_address(configured), Err(SoapError::AddressRefused)));
+    }
+    let reply = |tag: &str| format!("<a:{tag}><a:Address>https://ncp.example/reply</a:Address></a:{tag}>");
+    let read =
+        |inner: String| Addressing::read(&envelope(&format!("<a:Action>urn:a</a:Action>{inner}"))).expect("reads");
+    let asynchronous = read(reply("ReplyTo"));
+    let configured = Some("https://ncp.example/reply");
+    assert_eq!(asynchronous.reply_address(configured).ok(), Some(configured));
+    assert!(asynchronous.reply_address(Some("https://ncp.example/reply/")).is_err());
+    assert!(asynchronous.reply_address(None).is_err());
+    assert!(read(reply("FaultTo")).reply_address(configured).is_err());
+    assert_eq!(read(reply("ReplyTo") + &reply("FaultTo")).reply_address(configured).ok(), Some(configured));
+    assert_eq!(read(String::new()).reply_address(configured).ok(), Some(None));
     assert!(matches!(Addressing::read(&envelope("")), Err(SoapError::Action)));
     assert!(matches!(
         Addressing::read(&envelope("<a:Action>1</a:Action><a:Action>2</a:Action>")),

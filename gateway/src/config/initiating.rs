@@ -128,7 +128,18 @@ impl Config {
             }
         }
         for (index, peer) in self.peer.iter().enumerate() {
-            for (key, url) in [("xcpd", &peer.xcpd), ("xca", &peer.xca), ("xcai", &peer.xcai)] {
+            let (own, theirs) =
+                peer.asynchronous.as_ref().map_or((&None, &None), |a| (&a.own_reply_to, &a.peer_reply_to));
+            if theirs.is_some() && self.client.is_none() {
+                say("client", "is missing: answers to a reply address need a client certificate".into());
+            }
+            for (key, url) in [
+                ("xcpd", &peer.xcpd),
+                ("xca", &peer.xca),
+                ("xcai", &peer.xcai),
+                ("asynchronous.own_reply_to", own),
+                ("asynchronous.peer_reply_to", theirs),
+            ] {
                 let read = url.as_ref().map(|url| url.parse::<http::Uri>());
                 let good = |uri: &http::Uri| uri.scheme_str() == Some("https") && uri.host().is_some();
                 if read.is_some_and(|uri| !uri.is_ok_and(|uri| good(&uri))) {

@@ -206,17 +206,17 @@ async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: In
         };
         app.metrics.exchange(labels, began.elapsed());
     };
-    let request = match wire::read(&app.config.limits, headers, body).await.and_then(|r| dispatched(asked, r)) {
+    let request = match wire::read(&app.config.limits, None, headers, body).await.and_then(|r| dispatched(asked, r)) {
         Ok(request) => request,
         Err(error) => {
             let error = GatewayError::from(error);
             trail.refused(&error).await;
             measure(error.class());
-            return wire::fault(&error, None, &reference);
+            return wire::fault(&error, wire::Back::default(), &reference);
         }
     };
     trail.message(asked, &request.addressing);
-    let relates = request.addressing.message_id.as_deref();
+    let back = request.back();
     let answered = match asked {
         Asked::Iti18 => query::respond(&exchange, &request, &mut trail).await,
         Asked::Iti43 | Asked::Rad69 => retrieve::respond(&exchange, asked, &request, &mut trail).await,
@@ -227,14 +227,14 @@ async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: In
             match answer {
                 Answer::Simple(body) => {
                     trail.finish().await;
-                    wire::simple(asked.response_action(), relates, body)
+                    wire::simple(asked.response_action(), back, body)
                 }
-                Answer::Parts(body, parts) => wire::mtom(asked.response_action(), relates, body, trail.follow(parts)),
+                Answer::Parts(body, parts) => wire::mtom(asked.response_action(), back, body, trail.follow(parts)),
             }
         }
         Err(error) => {
             tracing::info!(ncp.transaction = asked.as_str(), ncp.reference = %reference, reason = %error, "refused");
-            let reply = refusal(asked, &error, relates, &reference);
+            let reply = refusal(asked, &error, back, &reference);
             trail.refused(&error).await;
             measure(error.class());
             reply
@@ -258,22 +258,22 @@ fn dispatched(asked: Asked, request: wire::Request) -> Result<wire::Request, Soa
 }
 
 /// Security refusals are faults (ITI TF-2: 3.40.4.1.3), all others stand in the response.
-fn refusal(asked: Asked, error: &GatewayError, relates: Option<&str>, reference: &str) -> Reply {
+fn refusal(asked: Asked, error: &GatewayError, back: wire::Back<'_>, reference: &str) -> Reply {
     use ncp_ihe::{QueryResponse, RegistryObjects, RetrieveResponse, Status};
     let row = error.row();
     if row.as_fault || !row.wss.is_empty() {
-        return wire::fault(error, relates, reference);
+        return wire::fault(error, back, reference);
     }
     let errors = vec![error.registry_error(asked.across(), None, reference)];
     let (action, status) = (asked.response_action(), Status::Failure);
     match asked {
         Asked::Iti18 => {
             let body = QueryResponse { status, errors, objects: RegistryObjects::default(), object_refs: Vec::new() };
-            wire::simple(action, relates, body.to_element())
+            wire::simple(action, back, body.to_element())
         }
         Asked::Iti43 | Asked::Rad69 => {
             let body = RetrieveResponse { status, errors, documents: Vec::new() }.to_element();
-            wire::mtom(action, relates, body, futures_util::stream::empty())
+            wire::mtom(action, back, body, futures_util::stream::empty())
         }
     }
 }

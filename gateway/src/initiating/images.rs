@@ -15,8 +15,7 @@ use ncp_ihe::{Content, DocumentRequest, ImagingRequest, Manifest, SeriesRequest,
 use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 
-use super::guard::Place;
-use super::{Call, PeerError, boxed, retrieve};
+use super::{Call, Held, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
 use crate::instance::{self, Expected};
@@ -142,7 +141,7 @@ struct Batch {
     promised: BTreeMap<String, DocumentRequest>,
     parts: Arc<Mutex<Parts<Incoming>>>,
     inline: Vec<(DocumentRequest, Bytes)>,
-    _place: Place,
+    _held: Held,
 }
 
 impl Fetch {
@@ -176,7 +175,7 @@ impl Fetch {
             let instance = named.split(' ').next().filter(|uid| asked.contains(uid) && !coming.contains(uid));
             self.refused.extend(instance.map(ToOwned::to_owned));
         }
-        Ok(Batch { promised, parts: Arc::new(Mutex::new(answer.parts)), inline, _place: answer.place })
+        Ok(Batch { promised, parts: Arc::new(Mutex::new(answer.parts)), inline, _held: answer.held })
     }
 
     /// All batches, then once more what is missing.

@@ -18,14 +18,17 @@ use ncp_ihe::PatientId;
 use ncp_saml::{HcpClaims, SignedAssertion, TrcClaims};
 use ncp_soap::{BoxError, Parts};
 use ncp_xml::Element;
+use tokio::sync::oneshot;
 
 use crate::app::{App, Snapshot};
 use crate::audit_scope::Trail;
 use crate::config::Peer;
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
+use crate::soap_client::Elsewhere;
 use crate::telemetry::ExchangeLabels;
 
+pub mod asynchronous;
 pub mod discover;
 pub mod guard;
 pub mod images;
@@ -34,8 +37,8 @@ pub mod query;
 pub mod relay;
 pub mod retrieve;
 
-use peers::PeerAnswer;
 pub use peers::PeerError;
+use peers::{Outgoing, PeerAnswer};
 
 /// Life of an HCP identity assertion (`openncp-wire.md` 2).
 const HCP_LIFE: Duration = Duration::from_secs(4 * 3600);
@@ -78,14 +81,20 @@ impl Caller {
     }
 }
 
-/// An answer whose root was read, with the place that its call has in the country's bulkhead.
+/// An answer whose root was read, with what ends when it was read.
 pub struct Answered {
     /// The body element.
     pub body: Element,
     /// What follows.
     pub parts: Parts<Incoming>,
-    /// Held until the answer is dropped.
-    pub place: guard::Place,
+    /// Kept until the answer was read.
+    pub held: Held,
+}
+
+/// What ends when an answer was read: its call's place, and the connection over which the country brought it.
+pub struct Held {
+    _place: guard::Place,
+    _taken: Option<oneshot::Sender<()>>,
 }
 
 /// One exchange with one country.
@@ -149,9 +158,18 @@ impl Call {
         let pass = self.app.guards.enter(self.peer.country, transaction)?;
         let assertions = self.assertions().await?;
         let route = self.snapshot.routes.get(&self.peer.country).ok_or(PeerError::NotServed)?;
-        let (limits, endpoint) = (&self.app.config.limits, self.endpoint(transaction)?);
         let patience = self.patience(transaction);
-        let once = |patience| peers::send(limits, route, endpoint, transaction, &assertions, body.clone(), patience);
+        let own_reply_to = self.peer.asynchronous.as_ref().and_then(|a| a.own_reply_to.as_deref());
+        let (pending, country) = (&self.app.pending, self.peer.country);
+        let message = Outgoing {
+            limits: &self.app.config.limits,
+            route,
+            endpoint: self.endpoint(transaction)?,
+            transaction,
+            assertions: &assertions,
+            elsewhere: own_reply_to.map(|address| Elsewhere { address, pending, country }),
+        };
+        let once = |patience| peers::send(&message, body.clone(), patience);
         let mut answer = once(patience).await;
         if transaction != TransactionName::Rad75 && matches!(answer, Err(PeerError::Unreachable(_))) {
             let pause = Duration::from_millis(50 + u64::from(uuid::Uuid::new_v4().as_bytes()[0]));
@@ -172,8 +190,8 @@ impl Call {
         };
         self.app.metrics.exchange(labels, began.elapsed());
         let place = pass.answered(&answer);
-        let PeerAnswer { body, parts } = answer?;
-        Ok(Answered { body, parts, place })
+        let PeerAnswer { body, parts, taken } = answer?;
+        Ok(Answered { body, parts, held: Held { _place: place, _taken: taken } })
     }
 
     /// Time until the root of an answer.
@@ -184,6 +202,8 @@ impl Call {
             TransactionName::Iti38 => limits.query,
             TransactionName::Iti39 | TransactionName::Rad75 => limits.first_byte,
         };
+        let asynchronous = self.peer.asynchronous.as_ref().filter(|a| a.own_reply_to.is_some());
+        let general = asynchronous.map_or(general, |a| a.wait);
         self.peer.deadline.map_or(general, |deadline| deadline.min(general))
     }
 

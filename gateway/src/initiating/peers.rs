@@ -12,7 +12,7 @@ use ncp_xml::Element;
 use crate::config::{Client, Limits, Peer};
 use crate::identity::TransactionName;
 pub(super) use crate::soap_client::code_only;
-use crate::soap_client::{CallError, Packaging, SoapCall};
+use crate::soap_client::{CallError, Elsewhere, Packaging, SoapCall};
 pub use crate::soap_client::{Route, SoapAnswer as PeerAnswer};
 
 /// Why a country gave no usable answer.
@@ -92,6 +92,7 @@ impl From<CallError> for PeerError {
             CallError::Fault => Self::Fault,
             CallError::Malformed(what) => Self::Malformed(what),
             CallError::TooLarge => Self::TooLarge,
+            CallError::Waiting => Self::Busy,
         }
     }
 }
@@ -121,25 +122,29 @@ pub fn routes(client: &Client, peers: &[Peer], limits: &Limits) -> Result<BTreeM
     if problems.is_empty() { Ok(out) } else { Err(problems) }
 }
 
+/// A message on its way out, but for its body.
+pub(super) struct Outgoing<'a> {
+    pub(super) limits: &'a Limits,
+    pub(super) route: &'a Route,
+    pub(super) endpoint: &'a str,
+    pub(super) transaction: TransactionName,
+    pub(super) assertions: &'a [SignedAssertion],
+    pub(super) elsewhere: Option<Elsewhere<'a>>,
+}
+
 /// Sends and reads.
 ///
 /// # Errors
 /// [`PeerError`].
-pub(super) async fn send(
-    limits: &Limits,
-    route: &Route,
-    endpoint: &str,
-    transaction: TransactionName,
-    assertions: &[SignedAssertion],
-    body: Element,
-    patience: Duration,
-) -> Result<PeerAnswer, PeerError> {
+pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Duration) -> Result<PeerAnswer, PeerError> {
+    let Outgoing { limits, route, endpoint, transaction, assertions, elsewhere } = *message;
     let (action, packaging) = match transaction {
         TransactionName::Iti55 => (actions::ITI55_REQUEST, Packaging::Simple),
         TransactionName::Iti38 => (actions::ITI38_REQUEST, Packaging::Simple),
         TransactionName::Iti39 => (actions::ITI39_REQUEST, Packaging::Mtom),
         TransactionName::Rad75 => (actions::RAD75_REQUEST, Packaging::Mtom),
     };
-    let call = SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes: limits.answer_bytes };
+    let answer_bytes = limits.answer_bytes;
+    let call = SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, elsewhere };
     Ok(call.send(route).await?)
 }

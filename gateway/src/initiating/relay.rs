@@ -16,9 +16,8 @@ use ncp_ihe::{
 use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 
-use super::guard::Place;
 use super::peers::code_only;
-use super::{Call, PeerError, boxed, retrieve};
+use super::{Call, Held, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
 use crate::instance::{self, Expected};
@@ -140,7 +139,7 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
         return Err(error.into());
     }
     let errors = errors(call, portion, &response.errors, open.into_values(), own);
-    let parts = stream(by_part, inline, answer.parts, answer.place, both);
+    let parts = stream(by_part, inline, answer.parts, answer.held, both);
     Ok(Relayed { documents, errors, parts })
 }
 
@@ -189,11 +188,11 @@ fn stream(
     mut promised: BTreeMap<String, Promised>,
     inline: Vec<(Promised, Bytes)>,
     parts: Parts<Incoming>,
-    place: Place,
+    held: Held,
     recorder: Recorder,
 ) -> OutParts {
     Box::pin(async_stream::try_stream! {
-        let _held = place;
+        let _held = held;
         for (unit, bytes) in inline {
             if let Some(expected) = expected(&unit) {
                 instance::whole(&bytes, &unit.request.document, &expected).map_err(|foreign| withheld(&recorder, foreign))?;

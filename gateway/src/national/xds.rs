@@ -130,7 +130,8 @@ impl XdsSource {
             Packaging::Mtom => self.config.first_byte,
         };
         let answer_bytes = self.answer_bytes;
-        let call = SoapCall { endpoint, action, packaging, assertions: &assertions, body, patience, answer_bytes };
+        let assertions = &assertions;
+        let call = SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, elsewhere: None };
         call.send(&self.route).await.map_err(of_call)
     }
 
@@ -187,7 +188,7 @@ impl XdsSource {
             document: entry.unique_id.clone(),
         };
         let body = RetrieveRequest { documents: vec![request] }.to_element();
-        let SoapAnswer { body, parts } =
+        let SoapAnswer { body, parts, .. } =
             self.call((actions::ITI43_REQUEST, Packaging::Mtom), endpoint, identity, body).await?;
         let response: RetrieveResponse = read_retrieve(&body).map_err(of_call)?;
         let failed = mapped(response.status, &response.errors)?;
@@ -373,7 +374,7 @@ impl ImagingDocumentSource for XdsSource {
         let source = self.config.sources.iter().find(|s| s.id == *location).ok_or(NationalError::UnknownRepository)?;
         let body = self.imaging_request(wanted).to_element();
         let transaction = (actions::RAD69_REQUEST, Packaging::Mtom);
-        let SoapAnswer { body, parts } = self.call(transaction, &source.endpoint, study.identity(), body).await?;
+        let SoapAnswer { body, parts, .. } = self.call(transaction, &source.endpoint, study.identity(), body).await?;
         let response = read_retrieve(&body).map_err(of_call)?;
         let asked: BTreeMap<&str, &DocumentRequest> =
             wanted.instances.iter().map(|i| (i.request.document.as_str(), &i.request)).collect();

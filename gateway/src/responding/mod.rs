@@ -1,5 +1,6 @@
 //! NCP-A: Responding Gateway and Responding Imaging Gateway. Read `pipeline.rs` first.
 
+mod deliver;
 pub mod iti38;
 pub mod iti39;
 pub mod iti55;

@@ -12,6 +12,7 @@
 //! 8 outcome       decision on disk, then the reply; parts stream
 //! ```
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use ncp_soap::{Addressing, BoxError, Envelope, OutPart, SoapError};
 use ncp_xml::Element;
 use tracing::Instrument;
 
-use super::{iti38, iti39, iti55, rad75, security};
+use super::{deliver, iti38, iti39, iti55, rad75, security};
 use crate::app::{App, Snapshot};
 use crate::audit_scope::Trail;
 use crate::config::SecurityErrors;
@@ -30,8 +31,8 @@ use crate::identity::TransactionName;
 use crate::listener::{PeerConnection, Reply};
 use crate::outcome::GatewayError;
 use crate::telemetry::ExchangeLabels;
-use crate::wire;
 pub use crate::wire::Answer;
+use crate::wire::{self, Back};
 
 /// What every stage can reach.
 pub struct Exchange {
@@ -55,10 +56,26 @@ pub struct Message {
     pub addressing: Addressing,
     /// Which transaction.
     pub transaction: TransactionName,
+    /// Where the answer goes, if not back on the connection; the peer's configured address.
+    pub answer_at: Option<String>,
+}
+
+impl Message {
+    fn back(&self) -> Back<'_> {
+        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref() }
+    }
+}
+
+/// How an exchange is answered.
+pub enum Replied {
+    /// On its connection.
+    Now(Reply),
+    /// The message was taken; this carries it out and posts the answer (WS-Addressing asynchronous exchange).
+    Later(Pin<Box<dyn Future<Output = ()> + Send>>),
 }
 
 /// Carries one exchange from its headers to its reply.
-pub async fn respond<B>(app: Arc<App>, connection: PeerConnection, path: &str, headers: &HeaderMap, body: B) -> Reply
+pub async fn respond<B>(app: Arc<App>, connection: PeerConnection, path: &str, headers: &HeaderMap, body: B) -> Replied
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -70,7 +87,7 @@ where
     let exchange = Exchange { app: app.clone(), snapshot, connection, reference };
     let mut trail = match Trail::responding(&exchange, expected).await {
         Ok(trail) => trail,
-        Err(error) => return wire::unstarted(&exchange.reference, &error),
+        Err(error) => return Replied::Now(wire::unstarted(&exchange.reference, &error)),
     };
     let span =
         tracing::info_span!("exchange", ncp.reference = %exchange.reference, ncp.transaction = tracing::field::Empty);
@@ -86,33 +103,54 @@ where
     let message = match carried {
         Ok(message) => message,
         Err(error) => {
-            let reply = wire::fault(&error, None, &exchange.reference);
+            let reply = wire::fault(&error, Back::default(), &exchange.reference);
             trail.refused(&error).await;
             measure(&exchange, expected, error.class(), began);
-            return reply;
+            return Replied::Now(reply);
         }
     };
 
+    let Some(address) = message.answer_at.clone() else {
+        let (reply, trail) = carry_out(&exchange, &message, trail, began).instrument(span).await;
+        if let Some(trail) = trail {
+            trail.finish().await;
+        }
+        return Replied::Now(reply);
+    };
+    let work = async move {
+        let (reply, trail) = carry_out(&exchange, &message, trail, began).await;
+        let delivered = deliver::deliver(&exchange, &address, reply).await;
+        if let Err(error) = &delivered {
+            tracing::warn!(ncp.reference = %exchange.reference, reason = %error, "answer could not be delivered");
+        }
+        match (trail, delivered) {
+            (Some(trail), Ok(())) => trail.finish().await,
+            (Some(trail), Err(error)) => trail.broke_off(&format!("answer could not be delivered: {error}")).await,
+            // With parts the trail went with the stream.
+            (None, _) => {}
+        }
+    };
+    Replied::Later(Box::pin(work.instrument(span)))
+}
+
+/// Stages 3 to 8 and the reply. The trail is still open when the reply is whole and nothing follows it.
+async fn carry_out(exchange: &Exchange, message: &Message, mut trail: Trail, began: Instant) -> (Reply, Option<Trail>) {
     let transaction = message.transaction;
-    let answered = answer(&exchange, &message, &mut trail).instrument(span).await;
+    let answered = answer(exchange, message, &mut trail).await;
     let outcome = match &answered {
         Ok(_) => "success",
         Err(error) => error.class(),
     };
-    measure(&exchange, Some(transaction), outcome, began);
+    measure(exchange, Some(transaction), outcome, began);
     match answered {
-        Ok(Answer::Simple(body)) => {
-            let reply = simple_reply(&message, body);
-            trail.finish().await;
-            reply
-        }
+        Ok(Answer::Simple(body)) => (simple_reply(message, body), Some(trail)),
         // The trail goes with the stream: its outcome is written after the last byte.
-        Ok(Answer::Parts(body, parts)) => parts_reply(&message, body, parts, trail),
+        Ok(Answer::Parts(body, parts)) => (parts_reply(message, body, parts, trail), None),
         Err(error) => {
             tracing::info!(ncp.transaction = transaction.as_str(), ncp.reference = %exchange.reference, reason = %error, "refused");
-            let reply = refusal(&exchange, &message, &error);
+            let reply = refusal(exchange, message, &error);
             trail.refused(&error).await;
-            reply
+            (reply, None)
         }
     }
 }
@@ -123,9 +161,12 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let wire::Request { bytes, envelope, addressing } = wire::read(&exchange.app.config.limits, headers, body).await?;
+    let peer = exchange.connection.peer.as_ref();
+    let reply_to = peer.and_then(|p| p.asynchronous.as_ref()).and_then(|a| a.peer_reply_to.as_deref());
+    let read = wire::read(&exchange.app.config.limits, reply_to, headers, body).await?;
+    let wire::Request { bytes, envelope, addressing, answer_at } = read;
     let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
-    Ok(Message { bytes, envelope, addressing, transaction })
+    Ok(Message { bytes, envelope, addressing, transaction, answer_at })
 }
 
 fn dispatch(app: &App, path: &str, addressing: &Addressing, body: &Element) -> Result<TransactionName, SoapError> {
@@ -190,18 +231,18 @@ fn response_action(transaction: TransactionName) -> &'static str {
 }
 
 fn simple_reply(message: &Message, body: Element) -> Reply {
-    let (action, relates) = (response_action(message.transaction), message.addressing.message_id.as_deref());
+    let (action, back) = (response_action(message.transaction), message.back());
     match message.transaction {
         TransactionName::Iti39 | TransactionName::Rad75 => {
-            wire::mtom(action, relates, body, futures_util::stream::empty::<Result<OutPart, BoxError>>())
+            wire::mtom(action, back, body, futures_util::stream::empty::<Result<OutPart, BoxError>>())
         }
-        TransactionName::Iti55 | TransactionName::Iti38 => wire::simple(action, relates, body),
+        TransactionName::Iti55 | TransactionName::Iti38 => wire::simple(action, back, body),
     }
 }
 
 fn parts_reply(message: &Message, body: Element, parts: crate::listener::OutParts, trail: Trail) -> Reply {
-    let (action, relates) = (response_action(message.transaction), message.addressing.message_id.as_deref());
-    wire::mtom(action, relates, body, trail.follow(parts))
+    let (action, back) = (response_action(message.transaction), message.back());
+    wire::mtom(action, back, body, trail.follow(parts))
 }
 
 /// A refusal in the shape that the transaction and the peer's configuration ask for.
@@ -209,7 +250,7 @@ fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Repl
     let row = error.row();
     let wants_fault = exchange.connection.peer.as_ref().is_some_and(|p| p.security_errors == SecurityErrors::Fault);
     if row.as_fault || (wants_fault && !row.wss.is_empty()) {
-        return wire::fault(error, message.addressing.message_id.as_deref(), &exchange.reference);
+        return wire::fault(error, message.back(), &exchange.reference);
     }
     let body = match message.transaction {
         TransactionName::Iti55 => iti55::refusal(exchange, message, error),
@@ -218,7 +259,7 @@ fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Repl
     };
     match body {
         Some(body) => simple_reply(message, body),
-        None => wire::fault(error, message.addressing.message_id.as_deref(), &exchange.reference),
+        None => wire::fault(error, message.back(), &exchange.reference),
     }
 }
 

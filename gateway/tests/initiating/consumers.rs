@@ -9,7 +9,7 @@ use ncp_tests::neighbour::{Neighbour, retrieve_response};
 
 use crate::{Held, Others, World, entry, failed, home, images, listed, parts, patient, second};
 
-async fn ask(world: &World, body: ncp_xml::Element) -> ncp_tests::neighbour::Answer {
+pub(crate) async fn ask(world: &World, body: ncp_xml::Element) -> ncp_tests::neighbour::Answer {
     let assertions = world.consumer.assertions(&world.claims, &patient()).await.expect("signs");
     world.consumer.call(&assertions, body).await.expect("answers")
 }

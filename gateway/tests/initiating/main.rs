@@ -19,12 +19,19 @@ use ncp_tests::neighbour::{Answer, Neighbour};
 use ncp_tests::pki::CountryPki;
 use ncp_tests::synth::Study;
 
+mod asynchronous;
 mod consumers;
 
 /// A gateway in this process with a consumer in front of it.
 pub(crate) struct World {
     pub(crate) consumer: Consumer,
     pub(crate) claims: HcpClaims,
+    /// The gateway's peers listener.
+    pub(crate) port: u16,
+    /// Anchors of the gateway's country.
+    pub(crate) anchors: std::path::PathBuf,
+    /// Certificates of the other countries.
+    pub(crate) others: Vec<CountryPki>,
     task: tokio::task::JoinHandle<Result<(), String>>,
     _dir: tempfile::TempDir,
 }
@@ -40,12 +47,20 @@ pub(crate) struct Others {
     asking: Asking,
     dir: tempfile::TempDir,
     running: Vec<(CountryPki, String, Country)>,
+    port: u16,
+    lines: String,
 }
 
 impl Others {
     pub(crate) fn none() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
-        Self { asking: Asking::create(dir.path()).expect("a PKI"), dir, running: Vec::new() }
+        Self {
+            asking: Asking::create(dir.path()).expect("a PKI"),
+            dir,
+            running: Vec::new(),
+            port: 0,
+            lines: String::new(),
+        }
     }
 
     pub(crate) async fn with(
@@ -61,22 +76,32 @@ impl Others {
         self
     }
 
+    /// The gateway listens for peers on a port that is known before, and has these lines for each of them.
+    pub(crate) fn peers(self, port: u16, lines: String) -> Self {
+        Self { port, lines, ..self }
+    }
+
     /// Starts the gateway that knows them.
     pub(crate) async fn world(self, limits: &str) -> (World, Vec<Country>) {
         let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/no");
-        let known: Vec<Known<'_>> =
-            self.running.iter().map(|(pki, home, country)| Known { pki, home: home.clone(), country }).collect();
-        let path = self.asking.write([0; 3], limits, &policies, &known).expect("writes");
+        let of = |(pki, home, country)| Known { pki, home, country, lines: self.lines.clone() };
+        let known: Vec<Known<'_>> = self.running.iter().map(|(p, h, c)| of((p, h.clone(), c))).collect();
+        let path = self.asking.write([self.port, 0, 0], limits, &policies, &known).expect("writes");
         let config = config::load(&path).expect("a configuration");
         let bound = app::bind(app::build(config).await.expect("builds")).await.expect("binds");
-        let port = bound.consumers_address().expect("an address").port();
+        let consumers = bound.consumers_address().expect("an address").port();
+        let port = bound.peers_address().expect("an address").port();
         let task = tokio::spawn(bound.serve());
         let pki = &self.asking.pki;
-        let consumer = Consumer::new(pki, &pki.path("anchors.pem"), AUDIENCE, port).expect("a consumer");
-        let claims =
-            Neighbour::new(pki, "2.999.47", &pki.path("anchors.pem"), "localhost", port).expect("claims").claims();
-        let countries = self.running.into_iter().map(|(_, _, country)| country).collect();
-        (World { consumer, claims, task, _dir: self.dir }, countries)
+        let anchors = pki.path("anchors.pem");
+        let consumer = Consumer::new(pki, &anchors, AUDIENCE, consumers).expect("a consumer");
+        let claims = Neighbour::new(pki, "2.999.47", &anchors, "localhost", port).expect("claims").claims();
+        let (mut others, mut countries) = (Vec::new(), Vec::new());
+        for (pki, _, country) in self.running {
+            others.push(pki);
+            countries.push(country);
+        }
+        (World { consumer, claims, port, anchors, others, task, _dir: self.dir }, countries)
     }
 }
 

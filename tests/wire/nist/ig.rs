@@ -76,7 +76,7 @@ impl Ig {
             .iter()
             .zip(&communities)
             .zip(HOMES)
-            .map(|((pki, (country, _)), home)| Known { pki, home: home.to_owned(), country })
+            .map(|((pki, (country, _)), home)| Known { pki, home: home.to_owned(), country, lines: String::new() })
             .collect();
         let path = asking.write([0; 3], "", &sources().join("gateway/policies/no"), &known)?;
         let config =

@@ -1,0 +1,30 @@
+//! The answer of an asynchronous exchange (ITI TF-2: V.5): posted to the one address that is configured for the peer.
+
+use std::time::Duration;
+
+use http::{Request, header};
+
+use super::pipeline::Exchange;
+use crate::initiating::PeerError;
+use crate::listener::Reply;
+
+/// A whole answer, images included (`threats-and-needs.md` R-DL).
+const WHOLE: Duration = Duration::from_secs(30 * 60);
+
+/// Posts a reply. Its body is read as fast as the peer takes it.
+///
+/// # Errors
+/// The way to the peer, or a status other than success.
+pub(super) async fn deliver(exchange: &Exchange, address: &str, reply: Reply) -> Result<(), PeerError> {
+    let peer = exchange.connection.peer.as_ref().ok_or(PeerError::NotServed)?;
+    let route = exchange.snapshot.routes.get(&peer.country).ok_or(PeerError::NotServed)?;
+    let (parts, body) = reply.into_parts();
+    let content_type = parts.headers.get(header::CONTENT_TYPE).cloned().ok_or(PeerError::Malformed("reply"))?;
+    let request = Request::post(address)
+        .header(header::CONTENT_TYPE, content_type)
+        .body(body)
+        .map_err(|_| PeerError::Unreachable("address".into()))?;
+    let answered = tokio::time::timeout(WHOLE, route.request(request)).await.map_err(|_| PeerError::Timeout)?;
+    let status = answered.map_err(|_| PeerError::BrokeOff)?.status();
+    if status.is_success() { Ok(()) } else { Err(PeerError::Http(status.as_u16())) }
+}

@@ -1,0 +1,112 @@
+//! WS-Addressing asynchronous exchange, both roles.
+
+use ncp_ihe::{QueryResponse, Status, actions};
+use ncp_soap::{Addressing, Envelope, Fault, ns};
+use ncp_tests::country::{Country, Reaction};
+use ncp_tests::neighbour::{Neighbour, XCA, retrieve_response};
+use ncp_xml::Element;
+
+use crate::consumers::ask;
+use crate::{Held, Others, entry, images, listed, parts, patient, second};
+
+/// A port that nobody listens on now.
+fn port() -> u16 {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("binds");
+    listener.local_addr().expect("an address").port()
+}
+
+#[tokio::test]
+async fn answers_come_over_the_countrys_own_connection() {
+    let port = port();
+    let held = Held::new(1, "2.999.101", 3);
+    let (study, files) = (held.request(), held.files.clone());
+    let address = format!("https://localhost:{port}/wsa/reply");
+    let lines = format!("asynchronous = {{ own_reply_to = \"{address}\", wait = \"5s\" }}");
+    let (world, countries) = Others::none()
+        .with("AA", "2.999.101", move |asked| {
+            let answer = match asked.action.as_str() {
+                actions::RAD75_REQUEST => held.sent(),
+                _ => listed(vec![entry("2.999.101", 1)]),
+            };
+            Reaction::Elsewhere(Box::new(answer))
+        })
+        .await
+        // Answers on the connection although an address was named: that is an answer too.
+        .with("BB", "2.999.102", |_| listed(vec![entry("2.999.102", 1)]))
+        .await
+        // Takes the message and never answers.
+        .with("CC", "2.999.103", |_| Reaction::Status(202))
+        .await
+        .peers(port, lines)
+        .world("")
+        .await;
+    let answer = ask(&world, Neighbour::find_documents(&patient()).to_element()).await;
+    let (response, _) = QueryResponse::read(&answer.body).expect("a response");
+    assert_eq!((response.status, response.objects.entries.len()), (Status::PartialSuccess, 2), "{:?}", answer.codes());
+    assert_eq!(response.errors[0].location.as_deref(), Some("urn:oid:2.999.103"));
+    assert!(countries.iter().all(|c| c.asked()[0].reply_to.as_deref() == Some(&address)));
+
+    let mut answer = ask(&world, images(vec![study]).to_element()).await;
+    assert_eq!(retrieve_response(&answer.body).expect("a response").status, Status::Success, "{:?}", answer.codes());
+    assert_eq!(parts(&mut answer).await.expect("whole"), files);
+
+    // A message that nobody waits for, and one of another country.
+    let intruder =
+        Neighbour::new(&world.others[1], "2.999.102", &world.anchors, "localhost", world.port).expect("a neighbour");
+    let stolen = countries[2].asked()[0].message_id.clone();
+    for relates in [Some("urn:uuid:00000000-0000-4000-8000-000000000000"), stolen.as_deref(), None] {
+        let Reaction::Simple(action, body) = listed(Vec::new()) else { panic!("not simple") };
+        let message = Envelope { headers: Addressing::response(action, relates).to_headers(), body }.write();
+        let answer = intruder.post("/wsa/reply", "application/soap+xml", message).await.expect("answers");
+        assert_eq!((answer.status.as_u16(), answer.fault().is_some()), (400, true));
+    }
+}
+
+/// A query of a neighbour that wants its answer at an address.
+async fn query(neighbour: &Neighbour, reply_to: &str) -> (Vec<u8>, String) {
+    let addressing = Addressing::request(actions::ITI38_REQUEST, "https://localhost/").answered_at(reply_to);
+    let id = addressing.message_id.clone().expect("an id");
+    let assertions = neighbour.assertions(&patient()).await.expect("signs");
+    let security = Element::new(ns::WSSE, "Security");
+    let mut headers = addressing.to_headers();
+    headers.push(assertions.iter().fold(security, |all, one| all.raw(one.xml.clone())));
+    (Envelope { headers, body: Neighbour::find_documents(&patient()).to_element() }.write(), id)
+}
+
+#[tokio::test]
+async fn an_answer_goes_to_the_configured_address_and_to_no_other() {
+    let taking = Others::none().with("AA", "2.999.101", |_| Reaction::Status(202)).await;
+    let address = taking.running[0].2.url("/reply");
+    let lines = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}");
+    let (world, countries) = taking.peers(0, lines).world("").await;
+    let neighbour =
+        Neighbour::new(&world.others[0], "2.999.101", &world.anchors, "localhost", world.port).expect("a neighbour");
+
+    for refused in ["http://169.254.169.254/", "file:///etc/passwd", &address.replace("/reply", "/other")] {
+        let (message, _) = query(&neighbour, refused).await;
+        let answer = neighbour.post(XCA, "application/soap+xml", message).await.expect("answers");
+        let Fault { subsubcode, .. } = answer.fault().expect("a fault");
+        assert_eq!(subsubcode, "wsa:OnlyAnonymousAddressSupported", "{refused}");
+    }
+    assert!(countries[0].asked().is_empty(), "an address out of a message was called");
+
+    let (message, id) = query(&neighbour, &address).await;
+    // 202 has no body, so there is no SOAP to read.
+    let taken = neighbour.post(XCA, "application/soap+xml", message).await.err().map(|e| e.to_string());
+    assert!(taken.is_some_and(|t| t.contains("202")));
+    let answer = arrived(&countries[0]).await;
+    assert_eq!((answer.action.as_str(), answer.relates_to), (actions::ITI38_RESPONSE, Some(id)));
+    let (response, _) = QueryResponse::read(&answer.body).expect("a response");
+    // This gateway has no national side; that is what its answer says.
+    assert_eq!(response.status, Status::Failure);
+}
+
+async fn arrived(country: &Country) -> ncp_tests::country::Asked {
+    for _ in 0..100 {
+        if let Some(asked) = country.asked().pop() {
+            return asked;
+        }
+        tokio::time::sleep(second() / 20).await;
+    }
+    panic!("no answer came");
+}
