@@ -8,6 +8,8 @@ use ncp_ihe::*;
 use ncp_xml::{Element, Limits};
 
 mod manifests;
+mod openncp;
+mod properties;
 
 const SOAP: &str = "http://www.w3.org/2003/05/soap-envelope";
 

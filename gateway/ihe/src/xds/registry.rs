@@ -74,7 +74,13 @@ pub(super) fn write_errors(errors: &[RegistryError]) -> Option<Element> {
         }
         out
     };
-    (!errors.is_empty()).then(|| Element::new(RS, "RegistryErrorList").with_all(errors.iter().map(write)))
+    // The severest of the list stands on it (ebRS 2.1.6.3); OpenNCP leaves it out.
+    let highest = if errors.iter().any(|e| e.severity == Severity::Error) { "Error" } else { "Warning" };
+    (!errors.is_empty()).then(|| {
+        Element::new(RS, "RegistryErrorList")
+            .attr("highestSeverity", format!("{SEVERITY}{highest}"))
+            .with_all(errors.iter().map(write))
+    })
 }
 
 pub(super) fn read_errors(holder: &Element) -> Vec<RegistryError> {
