@@ -3,12 +3,14 @@
 //! * values: [`Oid`], [`HomeCommunityId`], [`Uid`], [`PatientId`], [`Coded`], [`Dtm`]
 //! * `xds`: DocumentEntry and the ebRIM codec, stored queries, ITI-38, ITI-39, RAD-75
 //! * `xcpd`: ITI-55
-//! * `imaging`: the manifest and its DICOM form (KOS)
+//! * `imaging`: the manifest and its forms (KOS, FHIR)
+//! * `orcd`: what MyHealth@EU's CDA documents hold
 //! * `dicom`: whose object a DICOM file is, from its first bytes
 
 mod dicom;
 mod error;
 pub mod imaging;
+pub mod orcd;
 mod values;
 pub mod xcpd;
 pub mod xds;

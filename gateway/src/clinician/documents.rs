@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ncp_ihe::{
-    Association, DocumentEntry, DocumentRequest, FindDocuments, HomeCommunityId, Oid, PatientId, StoredQuery,
+    Association, DocumentEntry, DocumentRequest, FindDocuments, HomeCommunityId, Oid, PatientId, StoredQuery, orcd,
 };
 use serde_json::json;
 
@@ -26,6 +26,8 @@ use crate::outcome::GatewayError;
 
 /// Documents of one answer.
 const DOCUMENTS: usize = 1000;
+/// What OrCD documents hold.
+const HELD: [&str; 3] = ["application/pdf", "image/png", "image/jpeg"];
 /// Association of a transformation; the source is the translation.
 const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
 
@@ -210,7 +212,10 @@ pub async fn read_binary(
         return Err(Problem::NotFound);
     }
     let as_resource = headers.get(header::ACCEPT).is_some_and(|v| v.as_bytes().starts_with(b"application/fhir+json"));
-    if !as_resource && !accepts(&headers, &[&document.media_type]) {
+    let as_it_is = accepts(&headers, &[&document.media_type]);
+    // A neighbour's picture or PDF inside a CDA, for readers that show those (OrCD).
+    let as_held = !as_it_is && document.media_type == "text/xml" && accepts(&headers, &HELD);
+    if !as_resource && !as_it_is && !as_held {
         return Err(Problem::NotAcceptable);
     }
     let call = clinic.treatment_call(&bearer, &treated)?;
@@ -221,11 +226,19 @@ pub async fn read_binary(
             "resourceType": "Binary", "id": id, "contentType": document.media_type, "data": data,
         })));
     }
+    if as_held {
+        let (media_type, bytes) = orcd::held(&fetched.bytes).ok_or(Problem::NotAcceptable)?;
+        if !accepts(&headers, &[media_type]) {
+            return Err(Problem::NotAcceptable);
+        }
+        let whole = binary_url(&clinic, &bearer, &treated, &document)?;
+        return Ok(content(media_type, &document.language, bytes, Some(&whole)));
+    }
     let original = match &document.original {
         Some(original) => Some(binary_url(&clinic, &bearer, &treated, original)?),
         None => None,
     };
-    Ok(content(&document, fetched.bytes, original.as_deref()))
+    Ok(content(&document.media_type, &document.language, fetched.bytes, original.as_deref()))
 }
 
 /// The document by ITI-39, checked against what was sealed of its metadata.
@@ -243,22 +256,22 @@ pub(super) async fn fetch(call: &Call, document: &Document) -> Result<Retrieved,
 }
 
 /// A document as an answer: never run by a browser, with its digest, with the way to its original.
-fn content(document: &Document, bytes: Bytes, original: Option<&str>) -> Response {
+fn content(media_type: &str, language: &str, bytes: Bytes, original: Option<&str>) -> Response {
     let digest = openssl::sha::sha256(&bytes);
     let mut response = Body::from(bytes).into_response();
     let headers = response.headers_mut();
     let mut set = |name: &'static str, value: String| {
         headers.extend(HeaderValue::try_from(value).ok().map(|v| (HeaderName::from_static(name), v)));
     };
-    set("content-type", document.media_type.clone());
-    set("content-language", document.language.clone());
+    set("content-type", media_type.to_owned());
+    set("content-language", language.to_owned());
     set("repr-digest", format!("sha-256=:{}:", base64::engine::general_purpose::STANDARD.encode(digest)));
     match original {
         Some(url) => set("link", format!("<{url}>; rel=\"original\"")),
         None => set("x-ncp-original-digest", hex::encode(digest)),
     }
     set("content-security-policy", "sandbox".into());
-    if ["html", "xml", "svg"].iter().any(|kind| document.media_type.contains(kind)) {
+    if ["html", "xml", "svg"].iter().any(|kind| media_type.contains(kind)) {
         set("content-disposition", "attachment".into());
     }
     response

@@ -103,6 +103,11 @@ pub fn document_reference(entry: &DocumentEntry, home: &HomeCommunityId, places:
     }
     set(&mut attachment, "title", entry.title.clone());
     set(&mut attachment, "creation", entry.creation_time.as_ref().and_then(instant));
+    let mut contents = vec![json!({ "attachment": attachment, "format": coding(&entry.format_code) })];
+    // The picture or PDF that a neighbour put into a CDA, from the same place by its own media type.
+    contents.extend(ncp_ihe::orcd::held_media_type(entry).map(
+        |held| json!({ "attachment": { "contentType": held, "language": entry.language, "url": places.content } }),
+    ));
     let mut context = json!({
         "facilityType": concept(&entry.facility_type),
         "practiceSetting": concept(&entry.practice_setting),
@@ -131,7 +136,7 @@ pub fn document_reference(entry: &DocumentEntry, home: &HomeCommunityId, places:
         "category": [concept(&entry.class_code)],
         "subject": { "reference": places.patient },
         "securityLabel": entry.confidentiality.iter().map(concept).collect::<Vec<_>>(),
-        "content": [{ "attachment": attachment, "format": coding(&entry.format_code) }],
+        "content": contents,
         "context": context,
     });
     set(&mut out, "date", entry.creation_time.as_ref().and_then(instant));

@@ -1,0 +1,75 @@
+//! OrCD documents of MyHealth@EU: a CDA without coded content around a PDF or a picture (`imaging-content.md` 2.5).
+
+use base64::Engine;
+use bytes::Bytes;
+use ncp_xml::{Element, Limits};
+
+use crate::DocumentEntry;
+use crate::ns::HL7V3;
+
+/// formatCodes and what such a document holds.
+const HELD: [(&str, &str); 3] = [
+    ("urn:eHDSI:orcd:pdf:2021", "application/pdf"),
+    ("urn:eHDSI:orcd:png:2021", "image/png"),
+    ("urn:eHDSI:orcd:jpeg:2021", "image/jpeg"),
+];
+
+/// Media type of what the document of this entry holds, by its formatCode; `None` for other documents.
+pub fn held_media_type(entry: &DocumentEntry) -> Option<&'static str> {
+    HELD.iter().find(|(format, _)| *format == entry.format_code.code).map(|(_, held)| *held)
+}
+
+/// The PDF or picture in a CDA's nonXMLBody: its media type and its bytes.
+///
+/// `None`: no CDA, a structured one, content by reference, another media type, or content whose first bytes are not those of
+/// its media type: a browser would guess.
+pub fn held(cda: &[u8]) -> Option<(&'static str, Bytes)> {
+    let document = Element::parse(cda, &Limits::ANSWER).ok().filter(|d| d.is(HL7V3, "ClinicalDocument"))?;
+    let text = document.path(HL7V3, &["component", "nonXMLBody", "text"])?;
+    if text.get("representation") != Some("B64") || text.elements().next().is_some() {
+        return None;
+    }
+    let named = text.get("mediaType").map(|m| m.trim().to_ascii_lowercase())?;
+    let (_, media_type) = HELD.iter().find(|(_, held)| *held == named)?;
+    let mut encoded = text.content();
+    encoded.retain(|c| !c.is_ascii_whitespace());
+    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
+    let begins: &[u8] = match *media_type {
+        "application/pdf" => b"%PDF-",
+        "image/png" => b"\x89PNG\r\n\x1a\n",
+        _ => b"\xFF\xD8\xFF",
+    };
+    bytes.starts_with(begins).then(|| (*media_type, bytes.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cda(media_type: &str, representation: &str, content: &str) -> String {
+        format!(
+            "<ClinicalDocument xmlns='urn:hl7-org:v3'><component><nonXMLBody><text mediaType='{media_type}' \
+             representation='{representation}'>{content}</text></nonXMLBody></component></ClinicalDocument>"
+        )
+    }
+
+    #[test]
+    fn the_picture_is_taken_out() {
+        let png = b"\x89PNG\r\n\x1a\n and more";
+        let encoded = base64::engine::general_purpose::STANDARD.encode(png);
+        let broken_into_lines = format!("\n  {}\r\n{} ", &encoded[..8], &encoded[8..]);
+        let found = held(cda("image/png", "B64", &broken_into_lines).as_bytes());
+        assert_eq!(found, Some(("image/png", Bytes::from_static(png))));
+        for (media_type, representation, content) in [
+            ("image/png", "TXT", encoded.as_str()),
+            ("text/html", "B64", &encoded),
+            ("image/jpeg", "B64", &encoded),
+            ("image/png", "B64", "!!!"),
+            ("image/png", "B64", "<reference value='http://elsewhere.example/'/>"),
+        ] {
+            assert_eq!(held(cda(media_type, representation, content).as_bytes()), None, "{media_type} {content}");
+        }
+        assert_eq!(held(b"<ClinicalDocument/>"), None);
+        assert_eq!(held(png), None);
+    }
+}
