@@ -20,6 +20,15 @@ pub use national::XuaAssertion;
 pub use worker::{NationalHeader, SealKey, SecurityHeader, Signer, SignerIdentity, SignerTrust, Verifier};
 pub use xua::{XuaClaims, xua_template};
 
+/// Checks the structure of the assertions in an envelope and says how many there are: no cryptography, no trust. What
+/// [`Verifier`] does first with any bytes.
+///
+/// # Errors
+/// [`AssertionError`].
+pub fn check_structure(envelope: &ncp_xml::Element) -> Result<usize, AssertionError> {
+    structure::locate(envelope, structure::Profile::CrossBorder).map(|found| found.len())
+}
+
 /// Names of SAML and of the eHDSI profile.
 pub mod names {
     /// SAML 2.0 assertions.

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Runs every fuzz target for a given time: tests/fuzz.sh [SECONDS [TARGET…]]; default 60 seconds each.
+# With a nightly compiler cargo-fuzz (libFuzzer) runs them; where that cannot be had it is said, and the same targets run on
+# the stable compiler over mutated corpora. A finding is kept in target/fuzz/findings and belongs into tests/fixtures.
+# Last line: "N passed, N failed".
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. deploy/install.sh
+install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev
+install_rust
+seconds="${1:-60}"
+shift || true
+root="$PWD"
+work="$root/${CARGO_TARGET_DIR:-target}/fuzz"
+case "${CARGO_TARGET_DIR:-}" in /*) work="$CARGO_TARGET_DIR/fuzz" ;; esac
+mkdir -p "$work/findings"
+all="soap:mime soap:message saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest"
+
+runner=libfuzzer
+if [ "${NCP_FUZZ:-}" = stable ]; then
+  runner=stable
+elif ! rustup toolchain list 2>/dev/null | grep -q ^nightly && ! rustup toolchain install nightly --profile minimal >&2; then
+  echo "no nightly compiler can be had: the stable runner takes its place, without coverage"
+  runner=stable
+elif ! cargo fuzz --version >/dev/null 2>&1 && ! cargo install --locked -q cargo-fuzz >&2; then
+  echo "cargo-fuzz cannot be installed: the stable runner takes its place, without coverage"
+  runner=stable
+fi
+echo "runner: $runner, $seconds s a target"
+
+# Real messages as the beginning of each corpus.
+corpus() {
+  local target="$1" to="$work/corpus/$1"
+  mkdir -p "$to"
+  case "$target" in
+    mime | message) cp tests/fuzz/seeds/"$target"/* "$to" ;;
+    structure | ebrim | hl7v3)
+      cp tests/fixtures/ihe-samples/*.xml "$to"
+      # The targets of ihe read bodies, not envelopes.
+      if [ "$target" != structure ]; then
+        for file in "$to"/*.xml; do
+          python3 - "$file" <<'PY'
+import sys, xml.etree.ElementTree as tree
+root = tree.parse(sys.argv[1]).getroot()
+body = root.find("{http://www.w3.org/2003/05/soap-envelope}Body")
+if body is not None and len(body):
+    open(sys.argv[1], "wb").write(tree.tostring(body[0]))
+PY
+        done
+      fi
+      ;;
+    manifest) find tests/fixtures/manifests tests/fixtures/dicom -name '*.dcm' -size -100k -exec cp {} "$to" \; && cp tests/fixtures/manifests/mado/*.json "$to" ;;
+  esac
+}
+
+passed=0
+failed=0
+for pair in $all; do
+  crate="${pair%:*}" target="${pair#*:}"
+  [ $# = 0 ] || printf '%s\n' "$@" | grep -qx "$target" || continue
+  corpus "$target"
+  if [ "$runner" = libfuzzer ]; then
+    (cd "gateway/$crate" && CARGO_TARGET_DIR="$work/build" cargo +nightly fuzz run "$target" "$work/corpus/$target" -- \
+      -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=262144 -artifact_prefix="$work/findings/$target-" \
+      -print_final_stats=1 -verbosity=0)
+  else
+    CARGO_TARGET_DIR="$work/build" cargo run -q --manifest-path "gateway/$crate/fuzz/Cargo.toml" --no-default-features --bin stable -- \
+      "$target" "$seconds" "$work/findings" "$work/corpus/$target"
+  fi && passed=$((passed + 1)) || failed=$((failed + 1))
+done
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
