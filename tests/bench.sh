@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [saml|start|iti38|rad75]
+# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|saml|start|iti38|rad75]
+# metadata  an ITI-38 answer of 10, 1,000, 10,000 entries: time and peak memory of the codec, written (NCP-A) and read (NCP-B)
 # saml   sign and verify per second, one worker, against the bare OpenSSL operation in the same process
 # start  time to ready and idle memory of each process
 # iti38  queries with signed assertions per second with durable audit, and what each process spends on one
@@ -10,11 +11,12 @@ cd "$(dirname "$0")/.."
 install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev nginx-light \
   orthanc orthanc-dicomweb
 install_rust
-cargo build --release --locked -q -p ncp-saml --examples
+cargo build --release --locked -q -p ncp-saml -p ncp-ihe --examples
 cargo build --release --locked -q -p ncp -p ncp-gateway -p ncp-audit -p ncp-translation
 target="${CARGO_TARGET_DIR:-target}/release"
-for name in ${1:-saml start iti38 rad75}; do
+for name in ${1:-metadata saml start iti38 rad75}; do
   case "$name" in
+    metadata) "$target/examples/metadata_bench" ;;
     saml) "$target/examples/saml_bench" ;;
     start | iti38 | rad75) "$target/ncp" bench "$name" --sources "$PWD" ;;
     *) echo "no benchmark called $name" >&2; exit 64 ;;
