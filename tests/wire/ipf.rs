@@ -9,9 +9,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use ncp_ihe::{Oid, PatientId, PatientQuery};
 use ncp_saml::SignedAssertion;
+use ncp_tests::asking::{AUDIENCE, Asking, PATIENTS};
+use ncp_tests::consumer::{self, Consumer};
+use ncp_tests::neighbour::Neighbour;
 use ncp_tests::pki::{Algorithm, CountryPki, Error};
 use ncp_tests::synth::Study;
 use ncp_xml::Element;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::node::{Node, Setup, asking_peer, sources};
@@ -130,11 +134,7 @@ fn security(path: &Path, assertions: &[&SignedAssertion]) -> Result<PathBuf, Err
 
 /// Runs IPF and reads its lines: (leg, ok, facts).
 async fn run(classpath: &str, mode: &str, settings: &Path) -> Result<Vec<(String, bool, String)>, Error> {
-    let run = Command::new("java")
-        .args(["-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classpath, "interop.Main", mode])
-        .arg(settings)
-        .kill_on_drop(true)
-        .output();
+    let run = java(classpath, mode, settings).output();
     let out = tokio::time::timeout(Duration::from_secs(180), run).await.map_err(|_| "IPF did not end")??;
     let legs = lines(&String::from_utf8_lossy(&out.stdout));
     if legs.is_empty() {
@@ -192,6 +192,207 @@ async fn ipf_asks_our_responding_gateways() {
     );
 }
 
+/// IPF as another country's gateways, until it is dropped.
+struct Counterpart {
+    child: tokio::process::Child,
+    told: std::sync::Arc<std::sync::Mutex<String>>,
+}
+
+impl Counterpart {
+    async fn start(classpath: &str, settings: &Path) -> Result<Self, Error> {
+        let mut child = java(classpath, "server", settings)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        let out = child.stdout.take().ok_or("no output")?;
+        let told: std::sync::Arc<std::sync::Mutex<String>> = std::sync::Arc::default();
+        let (ready, is_ready) = tokio::sync::oneshot::channel();
+        let into = told.clone();
+        tokio::spawn(async move {
+            let mut ready = Some(ready);
+            let mut lines = BufReader::new(out).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if line.contains("\"ready\":true")
+                    && let Some(ready) = ready.take()
+                {
+                    let _ = ready.send(());
+                }
+                let mut text = into.lock().unwrap_or_else(|p| p.into_inner());
+                text.push_str(&line);
+                text.push('\n');
+            }
+        });
+        tokio::time::timeout(Duration::from_secs(120), is_ready).await.map_err(|_| "IPF did not start")??;
+        Ok(Self { child, told })
+    }
+
+    /// What its validators said of each request.
+    async fn legs(mut self) -> Vec<(String, bool, String)> {
+        drop(self.child.stdin.take());
+        let _ = tokio::time::timeout(Duration::from_secs(30), self.child.wait()).await;
+        let legs = lines(&self.told.lock().unwrap_or_else(|p| p.into_inner()));
+        for (leg, ok, facts) in &legs {
+            println!("ipf server {leg}: {} {facts}", if *ok { "ok" } else { "FAILED" });
+        }
+        legs
+    }
+}
+
+fn java(classpath: &str, mode: &str, settings: &Path) -> Command {
+    let mut command = Command::new("java");
+    command
+        .args(["-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classpath, "interop.Main", mode])
+        .arg(settings)
+        .kill_on_drop(true);
+    command
+}
+
+/// ITI-18, ITI-43 and RAD-69 by IPF into our gateway, ITI-38, ITI-39 and RAD-75 out of it to IPF.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ipf_asks_our_initiating_gateways_which_ask_ipf() {
+    let Some(classpath) = classpath() else { return };
+    let world = World::new().expect("PKI");
+    let dir = world.dir.path().join("asking");
+    std::fs::create_dir_all(&dir).expect("a folder");
+    let asking = Asking::create(&dir).expect("a PKI");
+    let finland = asking.other("FI").expect("a PKI");
+    let port = std::net::TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).expect("a port").port();
+    let images = world.dir.path().join("images");
+    world.study.write(&images).expect("a study");
+
+    let server = server_settings(&world, &asking, &finland, port, &images).expect("settings");
+    let counterpart = Counterpart::start(&classpath, &server).await.expect("IPF starts");
+    let path = asking.write([0; 3], "", &sources().join("gateway/policies/no"), &[]).expect("written");
+    let peer = format!(
+        r#"
+[[peer]]
+country = "FI"
+name = "Finland"
+home_community_id = "urn:oid:{ASKING}"
+xcpd = "https://localhost:{port}/services/iti55"
+xca = "https://localhost:{port}/xca"
+xcai = "https://localhost:{port}/services/rad75"
+patient_roots = ["{PATIENTS}"]
+tls_anchors = "{anchors}"
+seal_anchors = "{anchors}"
+"#,
+        anchors = finland.path("anchors.pem").display()
+    );
+    let text = std::fs::read_to_string(&path).expect("read") + &peer;
+    std::fs::write(&path, text).expect("written");
+    let config = ncp_gateway::config::load(&path).expect("a configuration");
+    let app = ncp_gateway::app::build(config).await.expect("builds");
+    let bound = ncp_gateway::app::bind(app).await.expect("binds");
+    let consumers = bound.consumers_address().expect("an address").port();
+    let serving = tokio::spawn(bound.serve());
+
+    let client = consumer_settings(&world, &asking, consumers, &images).await.expect("settings");
+    let legs = run(&classpath, "client", &client).await.expect("IPF runs");
+    serving.abort();
+    let judged = counterpart.legs().await;
+    assert_legs(
+        &legs,
+        &[
+            "ITI-18 FindDocuments",
+            "ITI-18 GetDocuments",
+            "ITI-18 without home",
+            "ITI-43",
+            "ITI-43 partial",
+            "RAD-69",
+            "RAD-69 partial",
+        ],
+    );
+    assert_legs(&judged, &["iti38", "iti39", "rad75"]);
+}
+
+fn server_settings(
+    world: &World,
+    asking: &Asking,
+    finland: &CountryPki,
+    port: u16,
+    images: &Path,
+) -> Result<PathBuf, Error> {
+    let dir = world.dir.path();
+    std::fs::write(dir.join("report.txt"), "report")?;
+    let mut text = String::new();
+    for (key, value) in [
+        ("port", port.to_string()),
+        ("tls.certificate", finland.path("tls-server.pem").display().to_string()),
+        ("tls.key", finland.path("tls-server.key").display().to_string()),
+        ("tls.anchors", asking.pki.path("anchors.pem").display().to_string()),
+        ("home", format!("urn:oid:{ASKING}")),
+        ("repository", format!("{ASKING}.21.1")),
+        ("patient.id", "IPF1".into()),
+        ("patient.authority", PATIENTS.into()),
+        ("documents", "report".into()),
+        ("document.report.file", dir.join("report.txt").display().to_string()),
+        ("document.report.uuid", "urn:uuid:5f1ae6f0-3c1c-4a4e-9c1e-1d0c6a3b0001".into()),
+        ("document.report.unique_id", REPORT.into()),
+        ("document.report.media_type", "text/plain".into()),
+        ("document.report.format", "1.2.840.10008.5.1.4.1.1.104.1".into()),
+    ] {
+        let _ = writeln!(text, "{key}={value}");
+    }
+    for slice in 1..=world.study.instances {
+        let file = images.join(format!("{slice:06}.dcm"));
+        let _ = writeln!(text, "image.{}={}", world.study.instance(slice), file.display());
+    }
+    let path = dir.join("server.properties");
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+async fn consumer_settings(world: &World, asking: &Asking, port: u16, images: &Path) -> Result<PathBuf, Error> {
+    let dir = world.dir.path();
+    let anchors = asking.pki.path("anchors.pem");
+    let consumer = Consumer::new(&asking.pki, &anchors, AUDIENCE, port)?;
+    let claims = Neighbour::new(&asking.pki, HOME, &anchors, "localhost", port)?.claims();
+    let patient = PatientId::new("IPF1", Oid::parse(PATIENTS)?)?;
+    let both = consumer.assertions(&claims, &patient).await?;
+    let url = |path: &str| format!("https://localhost:{port}{path}");
+    let mut text = String::new();
+    for (key, value) in [
+        ("tls.certificate", asking.pki.path("consumer.pem").display().to_string()),
+        ("tls.key", asking.pki.path("consumer.key").display().to_string()),
+        ("tls.anchors", anchors.display().to_string()),
+        ("security", security(&dir.join("consumer.xml"), &[&both[0], &both[1]])?.display().to_string()),
+        ("iti18.url", url(consumer::REGISTRY)),
+        ("iti43.url", url(consumer::REPOSITORY)),
+        ("rad69.url", url(consumer::SOURCE)),
+        ("home", format!("urn:oid:{ASKING}")),
+        ("patient.id", "IPF1".into()),
+        ("patient.authority", PATIENTS.into()),
+        ("entries", "1".into()),
+        ("repository", format!("{ASKING}.21.1")),
+        ("location", format!("{ASKING}.21.1")),
+        ("document", REPORT.into()),
+        ("document.sha256", hex::encode(openssl::sha::sha256(b"report"))),
+        ("study", world.study.uid()),
+        ("images", listed(&world.study, images)?),
+    ] {
+        let _ = writeln!(text, "{key}={value}");
+    }
+    let path = dir.join("consumer.properties");
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+/// `series/instance/sha256`, as the client has it.
+fn listed(study: &Study, folder: &Path) -> Result<String, Error> {
+    let mut images = Vec::new();
+    for slice in 1..=study.instances {
+        let bytes = std::fs::read(folder.join(format!("{slice:06}.dcm")))?;
+        images.push(format!(
+            "{}/{}/{}",
+            study.series(),
+            study.instance(slice),
+            hex::encode(openssl::sha::sha256(&bytes))
+        ));
+    }
+    Ok(images.join(","))
+}
+
 async fn settings(world: &World, node: &Node, strict: &Node) -> Result<PathBuf, Error> {
     let dir = world.dir.path();
     let neighbour = node.asked_by(&world.asking, ASKING, &world.own, None)?;
@@ -205,12 +406,6 @@ async fn settings(world: &World, node: &Node, strict: &Node) -> Result<PathBuf, 
         let (_, after) = rest.split_once("</ds:Signature>").ok_or("no signature")?;
         SignedAssertion { id: both[0].id.clone(), xml: format!("{before}{after}") }
     };
-    let mut images = Vec::new();
-    for slice in 1..=world.study.instances {
-        let bytes = std::fs::read(node.dir.join(format!("data/dicom/{slice:06}.dcm")))?;
-        let digest = hex::encode(openssl::sha::sha256(&bytes));
-        images.push(format!("{}/{}/{digest}", world.study.series(), world.study.instance(slice)));
-    }
     let url = |node: &Node, path: &str| format!("https://localhost:{}{path}", node.port);
     let xca = url(node, ncp_tests::neighbour::XCA);
     let mut text = String::new();
@@ -236,7 +431,7 @@ async fn settings(world: &World, node: &Node, strict: &Node) -> Result<PathBuf, 
         ("document", REPORT.into()),
         ("document.sha256", hex::encode(openssl::sha::sha256(b"report"))),
         ("study", world.study.uid()),
-        ("images", images.join(",")),
+        ("images", listed(&world.study, &node.dir.join("data/dicom"))?),
     ] {
         let _ = writeln!(text, "{key}={value}");
     }

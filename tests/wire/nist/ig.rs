@@ -37,8 +37,11 @@ struct Holding {
     entries: Vec<(DocumentEntry, Bytes)>,
     /// A patient for whom its registry fails.
     failing: Option<PatientId>,
-    images: Vec<(String, Placed)>,
+    images: Images,
 }
+
+/// Images with their transfer syntax and the source that holds them.
+pub(super) type Images = Vec<(String, String, Placed)>;
 
 type Shared = Arc<Mutex<Holding>>;
 
@@ -64,11 +67,11 @@ impl Ig {
         let anchors = asking.pki.path("anchors.pem");
         let mut communities = Vec::new();
         let mut certificates = Vec::new();
-        for (code, (home, repository)) in ["AA", "BB"].into_iter().zip(HOMES.into_iter().zip(REPOSITORIES)) {
+        for (code, home) in ["AA", "BB"].into_iter().zip(HOMES) {
             let pki = asking.other(code)?;
             let held = Shared::default();
             let own = held.clone();
-            let country = Country::start(&pki, &anchors, move |asked| react(&own, home, repository, asked)).await?;
+            let country = Country::start(&pki, &anchors, move |asked| react(&own, home, asked)).await?;
             communities.push((country, held));
             certificates.push(pki);
         }
@@ -115,12 +118,12 @@ impl Ig {
 }
 
 /// A community's gateways.
-fn react(held: &Shared, home: &'static str, repository: &str, asked: &Asked) -> Reaction {
+fn react(held: &Shared, home: &'static str, asked: &Asked) -> Reaction {
     let held = held.lock().unwrap_or_else(|p| p.into_inner());
     let answered = match asked.action.as_str() {
         actions::ITI38_REQUEST => query(&held, asked),
         actions::ITI39_REQUEST => documents(&held, asked),
-        actions::RAD75_REQUEST => study(&held, home, repository, asked),
+        actions::RAD75_REQUEST => study(&held.images, Some(home), actions::RAD75_RESPONSE, asked),
         _ => None,
     };
     answered.unwrap_or(Reaction::Status(500))
@@ -167,7 +170,11 @@ fn query(held: &Holding, asked: &Asked) -> Option<Reaction> {
     Some(Reaction::Simple(actions::ITI38_RESPONSE, response.to_element()))
 }
 
-fn package(action: &'static str, found: Vec<(DocumentRequest, String, Bytes)>, errors: Vec<RegistryError>) -> Reaction {
+pub(super) fn package(
+    action: &'static str,
+    found: Vec<(DocumentRequest, String, Bytes)>,
+    errors: Vec<RegistryError>,
+) -> Reaction {
     let mut parts = Vec::new();
     let mut documents = Vec::new();
     for (index, (request, media_type, bytes)) in found.into_iter().enumerate() {
@@ -196,25 +203,37 @@ fn documents(held: &Holding, asked: &Asked) -> Option<Reaction> {
     Some(package(actions::ITI39_RESPONSE, found, errors))
 }
 
-fn study(held: &Holding, home: &str, repository: &str, asked: &Asked) -> Option<Reaction> {
+/// RAD-75 and RAD-69: what the source holds in a syntax of the list.
+pub(super) fn study(images: &Images, home: Option<&str>, response: &'static str, asked: &Asked) -> Option<Reaction> {
     let wanted = ImagingRequest::read(&asked.body).ok()?;
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for request in wanted.studies.iter().flat_map(|s| &s.series).flat_map(|s| &s.instances) {
-        let own = request.repository.as_str() == repository;
-        let image = held.images.iter().find(|(_, p)| own && p.sop_instance == request.document);
-        let location = Some(format!("{} urn:oid:{home}", request.document));
+        let image = images.iter().find(|(source, _, placed)| {
+            request.repository.as_str() == source && placed.sop_instance == request.document
+        });
+        let location = home.map_or(request.document.clone(), |home| format!("{} urn:oid:{home}", request.document));
         match image {
-            None => errors.push(error("XDSDocumentUniqueIdError", location)),
-            Some((syntax, _)) if !wanted.transfer_syntaxes.iter().any(|s| s.as_str() == syntax) => {
-                errors.push(error("XDSRepositoryError", location));
+            None => errors.push(error("XDSDocumentUniqueIdError", Some(location))),
+            Some((_, syntax, _)) if !wanted.transfer_syntaxes.iter().any(|s| s.as_str() == syntax) => {
+                errors.push(error("XDSRepositoryError", Some(location)));
             }
-            Some((_, placed)) => {
+            Some((_, _, placed)) => {
                 let bytes = std::fs::read(&placed.path).ok()?;
                 found.push((request.clone(), "application/dicom".to_owned(), Bytes::from(bytes)));
             }
         }
     }
-    Some(package(actions::RAD75_RESPONSE, found, errors))
+    Some(package(response, found, errors))
+}
+
+/// What lies at these sources.
+pub(super) fn held(placed: &[Placed], sources: &[&str]) -> Images {
+    let mut out = Vec::new();
+    for source in sources {
+        let own = placed.iter().filter(|p| p.path.components().any(|c| c.as_os_str() == *source));
+        out.extend(own.map(|p| ((*source).to_owned(), images::syntax(&p.path), p.clone())));
+    }
+    out
 }
 
 /// Both revisions of the XCA-I definitions.
@@ -246,50 +265,50 @@ async fn one(
     let (placed, _) = images::place(&images::originals()?, &request, promised, &world.folder(test))?;
     let note = if placed.iter().all(|p| p.original) { "" } else { "with images generated to the UIDs" };
     for (community, repository) in REPOSITORIES.iter().enumerate() {
-        let own = placed.iter().filter(|p| p.path.components().any(|c| c.as_os_str() == *repository));
-        ig.holding(community).images = own.map(|p| (images::syntax(&p.path), p.clone())).collect();
+        ig.holding(community).images = held(&placed, &[repository]);
     }
     let before = ig.counts();
     let patient = PatientId::new("IIG", Oid::parse(PATIENTS)?)?;
     let assertions = ig.consumer.assertions(&ig.claims, &patient).await?;
     let answer = ig.consumer.call(&assertions, body).await?;
     let returned = rig::returned(answer).await?;
-    let sent = ig.sent(world, before)?;
+    let mut asked = Vec::new();
+    for (letter, sent) in ["A", "B"].into_iter().zip(ig.sent(world, before)?) {
+        asked.push((letter, sent.iter().map(|a| ImagingRequest::read(&a.body)).collect::<Result<_, _>>()?));
+    }
     for section in plan::sections(folder)? {
         let path = folder.join(&section);
         let verdict = match section.as_str() {
             "Rad69RetrieveRequest" => rig::status(&path, returned.response.status)?,
             "ValidateRad69Response" => rig::same_response(&expected, &returned, rig::errors_wanted(&path)?),
             "ValidateReturnedImages" => rig::same_images(&placed, &returned),
-            _ => same_requests(&path, &sent)?,
+            _ => same_requests(&path, &asked)?,
         };
         table.note(suite, test, &section, verdict, note);
     }
     Ok(())
 }
 
-/// `sameReqImgs`: what each community was asked for is what the definition says, no more and no less.
-fn same_requests(section: &Path, sent: &[Vec<Asked>]) -> Result<Verdict, Error> {
+/// `sameReqImgs`: what each receiver was asked for is what the definition says, no more and no less. The bodies are named
+/// by the receiver's letter.
+pub(super) fn same_requests(section: &Path, asked: &[(&str, Vec<ImagingRequest>)]) -> Result<Verdict, Error> {
     let plan = super::read(&section.join("testplan.xml"))?;
-    for (letter, asked) in ["A", "B"].into_iter().zip(sent) {
+    for (letter, asked) in asked {
         let Some(body) = find(&plan, &format!("RequestBody-{letter}")) else { continue };
         let expected = ImagingRequest::read(body.elements().next().ok_or("an empty RequestBody")?)?;
         let mut wanted = units(&expected);
         wanted.sort();
-        let mut got = Vec::new();
-        for one in asked {
-            got.extend(units(&ImagingRequest::read(&one.body)?));
-        }
+        let mut got: Vec<String> = asked.iter().flat_map(units).collect();
         got.sort();
         if wanted != got {
-            return Ok(Verdict::Failed(format!("community {letter} was asked for another set of images")));
+            return Ok(Verdict::Failed(format!("{letter} was asked for another set of images")));
         }
     }
     Ok(Verdict::Passed)
 }
 
 /// Each unit of a request with all that names it.
-pub(super) fn units(request: &ImagingRequest) -> Vec<String> {
+fn units(request: &ImagingRequest) -> Vec<String> {
     let mut syntaxes: Vec<&str> = request.transfer_syntaxes.iter().map(|s| s.as_str()).collect();
     syntaxes.sort_unstable();
     let mut out = Vec::new();
@@ -355,7 +374,7 @@ pub(super) fn load(ig: &Ig) -> Result<Values, Error> {
     Ok(values)
 }
 
-fn entry(
+pub(super) fn entry(
     unique_id: &str,
     community: usize,
     patient: &PatientId,

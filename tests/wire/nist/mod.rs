@@ -4,6 +4,7 @@
 //! what is compared is written here. What differs and may is in [`table::DEVIATIONS`] with its reason. The results are
 //! `tests/CONFORMANCE.md`; `NCP_UPDATE_CONFORMANCE=1` writes that file anew.
 
+mod domain;
 mod ig;
 mod images;
 mod plan;

@@ -6,6 +6,7 @@ use std::path::Path;
 use dicom_dictionary_std::tags;
 use dicom_object::OpenFileOptions;
 use ncp_ihe::{Content, DocumentResponse, ImagingRequest, PatientId, RetrieveResponse, Status, actions};
+use ncp_tests::country::Country;
 use ncp_tests::messages::Origin;
 use ncp_tests::neighbour::{Answer, XCAI, retrieve_response};
 use ncp_tests::pki::Error;
@@ -14,13 +15,13 @@ use ncp_xml::Element;
 use super::images::{self, Placed};
 use super::plan::{self, find};
 use super::table::{Table, Verdict};
-use super::{ASKING, World};
-use crate::node::{Node, Setup, asking_peer, sources};
+use super::{ASKING, World, domain, ig};
+use crate::node::{Node, Setup, asking_peer};
 
 /// homeCommunityId of the Responding Imaging Gateway in the definitions.
 const HOME: &str = "1.3.6.1.4.1.21367.13.70.201";
 /// Imaging Document Sources E and F.
-const SOURCES: [&str; 2] = ["1.3.6.1.4.1.21367.13.71.201.1", "1.3.6.1.4.1.21367.13.71.201.2"];
+pub(super) const SOURCES: [&str; 2] = ["1.3.6.1.4.1.21367.13.71.201.1", "1.3.6.1.4.1.21367.13.71.201.2"];
 const PATIENT: &str = "RIG^^^&1.3.6.1.4.1.21367.13.20.1000&ISO";
 
 /// What came back.
@@ -50,20 +51,32 @@ async fn one(world: &World, suite: &'static str, test: &str, folder: &Path, tabl
     let promised = |uid: &str| expected.documents.iter().any(|d| d.request.document == uid);
     let (placed, person) = images::place(&images::originals()?, &request, promised, &home.join("sources"))?;
     let note = if placed.iter().all(|p| p.original) { "" } else { "with images generated to the UIDs" };
-    let node = gateway(world, &home, &person).await?;
+    let patient = PatientId::parse_cx(PATIENT)?;
+    let domain = domain::start(&world.own, &request, ig::held(&placed, &SOURCES), &patient, &person).await?;
+    let node = gateway(world, &home, &person, &domain).await?;
     let mut neighbour = node.asked_by(&world.asking, ASKING, &world.own, Some(&world.capture))?;
     neighbour.origin = Origin::Given;
-    let patient = PatientId::parse_cx(PATIENT)?;
     let assertions = neighbour.assertions(&patient).await?;
     let answer = neighbour.call(actions::RAD75_REQUEST, XCAI, &assertions, body).await?;
     let returned = returned(answer).await?;
+    let mut asked: Vec<(&str, Vec<ImagingRequest>)> = vec![("E", Vec::new()), ("F", Vec::new())];
+    for one in domain.asked() {
+        world.capture.envelope(one.xop, Origin::Ours, &one.envelope)?;
+        if one.action != actions::RAD69_REQUEST {
+            continue;
+        }
+        let request = ImagingRequest::read(&one.body)?;
+        let source = &request.studies[0].series[0].instances[0].repository;
+        let place = SOURCES.iter().position(|s| *s == source.as_str()).ok_or("another source was asked")?;
+        asked[place].1.push(request);
+    }
     for section in plan::sections(folder)? {
         let path = folder.join(&section);
         let verdict = match section.as_str() {
             "Rad75RetrieveRequest" => status(&path, returned.response.status)?,
             "ValidateRad75Response" => same_response(&expected, &returned, errors_wanted(&path)?),
             "ValidateReturnedImages" => same_images(&placed, &returned),
-            _ => Verdict::Open("needs an Imaging Document Source behind the xds connector"),
+            _ => ig::same_requests(&path, &asked)?,
         };
         table.note(suite, test, &section, verdict, note);
     }
@@ -85,17 +98,29 @@ pub(super) async fn returned(mut answer: Answer) -> Result<Returned, Error> {
     Ok(Returned { response, objects })
 }
 
-/// A gateway with the sources E and F.
-async fn gateway(world: &World, dir: &Path, person: &images::Person) -> Result<Node, Error> {
+/// A gateway before the infrastructure.
+async fn gateway(world: &World, dir: &Path, person: &images::Person, domain: &Country) -> Result<Node, Error> {
     std::fs::create_dir_all(dir)?;
     std::fs::write(dir.join("patients.toml"), patients_toml(PATIENT, person))?;
-    let mut national = "[national]\npatients_file = \"patients.toml\"\n".to_owned();
-    for (name, source) in ["e", "f"].into_iter().zip(SOURCES) {
-        let folder = dir.join("sources").join(source);
-        std::fs::create_dir_all(folder.join("dicom"))?;
-        std::fs::copy(sources().join("deploy/demo/no/manifest.toml"), folder.join("manifest.toml"))?;
-        national.push_str(&embedded(name, &folder, source));
-    }
+    let [e, f] = SOURCES;
+    let (registry, repository) = (domain.url("/registry"), domain.url("/repository"));
+    let national = format!(
+        r#"[national]
+patients_file = "patients.toml"
+
+[[national.connector]]
+kind = "xds"
+name = "national"
+registry = "{registry}"
+repositories = [{{ id = "{manifests}", endpoint = "{repository}" }}]
+sources = [{{ id = "{e}", endpoint = "{at_e}" }}, {{ id = "{f}", endpoint = "{at_f}" }}]
+tls = {{ certificate = "{pki}/internal-client.pem", key = "{pki}/internal-client.key", anchors = "{pki}/anchors.pem" }}
+"#,
+        manifests = domain::MANIFESTS,
+        at_e = domain.url("/e"),
+        at_f = domain.url("/f"),
+        pki = world.own.dir.display(),
+    );
     let setup = Setup {
         dir,
         pki: &world.own,

@@ -69,7 +69,7 @@ final class Server {
         connector.setProperty("SSLEnabled", "true");
         SSLHostConfig tls = new SSLHostConfig();
         tls.setCertificateVerification("required");
-        tls.setCaCertificateFile(settings.getProperty("tls.anchors"));
+        tls.setTrustStore(Tls.anchors(settings));
         SSLHostConfigCertificate own = new SSLHostConfigCertificate(tls, SSLHostConfigCertificate.Type.EC);
         own.setCertificateFile(settings.getProperty("tls.certificate"));
         own.setCertificateKeyFile(settings.getProperty("tls.key"));

@@ -31,14 +31,8 @@ final class Tls {
         keys.setKeyEntry("own", key(settings.getProperty("tls.key")), password, chain);
         KeyManagerFactory own = KeyManagerFactory.getInstance(KeyManagerFactory.getDefaultAlgorithm());
         own.init(keys, password);
-        KeyStore anchors = KeyStore.getInstance("PKCS12");
-        anchors.load(null, null);
-        int number = 0;
-        for (Certificate anchor : certificates(settings.getProperty("tls.anchors"))) {
-            anchors.setCertificateEntry("anchor" + number++, anchor);
-        }
         TrustManagerFactory trust = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
-        trust.init(anchors);
+        trust.init(anchors(settings));
         SSLContext context = SSLContext.getInstance("TLS");
         context.init(own.getKeyManagers(), trust.getTrustManagers(), null);
         return new SSLContextParameters() {
@@ -47,6 +41,16 @@ final class Tls {
                 return context;
             }
         };
+    }
+
+    static KeyStore anchors(Properties settings) throws Exception {
+        KeyStore anchors = KeyStore.getInstance("PKCS12");
+        anchors.load(null, null);
+        int number = 0;
+        for (Certificate anchor : certificates(settings.getProperty("tls.anchors"))) {
+            anchors.setCertificateEntry("anchor" + number++, anchor);
+        }
+        return anchors;
     }
 
     private static Collection<? extends Certificate> certificates(String file) throws Exception {
