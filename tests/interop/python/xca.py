@@ -12,7 +12,6 @@ from lxml import etree
 from signxml import XMLSigner, methods
 from signxml.algorithms import CanonicalizationMethod, DigestAlgorithm, SignatureMethod
 from zeep.transports import Transport
-from zeep.wsa import WsAddressingPlugin
 
 from common import DEMO, PATIENT_ID, PATIENT_ROOT, Steps
 
@@ -34,7 +33,7 @@ def instant(hours=0):
 def text(name, value):
     return (
         f'<saml:Attribute Name="{name}" NameFormat="urn:oasis:names:tc:SAML:2.0:attrname-format:uri">'
-        f'<saml:AttributeValue xsi:type="xs:string">{value}</saml:AttributeValue></saml:Attribute>'
+        f'<saml:AttributeValue>{value}</saml:AttributeValue></saml:Attribute>'
     )
 
 
@@ -52,9 +51,9 @@ def purpose():
 
 
 def assertion(kind, issuer, hours, advice, context, attributes):
-    """A signed assertion of the eHDSI profile."""
+    """A signed assertion of the eHDSI profile. zeep drops prefixes that only values use, so there is none."""
     key = f"_{uuid.uuid4()}"
-    xml = f"""<saml:Assertion xmlns:saml="{SAML}" xmlns:xs="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+    xml = f"""<saml:Assertion xmlns:saml="{SAML}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
  ID="{key}" IssueInstant="{instant()}" Version="2.0"><saml:Issuer NameQualifier="urn:ehdsi:assertions:{kind}">{issuer}</saml:Issuer><ds:Signature
  xmlns:ds="http://www.w3.org/2000/09/xmldsig#" Id="placeholder"/><saml:Subject><saml:NameID
  Format="urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified">hpr-1</saml:NameID><saml:SubjectConfirmation
@@ -69,8 +68,7 @@ def assertion(kind, issuer, hours, advice, context, attributes):
     )
     leaf = (PKI / "seal.pem").read_text().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
     signed = signer.sign(
-        etree.fromstring(xml), key=(PKI / "seal.key").read_bytes(), cert=leaf, reference_uri=key, id_attribute="ID",
-        inclusive_ns_prefixes=["xs"],
+        etree.fromstring(xml), key=(PKI / "seal.key").read_bytes(), cert=leaf, reference_uri=key, id_attribute="ID"
     )
     return key, signed
 
@@ -106,7 +104,7 @@ def client(wsdl):
     session.trust_env = False  # else REQUESTS_CA_BUNDLE would replace the anchors of the demonstration
     session.cert = (str(PKI / "tls-client.pem"), str(PKI / "tls-client.key"))
     session.verify = str(DEMO / "no" / "pki" / "anchors.pem")
-    made = zeep.Client(str(WSDL / wsdl), transport=Transport(session=session), plugins=[WsAddressingPlugin()])
+    made = zeep.Client(str(WSDL / wsdl), transport=Transport(session=session))
     service = next(iter(made.wsdl.services.values()))
     binding = next(iter(service.ports.values())).binding.name
     return made, made.create_service(str(binding), XCA)

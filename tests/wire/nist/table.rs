@@ -34,8 +34,6 @@ pub(crate) enum Verdict {
     Passed,
     /// Otherwise.
     Failed(String),
-    /// It needs what is not built yet.
-    Open(&'static str),
     /// It tests what the gateway does not declare.
     NotDeclared(&'static str),
 }
@@ -78,8 +76,8 @@ impl Table {
             "# Conformance\n\nWritten by the test `the_nist_definitions_hold` (`tests/wire`); refresh it with \
              `NCP_UPDATE_CONFORMANCE=1 cargo test -p ncp-tests --test wire nist`. The definitions are those of the NIST XDS \
              Toolkit (`tests/fixtures/nist/SOURCE.md`), read as published. A definition passes when each of its steps does.\n\n\
-             | Suite | Definitions | Passed | of them with a listed deviation | Open | Not declared | Failed |\n\
-             | --- | --- | --- | --- | --- | --- | --- |\n",
+             | Suite | Definitions | Passed | of them with a listed deviation | Not declared | Failed |\n\
+             | --- | --- | --- | --- | --- | --- |\n",
         );
         let mut suites: Vec<&str> = Vec::new();
         for row in &self.0 {
@@ -92,14 +90,12 @@ impl Table {
             for row in self.0.iter().filter(|r| r.suite == *suite) {
                 tests.entry(&row.test).or_default().push(row);
             }
-            let (mut passed, mut deviating, mut open, mut not_declared, mut failed) = (0, 0, 0, 0, 0);
+            let (mut passed, mut deviating, mut not_declared, mut failed) = (0, 0, 0, 0);
             for rows in tests.values() {
                 let deviates = rows.iter().any(|r| Self::deviation(r).is_some());
                 let fails = |r: &&Row| matches!(r.verdict, Verdict::Failed(_)) && Self::deviation(r).is_none();
                 if rows.iter().any(fails) {
                     failed += 1;
-                } else if rows.iter().any(|r| matches!(r.verdict, Verdict::Open(_))) {
-                    open += 1;
                 } else if rows.iter().all(|r| matches!(r.verdict, Verdict::NotDeclared(_))) {
                     not_declared += 1;
                 } else {
@@ -107,11 +103,7 @@ impl Table {
                     deviating += usize::from(deviates);
                 }
             }
-            let _ = writeln!(
-                out,
-                "| {suite} | {} | {passed} | {deviating} | {open} | {not_declared} | {failed} |",
-                tests.len()
-            );
+            let _ = writeln!(out, "| {suite} | {} | {passed} | {deviating} | {not_declared} | {failed} |", tests.len());
         }
         for suite in &suites {
             let _ = write!(out, "\n## {suite}\n\n| Test | Step | Result |\n| --- | --- | --- |\n");
@@ -121,7 +113,6 @@ impl Table {
                     (Verdict::Passed, Some(reason)) => format!("passed (listed deviation: {reason})"),
                     (Verdict::Failed(_), Some(reason)) => format!("listed deviation: {reason}"),
                     (Verdict::Failed(what), None) => format!("**failed**: {what}"),
-                    (Verdict::Open(what), _) => format!("open: {what}"),
                     (Verdict::NotDeclared(what), _) => format!("not declared: {what}"),
                 };
                 let note = if row.note.is_empty() { String::new() } else { format!("; {}", row.note) };

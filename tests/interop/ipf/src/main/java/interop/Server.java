@@ -2,10 +2,10 @@ package interop;
 
 import jakarta.activation.DataHandler;
 import jakarta.activation.FileDataSource;
-import jakarta.servlet.Filter;
-import jakarta.servlet.FilterChain;
-import jakarta.servlet.ServletRequest;
-import jakarta.servlet.ServletResponse;
+import jakarta.servlet.ServletException;
+import jakarta.servlet.http.HttpServlet;
+import jakarta.servlet.http.HttpServletRequest;
+import jakarta.servlet.http.HttpServletResponse;
 import java.io.File;
 import java.io.IOException;
 import java.nio.file.Files;
@@ -20,9 +20,8 @@ import org.apache.camel.builder.RouteBuilder;
 import org.apache.catalina.Context;
 import org.apache.catalina.connector.Connector;
 import org.apache.catalina.startup.Tomcat;
+import org.apache.cxf.BusFactory;
 import org.apache.cxf.transport.servlet.CXFServlet;
-import org.apache.tomcat.util.descriptor.web.FilterDef;
-import org.apache.tomcat.util.descriptor.web.FilterMap;
 import org.apache.tomcat.util.net.SSLHostConfig;
 import org.apache.tomcat.util.net.SSLHostConfigCertificate;
 import org.openehealth.ipf.commons.ihe.xds.core.metadata.AssigningAuthority;
@@ -77,9 +76,12 @@ final class Server {
         connector.addSslHostConfig(tls);
         tomcat.setConnector(connector);
         Context context = tomcat.addContext("", new File(".").getAbsolutePath());
-        Tomcat.addServlet(context, "cxf", new CXFServlet()).setLoadOnStartup(1);
+        CXFServlet cxf = new CXFServlet();
+        cxf.setBus(BusFactory.getDefaultBus());
+        Tomcat.addServlet(context, "cxf", cxf).setLoadOnStartup(1);
         context.addServletMappingDecoded("/services/*", "cxf");
-        filter(context);
+        Tomcat.addServlet(context, "xca", new Xca());
+        context.addServletMappingDecoded("/xca", "xca");
         tomcat.start();
 
         camel.addRoutes(routes());
@@ -93,25 +95,15 @@ final class Server {
     }
 
     /** One address for ITI-38 and ITI-39, as gateways of the field have it: packages go to the one, simple SOAP to the other. */
-    private static void filter(Context context) {
-        Filter filter = new Filter() {
-            @Override
-            public void doFilter(ServletRequest request, ServletResponse response, FilterChain chain)
-                    throws IOException, jakarta.servlet.ServletException {
-                String type = String.valueOf(request.getContentType());
-                String service = type.startsWith("multipart/") ? "/services/iti39" : "/services/iti38";
-                request.getRequestDispatcher(service).forward(request, response);
-            }
-        };
-        FilterDef definition = new FilterDef();
-        definition.setFilterName("xca");
-        definition.setFilter(filter);
-        definition.setAsyncSupported("true");
-        context.addFilterDef(definition);
-        FilterMap map = new FilterMap();
-        map.setFilterName("xca");
-        map.addURLPattern("/xca");
-        context.addFilterMap(map);
+    private static final class Xca extends HttpServlet {
+        private static final long serialVersionUID = 1L;
+
+        @Override
+        protected void doPost(HttpServletRequest request, HttpServletResponse response)
+                throws IOException, ServletException {
+            boolean packaged = String.valueOf(request.getContentType()).startsWith("multipart/");
+            request.getRequestDispatcher(packaged ? "/services/iti39" : "/services/iti38").forward(request, response);
+        }
     }
 
     private RouteBuilder routes() {
