@@ -163,9 +163,12 @@ def retrieve():
         _soapheaders=[security()],
     )
     response = getattr(answer, "root", answer)
-    document = response.DocumentResponse[0].Document
+    came = response.DocumentResponse[0].Document
+    # zeep strips line ends at the border of a part, so the document's own last one is put back.
+    fitting = [d for d in (came, came + b"\n", came + b"\r\n") if str(len(d)) == wanted["slots"]["size"]]
+    assert fitting, f"{len(came)} bytes"
+    document = fitting[0]
     assert hashlib.sha1(document).hexdigest() == wanted["slots"]["hash"], "hash differs"  # noqa: S324: XDS says SHA-1
-    assert str(len(document)) == wanted["slots"]["size"]
     return {"bytes": len(document)}
 
 
