@@ -119,13 +119,13 @@ consent_file = "consent.toml"
     /// The audit messages that it has written, without those of its own start.
     pub(crate) fn records(&self) -> Result<Vec<String>, Error> {
         let audit = &self.app.config.audit;
-        let options = ncp_audit::SpoolOptions {
-            dir: audit.spool_dir.clone(),
-            key_file: audit.spool_key_file.clone(),
-            site: ncp_audit::Site::default(),
-        };
-        let records = ncp_audit::read_spool(&options).map_err(|e| e.to_string())?;
-        Ok(records.into_iter().map(|(_, _, xml)| xml).collect())
+        let options = ncp_audit::SpoolOptions::new(
+            audit.spool_dir.clone(),
+            audit.spool_key_file.clone(),
+            ncp_audit::Site::default(),
+        );
+        let content = ncp_audit::read_spool(&options).map_err(|e| e.to_string())?;
+        Ok(content.records.into_iter().map(|(_, _, xml)| xml).collect())
     }
 }
 
