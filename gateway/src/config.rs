@@ -192,6 +192,9 @@ pub struct Translation {
     /// Deadline for a document.
     #[serde(default = "ten_seconds", deserialize_with = "duration")]
     pub document_deadline: Duration,
+    /// Language of our health professionals, BCP 47, for calls without Accept-Language.
+    #[serde(default = "english")]
+    pub reader_language: String,
 }
 
 /// Mutual TLS between our own processes.
@@ -431,6 +434,9 @@ fn default_grace() -> Duration {
 }
 fn two() -> usize {
     2
+}
+fn english() -> String {
+    "en".into()
 }
 fn two_seconds() -> Duration {
     Duration::from_secs(2)

@@ -117,7 +117,7 @@ impl Translator {
         Ok(entries.iter().map(|entry| with_targets(entry, &target)).collect())
     }
 
-    /// A whole document, national to pivot.
+    /// A whole document: national codes to the pivot, or the pivot with designations in a reader's languages.
     ///
     /// # Errors
     /// The service's, or [`TranslationError::Skipped`] for a document that must not be edited.
@@ -132,7 +132,9 @@ impl Translator {
             media_type: media_type.to_owned(),
             direction: direction as i32,
             language: language.to_owned(),
-            policy: None,
+            size: bytes.len() as u64,
+            sha256: openssl::sha::sha256(&bytes).to_vec(),
+            ..DocumentHeader::default()
         };
         let mut chunks = vec![DocumentChunk { part: Some(document_chunk::Part::Header(header)) }];
         let mut rest = bytes;
@@ -163,6 +165,32 @@ impl Translator {
         };
         tokio::time::timeout(self.document_deadline, work).await.map_err(|_| TranslationError::Deadline)?
     }
+}
+
+/// Languages of a reader, first choice first, as the service wants them: the Accept-Language header by weight, then the
+/// country's own, then English.
+pub fn reader_languages(accept: Option<&str>, own: &str) -> String {
+    let mut asked: Vec<(u16, &str)> = accept
+        .unwrap_or_default()
+        .split(',')
+        .take(10)
+        .filter_map(|part| {
+            let (tag, weight) = part.split_once(';').unwrap_or((part, "q=1"));
+            let weight: f32 = weight.trim().strip_prefix("q=")?.trim().parse().ok()?;
+            let tag = tag.trim();
+            let plain =
+                !tag.is_empty() && tag.len() <= 35 && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            (plain && weight > 0.0).then_some(((weight.min(1.0) * 1000.0) as u16, tag))
+        })
+        .collect();
+    asked.sort_by_key(|(weight, _)| std::cmp::Reverse(*weight));
+    let mut out: Vec<&str> = Vec::new();
+    for tag in asked.into_iter().map(|(_, tag)| tag).chain([own, "en"]) {
+        if !tag.is_empty() && !out.contains(&tag) {
+            out.push(tag);
+        }
+    }
+    out.join(",")
 }
 
 fn codes(entry: &DocumentEntry) -> impl Iterator<Item = &Coded> {
@@ -220,4 +248,16 @@ pub async fn collect(mut content: ByteStream, limit: usize) -> Result<Bytes, Nat
         out.extend_from_slice(&chunk);
     }
     Ok(out.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::reader_languages;
+
+    #[test]
+    fn languages_of_a_reader_by_weight_then_the_countrys_then_english() {
+        assert_eq!(reader_languages(Some("sv;q=0.5, fi-FI, *, en;q=0"), "fi"), "fi-FI,sv,fi,en");
+        assert_eq!(reader_languages(None, "nb-NO"), "nb-NO,en");
+        assert_eq!(reader_languages(Some("x;q=NaN,\u{e9},;,"), "en"), "en");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -11,7 +12,7 @@ use serde::Deserialize;
 pub struct Config {
     /// gRPC, mutual TLS.
     pub listen: SocketAddr,
-    /// Health, plain HTTP on loopback.
+    /// Health and the coverage page, plain HTTP on loopback.
     pub admin: SocketAddr,
     /// Certificate chain.
     pub certificate: PathBuf,
@@ -19,8 +20,53 @@ pub struct Config {
     pub key: PathBuf,
     /// Anchors of our own services.
     pub anchors: PathBuf,
-    /// Folder of FHIR R4 ConceptMaps (JSON) and `systems.toml`.
-    pub maps: PathBuf,
+    /// Folder of sources, built into a snapshot at start: FHIR resources, releases, `systems.toml`.
+    pub maps: Option<PathBuf>,
+    /// Folder of built snapshots; the one named in its file `current` serves. Looked at again every few seconds.
+    pub snapshots: Option<PathBuf>,
+    /// The FHIR façade, plain HTTP; keep it on loopback or behind a proxy that authenticates.
+    pub fhir: Option<SocketAddr>,
+    /// Folder for counts of codes without a target.
+    pub state_dir: Option<PathBuf>,
+    /// Cache of translated documents.
+    pub redis: Option<Redis>,
+    /// Server reflection.
+    #[serde(default = "yes")]
+    pub reflection: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// `[redis]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Redis {
+    /// `redis://host:port/db`
+    pub url: String,
+    /// 32 bytes that encrypt what is kept; a file that only this service reads.
+    pub key: PathBuf,
+    /// Seconds an answer is kept.
+    #[serde(default = "life")]
+    pub seconds: u64,
+}
+
+fn life() -> u64 {
+    300
+}
+
+impl Redis {
+    /// The cache.
+    ///
+    /// # Errors
+    /// A key that is not 32 bytes, an address that cannot be read.
+    pub fn cache(&self) -> Result<crate::cache::Cache, String> {
+        let bytes = std::fs::read(&self.key).map_err(|e| format!("redis.key: {e}"))?;
+        let key = bytes.try_into().map_err(|_| "redis.key: expected 32 bytes".to_owned())?;
+        crate::cache::Cache::redis(&self.url, key, Duration::from_secs(self.seconds))
+            .map_err(|e| format!("redis.url: {e}"))
+    }
 }
 
 /// Reads the file; paths are relative to it.
@@ -30,10 +76,11 @@ pub struct Config {
 pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| vec![format!("cannot read {}: {e}", path.display())])?;
     let table: toml::Table = toml::from_str(&text).map_err(|e| vec![e.message().to_owned()])?;
-    let known = ["listen", "admin", "certificate", "key", "anchors", "maps"];
-    let mut problems: Vec<String> =
-        table.keys().filter(|k| !known.contains(&k.as_str())).map(|k| format!("{k}: unknown key")).collect();
-    for name in known {
+    let required = ["listen", "admin", "certificate", "key", "anchors"];
+    let optional = ["maps", "snapshots", "fhir", "state_dir", "redis", "reflection"];
+    let known = |k: &String| required.contains(&k.as_str()) || optional.contains(&k.as_str());
+    let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
+    for name in required {
         match table.get(name) {
             None => problems.push(format!("{name}: is missing")),
             Some(toml::Value::String(text)) => {
@@ -44,12 +91,18 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             Some(_) => problems.push(format!("{name}: expected text")),
         }
     }
+    if table.contains_key("maps") == table.contains_key("snapshots") {
+        problems.push("maps, snapshots: give one of them".to_owned());
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
     let mut config: Config = table.try_into().map_err(|e: toml::de::Error| vec![e.message().to_owned()])?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    for path in [&mut config.certificate, &mut config.key, &mut config.anchors, &mut config.maps] {
+    let paths = [Some(&mut config.certificate), Some(&mut config.key), Some(&mut config.anchors)];
+    let optional = [config.maps.as_mut(), config.snapshots.as_mut(), config.state_dir.as_mut()];
+    let redis = config.redis.as_mut().map(|r| &mut r.key);
+    for path in paths.into_iter().chain(optional).chain([redis]).flatten() {
         if path.is_relative() {
             *path = folder.join(&*path);
         }
@@ -59,8 +112,12 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             problems.push(format!("{name}: no such file: {}", path.display()));
         }
     }
-    if !config.maps.is_dir() {
-        problems.push(format!("maps: no such folder: {}", config.maps.display()));
+    for (name, path) in [("maps", &config.maps), ("snapshots", &config.snapshots)] {
+        if let Some(path) = path
+            && !path.is_dir()
+        {
+            problems.push(format!("{name}: no such folder: {}", path.display()));
+        }
     }
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }

@@ -1,9 +1,27 @@
 //! The terminology service: national codes to SNOMED CT and LOINC, single, in columns, and whole documents.
 //!
-//! `maps.rs` holds the immutable, digest-named snapshot; `cda.rs` edits a CDA document without touching a byte outside
-//! its coded elements; `service.rs` is the gRPC face.
+//! `load` reads releases and national lists, `build` checks them and writes one deterministic snapshot named by its
+//! digest (`format`), `snapshot` reads it from mapped memory. `translate` and `designation` answer for single codes,
+//! `document` edits CDA and FHIR documents without touching anything but coded elements, `service` is the gRPC face and
+//! `facade` the FHIR one.
 
-pub mod cda;
+pub mod build;
+pub mod cache;
+pub mod check_digit;
 pub mod config;
-pub mod maps;
+pub mod counters;
+pub mod coverage;
+pub mod designation;
+pub mod diff;
+pub mod document;
+pub mod expand;
+pub mod facade;
+pub mod format;
+pub mod generate;
+pub mod load;
+mod mapped;
+pub mod relationship;
 pub mod service;
+pub mod snapshot;
+pub mod store;
+pub mod translate;

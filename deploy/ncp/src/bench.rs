@@ -47,6 +47,15 @@ pub(crate) enum Bench {
         #[arg(long, default_value = ".")]
         sources: PathBuf,
     },
+    /// Terminology: look-ups, gRPC, documents, start.
+    Terminology {
+        /// SNOMED CT and LOINC of full size, synthetic, beside the million rows.
+        #[arg(long)]
+        full: bool,
+        /// Where translation/maps lies.
+        #[arg(long, default_value = ".")]
+        sources: PathBuf,
+    },
     /// Time to ready and idle memory of each process.
     Start {
         /// Where deploy/demo and tests/fixtures lie.
@@ -60,6 +69,7 @@ pub(crate) async fn run(bench: Bench) -> Result<(), Error> {
     match bench {
         Bench::Iti38 { seconds, sources } => iti38(dir.path(), &sources, seconds).await,
         Bench::Start { sources } => start(dir.path(), &sources).await,
+        Bench::Terminology { full, sources } => crate::bench_terminology::run(&sources, full, dir.path()).await,
         Bench::Rad75 { sizes, sources } => {
             for mib in sizes {
                 rad75(&dir.path().join(mib.to_string()), &sources, mib).await?;

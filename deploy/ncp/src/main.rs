@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 
 mod audit;
 mod bench;
+mod bench_terminology;
 mod check;
 mod clinician;
 mod demo;
@@ -17,6 +18,7 @@ mod manifest;
 mod refusals;
 mod relay;
 mod templates;
+mod terminology;
 mod trail;
 mod treatment;
 
@@ -79,6 +81,9 @@ enum Command {
     /// Shows imaging manifests (KOS of XDS-I.b, Xt-EHR V7e and MADO; MADO's FHIR document) and converts between them.
     #[command(subcommand)]
     Manifest(manifest::Command),
+    /// Builds, compares and counts snapshots of the terminology service.
+    #[command(subcommand)]
+    Terminology(terminology::Command),
     /// Prints figures of this machine, one JSON line each, beside those of a peer in the same run.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -96,6 +101,7 @@ async fn main() -> ExitCode {
         Command::Token { country, dir } => print_token(&country, dir).map(|()| true),
         Command::Pki { country, out } => pki(&country, &out).map(|()| true),
         Command::Audit(command) => audit::run(command).await,
+        Command::Terminology(command) => terminology::run(command),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -47,6 +47,7 @@ key = "pki/seal.key"
 endpoint = "https://127.0.0.1:{translation}"
 server_name = "localhost"
 tls = {{ certificate = "pki/internal-client.pem", key = "pki/internal-client.key", anchors = "pki/anchors.pem" }}
+reader_language = "{lower}"
 
 [audit]
 spool_dir = "spool"

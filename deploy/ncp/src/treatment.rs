@@ -132,12 +132,19 @@ async fn report(client: &Client, lines: &[Line]) -> Result<Value, Error> {
     ensure(header("cache-control") == "no-store" && header("content-security-policy") == "sandbox", "headers")?;
     let text = String::from_utf8(translated.to_vec())?;
     ensure(text.contains("codeSystem=\"2.16.840.1.113883.6.1\""), "no European code in the report")?;
+    // Finnish words for a Norwegian report, Norwegian ones for a Finnish one: national names, or our own phrase.
+    let words = ["TT rintakehä", "Thoraxin röntgen", "RG toraks"];
+    ensure(header("x-ncp-translation").contains("snapshot="), "not translated for its reader")?;
+    ensure(
+        words.iter().any(|w| text.contains(&format!("displayName=\"{w}\""))),
+        "no designation in the reader's words",
+    )?;
     let url = header("link").split(['<', '>']).nth(1).unwrap_or_default().to_owned();
     let (head, original) = client.binary(&url).await?;
     let announced = head.headers().get("x-ncp-original-digest").and_then(|v| v.to_str().ok()).unwrap_or_default();
     ensure(announced == hex::encode(openssl::sha::sha256(&original)), "digest of the original does not fit")?;
     ensure(text.as_bytes() != original, "translation and original are the same")?;
-    Ok(json!({ "translated_bytes": text.len(), "original_bytes": original.len() }))
+    Ok(json!({ "translated_bytes": text.len(), "original_bytes": original.len(), "said": header("x-ncp-translation") }))
 }
 
 /// Every instance of every study, compared with the archive's file.

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ncp_ihe::{
     Association, DocumentEntry, DocumentRequest, FindDocuments, HomeCommunityId, Oid, PatientId, StoredQuery, orcd,
 };
+use ncp_proto::translation::Direction;
 use serde_json::json;
 
 use super::fhir::{accepts, answer, patient_id, patient_reference};
@@ -23,6 +24,7 @@ use crate::initiating::Call;
 use crate::initiating::query::{Found, query};
 use crate::initiating::retrieve::{Retrieved, Wanted, retrieve};
 use crate::outcome::GatewayError;
+use crate::translate;
 
 /// Documents of one answer.
 const DOCUMENTS: usize = 1000;
@@ -220,8 +222,9 @@ pub async fn read_binary(
     }
     let call = clinic.treatment_call(&bearer, &treated)?;
     let fetched = fetch(&call, &document).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
+    let read = in_readers_words(&clinic, &headers, &document, fetched.bytes.clone()).await;
     if as_resource {
-        let data = base64::engine::general_purpose::STANDARD.encode(&fetched.bytes);
+        let data = base64::engine::general_purpose::STANDARD.encode(&read.bytes);
         return Ok(answer(&json!({
             "resourceType": "Binary", "id": id, "contentType": document.media_type, "data": data,
         })));
@@ -238,7 +241,52 @@ pub async fn read_binary(
         Some(original) => Some(binary_url(&clinic, &bearer, &treated, original)?),
         None => None,
     };
-    Ok(content(&document.media_type, &document.language, fetched.bytes, original.as_deref()))
+    let mut response = content(&document.media_type, &document.language, read.bytes, original.as_deref());
+    for (name, value) in [("x-ncp-translation", read.translation), ("x-ncp-warning", read.warning)] {
+        response.headers_mut().extend(value.map(|v| (HeaderName::from_static(name), v)));
+    }
+    Ok(response)
+}
+
+/// A document as its reader gets it.
+struct Read {
+    bytes: Bytes,
+    /// Languages asked for and the snapshot that answered.
+    translation: Option<HeaderValue>,
+    warning: Option<HeaderValue>,
+}
+
+/// A pivot with designations in the reader's language. Without an answer in time, or for what is not translated, it goes
+/// on as it came, said so; an original, and anything that is no report, is never touched.
+async fn in_readers_words(clinic: &Clinic, headers: &HeaderMap, document: &Document, bytes: Bytes) -> Read {
+    let kept = |bytes, warning| Read { bytes, translation: None, warning };
+    let translated = ["xml", "fhir+json"].iter().any(|kind| document.media_type.contains(kind));
+    if document.original.is_none() || !translated {
+        return kept(bytes, None);
+    }
+    let Some(translator) = &clinic.app.translator else {
+        return kept(bytes, Some(HeaderValue::from_static("not translated: no terminology service")));
+    };
+    let accept = headers.get(header::ACCEPT_LANGUAGE).and_then(|v| v.to_str().ok());
+    let own = clinic.app.config.translation.as_ref().map(|t| t.reader_language.as_str()).unwrap_or_default();
+    let languages = translate::reader_languages(accept, own);
+    let asked = translator.document(&document.media_type, bytes.clone(), Direction::PivotToLanguage, &languages).await;
+    match asked {
+        Ok(done) => {
+            let said = format!(
+                "languages=\"{languages}\"; snapshot={}; seen={}; written={}; unmapped={}",
+                done.snapshot,
+                done.summary.seen,
+                done.summary.mapped + done.summary.approximate,
+                done.summary.unmapped
+            );
+            Read { bytes: done.bytes, translation: HeaderValue::try_from(said).ok(), warning: None }
+        }
+        Err(error) => {
+            tracing::warn!(reason = %error, "document not translated for its reader");
+            kept(bytes, Some(HeaderValue::from_static("not translated: the codes' own designations stand")))
+        }
+    }
 }
 
 /// The document by ITI-39, checked against what was sealed of its metadata.

@@ -26,12 +26,34 @@ pub struct Match {
     pub target: ::core::option::Option<Code>,
     #[prost(enumeration = "Relationship", tag = "2")]
     pub relationship: i32,
+    /// the word of the map, R4 or R5
     #[prost(string, tag = "3")]
     pub source_word: ::prost::alloc::string::String,
+    /// first to last
     #[prost(message, repeated, tag = "4")]
     pub via: ::prost::alloc::vec::Vec<MapRef>,
     #[prost(message, optional, tag = "5")]
     pub designation: ::core::option::Option<Designation>,
+    #[prost(message, repeated, tag = "6")]
+    pub product: ::prost::alloc::vec::Vec<Property>,
+    #[prost(message, repeated, tag = "7")]
+    pub depends_on: ::prost::alloc::vec::Vec<Property>,
+    #[prost(string, tag = "8")]
+    pub comment: ::prost::alloc::string::String,
+    #[prost(bool, tag = "9")]
+    pub active: bool,
+    /// by a map's rule for unmapped codes
+    #[prost(bool, tag = "10")]
+    pub fallback: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Property {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub code: ::core::option::Option<Code>,
+    #[prost(string, tag = "3")]
+    pub text: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Designation {
@@ -41,6 +63,19 @@ pub struct Designation {
     pub language: ::prost::alloc::string::String,
     #[prost(bool, tag = "3")]
     pub fallback: bool,
+    #[prost(bool, tag = "4")]
+    pub own_phrase: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Issue {
+    #[prost(enumeration = "Severity", tag = "1")]
+    pub severity: i32,
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub legacy_code: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub location: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Policy {
@@ -50,8 +85,12 @@ pub struct Policy {
     pub allow_narrower: bool,
     #[prost(bool, tag = "3")]
     pub allow_related: bool,
+    #[prost(bool, tag = "4")]
+    pub allow_fallback: bool,
+    #[prost(enumeration = "Required", tag = "5")]
+    pub required: i32,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TranslateRequest {
     #[prost(message, optional, tag = "1")]
     pub source: ::core::option::Option<Code>,
@@ -63,6 +102,17 @@ pub struct TranslateRequest {
     pub policy: ::core::option::Option<Policy>,
     #[prost(bool, tag = "5")]
     pub reverse: bool,
+    #[prost(string, tag = "6")]
+    pub correlation_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub map_url: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub map_version: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "9")]
+    pub context: ::prost::alloc::vec::Vec<Property>,
+    /// pinned; empty for the one that serves
+    #[prost(bytes = "vec", tag = "10")]
+    pub snapshot: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TranslateResponse {
@@ -76,6 +126,10 @@ pub struct TranslateResponse {
     pub rejected_by_policy: ::prost::alloc::vec::Vec<Match>,
     #[prost(bytes = "vec", tag = "5")]
     pub snapshot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "6")]
+    pub correlation_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "7")]
+    pub issues: ::prost::alloc::vec::Vec<Issue>,
 }
 /// Columns: the systems once, then parallel arrays.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -92,6 +146,8 @@ pub struct TranslateBatchRequest {
     pub language: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "6")]
     pub policy: ::core::option::Option<Policy>,
+    #[prost(bytes = "vec", tag = "7")]
+    pub snapshot: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TranslateBatchResponse {
@@ -121,8 +177,10 @@ pub struct LookupRequest {
     pub code: ::core::option::Option<Code>,
     #[prost(string, repeated, tag = "2")]
     pub languages: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub snapshot: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LookupResponse {
     #[prost(bool, tag = "1")]
     pub found: bool,
@@ -130,15 +188,52 @@ pub struct LookupResponse {
     pub designation: ::core::option::Option<Designation>,
     #[prost(bytes = "vec", tag = "3")]
     pub snapshot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bool, tag = "4")]
+    pub active: bool,
+    #[prost(string, tag = "5")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "6")]
+    pub designations: ::prost::alloc::vec::Vec<Designation>,
+    #[prost(message, repeated, tag = "7")]
+    pub issues: ::prost::alloc::vec::Vec<Issue>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListMapsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ValidateCodeRequest {
+    #[prost(message, optional, tag = "1")]
+    pub code: ::core::option::Option<Code>,
+    #[prost(string, tag = "2")]
+    pub value_set: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub snapshot: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ValidateCodeResponse {
+    #[prost(bool, tag = "1")]
+    pub valid: bool,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub snapshot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(message, repeated, tag = "4")]
+    pub issues: ::prost::alloc::vec::Vec<Issue>,
+    #[prost(string, tag = "5")]
+    pub display: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListMapsRequest {
+    #[prost(string, tag = "1")]
+    pub url: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListMapsResponse {
     #[prost(message, repeated, tag = "1")]
     pub maps: ::prost::alloc::vec::Vec<MapSummary>,
     #[prost(bytes = "vec", tag = "2")]
     pub snapshot: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub loaded: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    #[prost(string, tag = "4")]
+    pub manifest: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MapSummary {
@@ -152,6 +247,69 @@ pub struct MapSummary {
     pub rows: u32,
     #[prost(uint32, tag = "5")]
     pub unmatched: u32,
+    #[prost(string, tag = "6")]
+    pub status: ::prost::alloc::string::String,
+    #[prost(bool, tag = "7")]
+    pub current: bool,
+}
+/// Codes that a query filters by, in European codes; every national code that may stand for one of them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExpandFilterRequest {
+    #[prost(message, repeated, tag = "1")]
+    pub codes: ::prost::alloc::vec::Vec<Code>,
+    #[prost(string, repeated, tag = "2")]
+    pub national_systems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ExpandFilterResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub codes: ::prost::alloc::vec::Vec<Code>,
+    /// false: answers must be filtered again by the asked codes, after translation
+    #[prost(bool, tag = "2")]
+    pub exact: bool,
+    /// nothing national is known: ask without this filter, and filter afterwards
+    #[prost(bool, tag = "3")]
+    pub unrestricted: bool,
+    #[prost(bytes = "vec", tag = "4")]
+    pub snapshot: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CoverageRequest {
+    #[prost(uint32, tag = "1")]
+    pub most: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct CoverageResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub gaps: ::prost::alloc::vec::Vec<Gap>,
+    #[prost(message, repeated, tag = "2")]
+    pub systems: ::prost::alloc::vec::Vec<SystemCoverage>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub snapshot: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Gap {
+    #[prost(string, tag = "1")]
+    pub system: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub count: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub candidates: ::prost::alloc::vec::Vec<Code>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SystemCoverage {
+    #[prost(string, tag = "1")]
+    pub system: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub codes: u32,
+    #[prost(uint32, tag = "3")]
+    pub exact: u32,
+    #[prost(uint32, tag = "4")]
+    pub approximate: u32,
+    #[prost(uint32, tag = "5")]
+    pub unmapped: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DocumentChunk {
@@ -170,14 +328,25 @@ pub mod document_chunk {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DocumentHeader {
+    /// text/xml, application/fhir+json, application/dicom+json
     #[prost(string, tag = "1")]
     pub media_type: ::prost::alloc::string::String,
     #[prost(enumeration = "Direction", tag = "2")]
     pub direction: i32,
+    /// of the reader, further ones after a comma
     #[prost(string, tag = "3")]
     pub language: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "4")]
     pub policy: ::core::option::Option<Policy>,
+    /// imaging-report, or empty: no element is required
+    #[prost(string, tag = "5")]
+    pub profile: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "6")]
+    pub size: u64,
+    #[prost(bytes = "vec", tag = "7")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "8")]
+    pub snapshot: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DocumentEvent {
@@ -204,8 +373,12 @@ pub struct ElementReport {
     pub result: ::core::option::Option<TranslateResponse>,
     #[prost(bool, tag = "3")]
     pub written: bool,
+    #[prost(bool, tag = "4")]
+    pub required: bool,
+    #[prost(string, tag = "5")]
+    pub fate: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DocumentSummary {
     #[prost(uint32, tag = "1")]
     pub seen: u32,
@@ -225,6 +398,18 @@ pub struct DocumentSummary {
     pub snapshot: ::prost::alloc::vec::Vec<u8>,
     #[prost(string, tag = "9")]
     pub skipped_because: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "10")]
+    pub failed: u32,
+    /// that were used
+    #[prost(message, repeated, tag = "11")]
+    pub maps: ::prost::alloc::vec::Vec<MapRef>,
+    #[prost(string, tag = "12")]
+    pub service_version: ::prost::alloc::string::String,
+    /// seconds since 1970, UTC
+    #[prost(int64, tag = "13")]
+    pub translated_at: i64,
+    #[prost(message, repeated, tag = "14")]
+    pub issues: ::prost::alloc::vec::Vec<Issue>,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -336,6 +521,71 @@ impl Direction {
             "DIRECTION_UNSPECIFIED" => Some(Self::Unspecified),
             "NATIONAL_TO_PIVOT" => Some(Self::NationalToPivot),
             "PIVOT_TO_LANGUAGE" => Some(Self::PivotToLanguage),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Severity {
+    Unspecified = 0,
+    Information = 1,
+    Warning = 2,
+    Error = 3,
+}
+impl Severity {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SEVERITY_UNSPECIFIED",
+            Self::Information => "INFORMATION",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SEVERITY_UNSPECIFIED" => Some(Self::Unspecified),
+            "INFORMATION" => Some(Self::Information),
+            "WARNING" => Some(Self::Warning),
+            "ERROR" => Some(Self::Error),
+            _ => None,
+        }
+    }
+}
+/// What happens to a required element without a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Required {
+    Unspecified = 0,
+    Keep = 1,
+    Fail = 2,
+    NullFlavor = 3,
+}
+impl Required {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REQUIRED_UNSPECIFIED",
+            Self::Keep => "KEEP",
+            Self::Fail => "FAIL",
+            Self::NullFlavor => "NULL_FLAVOR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REQUIRED_UNSPECIFIED" => Some(Self::Unspecified),
+            "KEEP" => Some(Self::Keep),
+            "FAIL" => Some(Self::Fail),
+            "NULL_FLAVOR" => Some(Self::NullFlavor),
             _ => None,
         }
     }
@@ -481,6 +731,32 @@ pub mod translation_client {
                 );
             self.inner.unary(req, path, codec).await
         }
+        pub async fn translate_stream(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::TranslateRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::TranslateResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ncp.translation.v1.Translation/TranslateStream",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("ncp.translation.v1.Translation", "TranslateStream"),
+                );
+            self.inner.streaming(req, path, codec).await
+        }
         pub async fn lookup(
             &mut self,
             request: impl tonic::IntoRequest<super::LookupRequest>,
@@ -500,6 +776,32 @@ pub mod translation_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("ncp.translation.v1.Translation", "Lookup"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn validate_code(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ValidateCodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ValidateCodeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ncp.translation.v1.Translation/ValidateCode",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("ncp.translation.v1.Translation", "ValidateCode"),
+                );
             self.inner.unary(req, path, codec).await
         }
         pub async fn list_maps(
@@ -524,6 +826,56 @@ pub mod translation_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("ncp.translation.v1.Translation", "ListMaps"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn expand_filter(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExpandFilterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExpandFilterResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ncp.translation.v1.Translation/ExpandFilter",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("ncp.translation.v1.Translation", "ExpandFilter"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn coverage(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CoverageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CoverageResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/ncp.translation.v1.Translation/Coverage",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("ncp.translation.v1.Translation", "Coverage"));
             self.inner.unary(req, path, codec).await
         }
         pub async fn transcode_document(
@@ -584,15 +936,49 @@ pub mod translation_server {
             tonic::Response<super::TranslateBatchResponse>,
             tonic::Status,
         >;
+        /// Server streaming response type for the TranslateStream method.
+        type TranslateStreamStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::TranslateResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn translate_stream(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::TranslateRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::TranslateStreamStream>,
+            tonic::Status,
+        >;
         async fn lookup(
             &self,
             request: tonic::Request<super::LookupRequest>,
         ) -> std::result::Result<tonic::Response<super::LookupResponse>, tonic::Status>;
+        async fn validate_code(
+            &self,
+            request: tonic::Request<super::ValidateCodeRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ValidateCodeResponse>,
+            tonic::Status,
+        >;
         async fn list_maps(
             &self,
             request: tonic::Request<super::ListMapsRequest>,
         ) -> std::result::Result<
             tonic::Response<super::ListMapsResponse>,
+            tonic::Status,
+        >;
+        async fn expand_filter(
+            &self,
+            request: tonic::Request<super::ExpandFilterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ExpandFilterResponse>,
+            tonic::Status,
+        >;
+        async fn coverage(
+            &self,
+            request: tonic::Request<super::CoverageRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::CoverageResponse>,
             tonic::Status,
         >;
         /// Server streaming response type for the TranscodeDocument method.
@@ -775,6 +1161,54 @@ pub mod translation_server {
                     };
                     Box::pin(fut)
                 }
+                "/ncp.translation.v1.Translation/TranslateStream" => {
+                    #[allow(non_camel_case_types)]
+                    struct TranslateStreamSvc<T: Translation>(pub Arc<T>);
+                    impl<
+                        T: Translation,
+                    > tonic::server::StreamingService<super::TranslateRequest>
+                    for TranslateStreamSvc<T> {
+                        type Response = super::TranslateResponse;
+                        type ResponseStream = T::TranslateStreamStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::TranslateRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Translation>::translate_stream(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TranslateStreamSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/ncp.translation.v1.Translation/Lookup" => {
                     #[allow(non_camel_case_types)]
                     struct LookupSvc<T: Translation>(pub Arc<T>);
@@ -820,6 +1254,51 @@ pub mod translation_server {
                     };
                     Box::pin(fut)
                 }
+                "/ncp.translation.v1.Translation/ValidateCode" => {
+                    #[allow(non_camel_case_types)]
+                    struct ValidateCodeSvc<T: Translation>(pub Arc<T>);
+                    impl<
+                        T: Translation,
+                    > tonic::server::UnaryService<super::ValidateCodeRequest>
+                    for ValidateCodeSvc<T> {
+                        type Response = super::ValidateCodeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ValidateCodeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Translation>::validate_code(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ValidateCodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/ncp.translation.v1.Translation/ListMaps" => {
                     #[allow(non_camel_case_types)]
                     struct ListMapsSvc<T: Translation>(pub Arc<T>);
@@ -850,6 +1329,96 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListMapsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/ncp.translation.v1.Translation/ExpandFilter" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExpandFilterSvc<T: Translation>(pub Arc<T>);
+                    impl<
+                        T: Translation,
+                    > tonic::server::UnaryService<super::ExpandFilterRequest>
+                    for ExpandFilterSvc<T> {
+                        type Response = super::ExpandFilterResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ExpandFilterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Translation>::expand_filter(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExpandFilterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/ncp.translation.v1.Translation/Coverage" => {
+                    #[allow(non_camel_case_types)]
+                    struct CoverageSvc<T: Translation>(pub Arc<T>);
+                    impl<
+                        T: Translation,
+                    > tonic::server::UnaryService<super::CoverageRequest>
+                    for CoverageSvc<T> {
+                        type Response = super::CoverageResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::CoverageRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Translation>::coverage(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CoverageSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
