@@ -141,6 +141,9 @@ pub struct Limits {
     /// Silence inside a body.
     #[serde(deserialize_with = "duration")]
     pub idle: Duration,
+    /// Time for a whole request, however steadily it comes.
+    #[serde(deserialize_with = "duration")]
+    pub request: Duration,
     /// Documents or studies in one answer.
     pub results: usize,
 }
@@ -160,6 +163,7 @@ impl Default for Limits {
             circuit_pause: Duration::from_secs(15),
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(30),
+            request: Duration::from_secs(120),
             results: 10_000,
         }
     }

@@ -34,8 +34,6 @@ pub type OutParts = Pin<Box<dyn Stream<Item = Result<OutPart, BoxError>> + Send>
 
 /// Connections held at once.
 const CONNECTIONS: usize = 2048;
-/// Header fields of a request.
-const HEADER_BYTES: usize = 32 << 10;
 
 /// A body that is there already.
 pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {
@@ -82,7 +80,7 @@ pub async fn accept_until_drained<F, Done>(
     }
 }
 
-/// Serves HTTP/1.1 on one connection, with bounded header fields.
+/// Serves HTTP/1.1 on one connection, with bounded header fields that must come in time.
 pub async fn serve_connection<S, B>(stream: TlsStream, service: S)
 where
     S: hyper::service::Service<Request<Incoming>, Response = http::Response<B>>,
@@ -93,7 +91,7 @@ where
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))
-        .max_buf_size(HEADER_BYTES.max(64 << 10))
+        .max_buf_size(64 << 10)
         .max_headers(100)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {

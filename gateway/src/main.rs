@@ -26,11 +26,20 @@ enum Command {
     CheckConfig,
 }
 
+/// Every connection that the listeners may hold needs a descriptor: the soft limit, often 1024, is raised to the hard one.
+fn raise_descriptor_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    // What the system refuses stays as it was.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
 /// Bad configuration (EX_USAGE).
 const USAGE: u8 = 64;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    raise_descriptor_limit();
     let arguments = Arguments::parse();
     let Some(path) = arguments.config else {
         eprintln!("--config FILE is required; see ncp-gateway --help");

@@ -282,8 +282,10 @@ fn message_row(error: &MessageError) -> Row {
             xcpd_reason: ("DemographicsQueryNotAllowed", EHDSI_REASONS),
             ..same("XDSStoredQueryMissingParam", "a patient identifier is required")
         },
+        M::DeferredUnsupported => same("XDSRegistryError", "deferred response is not supported"),
         M::QueryUnknown => same("XDSUnknownStoredQuery", "stored query is not served"),
         M::QueryMissingParam(_) => same("XDSStoredQueryMissingParam", "a parameter is missing"),
+        M::QueryParamInvalid(_) => same("XDSRegistryError", "a parameter cannot be read"),
         M::QueryParamNumber(_) => same("XDSStoredQueryParamNumber", "a parameter has too many values"),
         _ => Row { as_fault: true, text: "malformed message", alert: Some(Alert::Security), ..row },
     }

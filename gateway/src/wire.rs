@@ -4,13 +4,15 @@ use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::Body;
-use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, SoapError};
+use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, SizeLimit, SoapError};
 use ncp_xml::{Element, Limits};
 
 use crate::config;
 use crate::listener::{OutParts, Reply, ReplyBody, full};
 use crate::outcome::GatewayError;
 
+/// Header fields of a request, bytes.
+const HEADER_BYTES: usize = 32 << 10;
 /// Bytes of parts that a request needs none of.
 const TRAILING_BYTES: usize = 1 << 20;
 
@@ -24,6 +26,8 @@ const UNDERSTOOD: &[(&str, &str)] = &[
     (ncp_soap::ns::WSA, "From"),
     (ncp_soap::ns::WSA, "RelatesTo"),
     (ncp_soap::ns::WSSE, "Security"),
+    // A hint for caches; nothing is kept of a discovery.
+    ("urn:ihe:iti:xcpd:2009", "CorrelationTimeToLive"),
 ];
 
 /// A request that was read: its bytes are what signatures are checked on.
@@ -77,10 +81,20 @@ where
     B::Error: Into<BoxError>,
 {
     let bounds = MessageLimits { root_bytes: limits.message_bytes, idle: limits.idle, ..MessageLimits::default() };
-    let mut incoming = ncp_soap::read_message(headers, body, &bounds).await?;
-    // The message must have come to its end.
-    incoming.parts.drain(TRAILING_BYTES).await?;
-    let bytes = incoming.root;
+    let header_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if header_bytes > HEADER_BYTES {
+        return Err(SoapError::TooLarge(SizeLimit::Headers));
+    }
+    if body.size_hint().lower() > (bounds.root_bytes + bounds.before_root_bytes + TRAILING_BYTES) as u64 {
+        return Err(SoapError::TooLarge(SizeLimit::Body));
+    }
+    let reading = async {
+        let mut incoming = ncp_soap::read_message(headers, body, &bounds).await?;
+        // The message must have come to its end.
+        incoming.parts.drain(TRAILING_BYTES).await?;
+        Ok::<_, SoapError>(incoming.root)
+    };
+    let bytes = tokio::time::timeout(limits.request, reading).await.map_err(|_| SoapError::Timeout)??;
     let envelope = Envelope::read(&bytes, &Limits { bytes: limits.message_bytes, ..Limits::REQUEST })?;
     envelope.check_must_understand(UNDERSTOOD)?;
     let addressing = Addressing::read(&envelope)?;

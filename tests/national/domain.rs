@@ -123,7 +123,7 @@ impl Domain {
         let holdings = self.0.lock().expect("not poisoned");
         let wanted = |e: &&DocumentEntry| match &request.query {
             StoredQuery::FindDocuments(find) => find.matches(e),
-            StoredQuery::GetDocuments(get) => get.names(e),
+            StoredQuery::GetDocuments(ids) => ids.name(e),
             other => panic!("{other:?}"),
         };
         let entries = holdings.entries.iter().filter(wanted).cloned().collect();

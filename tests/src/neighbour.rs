@@ -15,7 +15,7 @@ use ncp_ihe::{
 };
 use ncp_saml::{Code, HcpClaims, Purpose, SealKey, SignedAssertion, Signer, TrcClaims};
 use ncp_soap::{Addressing, Envelope, Fault, MessageLimits, ns};
-use ncp_tls::{Country, Material, SslConnector};
+use ncp_tls::{Country, Material, SslConnector, TlsStream};
 use ncp_xml::{Element, Limits};
 
 use crate::messages::{Capture, Origin, RecordedParts};
@@ -200,6 +200,14 @@ impl Neighbour {
     /// Network, TLS, an answer that is no SOAP.
     pub async fn post(&self, path: &str, content_type: &str, message: impl Into<Bytes>) -> Result<Answer, Error> {
         post(&self.connector, &self.host, self.port, path, content_type, message, self.capture.as_ref()).await
+    }
+
+    /// A TLS connection on which a test writes what it likes.
+    ///
+    /// # Errors
+    /// Network, TLS.
+    pub async fn open(&self) -> Result<TlsStream, Error> {
+        Ok(ncp_tls::connect(&self.connector, &self.host, self.port, "localhost", Duration::from_secs(10)).await?)
     }
 
     /// A simple SOAP call.

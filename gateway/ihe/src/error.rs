@@ -25,9 +25,15 @@ pub enum MessageError {
     /// A parameter has more values than it may.
     #[error("query parameter {0} has too many values")]
     QueryParamNumber(&'static str),
+    /// A parameter cannot be read.
+    #[error("query parameter {0} cannot be read")]
+    QueryParamInvalid(&'static str),
     /// ITI-55 with demographics alone.
     #[error("demographics only")]
     DemographicsOnly,
+    /// ITI-55 with a deferred response.
+    #[error("deferred response is not supported")]
+    DeferredUnsupported,
     /// No patient identifier.
     #[error("no patient identifier")]
     NoPatientId,

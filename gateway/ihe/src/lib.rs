@@ -24,10 +24,10 @@ pub use imaging::{
 pub use values::{Coded, Dtm, HomeCommunityId, Oid, PatientId, Uid};
 pub use xcpd::{Address, PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PatientResponse, PersonName};
 pub use xds::{
-    Association, Author, Availability, Content, CrossGatewayQueryRequest, DocumentEntry, DocumentIds, DocumentRequest,
-    DocumentResponse, EntryType, FindDocuments, Folder, GetDocuments, ImagingRequest, QueryResponse, ReferenceId,
-    RegistryError, RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, Severity, Status,
-    StoredQuery, StudyRequest, SubmissionSet, TimeRange,
+    Association, Author, Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry,
+    DocumentRequest, DocumentResponse, EntryType, FindDocuments, FindFolders, FindSubmissionSets, Folder, GetAll,
+    ImagingRequest, ObjectIds, QueryResponse, ReferenceId, RegistryError, RegistryObjects, RetrieveRequest,
+    RetrieveResponse, ReturnType, SeriesRequest, Severity, Status, StoredQuery, StudyRequest, SubmissionSet, TimeRange,
 };
 
 /// `wsa:Action` values (`ihe-transactions.md` 1.2).
@@ -36,6 +36,10 @@ pub mod actions {
     pub const ITI55_REQUEST: &str = "urn:hl7-org:v3:PRPA_IN201305UV02:CrossGatewayPatientDiscovery";
     /// ITI-55 response.
     pub const ITI55_RESPONSE: &str = "urn:hl7-org:v3:PRPA_IN201306UV02:CrossGatewayPatientDiscovery";
+    /// ITI-55 request that asks for a deferred response.
+    pub const ITI55_DEFERRED_REQUEST: &str = "urn:hl7-org:v3:PRPA_IN201305UV02:Deferred:CrossGatewayPatientDiscovery";
+    /// Acknowledgement of a deferred ITI-55 request.
+    pub const ITI55_DEFERRED_RESPONSE: &str = "urn:hl7-org:v3:MCCI_IN000002UV01";
     /// ITI-38 request.
     pub const ITI38_REQUEST: &str = "urn:ihe:iti:2007:CrossGatewayQuery";
     /// ITI-38 response.

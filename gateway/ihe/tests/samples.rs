@@ -87,7 +87,15 @@ fn iti55_answers_of_every_case() {
         "ERROR_PI_GENERIC",
         "id",
     );
+    let more = xcpd::Refusal {
+        reason: "AdditionalDemographicsRequested".into(),
+        system: "1.3.6.1.4.1.12559.11.10.1.3.2.2.1".into(),
+        detail: "ERROR_PI_MULTIPLE_MATCHES".into(),
+        text: "more".into(),
+        attributes: vec!["LivingSubjectAdministrativeGenderRequested".into()],
+    };
     for answer in [
+        PatientAnswer::Refused(more),
         PatientAnswer::Matches(matches),
         PatientAnswer::NoMatch { ehdsi_reason: true },
         PatientAnswer::NoMatch { ehdsi_reason: false },
@@ -99,6 +107,7 @@ fn iti55_answers_of_every_case() {
         let read = PatientResponse::read(&written).expect("reads back");
         assert_eq!(read, answer);
     }
+    valid(&PatientResponse::deferred_refused(&query, &own, jiff::Timestamp::now()));
 }
 
 #[test]
@@ -117,6 +126,36 @@ fn iti38_requests_and_response() {
     valid(&response.to_element());
     let (again, _) = QueryResponse::read(&response.to_element()).expect("reads back");
     assert_eq!(again.objects.entries, response.objects.entries);
+}
+
+/// Submission sets, folders and associations as we write them: the set of the RAD-68 sample and a folder that holds it.
+#[test]
+fn registry_packages() {
+    let submitted = body("rad68-request.xml");
+    let lists = submitted.path("urn:oasis:names:tc:ebxml-regrep:xsd:lcm:3.0", &["SubmitObjectsRequest"]);
+    let list = lists.and_then(|s| s.child(ns::RIM, "RegistryObjectList")).expect("a list");
+    let mut objects = RegistryObjects::default();
+    assert_eq!(objects.read_list(list), 1, "an entry in a submission has no repository yet");
+    let set = objects.submission_sets[0].clone();
+    assert_eq!((set.unique_id.as_str(), set.source_id.as_str()), ("2.999.47.70.1", "2.999.47.71"));
+    assert_eq!(objects.associations[0].submission_set_status.as_deref(), Some("Original"));
+    objects.folders.push(Folder {
+        entry_uuid: "urn:uuid:7b0c1a52-6c1f-4c0e-9d0a-000000000001".into(),
+        unique_id: "2.999.47.72.1".into(),
+        home: None,
+        availability: Availability::Approved,
+        patient_id: set.patient_id.clone(),
+        codes: vec![set.content_type.clone()],
+        last_update: set.submission_time.clone(),
+        title: Some("Imaging".into()),
+        comments: Some("of one treatment".into()),
+        extra_slots: vec![("urn:example:slot".into(), vec!["1".into()])],
+    });
+    objects.set_home(&HomeCommunityId::parse("2.999.47").expect("an OID"));
+    let response = QueryResponse { status: Status::Success, errors: Vec::new(), objects, object_refs: Vec::new() };
+    valid(&response.to_element());
+    let (again, unusable) = QueryResponse::read(&response.to_element()).expect("reads back");
+    assert_eq!((again.objects, unusable), (response.objects, 0));
 }
 
 #[test]

@@ -260,11 +260,10 @@ impl Trail {
         }
     }
 
-    /// Instances that will not come.
-    pub fn instances_missing(&mut self, missing: &[(DocumentRequest, Missing)]) {
+    /// Instances of a study that will not come.
+    pub fn instances_missing(&mut self, study: &str, missing: &[(DocumentRequest, Missing)]) {
         for (request, why) in missing {
-            let study = self.decision.studies.first().map(|s| s.study.clone()).unwrap_or_default();
-            self.progress.failed_instance(&study, request);
+            self.progress.failed_instance(study, request);
             if *why == Missing::Mismatch {
                 let rule = "instance names another patient than its study".to_owned();
                 self.alerts.push(Event::SecurityAlert { rule, peer: self.peer.clone() });

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt};
 use ncp_ihe::{
-    Availability, DocumentEntry, DocumentIds, ImagingRequest, IssuedId, ManifestPatient, Oid, PatientId,
-    RegistryObjects, Uid,
+    Availability, DocumentEntry, ImagingRequest, IssuedId, ManifestPatient, ObjectIds, Oid, PatientId, RegistryObjects,
+    Uid,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
@@ -236,7 +236,7 @@ impl DocumentRegistry for DicomWebSource {
     }
 
     // A manifest that does not exist yet is found again by the patient under treatment.
-    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+    async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
         let Some(patient) = ids.identity().trc_patient.as_ref() else { return Ok(Vec::new()) };
         Ok(self.entries_of(patient).await?.into_iter().filter(|e| ids.get().name(e)).collect())
     }

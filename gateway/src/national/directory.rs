@@ -1,6 +1,6 @@
 //! The national connectors of this country and how a request finds its connector.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use ncp_ihe::{
-    DocumentEntry, DocumentIds, ImagingRequest, Oid, PatientQuery, PatientRecord, RegistryObjects, SeriesRequest,
-    StudyRequest,
+    DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, Oid, PatientQuery, PatientRecord, RegistryObjects,
+    SeriesRequest, StudyRequest, Uid,
 };
 
 use ncp_saml::Signer;
@@ -132,9 +132,84 @@ impl National {
         Ok(Self { patients, connectors, setbacks: Setbacks::default(), patience: config.patience })
     }
 
-    /// Whether some connector answers for that RepositoryUniqueId.
-    pub fn has_repository(&self, repository: &Oid) -> bool {
-        self.of_repository(repository).is_some()
+    /// The entries with these ids in every registry that answers; one that fails hides nothing that another has.
+    pub async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Vec<DocumentEntry> {
+        let answers =
+            self.ask_all(|connector| async move { each!(connector, source => source.entries(ids).await) }).await;
+        answers.into_iter().flatten().flatten().collect()
+    }
+
+    /// The entries with these ids whose documents lie in that repository.
+    ///
+    /// # Errors
+    /// [`NationalError::UnknownRepository`] when no connector answers for it; the connector's.
+    pub async fn entries_at(
+        &self,
+        repository: &Oid,
+        ids: &Authorised<LookUp<ObjectIds>>,
+    ) -> Result<Vec<DocumentEntry>, NationalError> {
+        let connector = self.of_repository(repository).ok_or(NationalError::UnknownRepository)?;
+        let entries = self.in_time(async { each!(connector, source => source.entries(ids).await) }).await?;
+        Ok(entries.into_iter().filter(|e| e.repository_unique_id == *repository).collect())
+    }
+
+    /// Splits an imaging request by Retrieve Location UID, asks each source, and puts the answers together by study.
+    pub async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Located {
+        let mut out = Located::default();
+        let locations: BTreeSet<&Oid> = instances(request.get()).map(|i| &i.repository).collect();
+        let asked = locations.into_iter().map(|location| async {
+            let part = request.derive(at_location(request.get(), location));
+            let answer = match self.at_location(location) {
+                Some(connector) => self.in_time(async { each!(connector, source => source.locate(&part).await) }).await,
+                None => Err(NationalError::UnknownRepository),
+            };
+            (part, answer)
+        });
+        for (part, answer) in join_all(asked).await {
+            match answer {
+                Ok(studies) => studies.into_iter().for_each(|study| out.add(study)),
+                Err(error) => {
+                    tracing::warn!(reason = %error, "source not reached");
+                    let why = match error {
+                        NationalError::UnknownRepository => Missing::UnknownSource,
+                        NationalError::Busy => Missing::Busy,
+                        _ => Missing::Failed,
+                    };
+                    out.unreached.extend(missing_of(part.get(), why));
+                }
+            }
+        }
+        out.studies.iter_mut().for_each(|study| self.setbacks.apply(request.identity(), study));
+        out
+    }
+
+    /// Opens the instances of a released study in the sources that listed them.
+    ///
+    /// # Errors
+    /// The first source's that does not open.
+    pub async fn retrieve_instances(
+        &self,
+        study: Authorised<Disclose<LocatedStudy>>,
+    ) -> Result<Retrieval, NationalError> {
+        let trc = study.identity().trc_id.clone().unwrap_or_default();
+        let mut missing = Vec::new();
+        let mut streams = Vec::new();
+        for (location, part) in study.split_by(|instance| instance.request.repository.clone()) {
+            let connector = self.at_location(&location).ok_or(NationalError::UnknownRepository)?;
+            let opened = each!(connector, source => source.retrieve_instances(part).await)?;
+            missing.extend(opened.missing);
+            streams.push(opened.instances);
+        }
+        let setbacks = self.setbacks.clone();
+        let instances = futures_util::stream::iter(streams).flatten();
+        let instances = instances.map(move |instance| instance.map(|instance| setbacks.watch(&trc, instance)));
+        Ok(Retrieval { missing, instances: Box::pin(instances) })
+    }
+
+    /// A look-up within its deadline.
+    async fn in_time<T>(&self, asked: impl Future<Output = Result<T, NationalError>>) -> Result<T, NationalError> {
+        let slow = |_| NationalError::down("national system did not answer in time");
+        tokio::time::timeout(self.patience, asked).await.map_err(slow)?
     }
 
     /// What all registries hold of a patient. One that is down does not take the others with it.
@@ -171,14 +246,7 @@ impl National {
     where
         F: Future<Output = Result<T, NationalError>>,
     {
-        let asked = self.connectors.iter().map(|connector| {
-            let answer = ask(connector);
-            async {
-                let slow = |_| NationalError::down("national system did not answer in time");
-                tokio::time::timeout(self.patience, answer).await.map_err(slow)?
-            }
-        });
-        join_all(asked).await
+        join_all(self.connectors.iter().map(|connector| self.in_time(ask(connector)))).await
     }
 
     fn of_repository(&self, repository: &Oid) -> Option<&Connector> {
@@ -219,31 +287,6 @@ impl PatientDemographicsSupplier for National {
     }
 }
 
-impl DocumentRegistry for National {
-    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
-        Ok(self.registered(of).await?.objects)
-    }
-
-    /// A system that fails hides nothing that another one has.
-    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        let mut out = Vec::new();
-        let mut failed = None;
-        for answer in
-            self.ask_all(|connector| async move { each!(connector, source => source.entries(ids).await) }).await
-        {
-            match answer {
-                Ok(entries) => out.extend(entries),
-                Err(NationalError::NoPatient) => {}
-                Err(error) => failed = Some(error),
-            }
-        }
-        match failed {
-            Some(error) if out.is_empty() => Err(error),
-            _ => Ok(out),
-        }
-    }
-}
-
 impl DocumentRepository for National {
     async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
         let connector =
@@ -252,46 +295,7 @@ impl DocumentRepository for National {
     }
 }
 
-impl ImagingDocumentSource for National {
-    /// Splits the request by source, asks each, and puts the answers together by study.
-    async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
-        let mut found: Vec<LocatedStudy> = Vec::new();
-        let locations: BTreeSet<&Oid> = instances(request.get()).map(|i| &i.repository).collect();
-        for location in locations {
-            let part = request.derive(at_location(request.get(), location));
-            let located = match self.at_location(location) {
-                Some(connector) => each!(connector, source => source.locate(&part).await)?,
-                None => unknown_source(part.get()),
-            };
-            for study in located {
-                match found.iter_mut().find(|s| s.study == study.study && s.patient == study.patient) {
-                    Some(known) => known.join(study),
-                    None => found.push(study),
-                }
-            }
-        }
-        found.iter_mut().for_each(|study| self.setbacks.apply(request.identity(), study));
-        Ok(found)
-    }
-
-    async fn retrieve_instances(&self, study: Authorised<Disclose<LocatedStudy>>) -> Result<Retrieval, NationalError> {
-        let trc = study.identity().trc_id.clone().unwrap_or_default();
-        let mut missing = Vec::new();
-        let mut streams = Vec::new();
-        for (location, part) in study.split_by(|instance| instance.request.repository.clone()) {
-            let connector = self.at_location(&location).ok_or(NationalError::UnknownRepository)?;
-            let opened = each!(connector, source => source.retrieve_instances(part).await)?;
-            missing.extend(opened.missing);
-            streams.push(opened.instances);
-        }
-        let setbacks = self.setbacks.clone();
-        let instances = futures_util::stream::iter(streams).flatten();
-        let instances = instances.map(move |instance| instance.map(|instance| setbacks.watch(&trc, instance)));
-        Ok(Retrieval { missing, instances: Box::pin(instances) })
-    }
-}
-
-fn instances(request: &ImagingRequest) -> impl Iterator<Item = &ncp_ihe::DocumentRequest> {
+fn instances(request: &ImagingRequest) -> impl Iterator<Item = &DocumentRequest> {
     request.studies.iter().flat_map(|s| &s.series).flat_map(|s| &s.instances)
 }
 
@@ -312,25 +316,31 @@ fn at_location(request: &ImagingRequest, location: &Oid) -> ImagingRequest {
     ImagingRequest { studies, transfer_syntaxes: request.transfer_syntaxes.clone() }
 }
 
-/// Studies of nobody: release withholds them, each instance answers that its source is not known.
-fn unknown_source(request: &ImagingRequest) -> Vec<LocatedStudy> {
-    let mut by_study: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for study in &request.studies {
-        let requests = study.series.iter().flat_map(|s| &s.instances).map(|i| (i.clone(), Missing::UnknownSource));
-        by_study.entry(study.study.clone()).or_default().extend(requests);
+/// All instances of a request, by study.
+fn missing_of(
+    request: &ImagingRequest,
+    why: Missing,
+) -> impl Iterator<Item = (Uid, Vec<(DocumentRequest, Missing)>)> + '_ {
+    request.studies.iter().map(move |study| {
+        let instances = study.series.iter().flat_map(|s| &s.instances);
+        (study.study.clone(), instances.map(|i| (i.clone(), why)).collect())
+    })
+}
+
+/// Answer of all sources to an imaging request.
+#[derive(Debug, Default)]
+pub struct Located {
+    /// What the sources know.
+    pub studies: Vec<LocatedStudy>,
+    /// By study, instances whose source is not known or did not answer: nothing is known of whose they are.
+    pub unreached: Vec<(Uid, Vec<(DocumentRequest, Missing)>)>,
+}
+
+impl Located {
+    fn add(&mut self, study: LocatedStudy) {
+        match self.studies.iter_mut().find(|s| s.study == study.study && s.patient == study.patient) {
+            Some(known) => known.join(study),
+            None => self.studies.push(study),
+        }
     }
-    by_study
-        .into_iter()
-        .map(|(study, missing)| LocatedStudy {
-            study,
-            patient: None,
-            instances: Vec::new(),
-            missing,
-            modalities: Vec::new(),
-            study_date: None,
-            patient_ids: Vec::new(),
-            birth_date: None,
-            transfer_syntaxes: request.transfer_syntaxes.clone(),
-        })
-        .collect()
 }

@@ -1,7 +1,7 @@
 //! A folder as Document Registry, Document Repository and Imaging Document Source: for pilots, demo and tests.
 //!
 //! `dicom/` holds Part 10 files in any layout, `reports/` a TOML beside each document, `manifest.toml` the codes of the
-//! manifests that are made on the fly. The index is built at start; pixel data is not read.
+//! manifests that are made on the fly, `registry.toml` submission sets, folders and associations where there are any. The index is built at start; pixel data is not read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use ncp_ihe::{DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, Oid, RegistryObjects, Uid};
+use ncp_ihe::{DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, Oid, PatientId, RegistryObjects, Uid};
 use tokio::io::AsyncReadExt;
 
 use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite};
@@ -21,6 +21,7 @@ use super::{
 use crate::config::Embedded;
 use crate::policy::{Authorised, Disclose, LookUp};
 
+mod registry;
 mod reports;
 mod scan;
 
@@ -33,6 +34,8 @@ pub struct EmbeddedSource {
     locations: Vec<Oid>,
     studies: BTreeMap<Uid, IndexedStudy>,
     documents: Vec<Held>,
+    /// Submission sets, folders, associations.
+    groups: RegistryObjects,
 }
 
 /// A document and where its bytes are.
@@ -70,6 +73,7 @@ impl EmbeddedSource {
             locations: config.location_uids.clone(),
             studies,
             documents,
+            groups: registry::load(&config.folder.join("registry.toml"))?,
         })
     }
 
@@ -88,10 +92,23 @@ impl DocumentRegistry for EmbeddedSource {
     async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
         let of = of.get();
         let wanted = |entry: &&DocumentEntry| entry.patient_id == of.patient && of.status.contains(&entry.availability);
-        Ok(RegistryObjects::of_entries(self.documents.iter().map(|d| &d.entry).filter(wanted).cloned().collect()))
+        let of_patient = |id: &PatientId| *id == of.patient;
+        Ok(RegistryObjects {
+            entries: self.documents.iter().map(|d| &d.entry).filter(wanted).cloned().collect(),
+            submission_sets: self
+                .groups
+                .submission_sets
+                .iter()
+                .filter(|s| of_patient(&s.patient_id))
+                .cloned()
+                .collect(),
+            folders: self.groups.folders.iter().filter(|f| of_patient(&f.patient_id)).cloned().collect(),
+            // Those of other patients have no end here, and release leaves them out.
+            associations: self.groups.associations.clone(),
+        })
     }
 
-    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+    async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
         Ok(self.documents.iter().map(|d| &d.entry).filter(|e| ids.get().name(e)).cloned().collect())
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use ncp_ihe::{
-    Availability, DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, Oid, PatientQuery, PatientRecord,
+    Availability, DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, Oid, PatientQuery, PatientRecord,
     RegistryObjects, StudyRequest,
 };
 use ncp_proto::national as pb;
@@ -166,10 +166,10 @@ impl DocumentRegistry for GrpcSource {
         Ok(RegistryObjects::of_entries(self.entries_of(requestor(of.identity()), query).await?))
     }
 
-    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+    async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
         let query = match ids.get() {
-            DocumentIds::UniqueIds(ids) => Query::UniqueIds(UniqueIds { unique_id: ids.clone() }),
-            DocumentIds::EntryUuids(ids) => Query::EntryUuids(EntryUuids { entry_uuid: ids.clone() }),
+            ObjectIds::UniqueIds(ids) => Query::UniqueIds(UniqueIds { unique_id: ids.clone() }),
+            ObjectIds::EntryUuids(ids) => Query::EntryUuids(EntryUuids { entry_uuid: ids.clone() }),
         };
         let found = self.entries_of(requestor(ids.identity()), query).await?;
         Ok(found.into_iter().filter(|e| ids.get().name(e)).collect())

@@ -5,9 +5,9 @@
 //! a [`Disclose`] alone, so code that fetches before the release decision does not compile.
 //!
 //! ```compile_fail
-//! # use ncp_gateway::national::{National, DocumentRegistry, PatientObjects};
+//! # use ncp_gateway::national::{National, PatientObjects};
 //! async fn looks_up_without_a_decision(national: &National, of: &PatientObjects) {
-//!     let _ = national.objects(of).await; // expects &Authorised<LookUp<PatientObjects>>
+//!     let _ = national.registered(of).await; // expects &Authorised<LookUp<PatientObjects>>
 //! }
 //! ```
 //! ```compile_fail
@@ -24,7 +24,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 use futures_util::Stream;
 use ncp_ihe::{
-    Availability, DocumentEntry, DocumentIds, DocumentRequest, ImagingRequest, PatientId, PatientQuery, PatientRecord,
+    Availability, DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, PatientId, PatientQuery, PatientRecord,
     RegistryObjects, Uid,
 };
 
@@ -42,7 +42,7 @@ mod recent;
 mod setbacks;
 pub mod xds;
 
-pub use directory::{National, Registered};
+pub use directory::{Located, National, Registered};
 
 /// Bytes of one document or instance, in order, as they come.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, NationalError>> + Send>>;
@@ -81,7 +81,7 @@ pub trait DocumentRegistry {
     /// up by patient may answer those of the patient under treatment alone.
     fn entries(
         &self,
-        ids: &Authorised<LookUp<DocumentIds>>,
+        ids: &Authorised<LookUp<ObjectIds>>,
     ) -> impl Future<Output = Result<Vec<DocumentEntry>, NationalError>> + Send;
 }
 
@@ -221,7 +221,7 @@ pub enum Missing {
 }
 
 /// What a national system may answer instead of data.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum NationalError {
     /// The person is not in the national registers.

@@ -54,7 +54,7 @@ impl Patients {
         Ok(Self(out))
     }
 
-    /// Persons that carry one of the identifiers. A given birth date or family name must fit: it narrows, never widens.
+    /// Persons that carry one of the identifiers. A given birth date, gender or family name must fit: it narrows, never widens.
     ///
     /// # Errors
     /// [`NationalError::NoPatient`].
@@ -62,7 +62,8 @@ impl Patients {
         let fits = |(id, patient): &&(PatientId, Patient)| {
             let born = query.birth_date.as_ref().is_none_or(|date| patient.birth_date.starts_with(date.as_str()));
             let family = query.name.as_ref().map(|n| n.family.to_lowercase()).filter(|f| !f.is_empty());
-            query.ids.contains(id) && born && family.is_none_or(|f| patient.family.to_lowercase() == f)
+            let gender = query.gender.as_ref().is_none_or(|sex| patient.sex.eq_ignore_ascii_case(sex));
+            query.ids.contains(id) && born && gender && family.is_none_or(|f| patient.family.to_lowercase() == f)
         };
         let found: Vec<PatientRecord> = self.0.iter().filter(fits).map(|(id, p)| record(id, p)).collect();
         if found.is_empty() { Err(NationalError::NoPatient) } else { Ok(found) }

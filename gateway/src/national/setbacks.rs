@@ -16,9 +16,12 @@ const LIFE: Duration = Duration::from_secs(600);
 /// Instances remembered.
 const MOST: usize = 10_000;
 
-/// The memory, by TRC assertion and SOP Instance UID.
+/// By TRC assertion and SOP Instance UID.
+type Failed = HashMap<(String, String), (Missing, Instant)>;
+
+/// The memory.
 #[derive(Clone, Default)]
-pub(super) struct Setbacks(Arc<Mutex<HashMap<(String, String), (Missing, Instant)>>>);
+pub(super) struct Setbacks(Arc<Mutex<Failed>>);
 
 impl Setbacks {
     /// Moves what failed a moment ago from what a study promises to what it lacks.

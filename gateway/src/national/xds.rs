@@ -11,10 +11,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use hyper::body::Incoming as Body;
 use ncp_ihe::{
-    Availability, Content, CrossGatewayQueryRequest, DocumentEntry, DocumentIds, DocumentRequest, EntryType,
-    FindDocuments, GetDocuments, HomeCommunityId, ImagingRequest, Manifest, Oid, PatientId, PatientQuery,
-    PatientRecord, QueryResponse, RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest,
-    StoredQuery, StudyRequest, Uid, actions,
+    Availability, Content, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType, FindDocuments,
+    HomeCommunityId, ImagingRequest, Manifest, ObjectIds, Oid, PatientId, PatientQuery, PatientRecord, QueryResponse,
+    RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, StoredQuery, StudyRequest, Uid,
+    actions,
 };
 use ncp_saml::Signer;
 use ncp_soap::Parts;
@@ -341,8 +341,8 @@ impl DocumentRegistry for XdsSource {
         Ok(self.registered(of).await?.objects)
     }
 
-    async fn entries(&self, ids: &Authorised<LookUp<DocumentIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        let query = StoredQuery::GetDocuments(GetDocuments { ids: ids.get().clone() });
+    async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+        let query = StoredQuery::GetDocuments(ids.get().clone());
         let found = self.query(ids.identity(), query).await?.objects.entries;
         Ok(found.into_iter().filter(|e| ids.get().name(e)).collect())
     }

@@ -9,5 +9,5 @@ pub mod consent;
 pub mod decide;
 mod engine;
 
-pub use decide::{Authenticated, Authorised, Disclose, LookUp, Policy, PolicyError, Refusal};
-pub use engine::PolicyEngine;
+pub use decide::{Authenticated, Authorised, Disclose, LookUp, Policy, PolicyError, Refusal, Resource};
+pub use engine::{Facts, PolicyEngine};

@@ -1,17 +1,22 @@
 //! Cross Gateway Query [ITI-38], responding side (ITI TF-2: 3.38).
+//!
+//! One mechanism for every stored query: the registries answer all objects of the patient, what may be disclosed of them
+//! is released, and [`ncp_ihe::StoredQuery::select`] says which of those are the answer.
+
+use std::collections::BTreeSet;
 
 use ncp_ihe::{
-    Availability, CrossGatewayQueryRequest, DocumentEntry, DocumentIds, GetDocuments, MessageError, QueryResponse,
-    RegistryObjects, ReturnType, Status, StoredQuery,
+    Association, CrossGatewayQueryRequest, MessageError, ObjectIds, QueryResponse, RegistryError, RegistryObjects,
+    ReturnType, Severity, Status, StoredQuery,
 };
 use ncp_xml::Element;
 use tracing::Instrument;
 
 use super::pipeline::{self, Answer, Exchange, Message};
-use super::pivot;
+use super::{pivot, registry};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
-use crate::national::{DocumentRegistry, NationalError, PatientObjects, Registered};
+use crate::national::{NationalError, PatientObjects, Registered};
 use crate::outcome::GatewayError;
 use crate::policy::{Authorised, LookUp, Refusal};
 
@@ -23,51 +28,46 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     check_home(exchange, request.body())?;
 
     let patient = request.identity().trc_patient.clone();
-    if let StoredQuery::FindDocuments(find) = &request.body().query
-        && Some(&find.patient_id) != patient.as_ref()
-    {
+    if request.body().query.patient_id().is_some_and(|named| Some(named) != patient.as_ref()) {
         return Err(GatewayError::PatientBinding);
     }
-    let return_type = request.body().return_type;
     let policy = &exchange.snapshot.policy;
     let span = tracing::info_span!("policy", ncp.transaction = "ITI-38");
     let asked = policy.admit(request, TransactionName::Iti38, patient.as_ref()).instrument(span).await?;
 
-    let Registered { objects, failed } = candidates(exchange, &asked, trail).await?;
-    let mut released = Vec::new();
-    for entry in objects.entries {
-        match policy.release(&asked, TransactionName::Iti38, entry).await {
-            Ok(entry) => released.push(entry),
-            Err(refusal) => trail.withheld(&refusal),
-        }
-    }
-    if released.len() > exchange.app.config.limits.results {
-        return Err(NationalError::TooMany.into());
+    let span = tracing::info_span!("national", ncp.transaction = "ITI-38");
+    let (held, mut errors) = held(exchange, &asked, trail).instrument(span).await?;
+    let mut national = registry::release(policy, &asked, held, trail).await;
+    national.set_home(&exchange.app.config.gateway.home_community_id);
+    let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
+    let mut european = translate(exchange, &national, &mut errors).instrument(span).await;
+    if exchange.app.translator.is_some() {
+        add_pivots(&mut national);
+        add_pivots(&mut european);
     }
 
-    let mut answer = QueryResponse {
-        status: Status::Success,
-        errors: Vec::new(),
-        objects: RegistryObjects::default(),
-        object_refs: Vec::new(),
-    };
-    let home = exchange.app.config.gateway.home_community_id.clone();
-    // What a national system could not answer for is said; what the others have is sent.
-    for error in failed {
-        answer.status = Status::PartialSuccess;
-        let error = GatewayError::from(error);
-        answer.errors.push(error.registry_error(TransactionName::Iti38, Some(home.to_string()), &exchange.reference));
-    }
-    let originals: Vec<DocumentEntry> =
-        released.into_iter().map(|entry| DocumentEntry { home: Some(home.clone()), ..entry.into_inner() }).collect();
-    let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
-    let translated = translate(exchange, originals, &mut answer).instrument(span).await;
-    for entry in translated {
-        add(exchange, &asked.get().query, entry, &mut answer);
-    }
-    if return_type == ReturnType::ObjectRef {
-        answer.object_refs = answer.objects.entries.drain(..).map(|e| (e.entry_uuid, e.home)).collect();
-        answer.objects.associations.clear();
+    // A filter holds when the national or the European form of an entry fits it; both have the same entryUUIDs.
+    let asked = asked.get();
+    let mut chosen = asked.query.select(&national);
+    chosen.extend(asked.query.select(&european));
+    european.retain(|uuid| chosen.contains(uuid));
+    let status =
+        if errors.iter().any(|e| e.severity == Severity::Error) { Status::PartialSuccess } else { Status::Success };
+    let mut answer = QueryResponse { status, errors, objects: RegistryObjects::default(), object_refs: Vec::new() };
+    match asked.return_type {
+        ReturnType::ObjectRef => {
+            let home = &exchange.app.config.gateway.home_community_id;
+            answer.object_refs = european.uuids().map(|uuid| (uuid.to_owned(), Some(home.clone()))).collect();
+        }
+        ReturnType::LeafClass if european.len() > exchange.app.config.limits.results => {
+            return Err(NationalError::TooMany.into());
+        }
+        ReturnType::LeafClass => {
+            if matches!(asked.query, StoredQuery::FindDocuments(_)) {
+                european.associations = transformations(&national, &chosen);
+            }
+            answer.objects = european;
+        }
     }
     trail.decided().await?;
     Ok(Answer::Simple(answer.to_element()))
@@ -75,115 +75,95 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
 
 /// Rules of ITI TF-2: 3.38.4.1.3 about homeCommunityId.
 fn check_home(exchange: &Exchange, request: &CrossGatewayQueryRequest) -> Result<(), GatewayError> {
-    match (&request.home, &request.query) {
+    match (&request.home, request.query.patient_id()) {
         (Some(home), _) if *home != exchange.app.config.gateway.home_community_id => {
             Err(MessageError::HomeCommunityUnknown.into())
         }
-        (None, StoredQuery::GetDocuments(_)) => Err(MessageError::HomeCommunityMissing.into()),
+        (None, None) => Err(MessageError::HomeCommunityMissing.into()),
         _ => Ok(()),
     }
 }
 
-/// Asks the registry wider than the query where codes would have to be known in national form; filters come after.
-async fn candidates(
+/// What the registries hold of the TRC's patient, and an error for each that did not answer while others did.
+async fn held(
     exchange: &Exchange,
     asked: &Authorised<LookUp<CrossGatewayQueryRequest>>,
     trail: &mut Trail,
-) -> Result<Registered, GatewayError> {
+) -> Result<(RegistryObjects, Vec<RegistryError>), GatewayError> {
     let Some(national) = &exchange.app.national else {
         return Err(NationalError::UnknownRepository.into());
     };
     let Some(patient) = asked.identity().trc_patient.clone() else {
         return Err(GatewayError::Internal("admitted without a patient"));
     };
-    let span = tracing::info_span!("national", ncp.transaction = "ITI-38");
-    async {
-        if let StoredQuery::GetDocuments(get) = &asked.get().query {
-            // A document of somebody else answers as an absent one does, and is put on the trail.
-            let named = asked.derive(originals_of(get));
-            for entry in national.entries(&named).await? {
-                if entry.patient_id != patient {
-                    trail.withheld(&Refusal::OtherPatient);
-                }
-            }
-        }
-        let status = match &asked.get().query {
-            StoredQuery::FindDocuments(find) => find.status.clone(),
-            _ => vec![Availability::Approved, Availability::Deprecated],
-        };
-        match national.registered(&asked.derive(PatientObjects { patient, status })).await {
-            // One answer for "nothing" and "nobody": Success with an empty list leaks least.
-            Err(NationalError::NoPatient) => Ok(Registered::default()),
-            other => Ok(other?),
-        }
+    let query = &asked.get().query;
+    let of = PatientObjects { patient: patient.clone(), status: query.statuses() };
+    // Nobody and nothing have one answer: Success with an empty list leaks least.
+    let Registered { objects: held, failed } = national.registered(&asked.derive(of)).await?;
+    if let Some(ids) = query.documents_named().and_then(|ids| not_among(&held, ids)) {
+        // A document of somebody else answers as an absent one does, and is put on the trail.
+        let found = national.entries(&asked.derive(ids)).await;
+        found.iter().filter(|e| e.patient_id != patient).for_each(|_| trail.withheld(&Refusal::OtherPatient));
     }
-    .instrument(span)
-    .await
+    let location = exchange.app.config.gateway.home_community_id.to_string();
+    let error = |failure| {
+        GatewayError::from(failure).registry_error(TransactionName::Iti38, Some(location.clone()), &exchange.reference)
+    };
+    Ok((held, failed.into_iter().map(error).collect()))
 }
 
-fn originals_of(get: &GetDocuments) -> DocumentIds {
-    match &get.ids {
-        DocumentIds::UniqueIds(ids) => {
-            DocumentIds::UniqueIds(ids.iter().map(|id| pivot::original_of(id).unwrap_or(id).to_owned()).collect())
+/// Originals that a query names and that are not held; `None` when all are.
+fn not_among(held: &RegistryObjects, ids: ObjectIds) -> Option<ObjectIds> {
+    let (uuids, ids) = match ids {
+        ObjectIds::EntryUuids(ids) => (true, ids),
+        ObjectIds::UniqueIds(ids) => {
+            (false, ids.iter().map(|id| pivot::original_of(id).unwrap_or(id).to_owned()).collect())
         }
-        other => other.clone(),
-    }
+    };
+    let known: BTreeSet<&str> =
+        if uuids { held.uuids().collect() } else { held.entries.iter().map(|e| e.unique_id.as_str()).collect() };
+    let left: Vec<String> = ids.into_iter().filter(|id| !known.contains(id.as_str())).collect();
+    let wrap = if uuids { ObjectIds::EntryUuids } else { ObjectIds::UniqueIds };
+    (!left.is_empty()).then(|| wrap(left))
 }
 
 /// Metadata in European codes; without the service the national ones stand, with a warning.
 async fn translate(
     exchange: &Exchange,
-    entries: Vec<DocumentEntry>,
-    answer: &mut QueryResponse,
-) -> Vec<(DocumentEntry, DocumentEntry)> {
-    let Some(translator) = &exchange.app.translator else {
-        return entries.into_iter().map(|e| (e.clone(), e)).collect();
-    };
-    match translator.entries_to_pivot(&entries).await {
-        Ok(translated) => entries.into_iter().zip(translated).collect(),
+    national: &RegistryObjects,
+    errors: &mut Vec<RegistryError>,
+) -> RegistryObjects {
+    let mut out = national.clone();
+    let Some(translator) = &exchange.app.translator else { return out };
+    match translator.entries_to_pivot(&national.entries).await {
+        Ok(translated) => out.entries = translated,
         Err(error) => {
             tracing::warn!(reason = %error, "metadata not translated");
-            answer.errors.push(ncp_ihe::RegistryError {
+            errors.push(RegistryError {
                 code: "WARNING_ORCD_MISSING_MANDATORY_METADATA".into(),
                 context: format!("metadata codes are national ones (reference {})", exchange.reference),
-                severity: ncp_ihe::Severity::Warning,
+                severity: Severity::Warning,
                 location: Some(exchange.app.config.gateway.home_community_id.to_string()),
             });
-            entries.into_iter().map(|e| (e.clone(), e)).collect()
         }
+    }
+    out
+}
+
+/// A transcoded form beside each document that has one.
+fn add_pivots(objects: &mut RegistryObjects) {
+    let pairs: Vec<_> =
+        objects.entries.iter().filter(|e| pivot::has_pivot(e)).map(|e| pivot::entry_of(e, &e.language)).collect();
+    for (entry, association) in pairs {
+        objects.entries.push(entry);
+        objects.associations.push(association);
     }
 }
 
-/// Adds what the query asked for: a filter holds when the national or the European form of the entry fits it.
-fn add(
-    exchange: &Exchange,
-    query: &StoredQuery,
-    (national, european): (DocumentEntry, DocumentEntry),
-    answer: &mut QueryResponse,
-) {
-    let offers_pivot = exchange.app.translator.is_some() && pivot::has_pivot(&national);
-    let pair = offers_pivot.then(|| pivot::entry_of(&european, &european.language));
-    match query {
-        StoredQuery::FindDocuments(find) => {
-            if !(find.matches(&european) || find.matches(&national)) {
-                return;
-            }
-            answer.objects.entries.push(european);
-            if let Some((pivot, association)) = pair {
-                answer.objects.entries.push(pivot);
-                answer.objects.associations.push(association);
-            }
-        }
-        StoredQuery::GetDocuments(get) => {
-            if get.names(&european) {
-                answer.objects.entries.push(european);
-            }
-            if let Some((pivot, _)) = pair.filter(|(pivot, _)| get.names(pivot)) {
-                answer.objects.entries.push(pivot);
-            }
-        }
-        _ => {}
-    }
+/// OpenNCP pairs a document with its transformation by associations that come with FindDocuments.
+fn transformations(objects: &RegistryObjects, chosen: &BTreeSet<String>) -> Vec<Association> {
+    let both = |a: &&Association| chosen.contains(&a.source) && chosen.contains(&a.target);
+    objects.associations.iter().filter(|a| a.is(Association::XFRM)).filter(both).cloned().collect()
 }
 
 /// The refusal in ITI-38's own form.

@@ -1,8 +1,11 @@
 //! Cross Gateway Retrieve [ITI-39], responding side (ITI TF-2: 3.39).
 
+use std::collections::BTreeMap;
+
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use ncp_ihe::{
-    Content, DocumentEntry, DocumentIds, DocumentRequest, DocumentResponse, MessageError, RegistryError,
+    Content, DocumentEntry, DocumentRequest, DocumentResponse, MessageError, ObjectIds, Oid, RegistryError,
     RetrieveRequest, RetrieveResponse, Severity, Status,
 };
 use ncp_proto::translation::Direction;
@@ -15,7 +18,7 @@ use super::pivot;
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::listener::OutParts;
-use crate::national::{ByteStream, DocumentRegistry, DocumentRepository, NationalError};
+use crate::national::{ByteStream, DocumentRepository, NationalError};
 use crate::outcome::GatewayError;
 use crate::policy::{Authorised, Disclose, LookUp};
 
@@ -37,11 +40,16 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     let policy = &exchange.snapshot.policy;
     let asked = policy.admit(request, TransactionName::Iti39, patient.as_ref()).instrument(span).await?;
 
+    let entries = entries(exchange, &asked).await?;
     let mut documents = Vec::new();
     let mut errors = Vec::new();
+    let mut held = 0;
     for wanted in &asked.get().documents {
-        match document(exchange, &asked, wanted, trail).await {
-            Ok(content) => documents.push((wanted.clone(), content)),
+        match document(exchange, &asked, wanted, &entries, held, trail).await {
+            Ok(content) => {
+                held += content.held;
+                documents.push((wanted.clone(), content));
+            }
             Err(error) => {
                 trail.document_failed(wanted, &error);
                 let location = Some(format!("{} {ours}", wanted.document));
@@ -83,13 +91,39 @@ struct Outgoing {
     size: Option<u64>,
     bytes: ByteStream,
     warning: Option<RegistryError>,
+    /// Bytes of it that are in memory.
+    held: usize,
 }
 
-/// Look-up, release, bytes, and for a pivot the translation of one document.
+/// Metadata of what is asked for, by repository; a repository that fails fails its own documents.
+type Entries = BTreeMap<Oid, Result<Vec<DocumentEntry>, NationalError>>;
+
+/// One look-up for each repository of our community that the request names.
+async fn entries(exchange: &Exchange, asked: &Authorised<LookUp<RetrieveRequest>>) -> Result<Entries, GatewayError> {
+    let Some(national) = &exchange.app.national else {
+        return Err(NationalError::UnknownRepository.into());
+    };
+    let ours = &exchange.app.config.gateway.home_community_id;
+    let mut wanted: BTreeMap<Oid, Vec<String>> = BTreeMap::new();
+    for document in asked.get().documents.iter().filter(|d| d.home.as_ref() == Some(ours)) {
+        let original = pivot::original_of(&document.document).unwrap_or(&document.document).to_owned();
+        wanted.entry(document.repository.clone()).or_default().push(original);
+    }
+    let look_ups = wanted.into_iter().map(|(repository, ids)| async {
+        let found = national.entries_at(&repository, &asked.derive(ObjectIds::UniqueIds(ids))).await;
+        (repository, found)
+    });
+    let span = tracing::info_span!("national", ncp.transaction = "ITI-39");
+    Ok(join_all(look_ups).instrument(span).await.into_iter().collect())
+}
+
+/// Release, bytes, and for a pivot the translation of one document.
 async fn document(
     exchange: &Exchange,
     asked: &Authorised<LookUp<RetrieveRequest>>,
     wanted: &DocumentRequest,
+    entries: &Entries,
+    held: usize,
     trail: &mut Trail,
 ) -> Result<Outgoing, GatewayError> {
     if wanted.home.as_ref() != Some(&exchange.app.config.gateway.home_community_id) {
@@ -98,19 +132,20 @@ async fn document(
     let Some(national) = &exchange.app.national else {
         return Err(NationalError::UnknownRepository.into());
     };
-    if !national.has_repository(&wanted.repository) {
-        return Err(NationalError::UnknownRepository.into());
-    }
     let original = pivot::original_of(&wanted.document);
-    let unique_id = original.unwrap_or(&wanted.document).to_owned();
-    let ids = DocumentIds::UniqueIds(vec![unique_id.clone()]);
-    let entries = national.entries(&asked.derive(ids)).await?;
-    let entry = entries
-        .into_iter()
-        .find(|e| e.unique_id == unique_id && e.repository_unique_id == wanted.repository)
-        .ok_or(NationalError::UnknownDocument)?;
+    let unique_id = original.unwrap_or(&wanted.document);
+    let entries = match entries.get(&wanted.repository) {
+        Some(Ok(entries)) => entries,
+        Some(Err(error)) => return Err(error.clone().into()),
+        None => return Err(NationalError::UnknownRepository.into()),
+    };
+    let entry = entries.iter().find(|e| e.unique_id == unique_id).cloned().ok_or(NationalError::UnknownDocument)?;
     if original.is_some() && !pivot::has_pivot(&entry) {
         return Err(NationalError::UnknownDocument.into());
+    }
+    // Documents that must be held to be transcoded: what is too much for one answer is asked for in another.
+    if original.is_some() && held >= exchange.app.config.limits.document_bytes {
+        return Err(NationalError::Busy.into());
     }
     let released = match exchange.snapshot.policy.release(asked, TransactionName::Iti39, entry).await {
         Ok(released) => released,
@@ -127,6 +162,7 @@ async fn document(
             size: document.size,
             bytes: document.content,
             warning: None,
+            held: 0,
         });
     }
     transcoded(exchange, released, trail).instrument(span).await
@@ -149,8 +185,7 @@ async fn transcoded(
     match translator.document(&document.media_type, bytes.clone(), Direction::NationalToPivot, "").await {
         Ok(pivot) => {
             trail.translated(&pivot.snapshot);
-            let size = Some(pivot.bytes.len() as u64);
-            Ok(Outgoing { media_type: document.media_type, size, bytes: once(pivot.bytes), warning: None })
+            Ok(whole(document.media_type, pivot.bytes, None))
         }
         // The service is slow or gone: the original goes out, said so; the document stays retrievable.
         Err(error) => {
@@ -161,14 +196,15 @@ async fn transcoded(
                 severity: Severity::Warning,
                 location: Some(exchange.app.config.gateway.home_community_id.to_string()),
             };
-            let size = Some(bytes.len() as u64);
-            Ok(Outgoing { media_type: document.media_type, size, bytes: once(bytes), warning: Some(warning) })
+            Ok(whole(document.media_type, bytes, Some(warning)))
         }
     }
 }
 
-fn once(bytes: bytes::Bytes) -> ByteStream {
-    Box::pin(futures_util::stream::iter([Ok(bytes)]))
+fn whole(media_type: String, bytes: bytes::Bytes, warning: Option<RegistryError>) -> Outgoing {
+    let held = bytes.len();
+    let bytes = Box::pin(futures_util::stream::iter([Ok(bytes)]));
+    Outgoing { media_type, size: Some(held as u64), bytes, warning, held }
 }
 
 /// Status and error list agree (ITI TF-3: 4.2.4): no document is a failure, some with an error a partial success.

@@ -13,6 +13,9 @@ use crate::outcome::GatewayError;
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
     let query = PatientQuery::read(&message.envelope.body)?;
     trail.patient_query(&query);
+    if is_deferred(message) {
+        return Err(MessageError::DeferredUnsupported.into());
+    }
     let request = pipeline::authenticate(exchange, message, query, trail).await?;
     let query = request.body().clone();
     if query.receiver != exchange.app.config.gateway.home_community_id.0 {
@@ -63,17 +66,35 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
 /// The refusal in ITI-55's own form; `None` when the request could not even be read.
 pub fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Option<Element> {
     let query = PatientQuery::read(&message.envelope.body).ok()?;
-    let answer = refusal_answer(error, &exchange.reference);
+    if is_deferred(message) {
+        let own = &exchange.app.config.gateway.home_community_id.0;
+        return Some(PatientResponse::deferred_refused(&query, own, jiff::Timestamp::now()));
+    }
+    let answer = refusal_answer(error, &query, &exchange.reference);
     Some(response(exchange, &query, &answer))
 }
 
-fn refusal_answer(error: &GatewayError, reference: &str) -> PatientAnswer {
-    if matches!(error, GatewayError::National(NationalError::NoPatient)) {
-        return PatientAnswer::NoMatch { ehdsi_reason: true };
-    }
+/// Whether the request asks for its response later, by a message of its own.
+pub fn is_deferred(message: &Message) -> bool {
+    message.addressing.action == ncp_ihe::actions::ITI55_DEFERRED_REQUEST
+}
+
+fn refusal_answer(error: &GatewayError, query: &PatientQuery, reference: &str) -> PatientAnswer {
     let row = error.row();
-    let text = format!("{} (reference {reference})", row.text);
-    PatientAnswer::refused(row.xcpd_reason.0, row.xcpd_reason.1, row.xcpd_detail, &text)
+    let (reason, system) = row.xcpd_reason;
+    // Gender is what narrows here and was not said; a birth date and a family name are in every search mask.
+    let ambiguous = matches!(error, GatewayError::National(NationalError::Ambiguous));
+    let gender = (ambiguous && query.gender.is_none()).then(|| "LivingSubjectAdministrativeGenderRequested".to_owned());
+    match error {
+        GatewayError::National(NationalError::NoPatient) => PatientAnswer::NoMatch { ehdsi_reason: true },
+        _ => PatientAnswer::Refused(ncp_ihe::xcpd::Refusal {
+            reason: reason.to_owned(),
+            system: system.to_owned(),
+            detail: row.xcpd_detail.to_owned(),
+            text: format!("{} (reference {reference})", row.text),
+            attributes: gender.into_iter().collect(),
+        }),
+    }
 }
 
 fn response(exchange: &Exchange, query: &PatientQuery, answer: &PatientAnswer) -> Element {

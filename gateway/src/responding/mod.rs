@@ -7,5 +7,6 @@ pub mod iti55;
 pub mod pipeline;
 pub mod pivot;
 pub mod rad75;
+pub mod registry;
 pub mod replay;
 pub mod security;

@@ -173,7 +173,7 @@ fn dispatch(app: &App, path: &str, addressing: &Addressing, body: &Element) -> R
     use ncp_ihe::actions;
     let listener = &app.config.listener;
     let (transaction, paths, namespace, local) = match addressing.action.as_str() {
-        actions::ITI55_REQUEST => {
+        actions::ITI55_REQUEST | actions::ITI55_DEFERRED_REQUEST => {
             (TransactionName::Iti55, &listener.xcpd_paths, ncp_ihe::ns::HL7V3, "PRPA_IN201305UV02")
         }
         actions::ITI38_REQUEST => {
@@ -220,9 +220,10 @@ async fn answer(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Re
     }
 }
 
-fn response_action(transaction: TransactionName) -> &'static str {
+fn response_action(message: &Message) -> &'static str {
     use ncp_ihe::actions;
-    match transaction {
+    match message.transaction {
+        TransactionName::Iti55 if iti55::is_deferred(message) => actions::ITI55_DEFERRED_RESPONSE,
         TransactionName::Iti55 => actions::ITI55_RESPONSE,
         TransactionName::Iti38 => actions::ITI38_RESPONSE,
         TransactionName::Iti39 => actions::ITI39_RESPONSE,
@@ -231,7 +232,7 @@ fn response_action(transaction: TransactionName) -> &'static str {
 }
 
 fn simple_reply(message: &Message, body: Element) -> Reply {
-    let (action, back) = (response_action(message.transaction), message.back());
+    let (action, back) = (response_action(message), message.back());
     match message.transaction {
         TransactionName::Iti39 | TransactionName::Rad75 => {
             wire::mtom(action, back, body, futures_util::stream::empty::<Result<OutPart, BoxError>>())
@@ -241,7 +242,7 @@ fn simple_reply(message: &Message, body: Element) -> Reply {
 }
 
 fn parts_reply(message: &Message, body: Element, parts: crate::listener::OutParts, trail: Trail) -> Reply {
-    let (action, back) = (response_action(message.transaction), message.back());
+    let (action, back) = (response_action(message), message.back());
     wire::mtom(action, back, body, trail.follow(parts))
 }
 

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 
 use futures_util::StreamExt;
 use ncp_ihe::{
-    Content, DocumentRequest, DocumentResponse, ImagingRequest, MessageError, RegistryError, RetrieveResponse, Severity,
+    Content, DocumentRequest, DocumentResponse, ImagingRequest, MessageError, RegistryError, RetrieveResponse,
+    Severity, Uid,
 };
 use ncp_soap::{BoxError, OutPart};
 use tracing::Instrument;
@@ -17,7 +18,7 @@ use super::pipeline::{self, Answer, Exchange, Message};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::listener::OutParts;
-use crate::national::{ImagingDocumentSource, LocatedStudy, Missing, NationalError, Retrieval};
+use crate::national::{LocatedStudy, Missing, NationalError, Retrieval};
 use crate::outcome::GatewayError;
 
 const DICOM: &str = "application/dicom";
@@ -38,34 +39,38 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         return Err(NationalError::UnknownRepository.into());
     };
     let span = tracing::info_span!("national", ncp.transaction = "RAD-75");
-    let studies = national.locate(&asked).instrument(span).await?;
+    let found = national.locate(&asked).instrument(span).await;
 
-    let mut errors = Vec::new();
+    let mut errors: Vec<RegistryError> = Vec::new();
+    let mut absent = |study: &Uid, missing: &[(DocumentRequest, Missing)], trail: &mut Trail| {
+        errors.extend(missing.iter().map(|(request, why)| missing_error(exchange, request, *why)));
+        trail.instances_missing(study.as_str(), missing);
+    };
+    for (study, missing) in &found.unreached {
+        absent(study, missing, trail);
+    }
     let mut released = Vec::new();
-    let mut located: BTreeSet<String> = BTreeSet::new();
-    for study in studies {
-        located.insert(study.study.to_string());
+    for study in found.studies {
         let (study, missing) = split_missing(study);
+        let uid = study.study.clone();
+        if study.instances.is_empty() && study.patient.is_none() {
+            // Nobody's, and nothing of it is there: absent, not withheld.
+            absent(&uid, &missing, trail);
+            continue;
+        }
         let all: Vec<DocumentRequest> = study.instances.iter().map(|i| i.request.clone()).collect();
         match policy.release(&asked, TransactionName::Rad75, study).await {
             Ok(study) => {
-                errors.extend(missing.iter().map(|(request, why)| missing_error(exchange, request, *why)));
-                trail.instances_missing(&missing);
+                absent(&uid, &missing, trail);
                 released.push(study);
             }
             // Another patient's or a blocked study answers instance by instance as an absent one.
             Err(refusal) => {
                 trail.withheld(&refusal);
-                errors.extend(all.iter().map(|request| missing_error(exchange, request, Missing::Unknown)));
-                // That a source is not configured says nothing of any patient.
-                let told = |why| if why == Missing::UnknownSource { why } else { Missing::Unknown };
-                errors.extend(missing.iter().map(|(request, why)| missing_error(exchange, request, told(*why))));
+                let requests = all.into_iter().chain(missing.into_iter().map(|(request, _)| request));
+                absent(&uid, &requests.map(|request| (request, Missing::Unknown)).collect::<Vec<_>>(), trail);
             }
         }
-    }
-    for study in asked.get().studies.iter().filter(|s| !located.contains(&s.study.to_string())) {
-        let requests = study.series.iter().flat_map(|series| &series.instances);
-        errors.extend(requests.map(|request| missing_error(exchange, request, Missing::Unknown)));
     }
     let mut documents = Vec::new();
     let mut sources = Vec::new();
@@ -92,8 +97,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         };
         let refused: BTreeSet<&DocumentRequest> = missing.iter().map(|(request, _)| request).collect();
         facts.instances.retain(|i| !refused.contains(&i.request));
-        errors.extend(missing.iter().map(|(request, why)| missing_error(exchange, request, *why)));
-        trail.instances_missing(&missing);
+        absent(&facts.study, &missing, trail);
         documents.extend(facts.instances.iter().map(|instance| DocumentResponse {
             request: instance.request.clone(),
             new_document: None,
@@ -132,7 +136,8 @@ fn boxed(error: NationalError) -> BoxError {
 }
 
 fn content_id(request: &DocumentRequest, reference: &str) -> String {
-    format!("{}.{reference}@ncp", request.document)
+    // One instance may lie in two sources.
+    format!("{}.{}.{reference}@ncp", request.document, request.repository)
 }
 
 /// Every DocumentRequest names a homeCommunityId, and it is ours (RAD TF-2: 4.75).
@@ -157,9 +162,9 @@ fn missing_error(exchange: &Exchange, request: &DocumentRequest, why: Missing) -
     let (code, text) = match why {
         Missing::Unknown | Missing::Mismatch => ("XDSDocumentUniqueIdError", "instance is not available"),
         Missing::UnknownSource => ("XDSUnknownRepositoryId", "source is not known"),
-        Missing::TransferSyntax => ("XDSRepositoryError", "stored in none of the requested transfer syntaxes"),
         Missing::Failed => ("XDSRepositoryError", "instance could not be fetched"),
         Missing::Busy => ("XDSRepositoryBusy", "busy, try again later"),
+        Missing::TransferSyntax => ("XDSRepositoryError", "stored in none of the requested transfer syntaxes"),
     };
     RegistryError {
         code: code.into(),

@@ -41,7 +41,7 @@ fn react(manifests: &[(DocumentEntry, Bytes)], images: &Images, asked: &Asked) -
             let query = CrossGatewayQueryRequest::read(&asked.body).ok()?.query;
             let wanted = |entry: &&DocumentEntry| match &query {
                 StoredQuery::FindDocuments(find) => find.matches(entry),
-                StoredQuery::GetDocuments(get) => get.names(entry),
+                StoredQuery::GetDocuments(ids) => ids.name(entry),
                 _ => false,
             };
             let entries = manifests.iter().map(|(entry, _)| entry).filter(wanted).cloned().collect();

@@ -151,7 +151,7 @@ fn query(held: &Holding, asked: &Asked) -> Option<Reaction> {
     }
     let wanted = |entry: &&DocumentEntry| match &request.query {
         StoredQuery::FindDocuments(find) => find.matches(entry),
-        StoredQuery::GetDocuments(get) => get.names(entry),
+        StoredQuery::GetDocuments(ids) => ids.name(entry),
         _ => false,
     };
     let entries: Vec<DocumentEntry> = held.entries.iter().map(|(e, _)| e).filter(wanted).cloned().collect();

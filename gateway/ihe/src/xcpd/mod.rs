@@ -83,9 +83,14 @@ pub struct Refusal {
     pub detail: String,
     /// acknowledgementDetail text.
     pub text: String,
+    /// Attributes that would narrow the search, as codes of [`Refusal::ATTRIBUTES`].
+    pub attributes: Vec<String>,
 }
 
 impl Refusal {
+    /// Code system of the attributes that may be asked for (ITI TF-2: 3.55.4.2.2.6).
+    pub const ATTRIBUTES: &str = "1.3.6.1.4.1.19376.1.2.27.1";
+
     /// Codes that ask for more go under `triggerFor`, all others under `mitigatedBy`.
     pub fn asks_for_more(&self) -> bool {
         matches!(
@@ -95,6 +100,7 @@ impl Refusal {
                 | "EHICDataRequested"
                 | "PatientAuthenticationRequired"
         ) || self.reason.ends_with("Requested")
+            || !self.attributes.is_empty()
     }
 }
 
@@ -106,6 +112,7 @@ impl PatientAnswer {
             system: system.into(),
             detail: detail.into(),
             text: text.into(),
+            attributes: Vec::new(),
         })
     }
 }

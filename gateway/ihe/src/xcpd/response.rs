@@ -22,10 +22,6 @@ impl PatientResponse {
             PatientAnswer::Refused(refusal) if refusal.asks_for_more() => ("AA", "OK"),
             PatientAnswer::Refused(_) => ("AE", "AE"),
         };
-        let mut target = hl7("id").attr("root", query.message_id.0.as_str());
-        if let Some(extension) = &query.message_id.1 {
-            target.set_attr("", "extension", extension.as_str());
-        }
         let detail = match answer {
             PatientAnswer::Refused(refusal) => Some((refusal.detail.as_str(), refusal.text.as_str())),
             PatientAnswer::NoMatch { ehdsi_reason: true } => Some(("ERROR_PI_NO_MATCH", "No patient found.")),
@@ -40,20 +36,23 @@ impl PatientResponse {
         });
         let acknowledgement = hl7("acknowledgement")
             .with(hl7("typeCode").attr("code", ack))
-            .with(hl7("targetMessage").with(target))
+            .with(hl7("targetMessage").with(target(query)))
             .with_all(detail);
         let subjects: Vec<Element> = match answer {
             PatientAnswer::Matches(matches) => matches.iter().map(subject).collect(),
             _ => Vec::new(),
         };
-        let reason = match answer {
-            PatientAnswer::Refused(refusal) if !refusal.reason.is_empty() => Some(reason(refusal)),
-            PatientAnswer::NoMatch { ehdsi_reason: true } => Some(reason(&Refusal {
-                reason: "AnswerNotAvailable".into(),
-                system: "1.3.6.1.4.1.19376.1.2.27.3".into(),
-                ..Refusal::default()
-            })),
-            _ => None,
+        let asks = matches!(answer, PatientAnswer::Refused(refusal) if refusal.asks_for_more());
+        let reasons: Vec<Element> = match answer {
+            PatientAnswer::Refused(refusal) => {
+                let own = (!refusal.reason.is_empty()).then(|| reason(&refusal.reason, &refusal.system, asks));
+                let attribute = |code: &String| reason(code, Refusal::ATTRIBUTES, true);
+                own.into_iter().chain(refusal.attributes.iter().map(attribute)).collect()
+            }
+            PatientAnswer::NoMatch { ehdsi_reason: true } => {
+                vec![reason("AnswerNotAvailable", "1.3.6.1.4.1.19376.1.2.27.3", false)]
+            }
+            _ => Vec::new(),
         };
         let query_id =
             query.query.child(HL7V3, "queryId").cloned().unwrap_or_else(|| hl7("queryId").attr("nullFlavor", "NI"));
@@ -62,7 +61,7 @@ impl PatientResponse {
             .attr("moodCode", "EVN")
             .with(hl7("code").attr("code", "PRPA_TE201306UV02").attr("codeSystem", "2.16.840.1.113883.1.6"))
             .with_all(subjects)
-            .with_all(reason)
+            .with_all(reasons)
             .with(
                 hl7("queryAck")
                     .with(query_id)
@@ -75,6 +74,22 @@ impl PatientResponse {
             .with(device("sender", "SND", own))
             .with(acknowledgement)
             .with(process)
+    }
+
+    /// The answer to a request whose priority is deferred (ITI TF-2: 3.55.4.2.3): the mode is not supported.
+    pub fn deferred_refused(query: &PatientQuery, own: &Oid, now: Timestamp) -> Element {
+        let detail = hl7("acknowledgementDetail")
+            .attr("typeCode", "E")
+            .with(hl7("code").attr("code", "NS250").attr("displayName", "Unsupported processing mode"))
+            .with(hl7("text").text("Deferred Response not supported."));
+        let acknowledgement = hl7("acknowledgement")
+            .with(hl7("typeCode").attr("code", "AE"))
+            .with(hl7("targetMessage").with(target(query)))
+            .with(detail);
+        wrapper("MCCI_IN000002UV01", (&uuid::Uuid::new_v4().to_string(), None), now, "NE")
+            .with(device("receiver", "RCV", &query.sender))
+            .with(device("sender", "SND", own))
+            .with(acknowledgement)
     }
 
     /// Reads a response. A match is decided by a `subject`, whatever the codes say: OpenNCP 7.1 sends `AE` on a match.
@@ -112,17 +127,32 @@ impl PatientResponse {
             Some((code.to_owned(), d.child(HL7V3, "text").map(Element::trimmed).unwrap_or_default()))
         });
         let (detail, text) = detail.into_iter().next().unwrap_or_default();
-        let event = process.path(HL7V3, &["reasonOf", "detectedIssueEvent"]);
-        let reason = event.and_then(|e| {
-            e.path(HL7V3, &["mitigatedBy", "detectedIssueManagement", "code"])
-                .or_else(|| e.path(HL7V3, &["triggerFor", "actOrderRequired", "code"]))
+        let events = process.all(HL7V3, "reasonOf").filter_map(|r| r.child(HL7V3, "detectedIssueEvent"));
+        let codes = events.filter_map(|e| {
+            let code = e
+                .path(HL7V3, &["mitigatedBy", "detectedIssueManagement", "code"])
+                .or_else(|| e.path(HL7V3, &["triggerFor", "actOrderRequired", "code"]))?;
+            Some((code.get("code")?.to_owned(), code.get("codeSystem").unwrap_or_default().to_owned()))
         });
-        let attribute = |name: &str| reason.and_then(|r| r.get(name)).unwrap_or_default().to_owned();
-        if code == "NF" || detail == "ERROR_PI_NO_MATCH" || (code == "OK" && reason.is_none()) {
+        let (attributes, reasons): (Vec<_>, Vec<_>) = codes.partition(|(_, system)| system == Refusal::ATTRIBUTES);
+        let attributes: Vec<String> = attributes.into_iter().map(|(code, _)| code).collect();
+        let reason = reasons.into_iter().next();
+        let wants = !attributes.is_empty();
+        if code == "NF" || detail == "ERROR_PI_NO_MATCH" || (code == "OK" && reason.is_none() && !wants) {
             return Ok(PatientAnswer::NoMatch { ehdsi_reason: reason.is_some() });
         }
-        Ok(PatientAnswer::Refused(Refusal { reason: attribute("code"), system: attribute("codeSystem"), detail, text }))
+        let (reason, system) = reason.unwrap_or_default();
+        Ok(PatientAnswer::Refused(Refusal { reason, system, detail, text, attributes }))
     }
+}
+
+/// id of the message that is answered.
+fn target(query: &PatientQuery) -> Element {
+    let mut target = hl7("id").attr("root", query.message_id.0.as_str());
+    if let Some(extension) = &query.message_id.1 {
+        target.set_attr("", "extension", extension.as_str());
+    }
+    target
 }
 
 fn subject(found: &PatientMatch) -> Element {
@@ -190,9 +220,10 @@ fn ii(id: &PatientId) -> Element {
     hl7("id").attr("root", id.root.as_str()).attr("extension", id.extension.as_str())
 }
 
-fn reason(refusal: &Refusal) -> Element {
-    let code = hl7("code").attr("code", refusal.reason.as_str()).attr("codeSystem", refusal.system.as_str());
-    let cause = if refusal.asks_for_more() {
+/// A reason: what would be needed under `triggerFor`, all else under `mitigatedBy`.
+fn reason(code: &str, system: &str, asks: bool) -> Element {
+    let code = hl7("code").attr("code", code).attr("codeSystem", system);
+    let cause = if asks {
         let order = hl7("actOrderRequired").attr("classCode", "ACT").attr("moodCode", "RQO").with(code);
         hl7("triggerFor").attr("typeCode", "TRIG").with(order)
     } else {

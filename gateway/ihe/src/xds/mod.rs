@@ -11,7 +11,8 @@ pub use metadata::{
     Association, Author, Availability, DocumentEntry, EntryType, Folder, ReferenceId, RegistryObjects, SubmissionSet,
 };
 pub use query::{
-    CrossGatewayQueryRequest, DocumentIds, FindDocuments, GetDocuments, ReturnType, StoredQuery, TimeRange,
+    ContentFilter, CrossGatewayQueryRequest, FindDocuments, FindFolders, FindSubmissionSets, GetAll, ObjectIds,
+    ReturnType, StoredQuery, TimeRange,
 };
 pub use registry::{QueryResponse, RegistryError, Severity, Status};
 pub use retrieve::{

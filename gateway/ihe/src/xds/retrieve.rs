@@ -124,9 +124,12 @@ impl ImagingRequest {
         for study in body.all(XDSI, "StudyRequest") {
             let mut all = Vec::new();
             for series in study.all(XDSI, "SeriesRequest") {
-                let instances: Vec<_> =
+                let mut instances: Vec<_> =
                     series.all(XDSB, "DocumentRequest").map(DocumentRequest::read).collect::<Result<_, _>>()?;
                 count += instances.len();
+                // What is asked for twice comes once: a part has one Content-ID.
+                let mut seen = std::collections::HashSet::new();
+                instances.retain(|i| seen.insert((i.repository.clone(), i.document.clone())));
                 if instances.is_empty() || count > MOST {
                     return Err(MessageError::Malformed("DocumentRequest"));
                 }

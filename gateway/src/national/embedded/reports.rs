@@ -34,6 +34,9 @@ struct Report {
     confidentiality: Vec<Code>,
     #[serde(default)]
     event: Vec<Code>,
+    /// Replaced by another: found only when asked for.
+    #[serde(default)]
+    deprecated: bool,
 }
 
 pub(super) fn load(folder: &Path, config: &Embedded) -> Result<Vec<Held>, String> {
@@ -65,7 +68,7 @@ pub(super) fn load(folder: &Path, config: &Embedded) -> Result<Vec<Held>, String
             unique_id: report.unique_id.clone(),
             home: None,
             repository_unique_id: config.repository_unique_id.clone(),
-            availability: Availability::Approved,
+            availability: if report.deprecated { Availability::Deprecated } else { Availability::Approved },
             entry_type: EntryType::Stable,
             source_patient_id: Some(patient.clone()),
             patient_id: patient,
