@@ -25,6 +25,8 @@ pub struct National {
     pub connector: Vec<NationalConnector>,
 }
 
+// A handful of them, read once: their size does not matter.
+#[allow(clippy::large_enum_variant)]
 /// `[[national.connector]]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]

@@ -191,18 +191,18 @@ impl DicomWebSource {
                 found.extend(listed.into_iter().map(|f| Found { series: one.as_str().into(), ..f }));
             }
         }
-        let lacking: Vec<usize> =
-            (0..found.len()).filter(|i| found[*i].sop_class.uid().is_none()).take(COMPLETED).collect();
-        let asked = lacking.into_iter().filter_map(|i| Some((i, found[i].series.uid()?, found[i].sop_instance.uid()?)));
-        let asked: Vec<_> = asked.collect();
-        let answers = futures_util::stream::iter(asked)
+        let lacking = found.iter().enumerate().filter(|(_, f)| f.sop_class.uid().is_none()).take(COMPLETED);
+        let lacking: Vec<(usize, Uid, Uid)> =
+            lacking.filter_map(|(i, f)| Some((i, f.series.uid()?, f.sop_instance.uid()?))).collect();
+        let answers = futures_util::stream::iter(lacking)
             .map(|(i, series, sop)| async move { Ok((i, self.archive.metadata(study, &series, &sop).await?)) })
             .buffered(self.parallel);
-        let answers: Vec<(usize, Option<Found>)> =
-            answers.try_collect::<Vec<_>>().await.map_err(|e: NationalError| e)?;
-        for (index, full) in answers.into_iter().filter_map(|(i, full)| Some((i, full?))) {
-            let transfer_syntax = found[index].transfer_syntax.clone();
-            found[index] = Found { transfer_syntax, series: found[index].series.clone(), ..full };
+        let answers: Result<Vec<(usize, Option<Found>)>, NationalError> = answers.try_collect().await;
+        for (index, full) in answers? {
+            let Some(full) = full else { continue };
+            let listed = &found[index];
+            found[index] =
+                Found { transfer_syntax: listed.transfer_syntax.clone(), series: listed.series.clone(), ..full };
         }
         Ok(found)
     }
