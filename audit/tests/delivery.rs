@@ -134,8 +134,14 @@ async fn rsyslog_receives(driver: &str, dialect: Dialect) {
     );
     assert_eq!(text.contains('\u{feff}'), dialect == Dialect::Ehdsi, "the byte order mark is as configured");
     let copies = text.matches("rule ").count();
-    println!("{driver}: accepted {accepted} recorded {} lost 0 copies {copies}", rules(&text).len());
+    let recorded = rules(&text).len();
+    println!("{driver}: accepted {accepted} recorded {recorded} lost {} copies {copies}", accepted - recorded);
     sending.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rsyslog_with_openssl_receives() {
+    rsyslog_receives("ossl", Dialect::Ihe).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -192,3 +192,46 @@ async fn kill_9_loses_no_accepted_record() {
 fn openssl_base64(text: &str) -> String {
     openssl::base64::encode_block(text.as_bytes())
 }
+
+/// The ladder: primary folder, reserve, second folder; then nothing is taken, and nothing that was taken is lost.
+#[tokio::test]
+async fn a_full_spool_climbs_its_ladder_and_then_refuses() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let limits = SpoolLimits { segment: 256 << 10, reserve: 256 << 10, most: 600 << 10, second: None };
+    let full = SpoolOptions { limits: limits.clone(), ..options(dir.path()) };
+    let sink = AuditSink::open(&full).await.expect("opens");
+    let (mut accepted, mut levels) = (0, Vec::new());
+    let refused = loop {
+        let exchange = match sink.intent(intent(&format!("full-{accepted}"), Transaction::Iti38, Role::Responder)).await
+        {
+            Ok(exchange) => exchange,
+            Err(error) => break error,
+        };
+        let finished = exchange.finish(Outcome::new(OutcomeIndicator::Success, "")).await;
+        if let Err(error) = finished {
+            break error;
+        }
+        accepted += 1;
+        if levels.last() != Some(&sink.status().level) {
+            levels.push(sink.status().level);
+        }
+        assert!(accepted < 5000, "never refused");
+    };
+    assert!(matches!(refused, AuditError::Io(_)), "{refused}");
+    assert!(levels.contains(&SpoolLevel::Reserve), "{levels:?}");
+    assert_eq!(sink.status().level, SpoolLevel::Full);
+    let all = ncp_audit::read_spool(&full).expect("reads").records;
+    let has = |n: &usize| all.iter().any(|(_, _, xml)| xml.contains(&format!("\"full-{n}\"")));
+    let lost = (0..accepted).filter(|n| !has(n)).count();
+    println!("accepted {accepted} recorded {} lost {lost}", all.len());
+    assert_eq!(lost, 0);
+    drop(sink);
+    // Room on another disk: what was left open is closed, and records are taken again.
+    let second = SpoolLimits { second: Some(dir.path().join("second")), ..limits };
+    let freed = SpoolOptions { limits: second, ..options(dir.path()) };
+    let sink = AuditSink::open(&freed).await.expect("opens");
+    let exchange = sink.intent(intent("again", Transaction::Iti38, Role::Responder)).await.expect("takes");
+    exchange.finish(Outcome::new(OutcomeIndicator::Success, "")).await.expect("takes");
+    assert_eq!(sink.status().level, SpoolLevel::Second);
+    assert!(ncp_audit::read_spool(&freed).expect("reads").records.len() > accepted);
+}

@@ -147,7 +147,8 @@ impl Folder {
     /// Takes the reserve's space, at the start and when there is room again.
     pub(crate) fn hold_reserve(&self) {
         let path = self.dir.join("reserve");
-        if self.limits.reserve == 0 || path.exists() {
+        let full = self.used() + self.limits.segment > self.limits.most;
+        if self.limits.reserve == 0 || full || path.exists() {
             return;
         }
         if let Err(error) = reserved(&path, self.limits.reserve) {

@@ -85,8 +85,17 @@ pub fn secret(path: &Path, text: &str) -> PathBuf {
     path.to_owned()
 }
 
+/// A port that nobody listens on, below those that the system gives to outgoing connections: one that is bound later must
+/// not have been taken by another test's client.
 pub fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port")
+    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap_or(0);
+    loop {
+        let port = first + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if let Ok(address) = TcpListener::bind(("127.0.0.1", port)).and_then(|l| l.local_addr()) {
+            return address;
+        }
+    }
 }
 
 pub fn config(dir: &Path, pki: &Pki, engine: Engine) -> Config {
