@@ -17,6 +17,7 @@ mod collect;
 mod consumer;
 mod initiating;
 mod national;
+mod trust;
 mod values;
 
 pub use audit::{Audit, AuditFeed, AuditFhir, AuditSyslog};
@@ -27,11 +28,15 @@ pub use national::{
     Addressed, DicomWeb, Embedded, Grpc, National, NationalConnector as Connector, PatientTransaction, Xds,
     XdsPatients, Xua,
 };
+pub use trust::{Rate, Replay, RevocationSources};
 use values::{country, duration, home, homes, maybe_duration, oids, size};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Config {
+    /// Where it was read from.
+    #[serde(skip)]
+    pub source: PathBuf,
     /// Who we are.
     pub gateway: Gateway,
     /// Where we listen.
@@ -53,6 +58,12 @@ pub struct Config {
     pub audit: Audit,
     /// Policies and consent (NCP-A).
     pub policy: Policy,
+    /// Assertion bindings and repeated MessageIDs (NCP-A).
+    #[serde(default)]
+    pub replay: Replay,
+    /// How often one country, point of care, professional may ask, and about one patient (NCP-A).
+    #[serde(default)]
+    pub rate: Rate,
     /// National systems (NCP-A).
     pub national: Option<National>,
     /// Logs and traces.
@@ -90,6 +101,8 @@ pub struct Listener {
     pub certificate: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
+    /// OCSP responder, `http://…`, whose answer about our certificate is stapled to handshakes.
+    pub ocsp_url: Option<String>,
     /// Paths of XCPD (ITI-55).
     #[serde(default = "xcpd_paths")]
     pub xcpd_paths: Vec<String>,
@@ -176,9 +189,21 @@ pub struct Seal {
     pub certificate: PathBuf,
     /// RSA (2048 or more) or P-256 key, PEM.
     pub key: PathBuf,
+    /// The seal that follows: taken by itself when the present certificate has less than a day to live.
+    pub next: Option<NextSeal>,
     /// Signing and verifying threads, each with keys of its own.
     #[serde(default = "two")]
     pub workers: usize,
+}
+
+/// `[seal.next]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NextSeal {
+    /// Certificate chain, PEM, leaf first.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
 }
 
 /// `[translation]`
@@ -236,6 +261,23 @@ pub struct Policy {
     pub folder: PathBuf,
     /// Opt-outs and blocks.
     pub consent_file: PathBuf,
+    /// A FHIR server with Consent resources, asked besides.
+    pub consent: Option<ConsentServer>,
+}
+
+/// `[policy.consent]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsentServer {
+    /// Base of the server, `http(s)://host:port/path`.
+    pub url: String,
+    /// Anchors of its certificate, PEM; needed for https.
+    pub anchors: Option<PathBuf>,
+    /// File with a bearer token, mode 0600.
+    pub token_file: Option<PathBuf>,
+    /// Whether a patient without an active Consent has not consented (and is answered `4701`).
+    #[serde(default)]
+    pub required: bool,
 }
 
 /// `[telemetry]`
@@ -294,6 +336,9 @@ pub struct Peer {
     pub crls: Option<PathBuf>,
     /// WS-Addressing asynchronous exchange with it; none: every answer comes and goes on its request's connection.
     pub asynchronous: Option<Asynchronous>,
+    /// Further sources of revocation, and how stale they may be.
+    #[serde(default)]
+    pub revocation: RevocationSources,
     /// Where security refusals go: in the `body` as OpenNCP does, or as a SOAP `fault` as IHE XUA asks.
     #[serde(default)]
     pub security_errors: SecurityErrors,
@@ -341,6 +386,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<ConfigProblem>> {
     let mut config = collect::parse(&text)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     config.resolve_paths(folder);
+    config.source = path.to_owned();
     let problems = config.check();
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
@@ -363,8 +409,13 @@ impl Config {
         all.extend(self.national.iter_mut().flat_map(National::paths));
         for peer in &mut self.peer {
             all.extend([&mut peer.tls_anchors, &mut peer.seal_anchors]);
-            all.extend(peer.crls.iter_mut());
+            all.extend(peer.crls.iter_mut().chain(&mut peer.revocation.cache));
         }
+        if let Some(server) = &mut self.policy.consent {
+            all.extend(server.anchors.iter_mut().chain(&mut server.token_file));
+        }
+        all.extend(self.replay.paths());
+        all.extend(self.seal.next.iter_mut().flat_map(|next| [&mut next.certificate, &mut next.key]));
         all.extend(Self::initiating_paths(&mut self.client, &mut self.clinician));
         all.extend(Self::consumer_paths(&mut self.consumer));
         for path in all {
@@ -421,6 +472,7 @@ impl Config {
             }
         }
         problems.extend(self.check_national());
+        problems.extend(self.check_trust());
         problems.extend(self.check_initiating());
         problems.extend(self.check_consumer());
         problems

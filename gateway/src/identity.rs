@@ -56,6 +56,10 @@ pub struct Identity {
     pub role: String,
     /// Display of the role.
     pub role_display: String,
+    /// Code system of the role, as written.
+    pub role_system: String,
+    /// Whether a next-of-kin assertion says that somebody asks for the patient.
+    pub next_of_kin: bool,
     /// Organisation of the professional.
     pub organisation: Option<String>,
     /// Its identifier.

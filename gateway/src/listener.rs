@@ -1,8 +1,10 @@
 //! The peers' listener: mutual TLS, who is at the other end, load shedding. And the types of a reply.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +17,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ncp_audit::{Event, PeerFacts};
 use ncp_soap::{BoxError, OutPart};
-use ncp_tls::{CertificateFacts, SslAcceptor, TlsError, TlsStream};
+use ncp_tls::{CertificateFacts, Country, SslAcceptor, TlsError, TlsStream};
+use openssl::x509::X509;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::app::App;
+use crate::app::{App, Snapshot};
 use crate::config::Peer;
 use crate::initiating::asynchronous;
 use crate::responding::pipeline::{self, Replied};
@@ -51,12 +54,42 @@ pub struct PeerConnection {
     pub own: SocketAddr,
     /// The configured country whose anchors issued it.
     pub peer: Option<Arc<Peer>>,
+    shown: Option<Arc<Shown>>,
 }
 
-/// Accepts connections until the drain begins; `each` gets them after the handshake, or why it failed.
+/// What the handshake showed, and under which snapshot it was good: a reload asks again.
+struct Shown {
+    leaf: X509,
+    sent: Vec<X509>,
+    verified: AtomicU64,
+}
+
+impl PeerConnection {
+    /// A connection of somebody who is no country: a system of our own one.
+    pub fn national(certificate: Arc<CertificateFacts>, address: SocketAddr, own: SocketAddr) -> Self {
+        Self { certificate, address, own, peer: None, shown: None }
+    }
+
+    /// Whether the certificate is still good under this snapshot.
+    async fn still_good(&self, snapshot: &Snapshot) -> bool {
+        let Some(shown) = &self.shown else { return false };
+        if shown.verified.load(Ordering::Acquire) == snapshot.generation {
+            return true;
+        }
+        let Some(peer) = self.certificate.country.and_then(|c| snapshot.peers.by_country(c)) else { return false };
+        let good = snapshot.issued_for(peer, &shown.leaf, &shown.sent).await;
+        if good {
+            shown.verified.store(snapshot.generation, Ordering::Release);
+        }
+        good
+    }
+}
+
+/// Accepts connections until the drain begins; `each` gets them after the handshake, or why it failed. The acceptor is
+/// asked for at every connection, since a reload makes a new one.
 pub async fn accept_until_drained<F, Done>(
     listener: TcpListener,
-    acceptor: SslAcceptor,
+    acceptor: impl Fn() -> Option<SslAcceptor>,
     handshake: Duration,
     drain: Drain,
     each: F,
@@ -72,7 +105,8 @@ pub async fn accept_until_drained<F, Done>(
             continue;
         };
         let Ok(slot) = connections.clone().try_acquire_owned() else { continue };
-        let (acceptor, each) = (acceptor.clone(), each.clone());
+        let Some(acceptor) = acceptor() else { continue };
+        let each = each.clone();
         tokio::spawn(async move {
             each(ncp_tls::accept(&acceptor, tcp, handshake).await, address).await;
             drop(slot);
@@ -100,9 +134,11 @@ where
 }
 
 /// Accepts peers until the drain begins.
-pub async fn serve_peers(app: Arc<App>, listener: TcpListener, acceptor: SslAcceptor, drain: Drain) {
+pub async fn serve_peers(app: Arc<App>, listener: TcpListener, drain: Drain) {
     let load = Arc::new(Load::new(&app));
     let handshake = app.config.limits.handshake;
+    let source = app.clone();
+    let acceptor = move || Some(source.snapshot.load().peer_acceptor.clone());
     let stop = drain.clone();
     accept_until_drained(listener, acceptor, handshake, stop, move |accepted, address| {
         let (app, drain, load) = (app.clone(), drain.clone(), load.clone());
@@ -128,16 +164,21 @@ pub(crate) async fn handshake_failed(app: &App, address: SocketAddr, rule: &str)
 
 async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, drain: Drain, load: Arc<Load>) {
     let Some(certificate) = ncp_tls::peer_certificate(&stream).map(Arc::new) else { return };
+    let Some(leaf) = stream.ssl().peer_certificate() else { return };
+    let sent: Vec<X509> =
+        stream.ssl().peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
     let snapshot = app.snapshot.load_full();
     // The country's own anchors must have issued it: another country's CA cannot vouch for this one.
-    let claimed = certificate.country.and_then(|country| snapshot.peers.by_country(country));
-    let peer = claimed.filter(|peer| snapshot.issued_for(peer, stream.ssl())).cloned();
-    let Some(peer) = peer else {
-        handshake_failed(&app, address, "certificate is of no configured country").await;
-        return;
+    let peer = match certificate.country.and_then(|country| snapshot.peers.by_country(country)) {
+        Some(peer) if snapshot.issued_for(peer, &leaf, &sent).await => peer.clone(),
+        _ => {
+            handshake_failed(&app, address, "certificate is of no configured country, or not good").await;
+            return;
+        }
     };
     let Ok(own) = stream.local_addr() else { return };
-    let who = PeerConnection { certificate, address, own, peer: Some(peer) };
+    let shown = Some(Arc::new(Shown { leaf, sent, verified: AtomicU64::new(snapshot.generation) }));
+    let who = PeerConnection { certificate, address, own, peer: Some(peer), shown };
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, who, drain, load) = (app.clone(), who.clone(), drain.clone(), load.clone());
         async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &drain, &load).await) }
@@ -147,6 +188,15 @@ async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, drain
 
 async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>, drain: &Drain, load: &Load) -> Reply {
     let open = drain.exchange();
+    let snapshot = app.snapshot.load_full();
+    if !who.still_good(&snapshot).await {
+        handshake_failed(&app, who.address, "certificate is no longer good").await;
+        let mut reply = empty(StatusCode::FORBIDDEN);
+        reply.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+        return reply;
+    }
+    let peer = who.certificate.country.and_then(|country| snapshot.peers.by_country(country)).cloned();
+    let who = PeerConnection { peer, ..who };
     let Some(permits) = load.enter(&who) else { return busy() };
     if request.method() != http::Method::POST {
         return empty(StatusCode::METHOD_NOT_ALLOWED);
@@ -196,20 +246,25 @@ pub(crate) fn busy() -> Reply {
 /// Bounded concurrency, in all and by country.
 struct Load {
     all: Arc<Semaphore>,
-    by_country: std::collections::BTreeMap<ncp_tls::Country, Arc<Semaphore>>,
+    share: usize,
+    by_country: Mutex<BTreeMap<Country, Arc<Semaphore>>>,
 }
 
 impl Load {
     fn new(app: &App) -> Self {
         let limits = &app.config.limits;
         let share = (limits.concurrency * usize::from(limits.peer_share_percent) / 100).max(1);
-        let by_country = app.config.peer.iter().map(|p| (p.country, Arc::new(Semaphore::new(share)))).collect();
-        Self { all: Arc::new(Semaphore::new(limits.concurrency)), by_country }
+        Self { all: Arc::new(Semaphore::new(limits.concurrency)), share, by_country: Mutex::default() }
     }
 
     fn enter(&self, who: &PeerConnection) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
-        let own = match who.peer.as_ref().and_then(|p| self.by_country.get(&p.country)) {
-            Some(semaphore) => Some(semaphore.clone().try_acquire_owned().ok()?),
+        let own = match &who.peer {
+            Some(peer) => {
+                // A country that a reload added gets its share when it first comes.
+                let mut all = self.by_country.lock().unwrap_or_else(|p| p.into_inner());
+                let semaphore = all.entry(peer.country).or_insert_with(|| Arc::new(Semaphore::new(self.share)));
+                Some(semaphore.clone().try_acquire_owned().ok()?)
+            }
             None => None,
         };
         Some((self.all.clone().try_acquire_owned().ok()?, own))

@@ -54,7 +54,7 @@ async fn main() -> ExitCode {
         }
     };
     if let Some(Command::CheckConfig) = arguments.command {
-        return match app::Snapshot::load(&config) {
+        return match app::Snapshot::load(&config, &app::Learned::default()) {
             Ok(_) => {
                 println!("configuration is valid");
                 ExitCode::SUCCESS

@@ -11,6 +11,7 @@ use crate::identity::TransactionName;
 use crate::initiating::PeerError;
 use crate::national::NationalError;
 use crate::policy::PolicyError;
+use crate::responding::rate::RateError;
 use crate::responding::replay::ReplayError;
 
 /// Code system of the XCPD reasons that IHE defines.
@@ -40,6 +41,9 @@ pub enum GatewayError {
     /// Replay set.
     #[error("replay: {0}")]
     Replay(#[from] ReplayError),
+    /// Asked too often.
+    #[error("rate: {0}")]
+    Rate(#[from] RateError),
     /// Body of the message.
     #[error("message: {0}")]
     Message(#[from] MessageError),
@@ -147,7 +151,7 @@ impl GatewayError {
                     .minor(Some(Alert::RestrictedFunction))
             }
             Self::Assertion(_) | Self::Identity(_) => integrity().serious(Some(Alert::UserAuthentication)),
-            Self::Replay(ReplayError::Full) | Self::Busy => Row {
+            Self::Replay(ReplayError::Full | ReplayError::Unreachable) | Self::Busy => Row {
                 xcpd_reason: ("ResponderBusy", IHE_REASONS),
                 xcpd_detail: "ERROR_PI_GENERIC",
                 query: "XDSRegistryBusy",
@@ -155,6 +159,15 @@ impl GatewayError {
                 text: "busy, try again later",
                 ..failed()
             },
+            Self::Rate(error) => Row {
+                xcpd_reason: ("ResponderBusy", IHE_REASONS),
+                xcpd_detail: error.code(),
+                query: error.code(),
+                retrieve: error.code(),
+                text: "asked too often, try again later",
+                ..failed()
+            }
+            .minor(Some(Alert::RestrictedFunction)),
             Self::Replay(_) => integrity().serious(Some(Alert::Security)),
             Self::Message(error) => message_row(error),
             Self::Policy(PolicyError::Forbidden(_)) => {
@@ -344,6 +357,21 @@ mod tests {
             (ReplayError::Rebound.into(), rights, integrity, integrity, Indicator::Serious),
             (GatewayError::TrcBinding("x"), rights, "1002", "1002", Indicator::Serious),
             (GatewayError::PatientBinding, rights, "4206", "4206", Indicator::Serious),
+            (ReplayError::Forgotten.into(), rights, integrity, integrity, Indicator::Serious),
+            (
+                ReplayError::Unreachable.into(),
+                "ResponderBusy",
+                "XDSRegistryBusy",
+                "XDSRepositoryBusy",
+                Indicator::Serious,
+            ),
+            (
+                RateError::Patient.into(),
+                "ResponderBusy",
+                RateError::Patient.code(),
+                RateError::Patient.code(),
+                Indicator::Minor,
+            ),
             (PolicyError::WeakAuthentication.into(), rights, "4702", "4702", Indicator::Minor),
             (PolicyError::Forbidden("x".into()).into(), rights, "4703", "4703", Indicator::Minor),
             (PolicyError::NoConsent.into(), rights, "4701", "4701", Indicator::Minor),

@@ -86,13 +86,17 @@ impl Drain {
     }
 }
 
-/// Resolves at SIGTERM or SIGINT.
-pub async fn signal() -> std::io::Result<()> {
+/// Resolves at SIGTERM or SIGINT; both are caught from the call on.
+///
+/// # Errors
+/// The operating system's.
+pub fn signal() -> std::io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-    Ok(())
+    Ok(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    })
 }
 
 #[cfg(test)]

@@ -100,6 +100,10 @@ pub struct Metrics {
     calls_refused: Family<RefusedLabels, Counter>,
     /// Exchanges carried now.
     pub open: Gauge,
+    /// Snapshots swapped in.
+    pub reloads: Counter,
+    /// Reloads that left the former snapshot in place.
+    pub reload_failures: Counter,
 }
 
 impl Default for Metrics {
@@ -112,13 +116,26 @@ impl Default for Metrics {
         let circuits = Family::default();
         let calls_refused = Family::default();
         let open = Gauge::default();
+        let (reloads, reload_failures) = (Counter::default(), Counter::default());
+        registry.register("reloads", "snapshots swapped in", reloads.clone());
+        registry.register("reload_failures", "reloads that left the former state", reload_failures.clone());
         registry.register("exchanges", "exchanges by transaction, role, country and outcome", exchanges.clone());
         registry.register_with_unit("exchange_duration", "from request to last byte", Unit::Seconds, seconds.clone());
         registry.register_with_unit("instance_content", "DICOM content carried", Unit::Bytes, bytes.clone());
         registry.register("peer_circuit", "calls to a country: 0 made, 1 probed, 2 not made", circuits.clone());
         registry.register("peer_calls_refused", "calls to a country that were not made", calls_refused.clone());
         registry.register("open_exchanges", "exchanges carried now", open.clone());
-        Self { registry: Arc::new(registry), exchanges, seconds, bytes, circuits, calls_refused, open }
+        Self {
+            registry: Arc::new(registry),
+            exchanges,
+            seconds,
+            bytes,
+            circuits,
+            calls_refused,
+            open,
+            reloads,
+            reload_failures,
+        }
     }
 }
 

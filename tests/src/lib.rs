@@ -1,6 +1,8 @@
-//! Harness: a throw-away PKI, neighbours that ask a gateway and countries that answer one, national consumers, synthetic studies.
+//! Harness: a throw-away PKI, the attack set, neighbours that ask a gateway and countries that answer one, national
+//! consumers, synthetic studies.
 
 pub mod asking;
+pub mod attack;
 pub mod consumer;
 pub mod country;
 pub mod messages;

@@ -14,7 +14,7 @@ use openssl::rsa::Rsa;
 use openssl::x509::extension::{
     AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName, SubjectKeyIdentifier,
 };
-use openssl::x509::{X509, X509NameBuilder};
+use openssl::x509::{X509, X509CrlBuilder, X509Extension, X509Name, X509NameBuilder, X509RevokedBuilder};
 
 /// What went wrong.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -26,6 +26,49 @@ pub enum Algorithm {
     Rsa2048,
     /// ECDSA on P-256.
     P256,
+    /// RSA, 1024 bits: too weak.
+    Rsa1024,
+    /// ECDSA on P-192: too weak.
+    P192,
+}
+
+/// In what a leaf differs from what is right.
+#[derive(Clone)]
+pub struct Odd {
+    /// First day of its life, from now.
+    pub from_days: i64,
+    /// Last day of its life, from now.
+    pub to_days: u32,
+    /// Another subject, DER of the name.
+    pub subject: Option<Vec<u8>>,
+    /// Another public key than that of its key file.
+    pub public_key: Option<PKey<openssl::pkey::Public>>,
+    /// Signed by itself.
+    pub self_signed: bool,
+    /// A CA certificate.
+    pub ca: bool,
+    /// Without digitalSignature.
+    pub no_digital_signature: bool,
+    /// For another host.
+    pub host: Option<String>,
+    /// Promises a stapled answer.
+    pub must_staple: bool,
+}
+
+impl Default for Odd {
+    fn default() -> Self {
+        Self {
+            from_days: 0,
+            to_days: 90,
+            subject: None,
+            public_key: None,
+            self_signed: false,
+            ca: false,
+            no_digital_signature: false,
+            host: None,
+            must_staple: false,
+        }
+    }
 }
 
 /// What a leaf is for.
@@ -70,6 +113,12 @@ impl CountryPki {
             &[root.certificate.to_pem()?, intermediate.certificate.to_pem()?].concat(),
             0o644,
         )?;
+        std::fs::create_dir_all(dir.join("authority"))?;
+        for (name, authority) in [("root", &root), ("intermediate", &intermediate)] {
+            let file = |end: &str| dir.join("authority").join(format!("{name}.{end}"));
+            write(&file("pem"), &authority.certificate.to_pem()?, 0o644)?;
+            write(&file("key"), &authority.key.private_key_to_pem_pkcs8()?, 0o600)?;
+        }
         let pki = Self { dir: dir.to_owned(), country: country.to_owned(), root, intermediate };
         pki.leaf("tls-server", Use::Server, Algorithm::P256, 0, 90)?;
         pki.leaf("tls-client", Use::Client, Algorithm::P256, 0, 90)?;
@@ -96,29 +145,126 @@ impl CountryPki {
         from_days: i64,
         to_days: u32,
     ) -> Result<(), Error> {
+        self.odd_leaf(name, usage, algorithm, &Odd { from_days, to_days, ..Odd::default() }).map(|_| ())
+    }
+
+    /// Makes a leaf that differs from what is right in what `odd` says.
+    ///
+    /// # Errors
+    /// OpenSSL, files.
+    pub fn odd_leaf(&self, name: &str, usage: Use, algorithm: Algorithm, odd: &Odd) -> Result<X509, Error> {
         let key = key(algorithm)?;
         let common = format!("{name}.ncp.{}", self.country.to_lowercase());
-        let mut builder = begin(&self.country, &common, &key, Some(&self.intermediate), from_days, to_days)?;
-        builder.append_extension(BasicConstraints::new().critical().build()?)?;
-        builder.append_extension(KeyUsage::new().critical().digital_signature().build()?)?;
+        let issuer = (!odd.self_signed).then_some(&self.intermediate);
+        let mut builder = begin(&self.country, &common, &key, issuer, odd.from_days, odd.to_days)?;
+        if let Some(der) = &odd.subject {
+            let subject = X509Name::from_der(der)?;
+            builder.set_subject_name(&subject)?;
+            if odd.self_signed {
+                builder.set_issuer_name(&subject)?;
+            }
+        }
+        if let Some(public) = &odd.public_key {
+            builder.set_pubkey(public)?;
+        }
+        let mut constraints = BasicConstraints::new();
+        constraints.critical();
+        if odd.ca {
+            constraints.ca();
+        }
+        builder.append_extension(constraints.build()?)?;
+        let mut key_usage = KeyUsage::new();
+        key_usage.critical();
+        match (odd.ca, odd.no_digital_signature) {
+            (true, _) => drop(key_usage.digital_signature().key_cert_sign()),
+            (false, true) => drop(key_usage.key_agreement()),
+            (false, false) => drop(key_usage.digital_signature()),
+        }
+        builder.append_extension(key_usage.build()?)?;
         match usage {
             Use::Server => builder.append_extension(ExtendedKeyUsage::new().server_auth().build()?)?,
             Use::Client => builder.append_extension(ExtendedKeyUsage::new().client_auth().build()?)?,
             Use::Seal => {}
         }
-        let context = builder.x509v3_context(Some(&self.intermediate.certificate), None);
+        let context = builder.x509v3_context(issuer.map(|i| i.certificate.as_ref()), None);
         let subject = SubjectKeyIdentifier::new().build(&context)?;
-        let issuer = AuthorityKeyIdentifier::new().keyid(true).build(&context)?;
-        let names = SubjectAlternativeName::new().dns("localhost").ip("127.0.0.1").build(&context)?;
+        let authority = issuer.map(|_| AuthorityKeyIdentifier::new().keyid(true).build(&context)).transpose()?;
+        let host = odd.host.as_deref().unwrap_or("localhost");
+        let mut names = SubjectAlternativeName::new();
+        names.dns(host);
+        if odd.host.is_none() {
+            names.ip("127.0.0.1");
+        }
+        let names = names.build(&context)?;
         builder.append_extension(subject)?;
-        builder.append_extension(issuer)?;
+        if let Some(authority) = authority {
+            builder.append_extension(authority)?;
+        }
         if usage == Use::Server {
             builder.append_extension(names)?;
         }
-        builder.sign(&self.intermediate.key, MessageDigest::sha256())?;
-        let chain = [builder.build().to_pem()?, self.intermediate.certificate.to_pem()?].concat();
+        if odd.must_staple {
+            // id-pe-tlsfeature: SEQUENCE { INTEGER 5 (status_request) } (RFC 7633).
+            let oid = openssl::asn1::Asn1Object::from_str("1.3.6.1.5.5.7.1.24")?;
+            let value = openssl::asn1::Asn1OctetString::new_from_bytes(&[0x30, 3, 2, 1, 5])?;
+            builder.append_extension(X509Extension::new_from_der(&oid, false, &value)?)?;
+        }
+        builder.sign(issuer.map_or(&key, |i| &i.key), MessageDigest::sha256())?;
+        let certificate = builder.build();
+        let chain = [certificate.to_pem()?, self.intermediate.certificate.to_pem()?].concat();
         write(&self.dir.join(format!("{name}.pem")), &chain, 0o644)?;
-        write(&self.dir.join(format!("{name}.key")), &key.private_key_to_pem_pkcs8()?, 0o600)
+        write(&self.dir.join(format!("{name}.key")), &key.private_key_to_pem_pkcs8()?, 0o600)?;
+        Ok(certificate)
+    }
+
+    /// Writes the CRLs of root and intermediate into one file: revoked are leaves of the folder by name. They begin and
+    /// end so many seconds from now.
+    ///
+    /// # Errors
+    /// OpenSSL, files.
+    pub fn crl(&self, name: &str, revoked: &[&str], (from, to): (i64, i64)) -> Result<PathBuf, Error> {
+        let now = jiff::Timestamp::now().as_second();
+        let mut pem = Vec::new();
+        for authority in [&self.root, &self.intermediate] {
+            let mut builder = X509CrlBuilder::new()?;
+            builder.set_issuer_name(authority.certificate.subject_name())?;
+            builder.set_last_update(&*Asn1Time::from_unix(now + from)?)?;
+            builder.set_next_update(&*Asn1Time::from_unix(now + to)?)?;
+            for leaf in revoked.iter().filter(|_| std::ptr::eq(authority, &self.intermediate)) {
+                let certificate = X509::from_pem(&std::fs::read(self.path(&format!("{leaf}.pem")))?)?;
+                let mut entry = X509RevokedBuilder::new()?;
+                entry.set_serial_number(certificate.serial_number())?;
+                entry.set_revocation_date(&*Asn1Time::from_unix(now + from)?)?;
+                builder.add_revoked(entry.build())?;
+            }
+            builder.sort()?;
+            let certificate = X509::builder()?;
+            let context = certificate.x509v3_context(Some(&authority.certificate), None);
+            builder.append_extension(AuthorityKeyIdentifier::new().keyid(true).build(&context)?)?;
+            let number = openssl::asn1::Asn1Object::from_str("2.5.29.20")?;
+            let value = u32::try_from(now + from)?.to_be_bytes();
+            let value = openssl::asn1::Asn1OctetString::new_from_bytes(&[&[2, 4], value.as_slice()].concat())?;
+            builder.append_extension(X509Extension::new_from_der(&number, false, &value)?)?;
+            builder.sign(&authority.key, MessageDigest::sha256())?;
+            pem.extend(builder.build()?.to_pem()?);
+        }
+        let path = self.path(name);
+        write(&path, &pem, 0o644)?;
+        Ok(path)
+    }
+
+    /// Opens a folder that [`create`](Self::create) made.
+    ///
+    /// # Errors
+    /// Files.
+    pub fn open(dir: &Path, country: &str) -> Result<Self, Error> {
+        let authority = |name: &str| -> Result<Authority, Error> {
+            let read = |end: &str| std::fs::read(dir.join("authority").join(format!("{name}.{end}")));
+            let key = PKey::private_key_from_pem(&read("key")?)?;
+            Ok(Authority { certificate: X509::from_pem(&read("pem")?)?, key })
+        };
+        let (root, intermediate) = (authority("root")?, authority("intermediate")?);
+        Ok(Self { dir: dir.to_owned(), country: country.to_owned(), root, intermediate })
     }
 
     /// A file of the folder.
@@ -135,6 +281,8 @@ impl CountryPki {
 fn key(algorithm: Algorithm) -> Result<PKey<Private>, ErrorStack> {
     match algorithm {
         Algorithm::Rsa2048 => PKey::from_rsa(Rsa::generate(2048)?),
+        Algorithm::Rsa1024 => PKey::from_rsa(Rsa::generate(1024)?),
+        Algorithm::P192 => PKey::from_ec_key(EcKey::generate(&*EcGroup::from_curve_name(Nid::X9_62_PRIME192V1)?)?),
         Algorithm::P256 => PKey::from_ec_key(EcKey::generate(&*EcGroup::from_curve_name(Nid::X9_62_PRIME256V1)?)?),
     }
 }

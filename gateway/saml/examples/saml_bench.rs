@@ -19,7 +19,7 @@ struct AnySigner(Country);
 
 impl SignerTrust for AnySigner {
     fn signer(&self, _: &X509Ref) -> Result<SignerIdentity, String> {
-        Ok(SignerIdentity { country: self.0, fingerprint: String::new(), common_name: String::new() })
+        Ok(SignerIdentity { country: self.0, fingerprint: String::new(), common_name: String::new(), stale: false })
     }
 }
 

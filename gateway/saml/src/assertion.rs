@@ -54,6 +54,7 @@ struct Common {
     issuer: String,
     name_id: String,
     alias: Option<String>,
+    issued: Timestamp,
     not_on_or_after: Timestamp,
     class: String,
 }
@@ -69,6 +70,8 @@ pub struct HcpAssertion {
     pub name_id: String,
     /// SPProvidedID.
     pub alias: Option<String>,
+    /// IssueInstant.
+    pub issued: Timestamp,
     /// End of life.
     pub not_on_or_after: Timestamp,
     /// Whether the login class is of the accepted two-factor list.
@@ -102,6 +105,8 @@ pub struct TrcAssertion {
     pub issuer: String,
     /// NameID.
     pub name_id: String,
+    /// IssueInstant.
+    pub issued: Timestamp,
     /// End of life.
     pub not_on_or_after: Timestamp,
     /// ID of the HCP assertion it builds on.
@@ -110,6 +115,8 @@ pub struct TrcAssertion {
     pub patient: String,
     /// Purpose, where it says one.
     pub purpose: Option<Purpose>,
+    /// Identifier of the organisation, where it says one.
+    pub organisation_id: Option<String>,
 }
 
 impl HcpAssertion {
@@ -138,6 +145,7 @@ impl HcpAssertion {
             issuer: common.issuer,
             name_id: common.name_id,
             alias: common.alias,
+            issued: common.issued,
             not_on_or_after: common.not_on_or_after,
             strongly_authenticated,
             role,
@@ -154,20 +162,65 @@ impl TrcAssertion {
         if common.class != PREVIOUS_SESSION {
             return Err(E::Content("authn context"));
         }
-        let advice = root.child(SAML, "Advice").ok_or(E::TrcBinding("no advice"))?;
-        let hcp_id = advice.child(SAML, "AssertionIDRef").map(Element::trimmed).ok_or(E::TrcBinding("no reference"))?;
+        let hcp_id = hcp_reference(&root)?;
         let attributes = Attributes::of(&root)?;
         let patient = attributes.text(SUBJECT_ID)?.filter(|s| !s.is_empty()).ok_or(E::Content("patient"))?;
         Ok(Self {
             hcp_id,
             patient,
             purpose: attributes.purpose()?,
+            organisation_id: attributes.text(ORGANIZATION_ID)?.filter(|s| !s.is_empty()),
             id: common.id,
             issuer: common.issuer,
             name_id: common.name_id,
+            issued: common.issued,
             not_on_or_after: common.not_on_or_after,
         })
     }
+}
+
+/// Next-of-kin assertion (`openncp-wire.md` 2.3): who asks for the patient.
+#[derive(Debug, Clone)]
+pub struct NextOfKinAssertion {
+    /// ID.
+    pub id: String,
+    /// NameID, that of the HCP assertion.
+    pub name_id: String,
+    /// ID of the HCP assertion it builds on.
+    pub hcp_id: String,
+    /// Identifier of the next of kin.
+    pub kin_id: String,
+    /// Family name.
+    pub family_name: Option<String>,
+    /// First name.
+    pub first_name: Option<String>,
+    /// Birth date as written.
+    pub birth_date: Option<String>,
+}
+
+impl NextOfKinAssertion {
+    pub(crate) fn read(bytes: &[u8], country: Country, now: Timestamp, audiences: &[String]) -> Result<Self, E> {
+        let root = root(bytes)?;
+        let common = common(&root, NOK, "urn:initgw:", country, now, TRC_LIFE_S, audiences)?;
+        let hcp_id = hcp_reference(&root)?;
+        let attributes = Attributes::of(&root)?;
+        let of = |name: &'static str| Ok::<_, E>(attributes.text(name)?.filter(|s| !s.is_empty()));
+        Ok(Self {
+            hcp_id,
+            kin_id: of(NOK_ID)?.ok_or(E::Content("next of kin"))?,
+            family_name: of(NOK_FAMILY)?,
+            first_name: of(NOK_FIRST)?,
+            birth_date: of(NOK_BIRTH)?,
+            id: common.id,
+            name_id: common.name_id,
+        })
+    }
+}
+
+/// The one AssertionIDRef of the Advice.
+fn hcp_reference(root: &Element) -> Result<String, E> {
+    let advice = root.child(SAML, "Advice").ok_or(E::TrcBinding("no advice"))?;
+    advice.child(SAML, "AssertionIDRef").map(Element::trimmed).ok_or(E::TrcBinding("no reference"))
 }
 
 pub(crate) fn root(bytes: &[u8]) -> Result<Element, E> {
@@ -188,7 +241,10 @@ fn common(
     if root.get("Version") != Some("2.0") {
         return Err(E::Content("version"));
     }
-    instant(root.get("IssueInstant"))?;
+    let issued = instant(root.get("IssueInstant"))?;
+    if issued.as_second() > now.as_second() + SKEW_S {
+        return Err(E::Time("not yet valid"));
+    }
     let issuer = root.child(SAML, "Issuer").ok_or(E::Content("issuer"))?;
     if issuer.get("NameQualifier") != Some(qualifier) {
         return Err(E::Structure("assertion.kind"));
@@ -211,6 +267,11 @@ fn common(
         Some(_) if qualifier == HCP => {}
         _ => return Err(E::Content("subject confirmation")),
     }
+    // Issuers of the field write no Recipient; one that is written must be us.
+    let recipient = confirmation.child(SAML, "SubjectConfirmationData").and_then(|data| data.get("Recipient"));
+    if recipient.is_some_and(|r| r != AUDIENCE && !audiences.iter().any(|a| a == r)) {
+        return Err(E::Audience);
+    }
     let not_on_or_after = conditions(root, now, life, |audience| audience == AUDIENCE || audiences.contains(audience))?;
     let statement = root.child(SAML, "AuthnStatement").ok_or(E::Content("authn statement"))?;
     // Two logins in one assertion leave open which of them is meant.
@@ -224,6 +285,7 @@ fn common(
         issuer: text,
         name_id: name_id.trimmed(),
         alias: name_id.get("SPProvidedID").map(ToOwned::to_owned),
+        issued,
         not_on_or_after,
         class: class.trimmed(),
     })

@@ -102,6 +102,25 @@ pub struct TrcClaims {
     pub purpose: Purpose,
 }
 
+/// What a next-of-kin assertion says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextOfKinClaims {
+    /// Country in the Issuer text.
+    pub country: Country,
+    /// NameID, as in the HCP assertion.
+    pub name_id: String,
+    /// ID of the HCP assertion.
+    pub hcp_id: String,
+    /// Identifier of the next of kin.
+    pub kin_id: String,
+    /// First name.
+    pub first_name: String,
+    /// Family name.
+    pub family_name: String,
+    /// Birth date, `YYYYMMDD`.
+    pub birth_date: String,
+}
+
 /// A signed assertion as text that stands for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedAssertion {
@@ -150,6 +169,21 @@ pub fn trc_template(id: &str, claims: &TrcClaims, issued: Timestamp, until: Time
         vec![text_attribute("XSPA Subject", SUBJECT_ID, &claims.patient), purpose_attribute(claims.purpose)];
     let subject = (claims.name_id.as_str(), Some(claims.hcp_id.as_str()));
     assertion(id, (TRC, &issuer), issued, until, subject, (PREVIOUS_SESSION, issued), attributes)
+}
+
+/// A next-of-kin assertion, unsigned.
+pub fn nok_template(id: &str, claims: &NextOfKinClaims, issued: Timestamp, until: Timestamp) -> Element {
+    let issuer = format!("urn:initgw:{}:countryB", claims.country);
+    let attributes = [
+        (NOK_ID, &claims.kin_id),
+        (NOK_FIRST, &claims.first_name),
+        (NOK_FAMILY, &claims.family_name),
+        (NOK_BIRTH, &claims.birth_date),
+    ]
+    .map(|(name, value)| text_attribute("NextOfKin", name, value))
+    .to_vec();
+    let subject = (claims.name_id.as_str(), Some(claims.hcp_id.as_str()));
+    assertion(id, (NOK, &issuer), issued, until, subject, (PREVIOUS_SESSION, issued), attributes)
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -13,9 +13,11 @@ mod structure;
 mod worker;
 mod xua;
 
-pub use assertion::{AUDIENCE, HcpAssertion, TrcAssertion, Verified};
+pub use assertion::{AUDIENCE, HcpAssertion, NextOfKinAssertion, TrcAssertion, Verified};
 pub use error::AssertionError;
-pub use issue::{Code, HcpClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, trc_template};
+pub use issue::{
+    Code, HcpClaims, NextOfKinClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, nok_template, trc_template,
+};
 pub use national::XuaAssertion;
 pub use worker::{NationalHeader, SealKey, SecurityHeader, Signer, SignerIdentity, SignerTrust, Verifier};
 pub use xua::{XuaClaims, xua_template};
@@ -63,6 +65,14 @@ pub mod names {
     pub const LOCALITY: &str = "urn:oasis:names:tc:xspa:1.0:environment:locality";
     /// Identifier of the professional.
     pub const NPI: &str = "urn:oasis:names:tc:xspa:1.0:subject:npi";
+    /// Identifier of the next of kin.
+    pub const NOK_ID: &str = "urn:ehdsi:names:subject:nextofkin:id";
+    /// First name of the next of kin.
+    pub const NOK_FIRST: &str = "urn:ehdsi:names:subject:nextofkin:firstname";
+    /// Family name of the next of kin.
+    pub const NOK_FAMILY: &str = "urn:ehdsi:names:subject:nextofkin:familyname";
+    /// Birth date of the next of kin.
+    pub const NOK_BIRTH: &str = "urn:ehdsi:names:subject:nextofkin:birthdate";
     /// homeCommunityId of the asking community.
     pub const HOME: &str = "urn:ihe:iti:xca:2010:homeCommunityId";
     /// The patient whose records are asked for, CX (ITI TF-2: 3.40.4.1.2.2.1).

@@ -19,6 +19,8 @@ pub struct XuaAssertion {
     pub name_id: String,
     /// SPProvidedID.
     pub alias: Option<String>,
+    /// IssueInstant.
+    pub issued: Timestamp,
     /// End of life.
     pub not_on_or_after: Timestamp,
     /// AuthnContextClassRef.
@@ -50,7 +52,7 @@ impl XuaAssertion {
         if root.get("Version") != Some("2.0") {
             return Err(E::Content("version"));
         }
-        instant(root.get("IssueInstant"))?;
+        let issued = instant(root.get("IssueInstant"))?;
         let issuer = root.child(SAML, "Issuer").map(Element::trimmed).filter(|i| !i.is_empty() && i.len() <= 1024);
         let subject = root.child(SAML, "Subject").ok_or(E::Content("subject"))?;
         let name_id = subject.child(SAML, "NameID").ok_or(E::Content("name id"))?;
@@ -82,6 +84,7 @@ impl XuaAssertion {
             patient: text(RESOURCE_ID)?,
             id: root.get("ID").ok_or(E::Structure("id.missing"))?.to_owned(),
             name_id: name,
+            issued,
             not_on_or_after,
             authn_class,
             authn_instant,

@@ -1,6 +1,6 @@
 //! The closed signature profile, checked on structure before any cryptography (`threats-and-needs.md` A.1 rule 2).
 //!
-//! One Security header; in it one HCP assertion, at most one TRC, next-of-kin ignored. Each has one Signature, directly
+//! One Security header; in it one HCP assertion, at most one TRC and one next-of-kin assertion. Each has one Signature, directly
 //! after Issuer, with one SignedInfo and one Reference to the assertion's own ID, the transforms enveloped-signature and
 //! exclusive c14n, and one X509Certificate. Nothing else in the message carries that ID.
 
@@ -24,6 +24,7 @@ const PREFIXES: usize = 16;
 pub(crate) enum Kind {
     Hcp,
     Trc,
+    Nok,
 }
 
 /// An assertion whose structure holds.
@@ -67,7 +68,7 @@ pub(crate) fn locate(envelope: &Element, expected: Profile) -> Result<Vec<Locate
         let kind = match qualifier {
             HCP => Kind::Hcp,
             TRC => Kind::Trc,
-            NOK => continue,
+            NOK => Kind::Nok,
             _ if expected == Profile::National => Kind::Hcp,
             _ => return Err(E::Structure("assertion.kind")),
         };

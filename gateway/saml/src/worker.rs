@@ -11,15 +11,17 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use ncp_tls::{Country, Material};
 use ncp_xml::{Element, Limits};
+use openssl::asn1::Asn1Time;
 use openssl::pkey::Id;
 use openssl::x509::{X509, X509Ref};
 use tokio::sync::oneshot;
 
 use crate::AssertionError as E;
-use crate::assertion::{HcpAssertion, TrcAssertion, Verified};
+use crate::assertion::{HcpAssertion, NextOfKinAssertion, TrcAssertion, Verified};
 use crate::ffi::{self, Key};
 use crate::issue::{
-    CERTIFICATE_PLACE, HcpClaims, METHOD_PLACE, SignedAssertion, TrcClaims, hcp_template, trc_template,
+    CERTIFICATE_PLACE, HcpClaims, METHOD_PLACE, NextOfKinClaims, SignedAssertion, TrcClaims, hcp_template,
+    nok_template, trc_template,
 };
 use crate::national::XuaAssertion;
 use crate::structure::{self, Kind, Profile};
@@ -36,6 +38,8 @@ pub struct SignerIdentity {
     pub fingerprint: String,
     /// CN of the subject.
     pub common_name: String,
+    /// The revocation data were past their time, within the grace that is configured.
+    pub stale: bool,
 }
 
 /// Trust in signers, decided by the caller and never by KeyInfo.
@@ -59,6 +63,8 @@ pub struct SecurityHeader {
     pub hcp: Verified<HcpAssertion>,
     /// Treatment relationship, where there is one.
     pub trc: Option<Verified<TrcAssertion>>,
+    /// Who asks for the patient, where somebody does.
+    pub nok: Option<Verified<NextOfKinAssertion>>,
 }
 
 /// The verified assertions of a national consumer's message.
@@ -128,6 +134,7 @@ pub struct SealKey {
     pem: Arc<zeroize::Zeroizing<Vec<u8>>>,
     certificate: String,
     method: &'static str,
+    leaf: X509,
     /// Country of the certificate.
     pub country: Country,
 }
@@ -147,7 +154,20 @@ impl SealKey {
         let country = Country::of_subject(material.leaf()).map_err(|e| format!("seal certificate: {e}"))?;
         let pem = material.key().private_key_to_pem_pkcs8().map_err(|e| e.to_string())?;
         let der = material.leaf().to_der().map_err(|e| e.to_string())?;
-        Ok(Self { pem: Arc::new(pem.into()), certificate: openssl::base64::encode_block(&der), method, country })
+        let (certificate, leaf) = (openssl::base64::encode_block(&der), material.leaf().clone());
+        Ok(Self { pem: Arc::new(pem.into()), certificate, method, leaf, country })
+    }
+
+    /// Whole days until the certificate ends; negative afterwards.
+    pub fn days_left(&self) -> i32 {
+        let now = Asn1Time::days_from_now(0);
+        now.and_then(|now| now.diff(self.leaf.not_after())).map_or(0, |span| if span.secs < 0 { -1 } else { span.days })
+    }
+
+    /// Whether the certificate is within its dates.
+    pub fn is_valid_now(&self) -> bool {
+        let Ok(now) = Asn1Time::days_from_now(0) else { return false };
+        self.leaf.not_before() <= &*now && &*now < self.leaf.not_after()
     }
 }
 
@@ -199,6 +219,20 @@ impl Signer {
         until: Timestamp,
     ) -> Result<SignedAssertion, E> {
         self.sign(id, trc_template(id, claims, issued, until)).await
+    }
+
+    /// Issues a next-of-kin assertion.
+    ///
+    /// # Errors
+    /// [`E::Unavailable`].
+    pub async fn issue_nok(
+        &self,
+        id: &str,
+        claims: &NextOfKinClaims,
+        issued: Timestamp,
+        until: Timestamp,
+    ) -> Result<SignedAssertion, E> {
+        self.sign(id, nok_template(id, claims, issued, until)).await
     }
 
     /// Signs a template of [`hcp_template`] or [`trc_template`].
@@ -286,14 +320,20 @@ impl Verifier {
 
 fn verify(keys: &mut Keys, message: &[u8], trust: &dyn SignerTrust, now: Timestamp) -> Result<SecurityHeader, E> {
     let audiences = trust.audiences();
-    let (hcp, trc) = both(keys, message, trust, now, Profile::CrossBorder, |bytes, country| {
+    let All { user: hcp, trc, nok } = all(keys, message, trust, now, Profile::CrossBorder, |bytes, country| {
         let value = HcpAssertion::read(bytes, country, now, audiences)?;
         Ok((value.id.clone(), value))
     })?;
-    if let Some(trc) = &trc {
-        bound(trc, &hcp.id, &hcp.name_id, hcp.signer())?;
+    if let Some(nok) = &nok {
+        bound(&hcp, (&hcp.id, &hcp.name_id), (&nok.hcp_id, &nok.name_id, nok.signer()))?;
     }
-    Ok(SecurityHeader { hcp, trc })
+    if let Some(trc) = &trc {
+        bound(&hcp, (&hcp.id, &hcp.name_id), (&trc.hcp_id, &trc.name_id, trc.signer()))?;
+        if trc.organisation_id.is_some() && trc.organisation_id != hcp.organisation_id {
+            return Err(E::TrcBinding("another organisation"));
+        }
+    }
+    Ok(SecurityHeader { hcp, trc, nok })
 }
 
 fn verify_national(
@@ -302,28 +342,38 @@ fn verify_national(
     trust: &dyn SignerTrust,
     now: Timestamp,
 ) -> Result<NationalHeader, E> {
-    let (user, trc) = both(keys, message, trust, now, Profile::National, |bytes, _| {
+    let All { user, trc, .. } = all(keys, message, trust, now, Profile::National, |bytes, _| {
         let value = XuaAssertion::read(bytes, now, trust.audiences())?;
         Ok((value.id.clone(), value))
     })?;
     if let Some(trc) = &trc {
-        bound(trc, &user.id, &user.name_id, user.signer())?;
+        bound(&user, (&user.id, &user.name_id), (&trc.hcp_id, &trc.name_id, trc.signer()))?;
     }
     Ok(NationalHeader { user, trc })
 }
 
-/// The identity assertion and, where there is one, the TRC: structure, trust, signature, then the digested bytes.
-fn both<T>(
+/// What a Security header holds, verified one by one.
+struct All<T> {
+    user: Verified<T>,
+    trc: Option<Verified<TrcAssertion>>,
+    nok: Option<Verified<NextOfKinAssertion>>,
+}
+
+/// ID that an assertion refers to, its subject and its signer.
+type Builds<'a> = (&'a str, &'a str, &'a SignerIdentity);
+
+/// The identity assertion and, where there are, TRC and next of kin: structure, trust, signature, then the digested bytes.
+fn all<T>(
     keys: &mut Keys,
     message: &[u8],
     trust: &dyn SignerTrust,
     now: Timestamp,
     profile: Profile,
     read: impl Fn(&[u8], Country) -> Result<(String, T), E>,
-) -> Result<(Verified<T>, Option<Verified<TrcAssertion>>), E> {
+) -> Result<All<T>, E> {
     let envelope = Element::parse(message, &Limits::REQUEST).map_err(|_| E::Structure("xml"))?;
     let located = structure::locate(&envelope, profile)?;
-    let (mut user, mut trc) = (None, None);
+    let (mut user, mut trc, mut nok) = (None, None, None);
     for assertion in located {
         let known = keys.of(&assertion.certificate)?;
         let signer = trust.signer(&known.certificate).map_err(E::Trust)?;
@@ -334,6 +384,12 @@ fn both<T>(
             Kind::Hcp => {
                 let (id, value) = read(&digested, country)?;
                 user = Some(Verified::new(value, signer, digest));
+                id
+            }
+            Kind::Nok => {
+                let value = NextOfKinAssertion::read(&digested, country, now, trust.audiences())?;
+                let id = value.id.clone();
+                nok = Some(Verified::new(value, signer, digest));
                 id
             }
             Kind::Trc => {
@@ -347,18 +403,18 @@ fn both<T>(
             return Err(E::Structure("id.digested"));
         }
     }
-    Ok((user.ok_or(E::NoHcp)?, trc))
+    Ok(All { user: user.ok_or(E::NoHcp)?, trc, nok })
 }
 
-/// The TRC builds on that identity assertion, of the same subject, signed in the same country.
-fn bound(trc: &Verified<TrcAssertion>, id: &str, name_id: &str, signer: &SignerIdentity) -> Result<(), E> {
-    if trc.hcp_id != id {
+/// An assertion that builds on an identity assertion: its ID, its subject, its country.
+fn bound<T>(user: &Verified<T>, (own_id, own_name): (&str, &str), (id, subject, signer): Builds<'_>) -> Result<(), E> {
+    if id != own_id {
         return Err(E::TrcBinding("refers to another assertion"));
     }
-    if trc.name_id != name_id {
+    if subject != own_name {
         return Err(E::TrcBinding("another subject"));
     }
-    if trc.signer().country != signer.country {
+    if signer.country != user.signer().country {
         return Err(E::TrcBinding("signed by another country"));
     }
     Ok(())

@@ -26,7 +26,6 @@ use jiff::Timestamp;
 use ncp_audit::{Event, PeerFacts};
 use ncp_ihe::PatientId;
 use ncp_saml::Purpose;
-use ncp_tls::SslAcceptor;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -46,7 +45,7 @@ pub mod token;
 
 use problem::Problem;
 use sealed::{Hcp, Sealed, Sealer, Treated};
-use token::{Bearer, Tokens};
+use token::{Bearer, TokenError};
 
 /// Media type of FHIR.
 pub const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
@@ -61,7 +60,6 @@ pub struct Clinic {
     pub app: Arc<App>,
     /// `[clinician]`
     pub config: Clinician,
-    tokens: Tokens,
     sealer: Sealer,
     calls: Arc<Semaphore>,
     drain: Drain,
@@ -82,9 +80,8 @@ impl Clinic {
     /// # Errors
     /// What is wrong, for operators.
     pub fn new(app: Arc<App>, config: &Clinician, drain: Drain) -> Result<Self, String> {
-        let tokens = Tokens::load(&config.jwks_file).map_err(|e| format!("clinician.jwks_file: {e}"))?;
         let sealer = Sealer::load(&config.sealing_key_file).map_err(|e| format!("clinician.sealing_key_file: {e}"))?;
-        Ok(Self { app, config: config.clone(), tokens, sealer, calls: Arc::new(Semaphore::new(CALLS)), drain })
+        Ok(Self { app, config: config.clone(), sealer, calls: Arc::new(Semaphore::new(CALLS)), drain })
     }
 
     /// The caller, with a scope that covers one of the resources. A bad token leaves a record.
@@ -96,7 +93,11 @@ impl Clinic {
         scope: &'static str,
     ) -> Result<Bearer, Problem> {
         let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let checked = self.tokens.check(header, &self.config, &self.app.config.gateway, Timestamp::now());
+        let snapshot = self.app.snapshot.load_full();
+        let checked = match &snapshot.tokens {
+            Some(tokens) => tokens.check(header, &self.config, &self.app.config.gateway, Timestamp::now()),
+            None => Err(TokenError::Signature),
+        };
         let (rule, problem) = match checked {
             Ok(bearer) if covering.iter().any(|(name, resource)| bearer.may(name, resource)) => return Ok(bearer),
             Ok(_) => ("token lacks the scope".to_owned(), Problem::Scope(scope)),
@@ -279,9 +280,10 @@ impl IntoResponse for Problem {
 }
 
 /// Accepts clinicians' systems until the drain begins.
-pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener, acceptor: SslAcceptor) {
-    let (routes, drain) = (routes(clinic.clone()), clinic.drain.clone());
-    let handshake = clinic.app.config.limits.handshake;
+pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener) {
+    let (routes, drain, app) = (routes(clinic.clone()), clinic.drain.clone(), clinic.app.clone());
+    let handshake = app.config.limits.handshake;
+    let acceptor = move || app.snapshot.load().clinician_acceptor.clone();
     accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
         let routes = routes.clone();
         async move {

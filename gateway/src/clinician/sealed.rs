@@ -104,6 +104,16 @@ pub struct Document {
     pub original: Option<Box<Document>>,
 }
 
+/// 32 bytes in hex.
+///
+/// # Errors
+/// What is wrong with the file, for operators.
+pub fn read_key(path: &Path) -> Result<[u8; 32], String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+    let bytes = hex::decode(text.trim()).ok().and_then(|b| <[u8; 32]>::try_from(b).ok());
+    bytes.ok_or_else(|| format!("{}: expected 32 bytes in hex", path.display()))
+}
+
 /// Seals and opens.
 pub struct Sealer {
     key: [u8; 32],
@@ -115,10 +125,7 @@ impl Sealer {
     /// # Errors
     /// What is wrong, for operators.
     pub fn load(path: &Path) -> Result<Self, String> {
-        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-        let bytes = hex::decode(text.trim()).ok().and_then(|b| <[u8; 32]>::try_from(b).ok());
-        let key = bytes.ok_or_else(|| format!("{}: expected 32 bytes in hex", path.display()))?;
-        Ok(Self { key })
+        Ok(Self { key: read_key(path)? })
     }
 
     /// Seals for the subject of a token. `None` when it would be longer than URLs may be, or without randomness.

@@ -79,7 +79,7 @@ pub(super) fn parse(text: &str) -> Result<Config, Vec<ConfigProblem>> {
 
 /// When reading had to stop early, keys that no section knows are still worth saying.
 fn with_unknown(mut problems: Vec<ConfigProblem>, rest: &Value) -> Vec<ConfigProblem> {
-    const SECTIONS: [&str; 13] = [
+    const SECTIONS: [&str; 15] = [
         "gateway",
         "listener",
         "limits",
@@ -90,6 +90,8 @@ fn with_unknown(mut problems: Vec<ConfigProblem>, rest: &Value) -> Vec<ConfigPro
         "translation",
         "audit",
         "policy",
+        "replay",
+        "rate",
         "national",
         "telemetry",
         "peer",

@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use ncp_audit::Transaction;
 use ncp_ihe::actions;
 use ncp_soap::SoapError;
-use ncp_tls::{Anchors, Purpose, SslAcceptor, TlsStream};
+use ncp_tls::{Anchors, Purpose, Revocation, TlsStream};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -111,10 +111,12 @@ impl Consumers {
     /// # Errors
     /// What is wrong, for operators.
     pub fn new(app: Arc<App>, config: &config::Consumer, drain: Drain) -> Result<Self, String> {
-        let crls = config.crls.as_ref();
-        let tls_anchors = Anchors::load(&config.tls_anchors, crls, Purpose::TlsClient)
+        let crls = config.crls.as_ref().map(|file| ncp_tls::read_crls(file)).transpose();
+        let crls = Arc::new(crls.map_err(|e| format!("consumer.crls: {e}"))?.unwrap_or_default());
+        let revocation = Revocation { crls, ..Revocation::none() };
+        let tls_anchors = Anchors::load(&config.tls_anchors, revocation.clone(), Purpose::TlsClient)
             .map_err(|e| format!("consumer.tls_anchors: {e}"))?;
-        let assertion_anchors = Anchors::load(&config.assertion_anchors, crls, Purpose::Seal)
+        let assertion_anchors = Anchors::load(&config.assertion_anchors, revocation, Purpose::Seal)
             .map_err(|e| format!("consumer.assertion_anchors: {e}"))?;
         let calls = Arc::new(Semaphore::new(app.config.limits.concurrency));
         Ok(Self {
@@ -139,7 +141,9 @@ impl Consumers {
 }
 
 /// Accepts consumers until the drain begins.
-pub async fn serve(consumers: Arc<Consumers>, listener: TcpListener, acceptor: SslAcceptor) {
+pub async fn serve(consumers: Arc<Consumers>, listener: TcpListener) {
+    let app = consumers.app.clone();
+    let acceptor = move || app.snapshot.load().consumer_acceptor.clone();
     let (handshake, drain) = (consumers.app.config.limits.handshake, consumers.drain.clone());
     accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
         let consumers = consumers.clone();
@@ -164,7 +168,7 @@ async fn connection(consumers: Arc<Consumers>, stream: TlsStream, address: Socke
         return;
     }
     let Ok(own) = stream.local_addr() else { return };
-    let who = PeerConnection { certificate, address, own, peer: None };
+    let who = PeerConnection::national(certificate, address, own);
     let service = service_fn(move |request: Request<Incoming>| {
         let (consumers, who) = (consumers.clone(), who.clone());
         async move { Ok::<_, std::convert::Infallible>(exchange(consumers, who, request).await) }

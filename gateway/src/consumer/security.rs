@@ -16,7 +16,7 @@ use crate::config::{Confirmation, Peer};
 use crate::initiating::{Call, Caller, Treatment};
 use crate::outcome::GatewayError;
 use crate::policy::PolicyError;
-use crate::responding::replay::{HcpBinding, TrcBinding};
+use crate::responding::replay::{Claims, HcpClaim, TrcClaim};
 use crate::wire::Request;
 
 /// Code system of roles across the border.
@@ -108,17 +108,26 @@ async fn bind(
     let replay = &exchange.consumers.app.replay;
     let consumer = format!("consumer {}", exchange.connection.certificate.fingerprint);
     let NationalHeader { user, trc } = header;
-    let facts = HcpBinding { peer: &consumer, signer: &user.signer().fingerprint, subject: &user.name_id };
-    replay.bind_hcp(&user.id, &facts, user.not_on_or_after, now).await?;
-    if let Some(trc) = trc {
-        let purpose = user.purpose.as_str();
-        let facts = TrcBinding { peer: &consumer, hcp_id: &user.id, patient: &trc.patient, purpose };
-        replay.bind_trc(&trc.id, &facts, trc.not_on_or_after, now).await?;
-    }
-    if let Some(id) = &request.addressing.message_id {
-        let digest = hex::encode(openssl::sha::sha256(&request.bytes));
-        replay.message(&consumer, id, &digest, now).await?;
-    }
+    let digest = hex::encode(openssl::sha::sha256(&request.bytes));
+    let claims = Claims {
+        peer: &consumer,
+        hcp: HcpClaim {
+            id: &user.id,
+            signer: &user.signer().fingerprint,
+            subject: &user.name_id,
+            issued: user.issued,
+            expires: user.not_on_or_after,
+        },
+        trc: trc.as_ref().map(|trc| TrcClaim {
+            id: &trc.id,
+            patient: &trc.patient,
+            purpose: user.purpose.as_str(),
+            issued: trc.issued,
+            expires: trc.not_on_or_after,
+        }),
+        message: request.addressing.message_id.as_deref().map(|id| (id, digest.as_str())),
+    };
+    replay.admit(&claims, now).await?;
     Ok(())
 }
 
@@ -190,7 +199,7 @@ impl SignerTrust for NationalTrust {
         self.anchors.verify(certificate, &[]).map_err(|e| e.to_string())?;
         let facts = CertificateFacts::of(certificate).map_err(|e| e.to_string())?;
         // The anchors are national: they vouch for the country, whatever the subject says.
-        Ok(SignerIdentity { country: self.country, fingerprint: facts.fingerprint, common_name: facts.common_name })
+        Ok(SignerIdentity { country: self.country, fingerprint: facts.fingerprint, common_name: facts.common_name, stale: false })
     }
 
     fn audiences(&self) -> &[String] {

@@ -210,7 +210,7 @@ impl Call {
     async fn assertions(&self) -> Result<Vec<SignedAssertion>, GatewayError> {
         let sealed = |_| GatewayError::Internal("assertion could not be issued");
         let Caller { claims, hcp_id, issued } = &self.caller;
-        let mut out = vec![self.app.signer.issue_hcp(hcp_id, claims, *issued, HCP_LIFE).await.map_err(sealed)?];
+        let mut out = vec![self.snapshot.signer.issue_hcp(hcp_id, claims, *issued, HCP_LIFE).await.map_err(sealed)?];
         if let Some(treatment) = &self.treatment {
             let facts = TrcClaims {
                 country: claims.country,
@@ -220,7 +220,7 @@ impl Call {
                 purpose: claims.purpose,
             };
             let Treatment { trc_id, issued, until, .. } = treatment;
-            out.push(self.app.signer.issue_trc(trc_id, &facts, *issued, *until).await.map_err(sealed)?);
+            out.push(self.snapshot.signer.issue_trc(trc_id, &facts, *issued, *until).await.map_err(sealed)?);
         }
         Ok(out)
     }

@@ -1,12 +1,13 @@
 //! One SOAP message to one country and the root of its answer.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ncp_ihe::{Severity, Status, actions};
 use ncp_saml::SignedAssertion;
 use ncp_soap::SoapError;
-use ncp_tls::{Country, Material, http_client};
+use ncp_tls::{Anchors, Country, Material, ServerOf, http_client};
 use ncp_xml::Element;
 
 use crate::config::{Client, Limits, Peer};
@@ -107,14 +108,20 @@ impl From<SoapError> for PeerError {
 ///
 /// # Errors
 /// Files, OpenSSL, with the peer's name.
-pub fn routes(client: &Client, peers: &[Peer], limits: &Limits) -> Result<BTreeMap<Country, Route>, Vec<String>> {
+pub fn routes(
+    client: &Client,
+    peers: &[Peer],
+    limits: &Limits,
+    anchors: &BTreeMap<Country, Arc<Anchors>>,
+) -> Result<BTreeMap<Country, Route>, Vec<String>> {
     let material = Material::load(&client.certificate, &client.key).map_err(|e| vec![format!("client: {e}")])?;
+    let server = |country| anchors.get(&country).map(|a| ServerOf { country, anchors: a.clone() });
     let mut out = BTreeMap::new();
     let mut problems = Vec::new();
-    for peer in peers {
+    for peer in peers.iter().filter(|p| anchors.contains_key(&p.country)) {
         match material.connector(std::slice::from_ref(&peer.tls_anchors), b"\x08http/1.1") {
             Ok(connector) => {
-                out.insert(peer.country, http_client(connector, Some(peer.country), limits.handshake));
+                out.insert(peer.country, http_client(connector, server(peer.country), limits.handshake));
             }
             Err(error) => problems.push(format!("peer {}: {error}", peer.name)),
         }

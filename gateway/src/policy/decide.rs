@@ -21,9 +21,10 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use ncp_ihe::{DocumentEntry, PatientId};
 
-use super::consent::{ConsentSource, ServiceConsent};
+use super::consent::{ConsentSource, Directives, ServiceConsent};
 use super::engine::{Facts, PolicyEngine, Stage, Verdict};
 use crate::identity::{Identity, TransactionName};
 use crate::national::LocatedStudy;
@@ -70,6 +71,8 @@ pub struct Disclose<T>(T);
 pub struct Authorised<S> {
     subject: S,
     identity: Arc<Identity>,
+    /// What the patient had decided when the request was admitted: one answer for all of its units.
+    directives: Arc<Directives>,
 }
 
 impl<S> Authorised<S> {
@@ -87,7 +90,7 @@ impl<T> Authorised<LookUp<T>> {
 
     /// A look-up that follows from this one, such as the metadata of the documents that a retrieve names.
     pub fn derive<U>(&self, body: U) -> Authorised<LookUp<U>> {
-        Authorised { subject: LookUp(body), identity: self.identity.clone() }
+        Authorised { subject: LookUp(body), identity: self.identity.clone(), directives: self.directives.clone() }
     }
 }
 
@@ -109,7 +112,7 @@ impl Authorised<Disclose<LocatedStudy>> {
         self,
         key: impl Fn(&crate::national::LocatedInstance) -> K,
     ) -> Vec<(K, Authorised<Disclose<LocatedStudy>>)> {
-        let identity = self.identity;
+        let (identity, directives) = (self.identity, self.directives);
         let study = self.subject.0;
         let mut parts: Vec<(K, LocatedStudy)> = Vec::new();
         for instance in study.instances.iter() {
@@ -124,7 +127,10 @@ impl Authorised<Disclose<LocatedStudy>> {
         }
         parts
             .into_iter()
-            .map(|(k, part)| (k, Authorised { subject: Disclose(part), identity: identity.clone() }))
+            .map(|(k, part)| {
+                let subject = Disclose(part);
+                (k, Authorised { subject, identity: identity.clone(), directives: directives.clone() })
+            })
             .collect()
     }
 }
@@ -191,8 +197,6 @@ pub trait Resource {
     fn facts(&self) -> Facts;
     /// The keys under which a block may name it: unique id, study UID.
     fn block_keys(&self) -> Vec<String>;
-    /// Confidentiality codes, in the national system or HL7's.
-    fn confidentiality(&self) -> Vec<(String, String)>;
 }
 
 impl Policy {
@@ -212,25 +216,29 @@ impl Policy {
         patient: Option<&PatientId>,
     ) -> Result<Authorised<LookUp<T>>, PolicyError> {
         let identity = request.identity;
-        if !identity.strongly_authenticated {
-            return Err(PolicyError::WeakAuthentication);
+        // A code of another system, or with the name of another role, is nobody's role here.
+        if !super::roles::is_known(&identity.role_system, &identity.role, &identity.role_display) {
+            return Err(PolicyError::Forbidden("role".into()));
         }
-        let verdict = self.engine.decide(&identity, transaction, Stage::LookUp, &Facts::default());
-        match verdict {
+        match self.engine.decide(&identity, transaction, Stage::LookUp, &Facts::default()) {
             Verdict::Permit => {}
-            Verdict::Deny(rule) => return Err(PolicyError::Forbidden(rule)),
+            Verdict::Deny(rule) if rule.weak => return Err(PolicyError::WeakAuthentication),
+            Verdict::Deny(rule) => return Err(PolicyError::Forbidden(rule.names)),
             Verdict::Failed(why) => return Err(PolicyError::Failed(why)),
         }
+        let mut directives = Directives::default();
         if let Some(patient) = patient {
-            match self.consent.service_consent(patient, &identity.country).await {
-                Ok(ServiceConsent::Given) => {}
-                // Opted out looks like a patient without documents: the look-up goes on and release withholds all.
-                Ok(ServiceConsent::OptedOut) => {}
-                Ok(ServiceConsent::MissingAndSaid) => return Err(PolicyError::NoConsent),
-                Err(error) => return Err(PolicyError::Failed(error.to_string())),
+            directives = self
+                .consent
+                .directives(patient, &identity.country)
+                .await
+                .map_err(|error| PolicyError::Failed(error.to_string()))?;
+            // Opted out looks like a patient without documents: the look-up goes on and release withholds all.
+            if directives.service == ServiceConsent::MissingAndSaid {
+                return Err(PolicyError::NoConsent);
             }
         }
-        Ok(Authorised { subject: LookUp(request.body), identity })
+        Ok(Authorised { subject: LookUp(request.body), identity, directives: Arc::new(directives) })
     }
 
     /// Decides about one document or study: patient binding, service consent, blocks, then Cedar on its metadata.
@@ -248,14 +256,15 @@ impl Policy {
         if resource.patient().is_none() || resource.patient() != trc_patient {
             return Err(Refusal::OtherPatient);
         }
-        let Some(patient) = trc_patient else { return Err(Refusal::OtherPatient) };
-        let blocked = super::blocks::is_blocked(&self.consent, patient, &resource, identity)
-            .await
-            .map_err(|error| Refusal::Failed(error.to_string()))?;
+        let blocked = asked.directives.closes(&resource, identity, Timestamp::now());
         match self.engine.decide(identity, transaction, Stage::Disclose, &resource.facts()) {
             Verdict::Permit if blocked => Err(Refusal::Blocked),
-            Verdict::Permit => Ok(Authorised { subject: Disclose(resource), identity: identity.clone() }),
-            Verdict::Deny(rule) => Err(Refusal::Forbidden(rule)),
+            Verdict::Permit => Ok(Authorised {
+                subject: Disclose(resource),
+                identity: identity.clone(),
+                directives: asked.directives.clone(),
+            }),
+            Verdict::Deny(rule) => Err(Refusal::Forbidden(rule.names)),
             Verdict::Failed(why) => Err(Refusal::Failed(why)),
         }
     }
@@ -275,11 +284,21 @@ impl Policy {
             return Err(Refusal::OtherPatient);
         }
         match self.engine.decide(&asked.identity, TransactionName::Iti55, Stage::Disclose, &Facts::default()) {
-            Verdict::Permit => Ok(Authorised { subject: Disclose(record), identity: asked.identity.clone() }),
-            Verdict::Deny(rule) => Err(Refusal::Forbidden(rule)),
+            Verdict::Permit => Ok(Authorised {
+                subject: Disclose(record),
+                identity: asked.identity.clone(),
+                directives: asked.directives.clone(),
+            }),
+            Verdict::Deny(rule) => Err(Refusal::Forbidden(rule.names)),
             Verdict::Failed(why) => Err(Refusal::Failed(why)),
         }
     }
+}
+
+/// Name and identifier of an XON.
+fn organisation(xon: &str) -> Vec<String> {
+    let parts: Vec<&str> = xon.split('^').collect();
+    [parts.first(), parts.get(9)].into_iter().flatten().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).collect()
 }
 
 impl Resource for DocumentEntry {
@@ -294,6 +313,18 @@ impl Resource for DocumentEntry {
             type_code: self.type_code.code.clone(),
             confidentiality: self.confidentiality.iter().map(|c| c.code.clone()).collect(),
             modalities: Vec::new(),
+            author_organisations: self
+                .authors
+                .iter()
+                .flat_map(|a| &a.institutions)
+                .flat_map(|i| organisation(i))
+                .collect(),
+            service_date: self
+                .service_start
+                .as_ref()
+                .or(self.creation_time.as_ref())
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         }
     }
 
@@ -301,10 +332,6 @@ impl Resource for DocumentEntry {
         let mut keys = vec![self.unique_id.clone()];
         keys.extend(self.study_instance_uid().map(|uid| uid.to_string()));
         keys
-    }
-
-    fn confidentiality(&self) -> Vec<(String, String)> {
-        self.confidentiality.iter().map(|c| (c.system.clone(), c.code.clone())).collect()
     }
 }
 
@@ -314,14 +341,11 @@ impl Resource for LocatedStudy {
     }
 
     fn facts(&self) -> Facts {
-        Facts { kind: "study", modalities: self.modalities.clone(), ..Facts::default() }
+        let service_date = self.study_date.clone().unwrap_or_default();
+        Facts { kind: "study", modalities: self.modalities.clone(), service_date, ..Facts::default() }
     }
 
     fn block_keys(&self) -> Vec<String> {
         vec![self.study.to_string()]
-    }
-
-    fn confidentiality(&self) -> Vec<(String, String)> {
-        Vec::new()
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicySet, Request,
+    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Request,
     RestrictedExpression, Schema, ValidationMode, Validator,
 };
 
@@ -36,6 +36,10 @@ pub struct Facts {
     pub confidentiality: Vec<String>,
     /// Modalities of a study.
     pub modalities: Vec<String>,
+    /// Names and identifiers of the organisations that wrote it.
+    pub author_organisations: Vec<String>,
+    /// Beginning of the service, `YYYYMMDD…`, or empty.
+    pub service_date: String,
 }
 
 /// Cedar's answer.
@@ -44,9 +48,18 @@ pub enum Verdict {
     /// A permit holds and no forbid does.
     Permit,
     /// Named policies forbid, or none permits.
-    Deny(String),
+    Deny(Rules),
     /// A policy could not be evaluated: a refusal and an alarm.
     Failed(String),
+}
+
+/// The policies behind a refusal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rules {
+    /// Their `@id`s.
+    pub names: String,
+    /// One of them is `@answer("weak-authentication")`: the peer is told 4702.
+    pub weak: bool,
 }
 
 /// Why a policy folder was not accepted.
@@ -142,17 +155,28 @@ impl PolicyEngine {
         }
         match response.decision() {
             Decision::Allow => Verdict::Permit,
-            Decision::Deny => {
-                let rules: Vec<String> = response
-                    .diagnostics()
-                    .reason()
-                    .map(|id| {
-                        let annotated = self.policies.annotation(id, "id");
-                        annotated.map_or_else(|| id.to_string(), ToString::to_string)
-                    })
-                    .collect();
-                Verdict::Deny(if rules.is_empty() { "no permit".into() } else { rules.join(",") })
+            Decision::Deny => Verdict::Deny(self.rules(response.diagnostics().reason())),
+        }
+    }
+
+    fn rules<'a>(&self, policies: impl Iterator<Item = &'a PolicyId>) -> Rules {
+        let (mut names, mut weak) = (Vec::new(), false);
+        for id in policies {
+            weak |= self.policies.annotation(id, "answer").is_some_and(|a| a == "weak-authentication");
+            names.push(self.policies.annotation(id, "id").map_or_else(|| id.to_string(), ToString::to_string));
+        }
+        names.sort();
+        Rules { names: if names.is_empty() { "no permit".into() } else { names.join(",") }, weak }
+    }
+
+    /// The `@id`s of the policies that decided, for people.
+    pub fn reasons(&self, identity: &Identity, transaction: TransactionName, stage: Stage, facts: &Facts) -> Rules {
+        match self.request(identity, transaction, stage, facts) {
+            Ok((request, entities)) => {
+                let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
+                self.rules(response.diagnostics().reason())
             }
+            Err(why) => Rules { names: why, weak: false },
         }
     }
 
@@ -189,6 +213,8 @@ impl PolicyEngine {
                 ("typeCode".to_owned(), string(&facts.type_code)),
                 ("confidentiality".to_owned(), set(&facts.confidentiality)),
                 ("modalities".to_owned(), set(&facts.modalities)),
+                ("authorOrganisations".to_owned(), set(&facts.author_organisations)),
+                ("serviceDate".to_owned(), string(&facts.service_date)),
             ]),
             Default::default(),
         )
@@ -197,6 +223,8 @@ impl PolicyEngine {
             ("stage".to_owned(), string(if stage == Stage::LookUp { "look-up" } else { "disclose" })),
             ("purpose".to_owned(), string(&identity.purpose)),
             ("emergency".to_owned(), RestrictedExpression::new_bool(identity.is_emergency())),
+            ("stronglyAuthenticated".to_owned(), RestrictedExpression::new_bool(identity.strongly_authenticated)),
+            ("nextOfKin".to_owned(), RestrictedExpression::new_bool(identity.next_of_kin)),
         ])
         .map_err(|e| text(&e))?;
         let entities =
@@ -230,6 +258,8 @@ pub(crate) mod tests {
             subject_name: "Radiologist".into(),
             role: "221".into(),
             role_display: "Medical Doctors".into(),
+            role_system: crate::policy::roles::ISCO.into(),
+            next_of_kin: false,
             organisation: Some("Hospital".into()),
             organisation_id: None,
             locality: "Hospital".into(),
@@ -250,10 +280,31 @@ pub(crate) mod tests {
         }
         let pharmacist = Identity { role: "2262".into(), ..doctor.clone() };
         let verdict = engine.decide(&pharmacist, TransactionName::Rad75, Stage::LookUp, &Facts::default());
-        assert_eq!(verdict, Verdict::Deny("no permit".into()));
+        assert!(matches!(verdict, Verdict::Deny(rules) if rules.names == "no permit" && !rules.weak));
         let unpermitted = Identity { permissions: vec!["PRD-006".into()], ..doctor };
         let verdict = engine.decide(&unpermitted, TransactionName::Iti38, Stage::LookUp, &Facts::default());
         assert!(matches!(verdict, Verdict::Deny(_)));
+    }
+
+    #[test]
+    fn weak_logins_and_citizens_data() {
+        let engine = PolicyEngine::parse(DEFAULT).expect("shipped policies are valid");
+        let weak = Identity { strongly_authenticated: false, ..radiologist() };
+        let verdict = engine.decide(&weak, TransactionName::Iti38, Stage::LookUp, &Facts::default());
+        assert!(matches!(verdict, Verdict::Deny(rules) if rules.weak && rules.names == "weak-login"));
+        let emergency = Identity { purpose: "EMERGENCY".into(), ..radiologist() };
+        let withheld = Facts { kind: "document", confidentiality: vec!["NORS".into()], ..Facts::default() };
+        let verdict = engine.decide(&emergency, TransactionName::Iti38, Stage::Disclose, &withheld);
+        assert!(matches!(verdict, Verdict::Deny(_)), "emergency opens nothing that the patient closed");
+        let citizen = Identity { role: "Patient".into(), purpose: "PATRQT".into(), ..radiologist() };
+        for code in ["NORU", "NORN_FFL", "NORS"] {
+            let deferred = Facts { kind: "document", confidentiality: vec![code.into()], ..Facts::default() };
+            let verdict = engine.decide(&citizen, TransactionName::Iti38, Stage::Disclose, &deferred);
+            assert!(matches!(verdict, Verdict::Deny(_)), "{code}");
+        }
+        let deferred = Facts { kind: "document", confidentiality: vec!["NORU".into()], ..Facts::default() };
+        let verdict = engine.decide(&radiologist(), TransactionName::Iti38, Stage::Disclose, &deferred);
+        assert_eq!(verdict, Verdict::Permit, "deferred for the citizen, not for the clinician");
     }
 
     #[test]

@@ -4,10 +4,10 @@
 //! one document or study. Both ask Cedar with the country's own policies; consent and blocks come from a
 //! [`ConsentSource`](consent::ConsentSource).
 
-pub mod blocks;
 pub mod consent;
 pub mod decide;
-mod engine;
+pub mod engine;
+pub mod roles;
 
 pub use decide::{Authenticated, Authorised, Disclose, LookUp, Policy, PolicyError, Refusal, Resource};
 pub use engine::{Facts, PolicyEngine};

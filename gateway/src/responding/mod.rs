@@ -7,6 +7,7 @@ pub mod iti55;
 pub mod pipeline;
 pub mod pivot;
 pub mod rad75;
+pub mod rate;
 pub mod registry;
 pub mod replay;
 pub mod security;

@@ -1,15 +1,16 @@
 //! Stage 3: assertions, one identity, binding, replay. Nothing national is touched before all of it held.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
 use ncp_ihe::PatientId;
 use ncp_saml::{AssertionError, SignerIdentity, SignerTrust, Verified};
-use ncp_tls::{Anchors, CertificateFacts, Country};
-use openssl::x509::X509Ref;
+use ncp_tls::{Anchors, CertificateFacts, Country, Freshness, TlsError};
+use openssl::x509::{X509, X509Ref};
 
 use super::pipeline::{Exchange, Message};
-use super::replay::{HcpBinding, TrcBinding};
+use super::rate::Asked;
+use super::replay::{Claims, HcpClaim, TrcClaim};
 use crate::config::Peer;
 use crate::identity::{Identity, TransactionName};
 use crate::outcome::GatewayError;
@@ -29,9 +30,16 @@ pub async fn authenticate<T>(
     let anchors = anchors.ok_or_else(|| GatewayError::Identity("no seal anchors for the peer".into()))?;
     let now = Timestamp::now();
     let ours = vec![exchange.app.config.gateway.home_community_id.to_string()];
-    let trust = Arc::new(CountryTrust { anchors, country: peer.country, audiences: ours });
-    let header = exchange.app.verifier.verify(message.bytes.clone(), trust, now).await?;
-    let (hcp, trc) = (header.hcp, header.trc);
+    let trust = Arc::new(CountryTrust { anchors, country: peer.country, audiences: ours, asked: Mutex::default() });
+    let header = match exchange.app.verifier.verify(message.bytes.clone(), trust.clone(), now).await {
+        // The signer's path holds and its responder must be asked, which a verifying thread does not wait for.
+        Err(AssertionError::Trust(_)) if let Some(signer) = trust.take_asked() => {
+            trust.anchors.ask(&signer, &[]).await.map_err(|e| AssertionError::Trust(e.to_string()))?;
+            exchange.app.verifier.verify(message.bytes.clone(), trust, now).await?
+        }
+        other => other?,
+    };
+    let (hcp, trc, nok) = (header.hcp, header.trc, header.nok);
     one_identity(peer, exchange, hcp.signer(), hcp.home_community_id.as_deref())?;
 
     let needs_trc = message.transaction != TransactionName::Iti55;
@@ -49,19 +57,34 @@ pub async fn authenticate<T>(
         return Err(GatewayError::TrcBinding("another purpose"));
     }
 
-    let replay = &exchange.app.replay;
     let country = peer.country.to_string();
-    let facts = HcpBinding { peer: &country, signer: &hcp.signer().fingerprint, subject: &hcp.name_id };
-    replay.bind_hcp(&hcp.id, &facts, hcp.not_on_or_after, now).await?;
-    if let Some(trc) = &trc {
-        let facts =
-            TrcBinding { peer: &country, hcp_id: &hcp.id, patient: &trc.patient, purpose: hcp.purpose.as_str() };
-        replay.bind_trc(&trc.id, &facts, trc.not_on_or_after, now).await?;
-    }
-    if let Some(id) = &message.addressing.message_id {
-        let digest = hex::encode(openssl::sha::sha256(&message.bytes));
-        replay.message(&country, id, &digest, now).await?;
-    }
+    let digest = hex::encode(openssl::sha::sha256(&message.bytes));
+    let claims = Claims {
+        peer: &country,
+        hcp: HcpClaim {
+            id: &hcp.id,
+            signer: &hcp.signer().fingerprint,
+            subject: &hcp.name_id,
+            issued: hcp.issued,
+            expires: hcp.not_on_or_after,
+        },
+        trc: trc.as_ref().map(|trc| TrcClaim {
+            id: &trc.id,
+            patient: &trc.patient,
+            purpose: hcp.purpose.as_str(),
+            issued: trc.issued,
+            expires: trc.not_on_or_after,
+        }),
+        message: message.addressing.message_id.as_deref().map(|id| (id, digest.as_str())),
+    };
+    exchange.app.replay.admit(&claims, now).await?;
+    let asked = Asked {
+        peer: &country,
+        point_of_care: &hcp.locality,
+        professional: &hcp.name_id,
+        patient: trc.as_ref().map(|trc| trc.patient.as_str()),
+    };
+    exchange.app.rate.admit(&asked, now)?;
 
     let identity = Identity {
         country: peer.country,
@@ -75,6 +98,8 @@ pub async fn authenticate<T>(
         subject_name: hcp.subject_name.clone(),
         role: hcp.role.code.clone(),
         role_display: hcp.role.display.clone(),
+        role_system: hcp.role.system.clone(),
+        next_of_kin: nok.is_some(),
         organisation: hcp.organisation.clone(),
         organisation_id: hcp.organisation_id.clone(),
         locality: hcp.locality.clone(),
@@ -112,16 +137,32 @@ struct CountryTrust {
     anchors: Arc<Anchors>,
     country: Country,
     audiences: Vec<String>,
+    /// A signer whose status its responder must be asked for.
+    asked: Mutex<Option<X509>>,
+}
+
+impl CountryTrust {
+    fn take_asked(&self) -> Option<X509> {
+        self.asked.lock().unwrap_or_else(|p| p.into_inner()).take()
+    }
 }
 
 impl SignerTrust for CountryTrust {
     fn signer(&self, certificate: &X509Ref) -> Result<SignerIdentity, String> {
-        self.anchors.verify(certificate, &[]).map_err(|e| e.to_string())?;
+        let freshness = self.anchors.verify(certificate, &[]).map_err(|error| {
+            if matches!(error, TlsError::StatusNeeded) {
+                *self.asked.lock().unwrap_or_else(|p| p.into_inner()) = Some(certificate.to_owned());
+            }
+            error.to_string()
+        })?;
         let facts = CertificateFacts::of(certificate).map_err(|e| e.to_string())?;
         match facts.country {
-            Some(country) if country == self.country => {
-                Ok(SignerIdentity { country, fingerprint: facts.fingerprint, common_name: facts.common_name })
-            }
+            Some(country) if country == self.country => Ok(SignerIdentity {
+                country,
+                fingerprint: facts.fingerprint,
+                common_name: facts.common_name,
+                stale: freshness == Freshness::Stale,
+            }),
             Some(country) => Err(format!("signer is of {country}, peer is {}", self.country)),
             None => Err("signer's subject has not exactly one country".to_owned()),
         }

@@ -1,20 +1,29 @@
 //! Trust in a certificate that came in a message or in a handshake: path, dates, revocation, use and strength.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
+use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::Id;
 use openssl::stack::Stack;
-use openssl::x509::store::{X509Lookup, X509Store, X509StoreBuilder};
+use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
-use openssl::x509::{X509, X509PurposeId, X509Ref, X509StoreContext};
+use openssl::x509::{X509, X509PurposeId, X509Ref, X509StoreContext, X509VerifyResult};
 
-use crate::{TlsError, context, ssl_error};
+use crate::ocsp::{AtHand, Status};
+use crate::revocation::{now, unix};
+use crate::{Revocation, TlsError, context, ssl_error};
+
+/// X509_V_ERR_UNABLE_TO_GET_CRL of OpenSSL's x509_vfy.h.
+const NO_CRL: i32 = 3;
+/// X509_V_ERR_CRL_HAS_EXPIRED.
+const CRL_EXPIRED: i32 = 12;
 
 /// What a certificate is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// Signing assertions: digitalSignature, no CA.
+    /// Signing assertions: digitalSignature, no CA, no EKU that forbids it.
     Seal,
     /// TLS client.
     TlsClient,
@@ -22,62 +31,215 @@ pub enum Purpose {
     TlsServer,
 }
 
-/// Anchors of one country for one use. Immutable; a reload makes a new one.
+/// How current the revocation data behind a good verdict are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// In time, or none is configured.
+    Current,
+    /// Past `nextUpdate`, within the grace: accepted, and an alert.
+    Stale,
+}
+
+/// Anchors of one country for one use. Immutable but for the statuses that its responder told; a reload makes a new one.
 pub struct Anchors {
-    store: X509Store,
-    intermediates: Stack<X509>,
+    roots: Vec<X509>,
+    intermediates: Vec<X509>,
+    /// Path, dates, purpose.
+    path: X509Store,
+    /// The same with CRLs.
+    strict: Option<X509Store>,
+    /// The same at the last instant at which the expired CRLs were in time.
+    stale: Mutex<Option<(i64, Arc<X509Store>)>>,
+    revocation: Revocation,
     purpose: Purpose,
 }
 
 impl Anchors {
-    /// Loads anchors; self-issued ones are roots, others help to build paths. CRLs, where given, are required for every
-    /// certificate of a path.
+    /// Loads anchors; self-issued ones are roots, others help to build paths.
     ///
     /// # Errors
     /// Unreadable files, what OpenSSL refuses.
-    pub fn load(anchors: &Path, crls: Option<&PathBuf>, purpose: Purpose) -> Result<Self, TlsError> {
-        let mut store = X509StoreBuilder::new().map_err(ssl_error("trust store"))?;
-        let parameters = parameters(purpose, crls.is_some())?;
-        store.set_param(&parameters).map_err(ssl_error("trust store"))?;
-        let mut intermediates = Stack::new().map_err(ssl_error("trust store"))?;
-        for anchor in context::certificates(anchors)? {
-            let self_issued = anchor.subject_name().try_cmp(anchor.issuer_name()).is_ok_and(|o| o.is_eq());
-            if self_issued {
-                store.add_cert(anchor).map_err(ssl_error(anchors.display().to_string()))?;
-            } else {
-                intermediates.push(anchor).map_err(ssl_error("trust store"))?;
-            }
-        }
-        if let Some(path) = crls {
-            let lookup = store.add_lookup(X509Lookup::file()).map_err(ssl_error("crl"))?;
-            lookup
-                .load_crl_file(path, openssl::ssl::SslFiletype::PEM)
-                .map_err(ssl_error(path.display().to_string()))?;
-        }
-        Ok(Self { store: store.build(), intermediates, purpose })
+    pub fn load(anchors: &Path, revocation: Revocation, purpose: Purpose) -> Result<Self, TlsError> {
+        let all = context::certificates(anchors)?;
+        let self_issued = |c: &X509| c.subject_name().try_cmp(c.issuer_name()).is_ok_and(|o| o.is_eq());
+        let (roots, intermediates): (Vec<X509>, Vec<X509>) = all.into_iter().partition(self_issued);
+        let path = store(&roots, &[], purpose, None)?;
+        let strict = match revocation.crls.is_empty() {
+            true => None,
+            false => Some(store(&roots, &revocation.crls, purpose, None)?),
+        };
+        Ok(Self { roots, intermediates, path, strict, stale: Mutex::default(), revocation, purpose })
+    }
+
+    /// Every certificate of the files.
+    pub fn authorities(&self) -> impl Iterator<Item = &X509> {
+        self.roots.iter().chain(&self.intermediates)
+    }
+
+    /// What is known of revocation.
+    pub fn revocation(&self) -> &Revocation {
+        &self.revocation
     }
 
     /// Builds and checks a path from the certificate, with what the other side sent as helpers.
     ///
     /// # Errors
-    /// [`TlsError::Untrusted`] with OpenSSL's reason or ours.
-    pub fn verify(&self, certificate: &X509Ref, sent: &[X509]) -> Result<(), TlsError> {
-        let mut helpers = Stack::new().map_err(ssl_error("path"))?;
-        for link in sent.iter().map(|c| c.as_ref()).chain(self.intermediates.iter()) {
-            helpers.push(link.to_owned()).map_err(ssl_error("path"))?;
-        }
-        let mut store = X509StoreContext::new().map_err(ssl_error("path"))?;
-        let reason = store
-            .init(&self.store, certificate, &helpers, |context| Ok((context.verify_cert()?, context.error())))
-            .map_err(ssl_error("path"))?;
-        if !reason.0 {
-            return Err(TlsError::Untrusted(reason.1.error_string().to_owned()));
-        }
+    /// [`TlsError::Untrusted`] with OpenSSL's reason or ours; [`TlsError::StatusNeeded`] when the responder must be asked.
+    pub fn verify(&self, certificate: &X509Ref, sent: &[X509]) -> Result<Freshness, TlsError> {
+        self.verify_stapled(certificate, sent, None)
+    }
+
+    /// As [`verify`](Self::verify), with the OCSP answer that came with the handshake.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify); a certificate that promises a stapled answer and has none.
+    pub fn verify_stapled(
+        &self,
+        certificate: &X509Ref,
+        sent: &[X509],
+        staple: Option<&[u8]>,
+    ) -> Result<Freshness, TlsError> {
+        let chain = self.path_of(&self.path, certificate, sent).map_err(untrusted)?;
         if self.purpose == Purpose::Seal {
             seal_use(certificate)?;
         }
-        strength(certificate)
+        strength(certificate)?;
+        let crl = self.crl_status(certificate, sent)?;
+        let stapled = match (staple, chain.get(1)) {
+            (Some(staple), Some(issuer)) => Some(crate::ocsp::read(staple, certificate, issuer, &self.path)?),
+            _ => None,
+        };
+        match stapled {
+            Some(Status::Good) => return Ok(crl),
+            Some(_) => return Err(revoked()),
+            None if staple.is_none() && self.purpose == Purpose::TlsServer && crate::ffi::must_staple(certificate) => {
+                return Err(TlsError::Untrusted("certificate promises a stapled answer and none came".into()));
+            }
+            None => {}
+        }
+        let Some(ocsp) = &self.revocation.ocsp else { return Ok(crl) };
+        let grace = i64::try_from(self.revocation.grace.as_secs()).unwrap_or(i64::MAX);
+        match ocsp.at_hand(&fingerprint(certificate)?) {
+            AtHand::Fresh(Status::Good) => Ok(crl),
+            AtHand::Fresh(_) => Err(revoked()),
+            AtHand::Nothing => Err(TlsError::StatusNeeded),
+            // The CRL alone answers for as long as the responder does not, if there is one in time.
+            AtHand::Failing(Some((Status::Revoked | Status::Unknown, _))) => Err(revoked()),
+            AtHand::Failing(_) if self.strict.is_some() && crl == Freshness::Current && grace > 0 => Ok(crl),
+            AtHand::Failing(Some((Status::Good, age))) if age <= grace => Ok(Freshness::Stale),
+            AtHand::Failing(_) => Err(TlsError::Untrusted("status is not to be had from the responder".into())),
+        }
     }
+
+    /// As [`verify_stapled`](Self::verify_stapled), asking the responder where that is needed.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify), without `StatusNeeded`.
+    pub async fn verify_online(
+        &self,
+        certificate: &X509Ref,
+        sent: &[X509],
+        staple: Option<&[u8]>,
+    ) -> Result<Freshness, TlsError> {
+        match self.verify_stapled(certificate, sent, staple) {
+            Err(TlsError::StatusNeeded) => {
+                self.ask(certificate, sent).await?;
+                self.verify_stapled(certificate, sent, staple)
+            }
+            other => other,
+        }
+    }
+
+    /// Asks the responder about a certificate whose path holds.
+    ///
+    /// # Errors
+    /// The path does not hold.
+    pub async fn ask(&self, certificate: &X509Ref, sent: &[X509]) -> Result<(), TlsError> {
+        let chain = self.path_of(&self.path, certificate, sent).map_err(untrusted)?;
+        if let (Some(ocsp), Some(issuer)) = (&self.revocation.ocsp, chain.get(1)) {
+            ocsp.ask(certificate, issuer, &self.path, &fingerprint(certificate)?).await;
+        }
+        Ok(())
+    }
+
+    fn crl_status(&self, certificate: &X509Ref, sent: &[X509]) -> Result<Freshness, TlsError> {
+        let Some(strict) = &self.strict else { return Ok(Freshness::Current) };
+        match self.path_of(strict, certificate, sent) {
+            Ok(_) => Ok(Freshness::Current),
+            Err(reason) if matches!(reason.as_raw(), CRL_EXPIRED | NO_CRL) => {
+                let stale = self.stale_store()?.ok_or_else(|| untrusted(reason))?;
+                self.path_of(&stale, certificate, sent).map(|_| Freshness::Stale).map_err(untrusted)
+            }
+            Err(reason) => Err(untrusted(reason)),
+        }
+    }
+
+    /// A store that judges as of the last instant at which the expired CRLs were in time; none beyond the grace. Dates
+    /// of today were checked before: OpenSSL has one instant for both.
+    fn stale_store(&self) -> Result<Option<Arc<X509Store>>, TlsError> {
+        let grace = i64::try_from(self.revocation.grace.as_secs()).unwrap_or(i64::MAX);
+        let ends = self.revocation.crls.iter().filter_map(|crl| crl.next_update().and_then(unix));
+        let Some(first) = ends.filter(|end| *end <= now()).min() else { return Ok(None) };
+        if now() - first > grace {
+            return Ok(None);
+        }
+        let mut kept = self.stale.lock().unwrap_or_else(|p| p.into_inner());
+        if kept.as_ref().is_none_or(|(at, _)| *at != first) {
+            let made = store(&self.roots, &self.revocation.crls, self.purpose, Some(first - 1))?;
+            *kept = Some((first, Arc::new(made)));
+        }
+        Ok(kept.as_ref().map(|(_, store)| store.clone()))
+    }
+
+    fn path_of(&self, store: &X509Store, certificate: &X509Ref, sent: &[X509]) -> Result<Vec<X509>, X509VerifyResult> {
+        let failed = |_| X509VerifyResult::APPLICATION_VERIFICATION;
+        let mut helpers = Stack::new().map_err(failed)?;
+        for link in sent.iter().chain(&self.intermediates) {
+            helpers.push(link.clone()).map_err(failed)?;
+        }
+        let mut context = X509StoreContext::new().map_err(failed)?;
+        let (good, reason, chain) = context
+            .init(store, certificate, &helpers, |context| {
+                let good = context.verify_cert()?;
+                let chain = context.chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
+                Ok((good, context.error(), chain))
+            })
+            .map_err(failed)?;
+        if good { Ok(chain) } else { Err(reason) }
+    }
+}
+
+fn untrusted(reason: X509VerifyResult) -> TlsError {
+    TlsError::Untrusted(reason.error_string().to_owned())
+}
+
+fn revoked() -> TlsError {
+    TlsError::Untrusted("certificate revoked".to_owned())
+}
+
+fn fingerprint(certificate: &X509Ref) -> Result<String, TlsError> {
+    Ok(hex::encode(certificate.digest(MessageDigest::sha256()).map_err(ssl_error("certificate"))?))
+}
+
+fn store(
+    roots: &[X509],
+    crls: &[openssl::x509::X509Crl],
+    purpose: Purpose,
+    at: Option<i64>,
+) -> Result<X509Store, TlsError> {
+    let mut store = X509StoreBuilder::new().map_err(ssl_error("trust store"))?;
+    let mut parameters = parameters(purpose, !crls.is_empty())?;
+    if let Some(at) = at {
+        parameters.set_time(at);
+    }
+    store.set_param(&parameters).map_err(ssl_error("trust store"))?;
+    for root in roots {
+        store.add_cert(root.clone()).map_err(ssl_error("trust store"))?;
+    }
+    for crl in crls {
+        crate::ffi::add_crl(&mut store, crl).map_err(ssl_error("crl"))?;
+    }
+    Ok(store.build())
 }
 
 fn parameters(purpose: Purpose, crl_check: bool) -> Result<X509VerifyParam, TlsError> {
@@ -98,21 +260,22 @@ fn parameters(purpose: Purpose, crl_check: bool) -> Result<X509VerifyParam, TlsE
     Ok(parameters)
 }
 
-/// digitalSignature and no CA.
+/// digitalSignature, no CA, and not a certificate whose extended use is TLS alone.
 fn seal_use(certificate: &X509Ref) -> Result<(), TlsError> {
     let refuse = |why: &str| Err(TlsError::Untrusted(why.to_owned()));
     match crate::ffi::key_use(certificate) {
         (_, true) => refuse("a CA certificate signs no assertions"),
         (usage, false) if usage & crate::ffi::DIGITAL_SIGNATURE == 0 => refuse("key usage lacks digitalSignature"),
+        _ if crate::ffi::tls_only(certificate) => refuse("extended key usage is that of tls"),
         _ => Ok(()),
     }
 }
 
-/// RSA of 2048 bits and more, or P-256 and stronger.
+/// RSA of 2048 bits and more with an exponent of 65537 and more, or P-256 and stronger.
 fn strength(certificate: &X509Ref) -> Result<(), TlsError> {
     let key = certificate.public_key().map_err(ssl_error("public key"))?;
     let strong = match key.id() {
-        Id::RSA => key.bits() >= 2048,
+        Id::RSA => key.bits() >= 2048 && key.rsa().is_ok_and(|rsa| rsa.e().num_bits() > 16),
         Id::EC => {
             let curve = key.ec_key().ok().and_then(|k| k.group().curve_name());
             matches!(curve, Some(Nid::X9_62_PRIME256V1 | Nid::SECP384R1 | Nid::SECP521R1))

@@ -4,7 +4,7 @@ use std::fmt;
 
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
-use openssl::x509::{X509, X509Ref};
+use openssl::x509::{X509, X509NameRef, X509Ref};
 
 /// A country, ISO 3166-1 alpha-2. EL reads as GR, UK as GB.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,12 +37,38 @@ impl Country {
     /// The one C of a certificate's subject.
     ///
     /// # Errors
-    /// None, two, or one that is no country.
+    /// None, two, one that is no country, or a name of which a part has several values.
     pub fn of_subject(certificate: &X509Ref) -> Result<Self, CountryError> {
+        if !single_valued(certificate.subject_name()) {
+            return Err(CountryError);
+        }
         let mut entries = certificate.subject_name().entries_by_nid(Nid::COUNTRYNAME);
         let (Some(only), None) = (entries.next(), entries.next()) else { return Err(CountryError) };
         Self::parse(std::str::from_utf8(only.data().as_slice()).map_err(|_| CountryError)?)
     }
+}
+
+/// Whether every RDN of a name has one value: as many SETs as values.
+fn single_valued(name: &X509NameRef) -> bool {
+    let Ok(der) = name.to_der() else { return false };
+    let Some((0x30, mut rest, [])) = element(&der) else { return false };
+    let mut sets = 0;
+    while let Some((0x31, _, next)) = element(rest) {
+        (sets, rest) = (sets + 1, next);
+    }
+    rest.is_empty() && sets == name.entries().count()
+}
+
+/// Tag, content and what follows of the first DER element.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, first, rest) = (*der.first()?, *der.get(1)?, der.get(2..)?);
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81 => (usize::from(*rest.first()?), rest.get(1..)?),
+        0x82 => (usize::from(*rest.first()?) << 8 | usize::from(*rest.get(1)?), rest.get(2..)?),
+        _ => return None,
+    };
+    Some((tag, rest.get(..length)?, rest.get(length..)?))
 }
 
 impl fmt::Debug for Country {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{
-    AlpnError, SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslMode, SslOptions, SslVerifyMode, SslVersion,
+    AlpnError, SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef, SslVerifyMode,
+    SslVersion,
 };
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
@@ -62,6 +63,11 @@ impl Material {
         &self.chain[0]
     }
 
+    /// Leaf and what follows it.
+    pub fn chain(&self) -> &[X509] {
+        &self.chain
+    }
+
     /// The key, to be lent.
     pub fn key(&self) -> &PKey<Private> {
         &self.key
@@ -77,11 +83,29 @@ impl Material {
         anchors: &[PathBuf],
         alpn: &'static [u8],
     ) -> Result<SslAcceptor, TlsError> {
+        self.acceptor_stapling(client, anchors, alpn, None)
+    }
+
+    /// As [`acceptor`](Self::acceptor), handing an OCSP answer about our certificate to clients that ask for one.
+    ///
+    /// # Errors
+    /// As [`acceptor`](Self::acceptor).
+    pub fn acceptor_stapling(
+        &self,
+        client: ClientAuth,
+        anchors: &[PathBuf],
+        alpn: &'static [u8],
+        staple: Option<Vec<u8>>,
+    ) -> Result<SslAcceptor, TlsError> {
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).map_err(ssl_error("tls"))?;
         self.common(&mut builder, anchors)?;
         match client {
             ClientAuth::Required => builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT),
             ClientAuth::None => builder.set_verify(SslVerifyMode::NONE),
+        }
+        if let Some(staple) = staple {
+            let callback = move |ssl: &mut SslRef| ssl.set_ocsp_status(&staple).map(|()| true);
+            builder.set_status_callback(callback).map_err(ssl_error("tls"))?;
         }
         builder.set_session_id_context(b"ncp").map_err(ssl_error("tls"))?;
         builder.set_alpn_select_callback(move |_, offered| {
@@ -181,7 +205,11 @@ fn store(anchors: &[PathBuf]) -> Result<X509StoreBuilder, TlsError> {
     Ok(store)
 }
 
-pub(crate) fn certificates(path: &Path) -> Result<Vec<X509>, TlsError> {
+/// The certificates of a PEM file, at least one.
+///
+/// # Errors
+/// Unreadable, or without a certificate.
+pub fn certificates(path: &Path) -> Result<Vec<X509>, TlsError> {
     let stack = X509::stack_from_pem(&read(path)?).map_err(ssl_error(path.display().to_string()))?;
     if stack.is_empty() { Err(TlsError::NoCertificate(path.display().to_string())) } else { Ok(stack) }
 }

@@ -2,16 +2,46 @@
 #![allow(unsafe_code)]
 
 use foreign_types::ForeignTypeRef;
-use openssl::x509::X509Ref;
+use openssl::error::ErrorStack;
+use openssl::x509::store::X509StoreBuilderRef;
+use openssl::x509::{X509CrlRef, X509Ref};
 
 /// KU_DIGITAL_SIGNATURE of OpenSSL's x509v3.h.
 pub(crate) const DIGITAL_SIGNATURE: u32 = 0x0080;
 /// EXFLAG_CA of OpenSSL's x509v3.h.
 const EXFLAG_CA: u32 = 0x0010;
 
+/// XKU_SSL_SERVER and XKU_SSL_CLIENT.
+const TLS_USES: u32 = 0x1 | 0x2;
+
 unsafe extern "C" {
     fn X509_get_key_usage(x: *mut openssl_sys::X509) -> u32;
+    fn X509_get_extended_key_usage(x: *mut openssl_sys::X509) -> u32;
     fn X509_get_extension_flags(x: *mut openssl_sys::X509) -> u32;
+    fn X509_STORE_add_crl(store: *mut openssl_sys::X509_STORE, crl: *mut openssl_sys::X509_CRL) -> std::ffi::c_int;
+}
+
+/// Whether the certificate has extended uses and they are those of TLS alone.
+pub(crate) fn tls_only(certificate: &X509Ref) -> bool {
+    // SAFETY: as in `key_use`; all bits are set when the extension is absent.
+    let usage = unsafe { X509_get_extended_key_usage(certificate.as_ptr()) };
+    usage != u32::MAX && usage & TLS_USES != 0 && usage & !TLS_USES == 0
+}
+
+/// NID_tlsfeature of OpenSSL's obj_mac.h: id-pe-tlsfeature (RFC 7633).
+const TLS_FEATURE: std::ffi::c_int = 1020;
+
+/// Whether the certificate carries the TLS feature extension ("must staple").
+pub(crate) fn must_staple(certificate: &X509Ref) -> bool {
+    // SAFETY: the pointer is a live X509 for as long as the reference lives; the function only reads it.
+    unsafe { openssl_sys::X509_get_ext_by_NID(certificate.as_ptr(), TLS_FEATURE, -1) >= 0 }
+}
+
+/// Adds a CRL to a store that is being built.
+pub(crate) fn add_crl(store: &mut X509StoreBuilderRef, crl: &X509CrlRef) -> Result<(), ErrorStack> {
+    // SAFETY: both pointers are live for the call; the store takes a reference of its own to the CRL.
+    let added = unsafe { X509_STORE_add_crl(store.as_ptr(), crl.as_ptr()) };
+    if added == 1 { Ok(()) } else { Err(ErrorStack::get()) }
 }
 
 /// Key usage bits (all set when the extension is absent) and whether it is a CA certificate.

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use openssl::ssl::SslConnector;
 
-use crate::{Country, TlsError, TlsStream, connect, peer_certificate};
+use crate::{Anchors, Country, TlsError, TlsStream, connect, peer_certificate};
 
 /// Idle connections kept for one server.
 const IDLE: usize = 8;
@@ -21,9 +22,17 @@ const IDLE: usize = 8;
 /// A client with a pool of connections.
 pub type HttpClient<B> = Client<TlsConnect, B>;
 
-/// A client whose connections are made by `connector`. With a country, a server whose certificate is of another one is
-/// not spoken to.
-pub fn http_client<B>(connector: SslConnector, country: Option<Country>, limit: Duration) -> HttpClient<B>
+/// The country that a server must be of: by the C of its certificate, and by a path with revocation to its anchors.
+#[derive(Clone)]
+pub struct ServerOf {
+    /// C of the certificate.
+    pub country: Country,
+    /// Where its path ends.
+    pub anchors: Arc<Anchors>,
+}
+
+/// A client whose connections are made by `connector`. A server that is not of the country asked for is not spoken to.
+pub fn http_client<B>(connector: SslConnector, server: Option<ServerOf>, limit: Duration) -> HttpClient<B>
 where
     B: hyper::body::Body + Send,
     B::Data: Send,
@@ -32,14 +41,14 @@ where
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(Duration::from_secs(20))
         .pool_max_idle_per_host(IDLE)
-        .build(TlsConnect { connector, country, limit })
+        .build(TlsConnect { connector, server, limit })
 }
 
 /// Connects to `https://host:port`; the host must be a name of the server's certificate.
 #[derive(Clone)]
 pub struct TlsConnect {
     connector: SslConnector,
-    country: Option<Country>,
+    server: Option<ServerOf>,
     limit: Duration,
 }
 
@@ -61,13 +70,32 @@ impl tower::Service<Uri> for TlsConnect {
             }
             let port = uri.port_u16().unwrap_or(443);
             let stream = connect(&this.connector, &host, port, &host, this.limit).await?;
-            if let Some(country) = this.country
-                && peer_certificate(&stream).and_then(|c| c.country) != Some(country)
-            {
-                return Err(TlsError::Handshake(format!("server's certificate is not of {country}")));
+            if let Some(server) = &this.server {
+                server.check(&stream).await?;
             }
             Ok(HttpsStream(TokioIo::new(stream)))
         })
+    }
+}
+
+impl ServerOf {
+    /// Country, path, revocation and a stapled answer of the server at the other end.
+    ///
+    /// # Errors
+    /// The first that does not hold.
+    pub async fn check(&self, stream: &TlsStream) -> Result<(), TlsError> {
+        if peer_certificate(stream).and_then(|c| c.country) != Some(self.country) {
+            return Err(TlsError::Handshake(format!("server's certificate is not of {}", self.country)));
+        }
+        let ssl = stream.ssl();
+        let leaf = ssl.peer_certificate().ok_or_else(|| TlsError::Handshake("no certificate".into()))?;
+        let sent: Vec<_> = ssl.peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
+        let staple = ssl.ocsp_status().map(<[u8]>::to_vec);
+        let freshness = self.anchors.verify_online(&leaf, &sent, staple.as_deref()).await?;
+        if freshness == crate::Freshness::Stale {
+            tracing::warn!(country = %self.country, "revocation data of the server are past their time, within the grace");
+        }
+        Ok(())
     }
 }
 

@@ -6,14 +6,18 @@ mod context;
 mod ffi;
 mod grpc;
 mod http;
+mod ocsp;
+mod revocation;
 mod stream;
 
-pub use anchors::{Anchors, Purpose};
+pub use anchors::{Anchors, Freshness, Purpose};
 pub use certificate::{CertificateFacts, Country, CountryError};
-pub use context::{ClientAuth, Material, TlsFiles, anonymous_connector};
+pub use context::{ClientAuth, Material, TlsFiles, anonymous_connector, certificates};
 pub use grpc::{GrpcPeer, GrpcStream, channel, incoming};
-pub use http::{HttpClient, HttpsStream, TlsConnect, http_client};
+pub use http::{HttpClient, HttpsStream, ServerOf, TlsConnect, http_client};
+pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::{SslAcceptor, SslConnector};
+pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
 pub use stream::{TlsStream, accept, connect, peer_certificate};
 
 /// Why TLS material or a connection was refused. The texts hold no personal data.
@@ -45,6 +49,9 @@ pub enum TlsError {
     /// A chain that does not lead to an anchor.
     #[error("certificate not trusted: {0}")]
     Untrusted(String),
+    /// The OCSP responder must be asked first.
+    #[error("certificate status is not known yet")]
+    StatusNeeded,
     /// Connecting or the handshake took too long.
     #[error("timed out")]
     Timeout,

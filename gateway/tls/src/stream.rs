@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslRef};
+use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslRef, StatusType};
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
@@ -101,7 +101,9 @@ pub async fn connect(
     let work = async {
         let tcp = TcpStream::connect((host, port)).await?;
         let configuration = connector.configure().map_err(ssl_error("tls"))?;
-        let ssl = configuration.into_ssl(server_name).map_err(ssl_error("tls"))?;
+        let mut ssl = configuration.into_ssl(server_name).map_err(ssl_error("tls"))?;
+        // Asks for a stapled answer; `ServerOf` reads it.
+        ssl.set_status_type(StatusType::OCSP).map_err(ssl_error("tls"))?;
         let mut stream = TlsStream::new(ssl, tcp)?;
         Pin::new(&mut stream.0).connect().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
         Ok(stream)

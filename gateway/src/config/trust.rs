@@ -1,0 +1,172 @@
+//! Revocation and replay: what is asked for whether something is still valid, and what happens when it does not answer.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::values::duration;
+use super::{Config, ConfigProblem};
+use crate::responding::replay::OnLoss;
+
+/// Longest grace that may be configured.
+const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// `[peer.revocation]`: sources of revocation beside `crls`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RevocationSources {
+    /// Distribution points of CRLs, `http://…`: fetched by us, never because a certificate says so.
+    pub crl_urls: Vec<String>,
+    /// Folder in which fetched CRLs are kept, so that a start has the last good ones.
+    pub cache: Option<PathBuf>,
+    /// How often they are fetched.
+    #[serde(deserialize_with = "duration")]
+    pub refresh: Duration,
+    /// The OCSP responder, `http://…`.
+    pub ocsp_url: Option<String>,
+    /// `hard` refuses as soon as data are past their time, `grace` accepts for a while with an alert.
+    pub mode: Mode,
+    /// How long in mode `grace`.
+    #[serde(deserialize_with = "duration")]
+    pub grace: Duration,
+}
+
+/// What stale revocation data mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Refuse.
+    Hard,
+    /// Accept within the grace, with an alert.
+    #[default]
+    Grace,
+}
+
+impl Default for RevocationSources {
+    fn default() -> Self {
+        Self {
+            crl_urls: Vec::new(),
+            cache: None,
+            refresh: Duration::from_secs(3600),
+            ocsp_url: None,
+            mode: Mode::Grace,
+            grace: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+impl RevocationSources {
+    /// The grace that holds.
+    pub fn grace(&self) -> Duration {
+        if self.mode == Mode::Hard { Duration::ZERO } else { self.grace }
+    }
+}
+
+/// `[rate]`: requests within the window before a country is answered busy; zero: no bound.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rate {
+    /// The window.
+    #[serde(deserialize_with = "duration")]
+    pub window: Duration,
+    /// For one patient.
+    pub patient: u32,
+    /// From one point of care.
+    pub point_of_care: u32,
+    /// From one professional (HCP assertion).
+    pub professional: u32,
+    /// From one country.
+    pub peer: u32,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(600),
+            patient: 1_000,
+            point_of_care: 20_000,
+            professional: 5_000,
+            peer: 600_000,
+        }
+    }
+}
+
+/// `[replay]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replay {
+    /// Redis shared by the replicas: `redis://…`, `rediss://…`, `redis+sentinel://host:port,…/master`,
+    /// `redis+cluster://host:port,…`; none: this process alone.
+    pub redis: Option<String>,
+    /// 32 bytes in hex, mode 0600: authenticates what is kept in Redis; the same in all replicas.
+    pub key_file: Option<PathBuf>,
+    /// Longest wait for Redis.
+    #[serde(deserialize_with = "duration")]
+    pub timeout: Duration,
+    /// Without Redis: `refuse`, or `local` (this process alone decides).
+    pub on_loss: OnLoss,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self { redis: None, key_file: None, timeout: Duration::from_millis(500), on_loss: OnLoss::Refuse }
+    }
+}
+
+impl Replay {
+    pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        self.key_file.iter_mut()
+    }
+}
+
+impl Config {
+    /// The files that a reload reads again: whatever a snapshot is made of, and the configuration itself.
+    pub fn trust_files(&self) -> Vec<PathBuf> {
+        let mut all = vec![
+            self.source.clone(),
+            self.listener.certificate.clone(),
+            self.listener.key.clone(),
+            self.seal.certificate.clone(),
+            self.seal.key.clone(),
+            self.policy.consent_file.clone(),
+        ];
+        all.extend(self.seal.next.iter().flat_map(|next| [next.certificate.clone(), next.key.clone()]));
+        all.extend(self.client.iter().flat_map(|client| [client.certificate.clone(), client.key.clone()]));
+        all.extend(self.clinician.iter().flat_map(|c| [c.certificate.clone(), c.key.clone(), c.jwks_file.clone()]));
+        all.extend(self.consumer.iter().flat_map(|c| [c.certificate.clone(), c.key.clone(), c.tls_anchors.clone()]));
+        for peer in &self.peer {
+            all.extend([peer.tls_anchors.clone(), peer.seal_anchors.clone()]);
+            all.extend(peer.crls.clone());
+        }
+        all
+    }
+
+    pub(super) fn check_trust(&self) -> Vec<ConfigProblem> {
+        let mut problems = Vec::new();
+        let mut say = |path: &str, what: &str| problems.push(ConfigProblem::new(path, what.to_owned()));
+        if self.replay.redis.is_some() && self.replay.key_file.as_ref().is_none_or(|file| !file.is_file()) {
+            say("replay.key_file", "is needed with redis: 32 bytes in hex, mode 0600");
+        }
+        if let Some(server) = &self.policy.consent {
+            let secret = server.url.starts_with("https://");
+            if !(secret || server.url.starts_with("http://")) || secret != server.anchors.is_some() {
+                say("policy.consent.url", "expected http://… without anchors, or https://… with anchors");
+            }
+        }
+        for (index, peer) in self.peer.iter().enumerate() {
+            let sources = &peer.revocation;
+            let at = |key: &str| format!("peer[{index}].revocation.{key}");
+            if sources.crl_urls.iter().chain(&sources.ocsp_url).any(|url| !url.starts_with("http://")) {
+                say(&at("crl_urls"), "expected http addresses (what they serve is signed)");
+            }
+            if !sources.crl_urls.is_empty() && sources.cache.is_none() {
+                say(&at("cache"), "a folder is needed for fetched CRLs");
+            }
+            if sources.grace > GRACE {
+                say(&at("grace"), "at most 7 days");
+            }
+        }
+        problems
+    }
+}

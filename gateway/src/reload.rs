@@ -1,0 +1,171 @@
+//! Hot reload: at SIGHUP and when a file changes, a new snapshot is loaded and swapped in; what is wrong leaves the old
+//! one in place. Connections and exchanges go on; each exchange keeps the snapshot that it began with, and a client
+//! certificate is asked about again under the new one.
+//!
+//! Of the configuration file itself a reload takes peers, policies, seal, certificates and token keys; addresses, limits
+//! and national connectors need a restart.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ncp_tls::Material;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::app::{App, Learned, Snapshot};
+use crate::config::{self, Config, Peer};
+use crate::snapshot::crl_file;
+
+/// How often files are looked at.
+const POLL: Duration = Duration::from_secs(2);
+/// Time for a CRL from its distribution point.
+const CRL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often our own OCSP answer is fetched.
+const STAPLE: Duration = Duration::from_secs(3600);
+
+/// Watches until it is aborted.
+pub async fn watch(app: Arc<App>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let mut watched = Watched { config: app.config.clone(), learned: Learned::default(), due: BTreeMap::new() };
+    watched.fetch().await;
+    watched.reload(&app, "start");
+    let mut seen = watched.files();
+    let mut changed = false;
+    loop {
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = tokio::time::sleep(POLL) => false,
+        };
+        let fetched = watched.fetch().await;
+        let now = watched.files();
+        let differs = now != seen;
+        seen = now;
+        // A file that is still being written changes again: the swap waits for one quiet look.
+        if asked || fetched || (changed && !differs) {
+            watched.reload(&app, if asked { "signal" } else { "files" });
+            seen = watched.files();
+            changed = false;
+        } else {
+            changed |= differs;
+        }
+    }
+}
+
+struct Watched {
+    config: Config,
+    learned: Learned,
+    /// When a source is fetched again.
+    due: BTreeMap<String, Instant>,
+}
+
+type Stamp = Option<(SystemTime, u64, u64)>;
+
+impl Watched {
+    fn reload(&mut self, app: &App, why: &str) {
+        let loaded = config::load(&self.config.source)
+            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())
+            .and_then(|config| Snapshot::load(&config, &self.learned).map(|snapshot| (config, snapshot)));
+        match loaded {
+            Ok((config, snapshot)) => {
+                tracing::info!(why, generation = snapshot.generation, "reloaded");
+                self.config = config;
+                app.snapshot.store(Arc::new(snapshot));
+                app.metrics.reloads.inc();
+            }
+            Err(problems) => {
+                app.metrics.reload_failures.inc();
+                for problem in problems {
+                    tracing::error!(why, reason = %problem, "not reloaded, the former state stays");
+                }
+            }
+        }
+    }
+
+    /// Every file that a snapshot is made of, with its stamp.
+    fn files(&self) -> BTreeMap<PathBuf, Stamp> {
+        let mut files = self.config.trust_files();
+        if let Ok(entries) = std::fs::read_dir(&self.config.policy.folder) {
+            files.extend(entries.filter_map(|e| e.ok().map(|e| e.path())));
+        }
+        files.into_iter().map(|file| (file.clone(), stamp(&file))).collect()
+    }
+
+    /// Fetches what is due; true when something new came.
+    async fn fetch(&mut self) -> bool {
+        let mut new = false;
+        for peer in &self.config.peer {
+            for url in &peer.revocation.crl_urls {
+                if due(&mut self.due, &format!("{} {url}", peer.country), peer.revocation.refresh) {
+                    new |= fetch_crl(peer, url).await;
+                }
+            }
+        }
+        let listener = &self.config.listener;
+        if let Some(url) = &listener.ocsp_url
+            && due(&mut self.due, "staple", STAPLE)
+        {
+            let stapled = match Material::load(&listener.certificate, &listener.key) {
+                Ok(material) => ncp_tls::staple(url, material.chain()).await,
+                Err(error) => Err(error),
+            };
+            match stapled {
+                Ok(answer) => {
+                    self.learned.staple = Some(answer);
+                    new = true;
+                }
+                Err(error) => tracing::warn!(reason = %error, "no ocsp answer to staple"),
+            }
+        }
+        new
+    }
+}
+
+fn due(all: &mut BTreeMap<String, Instant>, what: &str, every: Duration) -> bool {
+    let now = Instant::now();
+    if all.get(what).is_some_and(|at| *at > now) {
+        return false;
+    }
+    all.insert(what.to_owned(), now + every.max(Duration::from_secs(1)));
+    true
+}
+
+/// Fetches one CRL; the last good one stays when this fails.
+async fn fetch_crl(peer: &Peer, url: &str) -> bool {
+    let Some(file) = crl_file(peer, url) else { return false };
+    let taken = async {
+        let bytes = ncp_tls::fetch(url, None, ncp_tls::CRL_BYTES, CRL_TIMEOUT).await?;
+        let held = ncp_tls::read_crls(&file).ok().and_then(|all| all.into_iter().next());
+        let authorities = authorities(peer)?;
+        let crl = ncp_tls::accept_crl(&bytes, &authorities, held.as_deref())?;
+        let pem = crl.to_pem().unwrap_or_default();
+        if std::fs::read(&file).is_ok_and(|old| old == pem) {
+            return Ok(false);
+        }
+        let fresh = file.with_extension("new");
+        std::fs::create_dir_all(file.parent().unwrap_or(Path::new(".")))?;
+        std::fs::write(&fresh, &pem)?;
+        std::fs::rename(&fresh, &file)?;
+        Ok::<_, ncp_tls::TlsError>(true)
+    };
+    match taken.await {
+        Ok(new) => new,
+        Err(error) => {
+            tracing::warn!(country = %peer.country, reason = %error, "crl not fetched, the last good one stays");
+            false
+        }
+    }
+}
+
+fn authorities(peer: &Peer) -> Result<Vec<openssl::x509::X509>, ncp_tls::TlsError> {
+    let mut all = ncp_tls::certificates(&peer.tls_anchors)?;
+    all.extend(ncp_tls::certificates(&peer.seal_anchors)?);
+    Ok(all)
+}
+
+fn stamp(file: &Path) -> Stamp {
+    use std::os::unix::fs::MetadataExt;
+    let facts = std::fs::metadata(file).ok()?;
+    Some((facts.modified().ok()?, facts.len(), facts.ino()))
+}

@@ -1,0 +1,267 @@
+//! Assertion bindings and repeated MessageIDs.
+//!
+//! At first use an HCP assertion id is bound to TLS peer, signer and subject, a TRC id to TLS peer, HCP id, patient and
+//! purpose. Reuse within the binding is normal traffic; outside it is refused. A MessageID that comes again from the
+//! same peer with the same body is carried out again and recorded as a repeat (OpenNCP resends so); with another body,
+//! or from another peer, it is refused.
+//!
+//! The memory is this process (`local.rs`, with a journal that survives a restart) or Redis shared by the replicas
+//! (`redis.rs`). It is never open: what cannot be looked up is refused, or, where configured, looked up in this process
+//! alone.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use openssl::sha::Sha256;
+
+mod local;
+mod redis;
+
+pub use local::Local;
+pub use redis::{OnLoss, RedisOptions, RedisSet};
+
+/// How long a MessageID is remembered, in seconds.
+const MESSAGE_WINDOW_S: i64 = 15 * 60;
+/// Skew granted to assertions, in seconds; a binding outlives its assertion by it.
+const SKEW_S: i64 = 60;
+
+/// Where the bindings are kept.
+#[derive(Debug, Clone)]
+pub enum Memory {
+    /// In this process, with a journal.
+    Local(PathBuf),
+    /// In Redis, and in this process besides.
+    Redis(RedisOptions, PathBuf),
+}
+
+/// The set of bindings.
+pub enum ReplaySet {
+    /// A single node.
+    Local(Local),
+    /// Replicas.
+    Redis(Box<RedisSet>),
+}
+
+/// What a MessageID was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// New.
+    First,
+    /// The same message from the same peer.
+    Repeat,
+}
+
+/// Refused by the set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// An assertion id was used with other facts than at first.
+    #[error("assertion id is bound to other facts")]
+    Rebound,
+    /// A MessageID was used for another message.
+    #[error("message id was used for another message")]
+    DuplicateMessageId,
+    /// The set is full.
+    #[error("replay set is full")]
+    Full,
+    /// The shared memory does not answer and the configuration says to refuse then.
+    #[error("replay set is not reachable")]
+    Unreachable,
+    /// The shared memory was emptied after the assertion was issued: nobody knows what it was bound to.
+    #[error("replay set lost its memory after the assertion was issued")]
+    Forgotten,
+}
+
+/// What one message claims.
+#[derive(Debug, Clone, Copy)]
+pub struct Claims<'a> {
+    /// Country of the TLS peer.
+    pub peer: &'a str,
+    /// The HCP assertion.
+    pub hcp: HcpClaim<'a>,
+    /// The TRC assertion.
+    pub trc: Option<TrcClaim<'a>>,
+    /// MessageID and digest of the message.
+    pub message: Option<(&'a str, &'a str)>,
+}
+
+/// An HCP assertion and what it is bound to.
+#[derive(Debug, Clone, Copy)]
+pub struct HcpClaim<'a> {
+    /// ID.
+    pub id: &'a str,
+    /// Fingerprint of the signer's certificate.
+    pub signer: &'a str,
+    /// NameID.
+    pub subject: &'a str,
+    /// IssueInstant.
+    pub issued: Timestamp,
+    /// NotOnOrAfter.
+    pub expires: Timestamp,
+}
+
+/// A TRC assertion and what it is bound to.
+#[derive(Debug, Clone, Copy)]
+pub struct TrcClaim<'a> {
+    /// ID.
+    pub id: &'a str,
+    /// CX of the patient.
+    pub patient: &'a str,
+    /// Purpose of use.
+    pub purpose: &'a str,
+    /// IssueInstant.
+    pub issued: Timestamp,
+    /// NotOnOrAfter.
+    pub expires: Timestamp,
+}
+
+/// One key and what it must be bound to, as digests: no memory holds an id or a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Binding {
+    key: [u8; 32],
+    to: [u8; 32],
+    /// Forgotten after.
+    until: Timestamp,
+    /// None for a MessageID.
+    issued: Option<Timestamp>,
+}
+
+impl Binding {
+    fn refused(&self) -> ReplayError {
+        if self.issued.is_some() { ReplayError::Rebound } else { ReplayError::DuplicateMessageId }
+    }
+}
+
+impl ReplaySet {
+    /// Opens the memory; Redis is connected to when first needed.
+    ///
+    /// # Errors
+    /// A journal that cannot be read or written, a Redis address that is none.
+    pub fn open(memory: &Memory) -> Result<Self, String> {
+        match memory {
+            Memory::Local(journal) => Ok(Self::Local(Local::open(journal)?)),
+            Memory::Redis(options, journal) => {
+                Ok(Self::Redis(Box::new(RedisSet::new(options, Local::open(journal)?)?)))
+            }
+        }
+    }
+
+    /// Binds at first use, checks the binding afterwards.
+    ///
+    /// # Errors
+    /// [`ReplayError`]; nothing is carried out then.
+    pub async fn admit(&self, claims: &Claims<'_>, now: Timestamp) -> Result<Seen, ReplayError> {
+        let bindings = bindings(claims, now);
+        let new = match self {
+            Self::Local(local) => local.bind(&bindings, now)?,
+            Self::Redis(redis) => redis.bind(&bindings, now).await?,
+        };
+        // The message, where there is one, is the last.
+        match (claims.message, new.last()) {
+            (Some(_), Some(false)) => Ok(Seen::Repeat),
+            _ => Ok(Seen::First),
+        }
+    }
+}
+
+fn bindings(claims: &Claims<'_>, now: Timestamp) -> Vec<Binding> {
+    let assertion = |id: &str, to: &[&str], issued, expires| Binding {
+        key: digest(&["assertion", id]),
+        to: digest(to),
+        until: later(expires, SKEW_S),
+        issued: Some(issued),
+    };
+    let (peer, hcp) = (claims.peer, &claims.hcp);
+    let mut out = vec![assertion(hcp.id, &["hcp", peer, hcp.signer, hcp.subject], hcp.issued, hcp.expires)];
+    if let Some(trc) = &claims.trc {
+        out.push(assertion(trc.id, &["trc", peer, hcp.id, trc.patient, trc.purpose], trc.issued, trc.expires));
+    }
+    out.extend(claims.message.map(|(id, body)| Binding {
+        key: digest(&["message", id]),
+        to: digest(&[peer, body]),
+        until: later(now, MESSAGE_WINDOW_S),
+        issued: None,
+    }));
+    out
+}
+
+/// One digest that no other parts give: lengths first.
+fn digest(parts: &[&str]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_be_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finish()
+}
+
+fn later(at: Timestamp, seconds: i64) -> Timestamp {
+    at.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+}
+
+/// Time until an instant, for the expiry of a shared entry.
+fn until(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(now)).unwrap_or_default().max(Duration::from_secs(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_700_000_000 + second).expect("in range")
+    }
+
+    pub(super) fn hcp(id: &str) -> HcpClaim<'_> {
+        HcpClaim { id, signer: "ab", subject: "u1", issued: at(0), expires: at(100) }
+    }
+
+    #[tokio::test]
+    async fn an_assertion_keeps_its_first_facts() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let set = ReplaySet::open(&Memory::Local(dir.path().join("replay"))).expect("opens");
+        let fi = Claims { peer: "FI", hcp: hcp("_1"), trc: None, message: None };
+        set.admit(&fi, at(0)).await.expect("first use");
+        set.admit(&fi, at(50)).await.expect("reuse by the same peer");
+        assert_eq!(set.admit(&Claims { peer: "SE", ..fi }, at(50)).await, Err(ReplayError::Rebound));
+        let signer = HcpClaim { signer: "cd", ..hcp("_1") };
+        assert_eq!(set.admit(&Claims { hcp: signer, ..fi }, at(50)).await, Err(ReplayError::Rebound));
+        let subject = HcpClaim { subject: "u2", ..hcp("_1") };
+        assert_eq!(set.admit(&Claims { hcp: subject, ..fi }, at(50)).await, Err(ReplayError::Rebound));
+        let trc = TrcClaim { id: "_2", patient: "p", purpose: "TREATMENT", issued: at(0), expires: at(100) };
+        set.admit(&Claims { trc: Some(trc), ..fi }, at(0)).await.expect("first use");
+        for other in [TrcClaim { patient: "q", ..trc }, TrcClaim { purpose: "EMERGENCY", ..trc }] {
+            assert_eq!(set.admit(&Claims { trc: Some(other), ..fi }, at(0)).await, Err(ReplayError::Rebound));
+        }
+        let other = Claims { hcp: hcp("_3"), trc: Some(trc), ..fi };
+        assert_eq!(set.admit(&other, at(0)).await, Err(ReplayError::Rebound));
+    }
+
+    #[tokio::test]
+    async fn a_repeated_message_is_told_from_a_replayed_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let set = ReplaySet::open(&Memory::Local(dir.path().join("replay"))).expect("opens");
+        let of = |peer, id, body| Claims { peer, hcp: hcp(id), trc: None, message: Some(("urn:uuid:1", body)) };
+        assert_eq!(set.admit(&of("FI", "_1", "d1"), at(0)).await, Ok(Seen::First));
+        assert_eq!(set.admit(&of("FI", "_1", "d1"), at(1)).await, Ok(Seen::Repeat));
+        assert_eq!(set.admit(&of("FI", "_1", "d2"), at(1)).await, Err(ReplayError::DuplicateMessageId));
+        assert_eq!(set.admit(&of("SE", "_9", "d1"), at(1)).await, Err(ReplayError::DuplicateMessageId));
+        assert_eq!(set.admit(&of("SE", "_9", "d1"), at(2_000)).await, Ok(Seen::First));
+    }
+
+    #[tokio::test]
+    async fn a_restart_forgets_nothing() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let memory = Memory::Local(dir.path().join("replay"));
+        let now = Timestamp::now();
+        let hcp = HcpClaim { issued: now, expires: later(now, 100), ..hcp("_1") };
+        let fi = Claims { peer: "FI", hcp, trc: None, message: None };
+        for _ in 0..2 {
+            let set = ReplaySet::open(&memory).expect("opens");
+            set.admit(&fi, now).await.expect("its own use");
+        }
+        let set = ReplaySet::open(&memory).expect("opens");
+        assert_eq!(set.admit(&Claims { peer: "SE", ..fi }, now).await, Err(ReplayError::Rebound));
+    }
+}

@@ -1,0 +1,246 @@
+//! The memory that replicas share: Redis, one server, Sentinel or Cluster.
+//!
+//! One pipeline a message: `SET … NX PX` and `GET` for each key, and the epoch. Values are authenticated: whoever can
+//! write into Redis cannot make a binding fit. The epoch is the instant at which this memory began, set once: when it
+//! was emptied there is a new one, and assertions issued before it are refused unless this process bound them itself.
+//! All keys of a country carry one hash tag, so that a pipeline meets one slot of a cluster.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::cluster::ClusterClient;
+use ::redis::cluster_async::ClusterConnection;
+use ::redis::sentinel::{SentinelClient, SentinelServerType};
+use ::redis::{Client, Pipeline, Value};
+use jiff::Timestamp;
+use openssl::hash::MessageDigest;
+use openssl::pkey::{PKey, Private};
+use openssl::sign::Signer;
+
+use super::{Binding, Local, ReplayError, until};
+
+/// After a failure Redis is left alone for so long, and requests are answered at once.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What happens without Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLoss {
+    /// Refuse (several replicas).
+    #[default]
+    Refuse,
+    /// The memory of this process decides (a single node, or peers that always reach the same one).
+    Local,
+}
+
+/// Where Redis is and how it is used.
+#[derive(Debug, Clone)]
+pub struct RedisOptions {
+    /// `redis://…`, `rediss://…`, `redis+sentinel://host:port,…/master`, `redis+cluster://host:port,…`.
+    pub url: String,
+    /// Country, for the prefix of keys.
+    pub tenant: String,
+    /// Authenticates values; the same in all replicas.
+    pub key: [u8; 32],
+    /// Longest wait for an answer.
+    pub timeout: Duration,
+    /// Without Redis.
+    pub on_loss: OnLoss,
+}
+
+/// The shared set, and the process's own besides.
+pub struct RedisSet {
+    options: RedisOptions,
+    mac: PKey<Private>,
+    servers: Servers,
+    connection: tokio::sync::Mutex<Option<Connection>>,
+    state: Mutex<State>,
+    local: Local,
+}
+
+#[derive(Default)]
+struct State {
+    down_until: Option<Instant>,
+    /// When the shared memory began, milliseconds since 1970.
+    epoch: i64,
+}
+
+enum Servers {
+    Single(Box<Client>),
+    Sentinel(Box<tokio::sync::Mutex<SentinelClient>>),
+    Cluster(Box<ClusterClient>),
+}
+
+#[derive(Clone)]
+enum Connection {
+    Plain(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl RedisSet {
+    /// Reads the address; nothing is connected.
+    ///
+    /// # Errors
+    /// An address that is none.
+    pub fn new(options: &RedisOptions, local: Local) -> Result<Self, String> {
+        let wrong = |e: &dyn std::fmt::Display| format!("replay.redis: {e}");
+        let urls = |list: &str| list.split(',').map(|host| format!("redis://{host}")).collect::<Vec<_>>();
+        let url = options.url.as_str();
+        let servers = if let Some(hosts) = url.strip_prefix("redis+cluster://") {
+            Servers::Cluster(Box::new(ClusterClient::new(urls(hosts)).map_err(|e| wrong(&e))?))
+        } else if let Some(rest) = url.strip_prefix("redis+sentinel://") {
+            let (hosts, master) = rest.split_once('/').ok_or_else(|| wrong(&"sentinel without /master"))?;
+            let client = SentinelClient::build(urls(hosts), master.to_owned(), None, SentinelServerType::Master)
+                .map_err(|e| wrong(&e))?;
+            Servers::Sentinel(Box::new(tokio::sync::Mutex::new(client)))
+        } else {
+            Servers::Single(Box::new(Client::open(url).map_err(|e| wrong(&e))?))
+        };
+        let mac = PKey::hmac(&options.key).map_err(|e| wrong(&e))?;
+        let options = options.clone();
+        Ok(Self { options, mac, servers, connection: Default::default(), state: Default::default(), local })
+    }
+
+    pub(super) async fn bind(&self, bindings: &[Binding], now: Timestamp) -> Result<Vec<bool>, ReplayError> {
+        // The process's own memory is asked first: it outlives a Redis that was emptied.
+        self.local.check(bindings, now)?;
+        match self.shared(bindings, now).await {
+            Ok(shared) => {
+                let began = self.state.lock().unwrap_or_else(|p| p.into_inner()).epoch;
+                let before = |b: &Binding| b.issued.is_some_and(|issued| issued.as_millisecond() < began);
+                if bindings.iter().any(|b| before(b) && !self.local.knows(b, now)) {
+                    return Err(ReplayError::Forgotten);
+                }
+                self.local.bind(bindings, now)?;
+                Ok(shared)
+            }
+            Err(Failed::Refused(error)) => Err(error),
+            Err(Failed::Lost(reason)) => {
+                tracing::error!(reason, "redis is lost; replay set as configured");
+                match self.options.on_loss {
+                    OnLoss::Refuse => Err(ReplayError::Unreachable),
+                    OnLoss::Local => self.local.bind(bindings, now),
+                }
+            }
+        }
+    }
+
+    async fn shared(&self, bindings: &[Binding], now: Timestamp) -> Result<Vec<bool>, Failed> {
+        let mut pipeline = ::redis::pipe();
+        let mut values = Vec::with_capacity(bindings.len());
+        for binding in bindings {
+            let (key, value) = (self.key(&hex::encode(binding.key)), self.value(binding)?);
+            let milliseconds = u64::try_from(until(binding.until, now).as_millis()).unwrap_or(1000);
+            pipeline.cmd("SET").arg(&key).arg(&value).arg("NX").arg("PX").arg(milliseconds);
+            pipeline.cmd("GET").arg(&key);
+            values.push(value);
+        }
+        let epoch = self.key("epoch");
+        let fresh = self.epoch_value(now.as_millisecond())?;
+        pipeline.cmd("SET").arg(&epoch).arg(&fresh).arg("NX");
+        pipeline.cmd("GET").arg(&epoch);
+        let answers = self.run(&pipeline, bindings.len() * 2 + 2).await?;
+        let held = answers.last().and_then(text).ok_or(Failed::Lost("no epoch"))?;
+        let began = held.split('.').next().and_then(|ms| ms.parse().ok()).ok_or(Failed::Lost("no epoch"))?;
+        if held != self.epoch_value(began)? {
+            return Err(Failed::Lost("epoch was forged"));
+        }
+        self.began(began);
+        let mut new = Vec::with_capacity(bindings.len());
+        for ((binding, value), pair) in bindings.iter().zip(&values).zip(answers.chunks_exact(2)) {
+            match pair.get(1).and_then(text) {
+                Some(held) if held == *value => new.push(matches!(pair[0], Value::Okay)),
+                Some(_) => return Err(Failed::Refused(binding.refused())),
+                // Set a moment ago and gone: evicted. Who cannot remember cannot answer.
+                None => return Err(Failed::Lost("an entry vanished")),
+            }
+        }
+        Ok(new)
+    }
+
+    fn began(&self, epoch: i64) {
+        let mut state = self.state.lock().unwrap_or_else(|p| p.into_inner());
+        if state.epoch != 0 && state.epoch != epoch {
+            tracing::error!("redis was emptied: assertions issued before are refused");
+        }
+        state.epoch = state.epoch.max(epoch);
+    }
+
+    fn epoch_value(&self, began: i64) -> Result<String, Failed> {
+        Ok(format!("{began}.{}", self.authenticated(&[b"epoch", &began.to_be_bytes()])?))
+    }
+
+    /// One pipeline within the time limit; the connection is made anew after a failure.
+    async fn run(&self, pipeline: &Pipeline, answers: usize) -> Result<Vec<Value>, Failed> {
+        let down = self.state.lock().unwrap_or_else(|p| p.into_inner()).down_until;
+        if down.is_some_and(|until| Instant::now() < until) {
+            return Err(Failed::Lost("left alone after a failure"));
+        }
+        let work = async {
+            let mut connection = self.connected().await?;
+            match &mut connection {
+                Connection::Plain(c) => c.req_packed_commands(pipeline, 0, answers).await,
+                Connection::Cluster(c) => c.req_packed_commands(pipeline, 0, answers).await,
+            }
+        };
+        let failed = match tokio::time::timeout(self.options.timeout, work).await {
+            Ok(Ok(values)) if values.len() == answers && !values.iter().any(|v| matches!(v, Value::ServerError(_))) => {
+                return Ok(values);
+            }
+            Ok(Ok(_)) => "redis refused a command",
+            Ok(Err(_)) => "redis connection failed",
+            Err(_) => "redis did not answer in time",
+        };
+        if let Ok(mut held) = self.connection.try_lock() {
+            *held = None;
+        }
+        self.state.lock().unwrap_or_else(|p| p.into_inner()).down_until = Some(Instant::now() + PAUSE);
+        Err(Failed::Lost(failed))
+    }
+
+    async fn connected(&self) -> ::redis::RedisResult<Connection> {
+        let mut held = self.connection.lock().await;
+        if let Some(connection) = &*held {
+            return Ok(connection.clone());
+        }
+        let made = match &self.servers {
+            Servers::Single(client) => Connection::Plain(client.get_multiplexed_async_connection().await?),
+            Servers::Sentinel(client) => Connection::Plain(client.lock().await.get_async_connection().await?),
+            Servers::Cluster(client) => Connection::Cluster(client.get_async_connection().await?),
+        };
+        *held = Some(made.clone());
+        Ok(made)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{{ncp:{}}}:{name}", self.options.tenant)
+    }
+
+    fn value(&self, binding: &Binding) -> Result<String, Failed> {
+        self.authenticated(&[&binding.key, &binding.to])
+    }
+
+    /// HMAC over parts of fixed length.
+    fn authenticated(&self, parts: &[&[u8]]) -> Result<String, Failed> {
+        let failed = |_| Failed::Lost("no hmac");
+        let mut signer = Signer::new(MessageDigest::sha256(), &self.mac).map_err(failed)?;
+        for part in parts {
+            signer.update(part).map_err(failed)?;
+        }
+        Ok(hex::encode(signer.sign_to_vec().map_err(failed)?))
+    }
+}
+
+enum Failed {
+    Refused(ReplayError),
+    Lost(&'static str),
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}

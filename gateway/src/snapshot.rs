@@ -1,0 +1,261 @@
+//! What may change while we run: keys, chains, trust, revocation, policies, token keys, peers. Swapped as one.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ncp_ihe::HomeCommunityId;
+use ncp_saml::{SealKey, Signer};
+use ncp_tls::{Anchors, ClientAuth, Country, Freshness, Material, Ocsp, Purpose, Revocation, SslAcceptor};
+use openssl::x509::X509;
+
+use crate::clinician::token::Tokens;
+use crate::config::{Config, Peer};
+use crate::initiating::peers::{self, Route};
+use crate::policy::consent::ConsentSource;
+use crate::policy::{Policy, PolicyEngine};
+
+/// An exchange takes one and keeps it.
+pub struct Snapshot {
+    /// Counts up with every snapshot of this process.
+    pub generation: u64,
+    /// Peers by homeCommunityId and alias.
+    pub peers: Peers,
+    /// Who may do what.
+    pub policy: Policy,
+    /// Trust in signers, per country.
+    pub seal_anchors: BTreeMap<Country, Arc<Anchors>>,
+    /// Trust in TLS client certificates, per country.
+    pub tls_anchors: BTreeMap<Country, Arc<Anchors>>,
+    /// Clients towards the countries; empty in a gateway that only responds.
+    pub routes: BTreeMap<Country, Route>,
+    /// Issues assertions for our own health professionals.
+    pub signer: Arc<Signer>,
+    /// TLS towards peers.
+    pub peer_acceptor: SslAcceptor,
+    /// TLS towards clinicians' systems.
+    pub clinician_acceptor: Option<SslAcceptor>,
+    /// TLS towards national consumers.
+    pub consumer_acceptor: Option<SslAcceptor>,
+    /// Keys of the token issuer.
+    pub tokens: Option<Tokens>,
+    /// Our own certificates and those of the peers' authorities, for expiry metrics.
+    pub certificates: Vec<NamedCertificate>,
+}
+
+/// A certificate that somebody must renew.
+pub struct NamedCertificate {
+    /// Configuration key, as `listener.certificate` or `peer FI tls_anchors`.
+    pub name: String,
+    /// The certificate.
+    pub certificate: X509,
+}
+
+/// The configured countries.
+#[derive(Default)]
+pub struct Peers {
+    all: Vec<Arc<Peer>>,
+}
+
+impl Peers {
+    /// Takes the list of the configuration.
+    pub fn new(peers: &[Peer]) -> Self {
+        Self { all: peers.iter().cloned().map(Arc::new).collect() }
+    }
+
+    /// All of them, in file order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Peer>> {
+        self.all.iter()
+    }
+
+    /// The country whose TLS certificate was shown.
+    pub fn by_country(&self, country: Country) -> Option<&Arc<Peer>> {
+        self.all.iter().find(|p| p.country == country)
+    }
+
+    /// By homeCommunityId or alias.
+    pub fn by_home(&self, home: &HomeCommunityId) -> Option<&Arc<Peer>> {
+        self.all.iter().find(|p| p.is_known_as(home))
+    }
+}
+
+/// What a snapshot takes from the one before it, since it was learned and not configured.
+#[derive(Default)]
+pub struct Learned {
+    /// The OCSP answer about our own server certificate.
+    pub staple: Option<Vec<u8>>,
+}
+
+impl Snapshot {
+    /// Loads policy, trust, keys and TLS of all peers.
+    ///
+    /// # Errors
+    /// Everything that is wrong, for operators.
+    pub fn load(config: &Config, learned: &Learned) -> Result<Self, Vec<String>> {
+        static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let mut problems = Vec::new();
+        let mut keep = |what: String| problems.push(what);
+        let engine = PolicyEngine::load(&config.policy.folder).map_err(|e| keep(format!("policy: {e}"))).ok();
+        let consent = ConsentSource::load(&config.policy).map_err(|e| keep(e.to_string())).ok();
+        let mut trust = Trust::default();
+        for peer in &config.peer {
+            if let Err(error) = trust.add(peer) {
+                keep(format!("peer {}: {error}", peer.name));
+            }
+        }
+        let signer = signer(config).map_err(|e| keep(format!("seal: {e}"))).ok();
+        let acceptor = peer_acceptor(config, learned).map_err(|e| keep(format!("listener: {e}"))).ok();
+        let (mut clinician_acceptor, mut tokens) = (None, None);
+        if let Some(side) = &config.clinician {
+            match Material::load(&side.certificate, &side.key)
+                .and_then(|material| material.acceptor(ClientAuth::None, &[], b"\x08http/1.1"))
+            {
+                Ok(acceptor) => clinician_acceptor = Some(acceptor),
+                Err(error) => keep(format!("clinician: {error}")),
+            }
+            match Tokens::load(&side.jwks_file) {
+                Ok(loaded) => tokens = Some(loaded),
+                Err(error) => keep(format!("clinician.jwks_file: {error}")),
+            }
+        }
+        let consumer_acceptor = config.consumer.as_ref().and_then(|side| {
+            Material::load(&side.certificate, &side.key)
+                .and_then(|material| {
+                    let anchors = std::slice::from_ref(&side.tls_anchors);
+                    material.acceptor(ClientAuth::Required, anchors, b"\x08http/1.1")
+                })
+                .map_err(|e| keep(format!("consumer: {e}")))
+                .ok()
+        });
+        let certificates = named(config, &trust);
+        let routes = match &config.client {
+            None => BTreeMap::new(),
+            Some(client) => {
+                peers::routes(client, &config.peer, &config.limits, &trust.servers).unwrap_or_else(|found| {
+                    problems.extend(found);
+                    BTreeMap::new()
+                })
+            }
+        };
+        match (engine, consent, signer, acceptor) {
+            (Some(engine), Some(consent), Some(signer), Some(peer_acceptor)) if problems.is_empty() => Ok(Self {
+                generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+                peers: Peers::new(&config.peer),
+                policy: Policy::new(engine, consent),
+                seal_anchors: trust.seals,
+                tls_anchors: trust.clients,
+                routes,
+                signer,
+                peer_acceptor,
+                clinician_acceptor,
+                consumer_acceptor,
+                tokens,
+                certificates,
+            }),
+            _ => Err(problems),
+        }
+    }
+
+    /// Whether the certificate that a client shows leads to the anchors of that very peer and is not revoked.
+    pub async fn issued_for(&self, peer: &Peer, leaf: &X509, sent: &[X509]) -> bool {
+        let Some(anchors) = self.tls_anchors.get(&peer.country) else { return false };
+        match anchors.verify_online(leaf, sent, None).await {
+            Ok(Freshness::Current) => true,
+            Ok(Freshness::Stale) => {
+                tracing::warn!(country = %peer.country, "revocation data are past their time, within the grace");
+                true
+            }
+            Err(error) => {
+                tracing::info!(country = %peer.country, reason = %error, "client certificate refused");
+                false
+            }
+        }
+    }
+}
+
+/// Anchors by use and country.
+#[derive(Default)]
+struct Trust {
+    seals: BTreeMap<Country, Arc<Anchors>>,
+    clients: BTreeMap<Country, Arc<Anchors>>,
+    servers: BTreeMap<Country, Arc<Anchors>>,
+}
+
+impl Trust {
+    fn add(&mut self, peer: &Peer) -> Result<(), ncp_tls::TlsError> {
+        let sources = &peer.revocation;
+        let mut crls = Vec::new();
+        for file in peer.crls.iter().cloned().chain(fetched(peer)) {
+            crls.extend(ncp_tls::read_crls(&file)?);
+        }
+        let ocsp = sources.ocsp_url.as_deref().map(|url| Arc::new(Ocsp::new(url)));
+        let revocation = Revocation { crls: Arc::new(crls), grace: sources.grace(), ocsp };
+        for (map, anchors, purpose) in [
+            (&mut self.seals, &peer.seal_anchors, Purpose::Seal),
+            (&mut self.clients, &peer.tls_anchors, Purpose::TlsClient),
+            (&mut self.servers, &peer.tls_anchors, Purpose::TlsServer),
+        ] {
+            map.insert(peer.country, Arc::new(Anchors::load(anchors, revocation.clone(), purpose)?));
+        }
+        Ok(())
+    }
+}
+
+/// Where the CRL of a distribution point is kept.
+pub fn crl_file(peer: &Peer, url: &str) -> Option<PathBuf> {
+    let name = hex::encode(&openssl::sha::sha256(url.as_bytes())[..8]);
+    peer.revocation.cache.as_ref().map(|folder| folder.join(format!("{}-{name}.crl", peer.country)))
+}
+
+/// The CRLs fetched so far. One that is missing leaves its certificates uncovered only where no other CRL is there:
+/// with any CRL, OpenSSL wants one for every certificate of a path.
+fn fetched(peer: &Peer) -> impl Iterator<Item = PathBuf> {
+    peer.revocation.crl_urls.iter().filter_map(|url| crl_file(peer, url)).filter(|file| file.is_file())
+}
+
+/// The seal in use: the next one as soon as the present one has less than a day to live.
+fn signer(config: &Config) -> Result<Arc<Signer>, String> {
+    let seal = &config.seal;
+    let mut key = SealKey::load(&seal.certificate, &seal.key)?;
+    if let Some(next) = &seal.next {
+        let following = SealKey::load(&next.certificate, &next.key).map_err(|e| format!("next: {e}"))?;
+        if key.days_left() < 1 && following.is_valid_now() {
+            key = following;
+        }
+    }
+    if key.country != config.gateway.country {
+        return Err(format!("certificate is of {}, gateway is {}", key.country, config.gateway.country));
+    }
+    Signer::start(key, seal.workers).map(Arc::new).map_err(|e| e.to_string())
+}
+
+fn peer_acceptor(config: &Config, learned: &Learned) -> Result<SslAcceptor, ncp_tls::TlsError> {
+    let material = Material::load(&config.listener.certificate, &config.listener.key)?;
+    let anchors: Vec<PathBuf> = config.peer.iter().map(|p| p.tls_anchors.clone()).collect();
+    material.acceptor_stapling(ClientAuth::Required, &anchors, b"\x08http/1.1", learned.staple.clone())
+}
+
+fn named(config: &Config, trust: &Trust) -> Vec<NamedCertificate> {
+    let mut files = vec![
+        ("listener.certificate".to_owned(), &config.listener.certificate),
+        ("seal.certificate".to_owned(), &config.seal.certificate),
+    ];
+    files.extend(config.client.iter().map(|c| ("client.certificate".to_owned(), &c.certificate)));
+    files.extend(config.clinician.iter().map(|c| ("clinician.certificate".to_owned(), &c.certificate)));
+    files.extend(config.seal.next.iter().map(|n| ("seal.next.certificate".to_owned(), &n.certificate)));
+    let read = |path: &PathBuf| std::fs::read(path).ok().and_then(|pem| X509::from_pem(&pem).ok());
+    let mut out: Vec<NamedCertificate> = files
+        .into_iter()
+        .filter_map(|(name, path)| read(path).map(|certificate| NamedCertificate { name, certificate }))
+        .collect();
+    for (uses, what) in [(&trust.clients, "tls_anchors"), (&trust.seals, "seal_anchors")] {
+        for (country, anchors) in uses {
+            out.extend(anchors.authorities().map(|certificate| NamedCertificate {
+                name: format!("peer {country} {what}"),
+                certificate: certificate.clone(),
+            }));
+        }
+    }
+    out
+}

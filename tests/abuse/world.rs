@@ -1,0 +1,179 @@
+//! Norway's gateway in this process, Finland and Sweden as its peers: real configuration, real TLS, real trail.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ncp_gateway::app::{self, App};
+use ncp_ihe::{HomeCommunityId, PatientId};
+use ncp_tests::attack::Attacker;
+use ncp_tests::neighbour::Neighbour;
+use ncp_tests::pki::{Algorithm, CountryPki, Use};
+use tokio::sync::oneshot;
+
+pub(crate) const PATIENT: &str = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO";
+pub(crate) const OTHER: &str = "01827812345^^^&2.16.578.1.12.4.1.4.1&ISO";
+pub(crate) const REPOSITORY: &str = "2.999.47.21.1";
+pub(crate) const HOME: &str = "2.999.47";
+
+/// Three countries in one folder.
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) no: CountryPki,
+}
+
+/// A gateway that runs until it is dropped.
+pub(crate) struct Gateway {
+    pub(crate) app: Arc<App>,
+    pub(crate) address: SocketAddr,
+    pub(crate) config: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    served: Option<tokio::task::JoinHandle<Result<(), String>>>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let no = CountryPki::create(&dir.path().join("no"), "NO", Algorithm::Rsa2048).expect("a PKI");
+        for (code, country, algorithm) in [("fi", "FI", Algorithm::P256), ("se", "SE", Algorithm::Rsa2048)] {
+            let pki = CountryPki::create(&dir.path().join(code), country, algorithm).expect("a PKI");
+            pki.leaf("revoked-seal", Use::Seal, Algorithm::P256, 0, 90).expect("a leaf");
+            pki.leaf("revoked-client", Use::Client, Algorithm::P256, 0, 90).expect("a leaf");
+            pki.leaf("revoked-server", Use::Server, Algorithm::P256, 0, 90).expect("a leaf");
+            pki.crl("crls.pem", &["revoked-seal", "revoked-client", "revoked-server"], (-60, 3600)).expect("CRLs");
+        }
+        data(&dir.path().join("data"));
+        Self { dir, no }
+    }
+
+    pub(crate) fn pki(&self, code: &str) -> CountryPki {
+        CountryPki::open(&self.dir.path().join(code), &code.to_uppercase()).expect("a PKI")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The configuration with its own spool; `change` edits its text.
+    pub(crate) fn config(&self, name: &str, change: impl FnOnce(String) -> String) -> PathBuf {
+        let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/policies/no");
+        let peer = |code: &str, country: &str, home: &str| {
+            format!(
+                "[[peer]]\ncountry = \"{country}\"\nname = \"{country}\"\nhome_community_id = \"urn:oid:{home}\"\n\
+                 tls_anchors = \"{code}/anchors.pem\"\nseal_anchors = \"{code}/anchors.pem\"\ncrls = \"{code}/crls.pem\"\n"
+            )
+        };
+        let text = format!(
+            r#"
+[gateway]
+country = "NO"
+home_community_id = "urn:oid:{HOME}"
+name = "Norway"
+shutdown_grace = "2s"
+[listener]
+peers = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+certificate = "no/tls-server.pem"
+key = "no/tls-server.key"
+[client]
+certificate = "no/tls-client.pem"
+key = "no/tls-client.key"
+[seal]
+certificate = "no/seal.pem"
+key = "no/seal.key"
+[audit]
+spool_dir = "spool-{name}"
+spool_key_file = "no/spool.key"
+source = "test"
+enterprise_site = "NO"
+[policy]
+folder = "{policies}"
+consent_file = "data/consent.toml"
+[national]
+patients_file = "data/patients.toml"
+language = "nb-NO"
+[[national.connector]]
+kind = "embedded"
+name = "archive"
+folder = "data"
+repository_unique_id = "{REPOSITORY}"
+location_uids = ["{REPOSITORY}"]
+time_zone = "Europe/Oslo"
+uid_root = "{HOME}.31"
+{}{}"#,
+            peer("fi", "FI", "2.999.246"),
+            peer("se", "SE", "2.999.752"),
+            policies = policies.display(),
+        );
+        let path = self.path(&format!("{name}.toml"));
+        std::fs::write(&path, change(text)).expect("writes");
+        path
+    }
+
+    /// Starts a gateway.
+    pub(crate) async fn start(&self, name: &str, change: impl FnOnce(String) -> String) -> Gateway {
+        Gateway::start(self.config(name, change)).await
+    }
+
+    /// What an attacker from Finland knows, with Sweden as the third country.
+    pub(crate) fn attacker(&self, gateway: &Gateway) -> Attacker {
+        let third = self.pki("se");
+        Attacker {
+            neighbour: self.neighbour("fi", gateway),
+            third_neighbour: Some(self.neighbour("se", gateway)),
+            pki: self.pki("fi"),
+            third: Some(third),
+            target: HomeCommunityId::parse(HOME).expect("a home"),
+            patient: PatientId::parse_cx(PATIENT).expect("a CX"),
+            other: PatientId::parse_cx(OTHER).expect("a CX"),
+            foreign_document: (REPOSITORY.into(), "2.999.47.30.8".into()),
+            blocked_document: Some((REPOSITORY.into(), "2.999.47.30.2".into())),
+        }
+    }
+
+    pub(crate) fn neighbour(&self, code: &str, gateway: &Gateway) -> Neighbour {
+        let home = if code == "fi" { "2.999.246" } else { "2.999.752" };
+        let anchors = self.no.path("anchors.pem");
+        Neighbour::new(&self.pki(code), home, &anchors, "127.0.0.1", gateway.address.port()).expect("a neighbour")
+    }
+}
+
+impl Gateway {
+    pub(crate) async fn start(config: PathBuf) -> Self {
+        let loaded = ncp_gateway::config::load(&config);
+        let loaded = loaded.unwrap_or_else(|problems| panic!("{}: {problems:?}", config.display()));
+        let app = app::build(loaded).await.unwrap_or_else(|problems| panic!("{problems:?}"));
+        let bound = app::bind(app.clone()).await.expect("binds");
+        let address = bound.peers_address().expect("an address");
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio::spawn(bound.serve_until(async {
+            let _ = stopped.await;
+        }));
+        Self { app, address, config, stop: Some(stop), served: Some(served) }
+    }
+
+    /// Stops and waits, so that its spool can be opened again.
+    pub(crate) async fn stop(mut self) -> PathBuf {
+        drop(self.stop.take());
+        if let Some(served) = self.served.take() {
+            served.await.expect("ends").expect("drains");
+        }
+        self.config.clone()
+    }
+}
+
+/// Patients, reports and directives of the demonstration, and a report of another patient.
+fn data(folder: &Path) {
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo/no");
+    std::fs::create_dir_all(folder.join("reports")).expect("a folder");
+    std::fs::create_dir_all(folder.join("dicom")).expect("a folder");
+    for file in ["patients.toml", "consent.toml", "manifest.toml"] {
+        std::fs::copy(demo.join(file), folder.join(file)).expect("copies");
+    }
+    for file in ["ct.toml", "ct.xml", "rg.toml", "rg.xml"] {
+        std::fs::copy(demo.join("reports").join(file), folder.join("reports").join(file)).expect("copies");
+    }
+    let other = std::fs::read_to_string(demo.join("reports/ct.toml")).expect("reads");
+    let other = other.replace(PATIENT, OTHER).replace("2.999.47.30.1", "2.999.47.30.8");
+    std::fs::write(folder.join("reports/other.toml"), other).expect("writes");
+}

@@ -1,0 +1,216 @@
+//! The attack set on a gateway: what must be refused and how, as data.
+//!
+//! Rows carry the ids of the threat table. `tests/abuse` runs them against a gateway in its own process, `ncp attack`
+//! against one that runs; both write the same report.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use ncp_ihe::{HomeCommunityId, PatientId, actions};
+use ncp_saml::SignedAssertion;
+use ncp_soap::{Addressing, Envelope, ns};
+use ncp_xml::Element;
+
+use crate::neighbour::{Answer, Neighbour, XCA, XCAI, XCPD};
+use crate::pki::{CountryPki, Error};
+
+mod issued;
+mod requests;
+mod shapes;
+mod transport;
+
+pub use transport::handshakes;
+
+/// One code for every check of an assertion that fails.
+pub const INTEGRITY: &str = "ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED";
+/// A message that cannot be read.
+pub const MALFORMED: &str = "HTTP 400 Sender";
+/// A good answer.
+pub const SERVED: &str = "served";
+
+/// One bad input.
+pub struct Row {
+    /// Id of the threat table; letters where a row of it names more cases than ids.
+    pub id: String,
+    /// What is sent.
+    pub input: String,
+    /// Any of these answers is right.
+    pub expected: Vec<&'static str>,
+    /// Word of the rule by which the verifier refuses, alone and without a gateway; empty where it takes the assertions.
+    pub rule: &'static str,
+    /// Messages, sent one after the other; the last answer counts.
+    pub messages: Vec<Message>,
+}
+
+/// A message and who sends it.
+pub struct Message {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Path that it goes to.
+    pub path: &'static str,
+    /// Over the TLS of a third country.
+    pub by_third: bool,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Id of the row.
+    pub id: String,
+    /// What was sent.
+    pub input: String,
+    /// What may be answered.
+    pub expected: String,
+    /// What was answered.
+    pub got: String,
+    /// Whether the one is among the other.
+    pub held: bool,
+}
+
+impl Finding {
+    /// Compares.
+    pub fn new(id: &str, input: &str, expected: &[&str], got: String) -> Self {
+        let held = expected.contains(&got.as_str());
+        Self { id: id.into(), input: input.into(), expected: expected.join(" or "), got, held }
+    }
+}
+
+/// The attacking country and what it knows of the attacked one.
+pub struct Attacker {
+    /// PKI of a country that the gateway has as a peer.
+    pub pki: CountryPki,
+    /// PKI of another one that it has as a peer, where there is one.
+    pub third: Option<CountryPki>,
+    /// Sends as the first.
+    pub neighbour: Neighbour,
+    /// Sends as the other.
+    pub third_neighbour: Option<Neighbour>,
+    /// The attacked community.
+    pub target: HomeCommunityId,
+    /// A patient of the attacked country.
+    pub patient: PatientId,
+    /// Another one.
+    pub other: PatientId,
+    /// A document of the other patient: repository and unique id.
+    pub foreign_document: (String, String),
+    /// A document of the patient that is blocked, and one that does not exist.
+    pub blocked_document: Option<(String, String)>,
+}
+
+impl Attacker {
+    /// All rows that go through a message.
+    ///
+    /// # Errors
+    /// Keys, signing.
+    pub async fn rows(&self) -> Result<Vec<Row>, Error> {
+        let claims = self.neighbour.claims();
+        let hcp = self.neighbour.hcp(&claims, Timestamp::now()).await?;
+        let trc = self.neighbour.trc(&hcp, &claims, &self.patient).await?;
+        let mut rows = shapes::rows(self, &hcp.xml, &trc.xml);
+        rows.extend(issued::rows(self).await?);
+        rows.extend(requests::rows(self).await?);
+        Ok(rows)
+    }
+
+    /// Sends the messages of a row and says what came back.
+    pub async fn run(&self, row: &Row) -> Finding {
+        let mut got = "nothing sent".to_owned();
+        for message in &row.messages {
+            let sender = match (message.by_third, &self.third_neighbour) {
+                (true, Some(third)) => third,
+                (true, None) => {
+                    got = "no third country to send from".into();
+                    break;
+                }
+                (false, _) => &self.neighbour,
+            };
+            got = match sender.post(message.path, SOAP, message.bytes.clone()).await {
+                Ok(answer) => verdict(&answer),
+                Err(error) => format!("no answer: {error}"),
+            };
+        }
+        Finding::new(&row.id, &row.input, &row.expected, got)
+    }
+
+    /// An envelope with these Security children and a query for the patient's documents.
+    fn query(&self, security: &str) -> Vec<u8> {
+        self.envelope(&Element::new(ns::WSSE, "Security").raw(security).to_xml())
+    }
+
+    /// The same with the header blocks after WS-Addressing given whole.
+    fn envelope(&self, blocks: &str) -> Vec<u8> {
+        self.message(actions::ITI38_REQUEST, XCA, blocks, Neighbour::find_documents(&self.patient).to_element())
+    }
+
+    fn message(&self, action: &str, path: &str, blocks: &str, body: Element) -> Vec<u8> {
+        let headers = Addressing::request(action, &format!("https://localhost{path}")).to_headers();
+        let bytes = Envelope { headers, body }.write();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let close = header_end(&text);
+        format!("{}{blocks}{}", &text[..close], &text[close..]).into_bytes()
+    }
+
+    fn signed_message(&self, action: &str, assertions: &[SignedAssertion], body: Element) -> Message {
+        let security: String = assertions.iter().map(|a| a.xml.as_str()).collect();
+        let security = Element::new(ns::WSSE, "Security").raw(security).to_xml();
+        let path = path_of(action);
+        Message { bytes: self.message(action, path, &security, body), path, by_third: false }
+    }
+}
+
+/// Where the header's end tag begins.
+fn header_end(text: &str) -> usize {
+    let mut ends = text.match_indices("</").map(|(at, _)| at);
+    let is_header =
+        |at: &usize| text[*at..].split('>').next().is_some_and(|tag| tag.ends_with(":Header") || tag == "</Header");
+    ends.find(is_header).unwrap_or_default()
+}
+
+fn path_of(action: &str) -> &'static str {
+    match action {
+        actions::ITI55_REQUEST => XCPD,
+        actions::RAD75_REQUEST => XCAI,
+        _ => XCA,
+    }
+}
+
+const SOAP: &str = "application/soap+xml; charset=UTF-8";
+
+/// One word for an answer: the first error code, the fault, or that it was served.
+pub fn verdict(answer: &Answer) -> String {
+    if let Some(fault) = answer.fault() {
+        return format!("HTTP {} {}", answer.status.as_u16(), fault.code);
+    }
+    match answer.codes().first() {
+        Some(code) => code.clone(),
+        None if answer.status.is_success() => SERVED.into(),
+        None => format!("HTTP {}", answer.status.as_u16()),
+    }
+}
+
+/// The report that an auditor reads: a summary and one line a row, as Markdown.
+pub fn report(gateway: &str, findings: &[Finding]) -> String {
+    let failed: Vec<&Finding> = findings.iter().filter(|f| !f.held).collect();
+    let mut out = format!(
+        "# Attack report\n\nGateway: {gateway}. Time: {}. Rows: {}, held: {}, failed: {}.\n\n",
+        Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+        findings.len(),
+        findings.len() - failed.len(),
+        failed.len(),
+    );
+    out.push_str("| id | input | expected | got | held |\n|---|---|---|---|---|\n");
+    for finding in findings {
+        let cell = |text: &str| text.replace('|', "\\|").replace(['\n', '\r'], " ");
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} |",
+            finding.id,
+            cell(&finding.input),
+            cell(&finding.expected),
+            cell(&finding.got),
+            if finding.held { "yes" } else { "**no**" }
+        );
+    }
+    out
+}
