@@ -25,6 +25,8 @@ async fn ready(State((_, drain)): State<(Arc<App>, Drain)>) -> impl IntoResponse
 }
 
 async fn metrics(State((app, _)): State<(Arc<App>, Drain)>) -> impl IntoResponse {
+    let snapshot = app.snapshot.load();
+    app.metrics.certificates(snapshot.certificates.iter().map(|c| (c.name.as_str(), &c.certificate)));
     let text = app.metrics.render();
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
 }

@@ -58,6 +58,8 @@ pub struct Identity {
     pub role_display: String,
     /// Code system of the role, as written.
     pub role_system: String,
+    /// Whether the signer was accepted on revocation data past their time, within the grace: an alert goes on the trail.
+    pub revocation_stale: bool,
     /// Whether a next-of-kin assertion says that somebody asks for the patient.
     pub next_of_kin: bool,
     /// Organisation of the professional.

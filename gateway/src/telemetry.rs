@@ -89,6 +89,13 @@ pub struct RefusedLabels {
     pub reason: String,
 }
 
+/// Which certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CertificateLabels {
+    /// Configuration key.
+    pub name: String,
+}
+
 /// The instruments.
 #[derive(Clone)]
 pub struct Metrics {
@@ -98,6 +105,7 @@ pub struct Metrics {
     bytes: Family<StreamLabels, Counter>,
     circuits: Family<PeerLabels, Gauge>,
     calls_refused: Family<RefusedLabels, Counter>,
+    certificate_ends: Family<CertificateLabels, Gauge>,
     /// Exchanges carried now.
     pub open: Gauge,
     /// Snapshots swapped in.
@@ -116,6 +124,9 @@ impl Default for Metrics {
         let circuits = Family::default();
         let calls_refused = Family::default();
         let open = Gauge::default();
+        let certificate_ends = Family::default();
+        let help = "end of the certificate, seconds since 1970";
+        registry.register("certificate_not_after_timestamp", help, certificate_ends.clone());
         let (reloads, reload_failures) = (Counter::default(), Counter::default());
         registry.register("reloads", "snapshots swapped in", reloads.clone());
         registry.register("reload_failures", "reloads that left the former state", reload_failures.clone());
@@ -132,6 +143,7 @@ impl Default for Metrics {
             bytes,
             circuits,
             calls_refused,
+            certificate_ends,
             open,
             reloads,
             reload_failures,
@@ -140,6 +152,20 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Sets the ends of the certificates, by configuration key; of several under one key, the first to end.
+    pub fn certificates<'a>(&self, certificates: impl Iterator<Item = (&'a str, &'a openssl::x509::X509)>) {
+        self.certificate_ends.clear();
+        for (name, certificate) in certificates {
+            let span = openssl::asn1::Asn1Time::from_unix(0).and_then(|epoch| epoch.diff(certificate.not_after()));
+            let Ok(span) = span else { continue };
+            let end = i64::from(span.days) * 86_400 + i64::from(span.secs);
+            let gauge = self.certificate_ends.get_or_create(&CertificateLabels { name: name.to_owned() });
+            if gauge.get() == 0 || end < gauge.get() {
+                gauge.set(end);
+            }
+        }
+    }
+
     /// Counts an exchange that ended.
     pub fn exchange(&self, labels: ExchangeLabels, took: Duration) {
         self.exchanges.get_or_create(&labels).inc();

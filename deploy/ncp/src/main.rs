@@ -6,15 +6,19 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod attack;
 mod audit;
 mod bench;
 mod bench_terminology;
+mod cert;
 mod check;
 mod clinician;
 mod demo;
+mod explain;
 mod faults;
 mod issuer;
 mod manifest;
+mod policy;
 mod refusals;
 mod relay;
 mod templates;
@@ -75,6 +79,18 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Sends the attack set to one's own gateway and writes a report that an auditor reads.
+    ///
+    /// Example: ncp attack --out report.md (against a running demonstration)
+    Attack(attack::Attack),
+    /// Certificates: what is right, what is not, and when they end.
+    #[command(subcommand)]
+    Cert(cert::Cert),
+    /// Says what the gateway would decide about a message, check by check. Nothing is fetched or disclosed.
+    Explain(explain::Explain),
+    /// Tests, explains and compares policies.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Reads the audit trail of a running demonstration.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -100,6 +116,10 @@ async fn main() -> ExitCode {
         Command::Fetch(command) => clinician::fetch(command).await.map(|()| true),
         Command::Token { country, dir } => print_token(&country, dir).map(|()| true),
         Command::Pki { country, out } => pki(&country, &out).map(|()| true),
+        Command::Attack(attack) => attack::run(attack).await,
+        Command::Cert(command) => cert::run(command).await,
+        Command::Explain(explain) => explain::run(explain).await,
+        Command::Policy(command) => policy::run(command),
         Command::Audit(command) => audit::run(command).await,
         Command::Terminology(command) => terminology::run(command),
     };

@@ -205,6 +205,23 @@ impl Policy {
         Self { engine, consent }
     }
 
+    /// The policies, for tools that explain.
+    pub fn engine(&self) -> &PolicyEngine {
+        &self.engine
+    }
+
+    /// What a patient has decided, for tools that explain.
+    ///
+    /// # Errors
+    /// When the source cannot say.
+    pub async fn directives(
+        &self,
+        patient: &PatientId,
+        to: &ncp_tls::Country,
+    ) -> Result<Directives, super::consent::ConsentError> {
+        self.consent.directives(patient, to).await
+    }
+
     /// Decides whether the request may be looked up at all: no document fact is used.
     ///
     /// # Errors

@@ -260,6 +260,7 @@ pub(crate) mod tests {
             role_display: "Medical Doctors".into(),
             role_system: crate::policy::roles::ISCO.into(),
             next_of_kin: false,
+            revocation_stale: false,
             organisation: Some("Hospital".into()),
             organisation_id: None,
             locality: "Hospital".into(),

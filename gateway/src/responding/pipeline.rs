@@ -284,5 +284,8 @@ pub(super) async fn authenticate<T>(
     let span = tracing::info_span!("security", ncp.transaction = message.transaction.as_str());
     let authenticated = security::authenticate(exchange, message, request).instrument(span).await?;
     trail.identified(authenticated.identity());
+    if authenticated.identity().revocation_stale {
+        trail.recorder().alert("revocation data of the signer are past their time, within the grace");
+    }
     Ok(authenticated)
 }

@@ -100,6 +100,7 @@ pub async fn authenticate<T>(
         role_display: hcp.role.display.clone(),
         role_system: hcp.role.system.clone(),
         next_of_kin: nok.is_some(),
+        revocation_stale: hcp.signer().stale || trc.as_ref().is_some_and(|trc| trc.signer().stale),
         organisation: hcp.organisation.clone(),
         organisation_id: hcp.organisation_id.clone(),
         locality: hcp.locality.clone(),

@@ -1,0 +1,100 @@
+//! `ncp attack`: the attack set against one's own gateway, as a report that an auditor reads.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ncp_ihe::{HomeCommunityId, PatientId};
+use ncp_tests::attack::{Attacker, handshakes, report};
+use ncp_tests::neighbour::Neighbour;
+use ncp_tests::pki::CountryPki;
+
+use crate::Error;
+use crate::demo::{FINLAND, NORWAY, data_dir, offset};
+
+/// Sends what must be refused and writes what came back. Nothing is disclosed that the test patient does not have.
+#[derive(Args)]
+pub(crate) struct Attack {
+    /// The gateway, `host:port`; default: Norway's of a running demonstration.
+    #[arg(long)]
+    gateway: Option<String>,
+    /// Anchors of the gateway's certificate, PEM; with --gateway.
+    #[arg(long)]
+    anchors: Option<PathBuf>,
+    /// PKI of a test country (`ncp pki`) that the gateway has as a peer; with --gateway.
+    #[arg(long)]
+    pki: Option<PathBuf>,
+    /// Its two letters.
+    #[arg(long, default_value = "FI")]
+    country: String,
+    /// Its homeCommunityId.
+    #[arg(long, default_value = FINLAND.home)]
+    home: String,
+    /// homeCommunityId of the gateway.
+    #[arg(long, default_value = NORWAY.home)]
+    target: String,
+    /// A test patient, CX.
+    #[arg(long, default_value = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")]
+    patient: String,
+    /// Another one.
+    #[arg(long, default_value = "01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")]
+    other: String,
+    /// A document of the other one, `repositoryUniqueId/uniqueId`.
+    #[arg(long, default_value = "2.999.47.21.1/2.999.47.30.404")]
+    foreign_document: String,
+    /// A document that the first one has blocked.
+    #[arg(long)]
+    blocked_document: Option<String>,
+    /// Folder of the demonstration; default NCP_DEMO_DIR or ~/.ncp-demo.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The report, Markdown.
+    #[arg(long, default_value = "attack-report.md")]
+    out: PathBuf,
+}
+
+/// True when every row held.
+pub(crate) async fn run(attack: Attack) -> Result<bool, Error> {
+    let demo = attack.gateway.is_none();
+    let (host, port) = match &attack.gateway {
+        None => ("127.0.0.1".to_owned(), offset(NORWAY.code) + 443),
+        Some(address) => {
+            let (host, port) = address.rsplit_once(':').ok_or("--gateway is host:port")?;
+            (host.to_owned(), port.parse()?)
+        }
+    };
+    let dir = data_dir(attack.dir.clone())?;
+    let pki = attack.pki.clone().unwrap_or_else(|| dir.join("fi/pki"));
+    let anchors = attack.anchors.clone().unwrap_or_else(|| dir.join("no/pki/anchors.pem"));
+    let pki = CountryPki::open(&pki, &attack.country)?;
+    let unit = |text: &str| {
+        let (repository, document) = text.split_once('/').ok_or("a document is repositoryUniqueId/uniqueId")?;
+        Ok::<_, Error>((repository.to_owned(), document.to_owned()))
+    };
+    let blocked = match (&attack.blocked_document, demo) {
+        (Some(text), _) => Some(unit(text)?),
+        (None, true) => Some(("2.999.47.21.1".into(), "2.999.47.30.2".into())),
+        (None, false) => None,
+    };
+    let attacker = Attacker {
+        neighbour: Neighbour::new(&pki, &attack.home, &anchors, &host, port)?,
+        pki,
+        third: None,
+        third_neighbour: None,
+        target: HomeCommunityId::parse(&attack.target)?,
+        patient: PatientId::parse_cx(&attack.patient)?,
+        other: PatientId::parse_cx(&attack.other)?,
+        foreign_document: unit(&attack.foreign_document)?,
+        blocked_document: blocked,
+    };
+    let mut findings = handshakes(&attacker, &anchors, (&host, port), None).await?;
+    for row in attacker.rows().await? {
+        findings.push(attacker.run(&row).await);
+    }
+    std::fs::write(&attack.out, report(&format!("{host}:{port}"), &findings))?;
+    let failed: Vec<_> = findings.iter().filter(|f| !f.held).collect();
+    for finding in &failed {
+        println!("FAILED  {}: {}: expected {}, got {}", finding.id, finding.input, finding.expected, finding.got);
+    }
+    println!("{} rows, {} failed; report in {}", findings.len(), failed.len(), attack.out.display());
+    Ok(failed.is_empty())
+}

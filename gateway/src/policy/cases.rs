@@ -1,0 +1,228 @@
+//! Cases beside the policies: a request and what the policies must say to it, in a TOML file. `ncp policy` runs them, and
+//! so does a test of this crate.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::engine::{Facts, PolicyEngine, Stage, Verdict};
+use crate::identity::{Identity, TransactionName};
+
+/// A file of cases.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cases {
+    /// The cases.
+    #[serde(default)]
+    pub case: Vec<Case>,
+}
+
+/// One request and the verdict it must get.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Case {
+    /// What it shows.
+    pub name: String,
+    /// `ITI-38` and so on.
+    pub transaction: String,
+    /// `look-up` or `disclose`.
+    #[serde(default = "look_up")]
+    pub stage: String,
+    /// Country of treatment.
+    #[serde(default = "finland")]
+    pub country: String,
+    /// ISCO code, or `Patient`.
+    #[serde(default = "doctor")]
+    pub role: String,
+    /// Organisation that asks.
+    #[serde(default)]
+    pub organisation: String,
+    /// Last components, as `PRD-006`.
+    #[serde(default = "usual")]
+    pub permissions: Vec<String>,
+    /// `TREATMENT`, `EMERGENCY`, `PATRQT`.
+    #[serde(default = "treatment")]
+    pub purpose: String,
+    /// Whether the login was two-factor.
+    #[serde(default = "yes")]
+    pub strong: bool,
+    /// Whether a next-of-kin assertion came along.
+    #[serde(default)]
+    pub next_of_kin: bool,
+    /// `document`, `manifest`, `study`; empty at look-up.
+    #[serde(default)]
+    pub kind: String,
+    /// classCode.
+    #[serde(default)]
+    pub class_code: String,
+    /// typeCode.
+    #[serde(default)]
+    pub type_code: String,
+    /// confidentialityCodes.
+    #[serde(default)]
+    pub confidentiality: Vec<String>,
+    /// Modalities.
+    #[serde(default)]
+    pub modalities: Vec<String>,
+    /// Names and identifiers of the authors' organisations.
+    #[serde(default)]
+    pub author_organisations: Vec<String>,
+    /// `YYYYMMDD`
+    #[serde(default)]
+    pub service_date: String,
+    /// `permit` or `deny`; absent in a request that is only explained.
+    pub expect: Option<String>,
+    /// The `@id` that must be among the reasons.
+    pub rule: Option<String>,
+}
+
+/// What the policies say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// `permit`, `deny` or `failed`.
+    pub verdict: &'static str,
+    /// The `@id`s of the policies that decided.
+    pub rules: String,
+}
+
+impl Cases {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Unreadable, or not of this form.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        toml::from_str(&text).map_err(|e| format!("{}: {}", path.display(), e.message()))
+    }
+}
+
+impl Case {
+    /// The look-up that a verified HCP assertion asks for.
+    pub fn of(transaction: &str, hcp: &ncp_saml::HcpAssertion, next_of_kin: bool) -> Self {
+        Self {
+            name: "message".into(),
+            transaction: transaction.into(),
+            stage: look_up(),
+            country: hcp.issuer.split(':').nth(2).unwrap_or_default().into(),
+            role: hcp.role.code.clone(),
+            organisation: hcp.organisation.clone().unwrap_or_default(),
+            permissions: hcp.permissions.clone(),
+            purpose: hcp.purpose.as_str().into(),
+            strong: hcp.strongly_authenticated,
+            next_of_kin,
+            kind: String::new(),
+            class_code: String::new(),
+            type_code: String::new(),
+            confidentiality: Vec::new(),
+            modalities: Vec::new(),
+            author_organisations: Vec::new(),
+            service_date: String::new(),
+            expect: None,
+            rule: None,
+        }
+    }
+
+    /// Asks the policies.
+    ///
+    /// # Errors
+    /// A transaction, stage, country or kind that is none.
+    pub fn ask(&self, engine: &PolicyEngine) -> Result<Said, String> {
+        let none = |what: &str| format!("{}: no such {what}", self.name);
+        let transaction =
+            [TransactionName::Iti55, TransactionName::Iti38, TransactionName::Iti39, TransactionName::Rad75]
+                .into_iter()
+                .find(|t| t.as_str() == self.transaction)
+                .ok_or_else(|| none("transaction"))?;
+        let stage = match self.stage.as_str() {
+            "look-up" => Stage::LookUp,
+            "disclose" => Stage::Disclose,
+            _ => return Err(none("stage")),
+        };
+        let kind = ["", "document", "manifest", "study"].into_iter().find(|k| *k == self.kind);
+        let facts = Facts {
+            kind: kind.ok_or_else(|| none("kind"))?,
+            class_code: self.class_code.clone(),
+            type_code: self.type_code.clone(),
+            confidentiality: self.confidentiality.clone(),
+            modalities: self.modalities.clone(),
+            author_organisations: self.author_organisations.clone(),
+            service_date: self.service_date.clone(),
+        };
+        let identity = self.identity().ok_or_else(|| none("country"))?;
+        let verdict = match engine.decide(&identity, transaction, stage, &facts) {
+            Verdict::Permit => "permit",
+            Verdict::Deny(_) => "deny",
+            Verdict::Failed(_) => "failed",
+        };
+        Ok(Said { verdict, rules: engine.reasons(&identity, transaction, stage, &facts).names })
+    }
+
+    /// Whether the policies say what is expected.
+    pub fn holds(&self, said: &Said) -> bool {
+        let ruled = self.rule.as_ref().is_none_or(|rule| said.rules.split(',').any(|r| r == rule));
+        self.expect.as_deref().is_none_or(|expected| expected == said.verdict) && ruled
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        Some(Identity {
+            country: ncp_tls::Country::parse(&self.country).ok()?,
+            home_community_id: ncp_ihe::HomeCommunityId::parse("urn:oid:2.999").ok()?,
+            peer_name: self.country.clone(),
+            hcp_id: "_case".into(),
+            trc_id: None,
+            trc_patient: None,
+            user: "case".into(),
+            user_name: "<case>".into(),
+            subject_name: "case".into(),
+            role: self.role.clone(),
+            role_display: String::new(),
+            role_system: super::roles::ISCO.into(),
+            next_of_kin: self.next_of_kin,
+            revocation_stale: false,
+            organisation: Some(self.organisation.clone()),
+            organisation_id: None,
+            locality: String::new(),
+            purpose: self.purpose.clone(),
+            permissions: self.permissions.clone(),
+            strongly_authenticated: self.strong,
+        })
+    }
+}
+
+fn look_up() -> String {
+    "look-up".into()
+}
+fn finland() -> String {
+    "FI".into()
+}
+fn doctor() -> String {
+    "221".into()
+}
+fn treatment() -> String {
+    "TREATMENT".into()
+}
+fn yes() -> bool {
+    true
+}
+fn usual() -> Vec<String> {
+    ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"].map(Into::into).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_cases_hold() {
+        for country in ["no", "fi"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(country);
+            let engine = PolicyEngine::load(&folder).expect("policies");
+            let cases = Cases::load(&folder.join("cases.toml")).expect("cases");
+            assert!(cases.case.len() >= 20, "{country}");
+            for case in &cases.case {
+                let said = case.ask(&engine).expect("a case");
+                assert!(case.holds(&said), "{country}: {}: {said:?}", case.name);
+            }
+        }
+    }
+}
