@@ -140,9 +140,9 @@ async fn every_row_against_an_initiating_gateway() {
         let call = call(&gateway, claims(&gateway, &world));
         let wanted = StoredQuery::FindDocuments(FindDocuments::of_patient(patient.clone()));
         let got = match query::query(&call, wanted).await {
-            Ok(found) if found.entries.is_empty() && found.unusable > 0 => "dropped".to_owned(),
-            Ok(found) if !found.entries.is_empty() && found.unusable == 0 => TAKEN.into(),
-            Ok(found) => format!("{} entries, {} unusable", found.entries.len(), found.unusable),
+            Ok(found) if found.objects.entries.is_empty() && found.unusable > 0 => "dropped".to_owned(),
+            Ok(found) if !found.objects.entries.is_empty() && found.unusable == 0 => TAKEN.into(),
+            Ok(found) => format!("{} entries, {} unusable", found.objects.entries.len(), found.unusable),
             Err(error) => error.to_string(),
         };
         findings.push(Finding::new(id, input, &[expected], got));

@@ -41,6 +41,8 @@ pub struct Odd {
     pub to_days: u32,
     /// Another subject, DER of the name.
     pub subject: Option<Vec<u8>>,
+    /// This key instead of a new one.
+    pub key: Option<PKey<Private>>,
     /// Another public key than that of its key file.
     pub public_key: Option<PKey<openssl::pkey::Public>>,
     /// Signed by itself.
@@ -61,6 +63,7 @@ impl Default for Odd {
             from_days: 0,
             to_days: 90,
             subject: None,
+            key: None,
             public_key: None,
             self_signed: false,
             ca: false,
@@ -153,7 +156,7 @@ impl CountryPki {
     /// # Errors
     /// OpenSSL, files.
     pub fn odd_leaf(&self, name: &str, usage: Use, algorithm: Algorithm, odd: &Odd) -> Result<X509, Error> {
-        let key = key(algorithm)?;
+        let key = odd.key.clone().map_or_else(|| key(algorithm), Ok)?;
         let common = format!("{name}.ncp.{}", self.country.to_lowercase());
         let issuer = (!odd.self_signed).then_some(&self.intermediate);
         let mut builder = begin(&self.country, &common, &key, issuer, odd.from_days, odd.to_days)?;

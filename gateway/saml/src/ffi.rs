@@ -230,12 +230,15 @@ fn quiet() {
     ONCE.call_once(|| {
         // Initialises the library before the callback is set.
         drop(XmlSecSignatureContext::new());
-        // SAFETY: both setters store a pointer to a function that lives for ever and touches nothing.
-        unsafe {
-            xmlSecErrorsSetCallback(Some(no_error));
-            c::xmlSetStructuredErrorFunc(null_mut::<c_void>(), Some(no_structured_error));
-        }
+        // SAFETY: the setter stores a pointer to a function that lives for ever and touches nothing.
+        unsafe { xmlSecErrorsSetCallback(Some(no_error)) };
     });
+    // libxml2 keeps its handler by thread.
+    thread_local!(static HERE: () = {
+        // SAFETY: as above; the handler is this thread's own.
+        unsafe { c::xmlSetStructuredErrorFunc(null_mut::<c_void>(), Some(no_structured_error)) };
+    });
+    HERE.with(|()| ());
 }
 
 unsafe extern "C" fn no_error(

@@ -199,7 +199,12 @@ impl SignerTrust for NationalTrust {
         self.anchors.verify(certificate, &[]).map_err(|e| e.to_string())?;
         let facts = CertificateFacts::of(certificate).map_err(|e| e.to_string())?;
         // The anchors are national: they vouch for the country, whatever the subject says.
-        Ok(SignerIdentity { country: self.country, fingerprint: facts.fingerprint, common_name: facts.common_name, stale: false })
+        Ok(SignerIdentity {
+            country: self.country,
+            fingerprint: facts.fingerprint,
+            common_name: facts.common_name,
+            stale: false,
+        })
     }
 
     fn audiences(&self) -> &[String] {

@@ -46,6 +46,8 @@ pub struct Anchors {
     intermediates: Vec<X509>,
     /// Path, dates, purpose.
     path: X509Store,
+    /// The same without a purpose, for the signers of OCSP answers.
+    responders: X509Store,
     /// The same with CRLs.
     strict: Option<X509Store>,
     /// The same at the last instant at which the expired CRLs were in time.
@@ -64,11 +66,13 @@ impl Anchors {
         let self_issued = |c: &X509| c.subject_name().try_cmp(c.issuer_name()).is_ok_and(|o| o.is_eq());
         let (roots, intermediates): (Vec<X509>, Vec<X509>) = all.into_iter().partition(self_issued);
         let path = store(&roots, &[], purpose, None)?;
+        // OpenSSL keeps a store's purpose when it verifies an answer's signer, who is no TLS client.
+        let responders = store(&roots, &[], Purpose::Seal, None)?;
         let strict = match revocation.crls.is_empty() {
             true => None,
             false => Some(store(&roots, &revocation.crls, purpose, None)?),
         };
-        Ok(Self { roots, intermediates, path, strict, stale: Mutex::default(), revocation, purpose })
+        Ok(Self { roots, intermediates, path, responders, strict, stale: Mutex::default(), revocation, purpose })
     }
 
     /// Every certificate of the files.
@@ -106,7 +110,7 @@ impl Anchors {
         strength(certificate)?;
         let crl = self.crl_status(certificate, sent)?;
         let stapled = match (staple, chain.get(1)) {
-            (Some(staple), Some(issuer)) => Some(crate::ocsp::read(staple, certificate, issuer, &self.path)?),
+            (Some(staple), Some(issuer)) => Some(crate::ocsp::read(staple, certificate, issuer, &self.responders)?),
             _ => None,
         };
         match stapled {
@@ -157,7 +161,7 @@ impl Anchors {
     pub async fn ask(&self, certificate: &X509Ref, sent: &[X509]) -> Result<(), TlsError> {
         let chain = self.path_of(&self.path, certificate, sent).map_err(untrusted)?;
         if let (Some(ocsp), Some(issuer)) = (&self.revocation.ocsp, chain.get(1)) {
-            ocsp.ask(certificate, issuer, &self.path, &fingerprint(certificate)?).await;
+            ocsp.ask(certificate, issuer, &self.responders, &fingerprint(certificate)?).await;
         }
         Ok(())
     }

@@ -189,9 +189,18 @@ impl Rows<'_> {
             ("T-ALG-6", "ECDSA on P-192", Use::Seal, Algorithm::P192, Odd::default()),
         ];
         for (id, input, usage, algorithm, odd) in cases {
-            let name = format!("attack-{id}");
-            pki.odd_leaf(&name, usage, algorithm, &odd)?;
-            self.sealed(id, input, pki, &name).await?;
+            // A right certificate of the same key signs; KeyInfo is outside the signature and gets the odd one.
+            let (plain, name) = (format!("attack-{id}-plain"), format!("attack-{id}"));
+            pki.leaf(&plain, Use::Seal, algorithm, 0, 90)?;
+            let key = PKey::private_key_from_pem(&std::fs::read(pki.path(&format!("{plain}.key")))?)?;
+            let odd = pki.odd_leaf(&name, usage, algorithm, &Odd { key: Some(key), ..odd })?;
+            let seal = signer(pki, &plain)?;
+            let life = Duration::from_secs(HOUR as u64);
+            let mut hcp = seal.issue_hcp(&self::id(), &self.claims, Timestamp::now(), life).await?;
+            let trc = self.trc(&hcp).await?;
+            hcp.xml = shown(&hcp.xml, &odd.to_der()?);
+            let message = self.query(&[hcp, trc]);
+            self.push(id, input, &[INTEGRITY], UNTRUSTED, vec![message]);
         }
         // An exponent of 1 makes every padded digest its own signature.
         let modulus = Rsa::generate(2048)?;
@@ -200,9 +209,7 @@ impl Rows<'_> {
         let certificate = pki.odd_leaf("attack-T-ALG-7", Use::Seal, Algorithm::Rsa2048, &odd)?.to_der()?;
         let mut hcp = self.attacker.neighbour.hcp(&self.claims, Timestamp::now()).await?;
         let trc = self.trc(&hcp).await?;
-        let old = super::shapes::part(&hcp.xml, "<ds:X509Certificate>", "</ds:X509Certificate>");
-        let new = format!("<ds:X509Certificate>{}</ds:X509Certificate>", openssl::base64::encode_block(&certificate));
-        hcp.xml = hcp.xml.replace(&old, &new);
+        hcp.xml = shown(&hcp.xml, &certificate);
         let message = self.query(&[hcp, trc]);
         self.push("T-ALG-7", "RSA with exponent 1", &[INTEGRITY], UNTRUSTED, vec![message]);
         if let Some(third) = &self.attacker.third {
@@ -367,7 +374,8 @@ impl Rows<'_> {
         let mut second = self.query(&self.attacker.neighbour.assertions(&self.attacker.patient).await?);
         let message_id = |bytes: &[u8]| {
             let text = String::from_utf8_lossy(bytes).into_owned();
-            let at = text.find("MessageID>").map(|at| at + 10).unwrap_or_default();
+            let at = text.find("MessageID").unwrap_or_default();
+            let at = at + text[at..].find('>').map_or(0, |end| end + 1);
             text[at..].split('<').next().unwrap_or_default().to_owned()
         };
         let (old, new) = (message_id(&second.bytes), message_id(&first.bytes));
@@ -380,6 +388,13 @@ impl Rows<'_> {
         let names = |c: &mut HcpClaims| c.organisation = format!("{odd}\r\n\ttab");
         self.claimed("T-C14-6", "CR, LF, TAB and non-NFC names, signed", &[SERVED], "", names).await
     }
+}
+
+/// The assertion with another certificate in KeyInfo.
+fn shown(xml: &str, certificate: &[u8]) -> String {
+    let old = super::shapes::part(xml, "<ds:X509Certificate>", "</ds:X509Certificate>");
+    let new = format!("<ds:X509Certificate>{}</ds:X509Certificate>", openssl::base64::encode_block(certificate));
+    xml.replace(&old, &new)
 }
 
 /// DER of the subject of a leaf of the folder.

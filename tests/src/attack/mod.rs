@@ -176,15 +176,18 @@ fn path_of(action: &str) -> &'static str {
 
 const SOAP: &str = "application/soap+xml; charset=UTF-8";
 
-/// One word for an answer: the first error code, the fault, or that it was served.
+/// One word for an answer: its error codes, the fault, or that it was served.
 pub fn verdict(answer: &Answer) -> String {
     if let Some(fault) = answer.fault() {
         return format!("HTTP {} {}", answer.status.as_u16(), fault.code);
     }
-    match answer.codes().first() {
-        Some(code) => code.clone(),
-        None if answer.status.is_success() => SERVED.into(),
-        None => format!("HTTP {}", answer.status.as_u16()),
+    let mut codes = answer.codes();
+    codes.sort();
+    codes.dedup();
+    match (codes.is_empty(), answer.status.is_success()) {
+        (false, _) => codes.join("+"),
+        (true, true) => SERVED.into(),
+        (true, false) => format!("HTTP {}", answer.status.as_u16()),
     }
 }
 

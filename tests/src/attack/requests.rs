@@ -86,7 +86,8 @@ pub(super) async fn rows(attacker: &Attacker) -> Result<Vec<Row>, Error> {
         (Some(target.clone()), repository.as_str(), "2.999.404.404"),
     ];
     let message = retrieve(attacker, &good().await?, &mixed)?;
-    push("T-BND-16", "two communities in one RetrieveDocumentSet", &[COMMUNITY], message);
+    let each = "XDSDocumentUniqueIdError+XDSUnknownCommunity";
+    push("T-BND-16", "two communities in one RetrieveDocumentSet", &[COMMUNITY, each], message);
 
     if let Some((repository, document)) = &attacker.blocked_document {
         let blocked = [(Some(target.clone()), repository.as_str(), document.as_str())];

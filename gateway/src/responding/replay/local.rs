@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -38,6 +38,9 @@ impl Local {
     pub fn open(journal: &Path) -> Result<Self, String> {
         let failed = |e: std::io::Error| format!("replay journal {}: {e}", journal.display());
         let now = Timestamp::now().as_second();
+        if let Some(folder) = journal.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        }
         let mut bytes = Vec::new();
         match File::open(journal) {
             Ok(file) => drop(file.take((CAPACITY * RECORD * 4) as u64).read_to_end(&mut bytes).map_err(failed)?),

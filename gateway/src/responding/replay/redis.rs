@@ -110,6 +110,7 @@ impl RedisSet {
                 let began = self.state.lock().unwrap_or_else(|p| p.into_inner()).epoch;
                 let before = |b: &Binding| b.issued.is_some_and(|issued| issued.as_millisecond() < began);
                 if bindings.iter().any(|b| before(b) && !self.local.knows(b, now)) {
+                    self.take_back(bindings, &shared).await;
                     return Err(ReplayError::Forgotten);
                 }
                 self.local.bind(bindings, now)?;
@@ -157,6 +158,19 @@ impl RedisSet {
             }
         }
         Ok(new)
+    }
+
+    /// What a refused message bound anew must not stand in the way of its owner.
+    async fn take_back(&self, bindings: &[Binding], new: &[bool]) {
+        let mut pipeline = ::redis::pipe();
+        let mut count = 0;
+        for (binding, _) in bindings.iter().zip(new).filter(|(_, new)| **new) {
+            pipeline.cmd("DEL").arg(self.key(&hex::encode(binding.key)));
+            count += 1;
+        }
+        if count > 0 && self.run(&pipeline, count).await.is_err() {
+            tracing::warn!("redis keeps the binding of a refused message");
+        }
     }
 
     fn began(&self, epoch: i64) {

@@ -323,7 +323,7 @@ impl CrossGatewayQueryRequest {
             _ => return Err(MessageError::QueryParamInvalid("returnType")),
         };
         let adhoc = body.child(RIM, "AdhocQuery").ok_or(MessageError::Malformed("AdhocQuery"))?;
-        let home = match adhoc.get("home").map(str::trim).filter(|h| !h.is_empty()) {
+        let home = match adhoc.get("home").map(str::trim) {
             Some(home) => Some(HomeCommunityId::parse(home).map_err(|_| MessageError::HomeCommunityUnknown)?),
             None => None,
         };
