@@ -224,7 +224,12 @@ struct Anybody(Country);
 impl SignerTrust for Anybody {
     fn signer(&self, certificate: &X509Ref) -> Result<SignerIdentity, String> {
         let facts = CertificateFacts::of(certificate).map_err(|e| e.to_string())?;
-        Ok(SignerIdentity { country: self.0, fingerprint: facts.fingerprint, common_name: facts.common_name })
+        Ok(SignerIdentity {
+            country: self.0,
+            fingerprint: facts.fingerprint,
+            common_name: facts.common_name,
+            stale: false,
+        })
     }
 }
 
