@@ -98,12 +98,9 @@ seal_anchors = "fi/anchors.pem"
         std::fs::write(&path, text).expect("writes");
         let config = config::load(&path).unwrap_or_else(|e| panic!("{}", shown(&e)));
         let app = app::build(config).await.unwrap_or_else(|e| panic!("{}", shown(&e)));
-        let server = Material::load(&self.no.path("tls-server.pem"), &self.no.path("tls-server.key")).expect("loads");
-        let anchors = [self.fi.path("anchors.pem")];
-        let acceptor = server.acceptor(ClientAuth::Required, &anchors, b"\x08http/1.1").expect("tls");
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let port = socket.local_addr().expect("bound").port();
-        tokio::spawn(listener::serve_peers(app, socket, acceptor, Drain::default()));
+        tokio::spawn(listener::serve_peers(app, socket, Drain::default()));
         let neighbour = Neighbour::new(&self.fi, "2.999.246", &self.no.path("anchors.pem"), "127.0.0.1", port);
         let neighbour = neighbour.expect("a neighbour");
         let assertions = neighbour.assertions(&patient()).await.expect("signs");
