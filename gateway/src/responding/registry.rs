@@ -113,10 +113,6 @@ impl Resource for SubmissionSet {
     fn block_keys(&self) -> Vec<String> {
         vec![self.unique_id.clone()]
     }
-
-    fn confidentiality(&self) -> Vec<(String, String)> {
-        Vec::new()
-    }
 }
 
 impl Resource for Folder {
@@ -130,10 +126,6 @@ impl Resource for Folder {
 
     fn block_keys(&self) -> Vec<String> {
         vec![self.unique_id.clone()]
-    }
-
-    fn confidentiality(&self) -> Vec<(String, String)> {
-        Vec::new()
     }
 }
 
