@@ -42,7 +42,7 @@ pub(super) async fn rows(attacker: &Attacker) -> Result<Vec<Row>, Error> {
         let changed = format!("{}{}{}", &text[..at], escape(&written), &text[at + escape(&cx).len()..]);
         message.bytes = changed.into_bytes();
         let input = format!("patient of the query: {input}");
-        push(id, &input, &["4206", MALFORMED, "XDSStoredQueryParamNumber"], message);
+        push(id, &input, &["4206", MALFORMED, "XDSStoredQueryParamNumber", "XDSRegistryError"], message);
     }
     let other = Neighbour::find_documents(&attacker.other).to_element();
     let message = attacker.signed_message(actions::ITI38_REQUEST, &good().await?, other);

@@ -108,6 +108,7 @@ async fn attempt(connector: &SslConnector, host: &str, port: u16) -> String {
         return REFUSED.into();
     };
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    let _ = stream.flush().await;
     let mut out = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut out)).await;
     if out.starts_with(b"HTTP/1.1 ") { "answered".into() } else { REFUSED.into() }
