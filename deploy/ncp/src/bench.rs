@@ -56,6 +56,12 @@ pub(crate) enum Bench {
         #[arg(long, default_value = ".")]
         sources: PathBuf,
     },
+    /// One query to 1, 5 and 27 countries, then with one of them slow.
+    Fanout {
+        /// Where gateway/policies lies.
+        #[arg(long, default_value = ".")]
+        sources: PathBuf,
+    },
     /// Time to ready and idle memory of each process.
     Start {
         /// Where deploy/demo and tests/fixtures lie.
@@ -68,6 +74,7 @@ pub(crate) async fn run(bench: Bench) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
     match bench {
         Bench::Iti38 { seconds, sources } => iti38(dir.path(), &sources, seconds).await,
+        Bench::Fanout { sources } => crate::fanout::run(dir.path(), &sources).await,
         Bench::Start { sources } => start(dir.path(), &sources).await,
         Bench::Terminology { full, sources } => crate::bench_terminology::run(&sources, full, dir.path()).await,
         Bench::Rad75 { sizes, sources } => {

@@ -328,7 +328,7 @@ pub(crate) fn orthanc_port() -> u16 {
     offset("no") + 452
 }
 
-fn program_path(program: &str) -> Result<PathBuf, Error> {
+pub(crate) fn program_path(program: &str) -> Result<PathBuf, Error> {
     if let Some(dir) = std::env::var_os("NCP_BIN_DIR") {
         return Ok(PathBuf::from(dir).join(program));
     }

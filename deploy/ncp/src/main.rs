@@ -15,6 +15,7 @@ mod check;
 mod clinician;
 mod demo;
 mod explain;
+mod fanout;
 mod faults;
 mod issuer;
 mod manifest;
