@@ -1,5 +1,7 @@
 //! The `$translate` fixtures of the HL7 terminology ecosystem, replayed in R4 and R5, and the other operations.
 
+#![allow(clippy::print_stdout)] // a test says what it leaves out
+
 use std::path::PathBuf;
 
 use axum::body::Body;
