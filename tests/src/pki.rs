@@ -306,7 +306,7 @@ fn begin(
     let mut serial = BigNum::new()?;
     serial.rand(127, MsbOption::MAYBE_ZERO, false)?;
     let now = jiff::Timestamp::now().as_second();
-    let from = Asn1Time::from_unix(now - 3600 + from_days * 86_400)?;
+    let from = Asn1Time::from_unix(now - 7200 + from_days * 86_400)?;
     let to = Asn1Time::from_unix(now - 1800 + i64::from(to_days) * 86_400)?;
     let serial = serial.to_asn1_integer()?;
     let mut builder = X509::builder()?;

@@ -72,8 +72,11 @@ struct Frame {
 /// The bytes are well-formed UTF-8 within limits when this is called.
 fn edit(bytes: &[u8], task: &Task, snapshot: &Snapshot) -> Result<Translated, DocumentError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ncp_xml::XmlError::Encoding)?;
+    // The reader leaves a byte order mark out of its positions; it stays in the document.
+    let (mark, text) = text.split_at(if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 });
     let mut reader = Reader::from_str(text);
-    let mut out = String::with_capacity(text.len() + text.len() / 8);
+    let mut out = String::with_capacity(mark.len() + text.len() + text.len() / 8);
+    out.push_str(mark);
     let mut reports = Vec::new();
     let mut open: Vec<Frame> = Vec::new();
     let mut at = 0;

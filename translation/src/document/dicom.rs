@@ -27,7 +27,7 @@ const SCHEMES: [(&str, &str); 4] = [
 /// Adds equivalent codes to code items.
 ///
 /// # Errors
-/// As [`super::translate`].
+/// As [`super::translate()`].
 pub fn view(bytes: &[u8], task: &Task, snapshot: &Snapshot) -> Result<Translated, DocumentError> {
     let text = std::str::from_utf8(bytes).map_err(|e| DocumentError::Json(e.valid_up_to()))?;
     let root = parse(text)?;

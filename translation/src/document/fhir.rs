@@ -17,7 +17,7 @@ const DISPLAY: &str = "http://hl7.org/fhir/StructureDefinition/translation";
 /// Translates a resource; a signed one stays as it is.
 ///
 /// # Errors
-/// As [`super::translate`].
+/// As [`super::translate()`].
 pub fn translate(bytes: &[u8], task: &Task, snapshot: &Snapshot) -> Result<Translated, DocumentError> {
     let text = std::str::from_utf8(bytes).map_err(|e| DocumentError::Json(e.valid_up_to()))?;
     let root = parse(text)?;
