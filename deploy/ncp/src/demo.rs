@@ -390,6 +390,8 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<(), Erro
     );
     println!("  ncp audit list --dir {dir} --country no");
     println!("Ctrl-C stops both countries.");
-    tokio::signal::ctrl_c().await?;
+    // A script that started the demonstration ends it by SIGTERM: in the background there is no Ctrl-C.
+    let mut told = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! { pressed = tokio::signal::ctrl_c() => pressed?, _ = told.recv() => {} }
     demo.stop().await
 }
