@@ -84,6 +84,8 @@ key = "no/seal.key"
 [audit]
 spool_dir = "spool-{name}"
 spool_key_file = "no/spool.key"
+spool_segment_bytes = 4194304
+spool_reserve_bytes = 4194304
 source = "test"
 enterprise_site = "NO"
 [policy]

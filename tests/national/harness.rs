@@ -76,6 +76,8 @@ key = "no/seal.key"
 [audit]
 spool_dir = "spool"
 spool_key_file = "no/spool.key"
+spool_segment_bytes = 4194304
+spool_reserve_bytes = 4194304
 source = "ncp-gateway-no"
 enterprise_site = "NO"
 [policy]

@@ -98,6 +98,8 @@ key = "pki/seal.key"
 [audit]
 spool_dir = "spool"
 spool_key_file = "pki/spool.key"
+spool_segment_bytes = 4194304
+spool_reserve_bytes = 4194304
 source = "ncp-gateway-no"
 enterprise_site = "NO"
 

@@ -69,6 +69,8 @@ workers = 1
 [audit]
 spool_dir = "spool"
 spool_key_file = "{pki}/spool.key"
+spool_segment_bytes = 4194304
+spool_reserve_bytes = 4194304
 source = "test-{home}"
 enterprise_site = "{country}"
 

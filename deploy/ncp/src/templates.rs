@@ -52,6 +52,8 @@ reader_language = "{lower}"
 [audit]
 spool_dir = "spool"
 spool_key_file = "pki/spool.key"
+spool_segment_bytes = 4194304
+spool_reserve_bytes = 4194304
 source = "ncp-gateway-{lower}"
 enterprise_site = "{code}"
 

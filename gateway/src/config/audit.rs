@@ -17,6 +17,8 @@ pub struct Audit {
     pub spool_key_file: PathBuf,
     /// Bound of the spool, bytes; 16 GiB hold the longest weekend.
     pub spool_bytes: Option<u64>,
+    /// Space taken for each segment of the spool when it begins, bytes; 64 MiB by default.
+    pub spool_segment_bytes: Option<u64>,
     /// Space held back for the day when the disk is full, bytes; 256 MiB by default.
     pub spool_reserve_bytes: Option<u64>,
     /// A folder on another disk, used when the first takes nothing more.
@@ -113,8 +115,8 @@ impl Audit {
             limits: SpoolLimits {
                 reserve: self.spool_reserve_bytes.unwrap_or(defaults.reserve),
                 most: self.spool_bytes.unwrap_or(defaults.most),
+                segment: self.spool_segment_bytes.unwrap_or(defaults.segment),
                 second: self.spool_second_dir.clone(),
-                ..defaults
             },
             on_failure: self.on_audit_failure,
         }
