@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
-use ncp_ihe::{Content, RetrieveResponse};
+use ncp_ihe::{Content, MessageError, QueryResponse, RegistryObjects, RetrieveResponse};
 use ncp_saml::SignedAssertion;
 use ncp_soap::{Addressing, BoxError, Envelope, Fault, MessageLimits, Parts, SoapError, ns};
 use ncp_tls::{Country, HttpClient, TlsError};
@@ -49,6 +49,8 @@ pub struct SoapCall<'a> {
     pub patience: Duration,
     /// Largest root of an answer, bytes.
     pub answer_bytes: usize,
+    /// The DocumentEntries of the answer are read one by one, at most so many.
+    pub listed: Option<usize>,
     /// The request names our reply address, and its answer may come there.
     pub elsewhere: Option<Elsewhere<'a>>,
 }
@@ -68,10 +70,44 @@ pub struct Elsewhere<'a> {
 pub struct SoapAnswer {
     /// The body element.
     pub body: Element,
+    /// What of it was read apart.
+    pub listed: Listed,
     /// What follows.
     pub parts: Parts<Incoming>,
     /// Where it came over a connection of the other side: dropped when it was read.
     pub(crate) taken: Option<oneshot::Sender<()>>,
+}
+
+/// DocumentEntries of a long answer, read as they came.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Those that can be used.
+    pub entries: RegistryObjects,
+    /// Number of those that cannot.
+    pub unusable: usize,
+    most: usize,
+    too_many: bool,
+}
+
+impl Listed {
+    fn take(&mut self, object: &Element) {
+        if self.entries.len() >= self.most {
+            self.too_many = true;
+        } else if self.entries.read_listed(object).is_err() {
+            self.unusable += 1;
+        }
+    }
+
+    /// The whole answer of a query.
+    ///
+    /// # Errors
+    /// The body is no AdhocQueryResponse.
+    pub fn response(self, body: &Element) -> Result<(QueryResponse, usize), MessageError> {
+        let (mut response, unusable) = QueryResponse::read(body)?;
+        let beside = std::mem::replace(&mut response.objects, self.entries);
+        response.objects.extend(beside);
+        Ok((response, unusable + self.unusable))
+    }
 }
 
 /// Why there is no usable answer.
@@ -146,19 +182,18 @@ impl SoapCall<'_> {
             .body(body)
             .map_err(|_| CallError::Unreachable("address".into()))?;
         let work = async {
-            match (answer(route, request, self.patience, self.answer_bytes).await?, waiting) {
+            match (answer(route, request, self.patience, self.answer_bytes, self.listed).await?, waiting) {
                 (Some(answered), _) => Ok(answered),
                 (None, Some(waiting)) => {
                     let Arrived { envelope, parts, taken } = waiting.arrived().await?;
-                    let body = envelope.body.clone();
-                    Ok((SoapAnswer { body, parts, taken: Some(taken) }, envelope))
+                    Ok(Answer { envelope, listed: Listed::default(), parts, taken: Some(taken) })
                 }
                 (None, None) => Err(CallError::Malformed("no message")),
             }
         };
         let answered = tokio::time::timeout(self.patience, work).await;
-        let (answer, envelope) = answered.map_err(|_| CallError::Timeout)??;
-        if Fault::read(&answer.body).is_some() {
+        let Answer { envelope, listed, parts, taken } = answered.map_err(|_| CallError::Timeout)??;
+        if Fault::read(&envelope.body).is_some() {
             return Err(CallError::Fault);
         }
         // A foreign stack may leave the header out; one that names another message is not our answer.
@@ -166,8 +201,16 @@ impl SoapCall<'_> {
         if relates.is_some() && relates != addressing.message_id {
             return Err(CallError::Malformed("relates to another message"));
         }
-        Ok(answer)
+        Ok(SoapAnswer { body: envelope.body, listed, parts, taken })
     }
+}
+
+/// An answer as it came, over either connection.
+struct Answer {
+    envelope: Envelope,
+    listed: Listed,
+    parts: Parts<Incoming>,
+    taken: Option<oneshot::Sender<()>>,
 }
 
 async fn answer(
@@ -175,7 +218,8 @@ async fn answer(
     request: Request<UnsyncBoxBody<Bytes, BoxError>>,
     idle: Duration,
     root_bytes: usize,
-) -> Result<Option<(SoapAnswer, Envelope)>, CallError> {
+    most: Option<usize>,
+) -> Result<Option<Answer>, CallError> {
     let response = route.request(request).await.map_err(|e| unreachable(&e))?;
     let (parts, body) = response.into_parts();
     // Taken, and answered elsewhere (WS-Addressing SOAP Binding 5).
@@ -189,11 +233,17 @@ async fn answer(
         true => error.into(),
         false => CallError::Http(parts.status.as_u16()),
     };
-    let message = ncp_soap::read_message(&headers, body, &limits).await.map_err(refused)?;
-    let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
-    let envelope = Envelope::read(&message.root, &xml).map_err(refused)?;
-    let body = envelope.body.clone();
-    Ok(Some((SoapAnswer { body, parts: message.parts, taken: None }, envelope)))
+    let mut listed = Listed { most: most.unwrap_or_default(), ..Listed::default() };
+    let (envelope, parts) = if most.is_some() {
+        let limits = (&MessageLimits { root_bytes: XmlLimits::LISTED.bytes, ..limits }, &XmlLimits::LISTED);
+        let take = &mut |object: Element| listed.take(&object);
+        ncp_soap::read_lifting(&headers, body, limits, RegistryObjects::LISTED, take).await.map_err(refused)?
+    } else {
+        let message = ncp_soap::read_message(&headers, body, &limits).await.map_err(refused)?;
+        let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
+        (Envelope::read(&message.root, &xml).map_err(refused)?, message.parts)
+    };
+    if listed.too_many { Err(CallError::TooLarge) } else { Ok(Some(Answer { envelope, listed, parts, taken: None })) }
 }
 
 /// The innermost reason that is ours; hyper's own texts stay out.

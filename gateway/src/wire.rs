@@ -3,7 +3,9 @@
 use bytes::Bytes;
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body::Body;
+use http_body::{Body, Frame};
+use http_body_util::StreamBody;
+use ncp_ihe::QueryResponse;
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, SizeLimit, SoapError};
 use ncp_xml::{Element, Limits};
 
@@ -106,6 +108,8 @@ where
 pub enum Answer {
     /// A body in simple SOAP.
     Simple(Element),
+    /// What a query found, in simple SOAP, written entry by entry.
+    Listed(QueryResponse),
     /// A body whose documents follow as MTOM parts.
     Parts(Element, OutParts),
 }
@@ -118,6 +122,27 @@ pub fn envelope(action: &str, back: Back<'_>, body: Element) -> Vec<u8> {
 /// A reply in simple SOAP.
 pub fn simple(action: &str, back: Back<'_>, body: Element) -> Reply {
     reply(StatusCode::OK, ncp_soap::soap_content_type(action), full(envelope(action, back, body)))
+}
+
+/// Bytes of a list that are written before they are sent.
+const LIST_CHUNK: usize = 64 << 10;
+
+/// A reply in simple SOAP whose entries are written as the peer takes them.
+pub fn listed(action: &str, back: Back<'_>, response: QueryResponse) -> Reply {
+    let (shell, entries) = response.into_listing();
+    let (before, after) = Envelope { headers: back.headers(action), body: shell }.write_around();
+    let mut pieces = std::iter::once(before).chain(entries.map(|entry| entry.to_xml())).chain(std::iter::once(after));
+    let chunks = std::iter::from_fn(move || {
+        let mut chunk = pieces.next()?;
+        while chunk.len() < LIST_CHUNK
+            && let Some(piece) = pieces.next()
+        {
+            chunk.push_str(&piece);
+        }
+        Some(Ok(Frame::data(Bytes::from(chunk))))
+    });
+    let body = StreamBody::new(futures_util::stream::iter(chunks));
+    reply(StatusCode::OK, ncp_soap::soap_content_type(action), ReplyBody::new(body))
 }
 
 /// A reply as MTOM, also without a binary part (ITI TF-2: V.8).

@@ -20,25 +20,29 @@ impl Envelope {
     /// # Errors
     /// XML errors, SOAP 1.1, or a shape that is no envelope with exactly one body element.
     pub fn read(bytes: &[u8], limits: &Limits) -> Result<Self, SoapError> {
-        let root = Element::parse(bytes, limits)?;
+        Self::from_element(Element::parse(bytes, limits)?)
+    }
+
+    /// The same of a tree that was read.
+    pub(crate) fn from_element(root: Element) -> Result<Self, SoapError> {
         if root.is(SOAP11, "Envelope") {
             return Err(SoapError::Version);
         }
         if !root.is(SOAP, "Envelope") {
             return Err(SoapError::Envelope);
         }
-        let mut children = root.elements();
+        let mut children = root.into_elements();
         let mut next = children.next().ok_or(SoapError::Envelope)?;
         let mut headers = Vec::new();
         if next.is(SOAP, "Header") {
-            headers = next.elements().cloned().collect();
+            headers = next.into_elements().collect();
             next = children.next().ok_or(SoapError::Envelope)?;
         }
         if !next.is(SOAP, "Body") || children.next().is_some() {
             return Err(SoapError::Envelope);
         }
-        let mut bodies = next.elements();
-        let body = bodies.next().ok_or(SoapError::Envelope)?.clone();
+        let mut bodies = next.into_elements();
+        let body = bodies.next().ok_or(SoapError::Envelope)?;
         if bodies.next().is_some() {
             return Err(SoapError::Envelope);
         }
@@ -47,13 +51,22 @@ impl Envelope {
 
     /// Writes it.
     pub fn write(self) -> Vec<u8> {
+        self.into_element().to_xml().into_bytes()
+    }
+
+    /// Writes it in two pieces around the gap in its body, [`Element::to_xml_around`].
+    pub fn write_around(self) -> (String, String) {
+        self.into_element().to_xml_around()
+    }
+
+    fn into_element(self) -> Element {
         let envelope = Element::new(SOAP, "Envelope").declare("s", SOAP);
         let envelope = if self.headers.is_empty() {
             envelope
         } else {
             envelope.with(Element::new(SOAP, "Header").with_all(self.headers))
         };
-        envelope.with(Element::new(SOAP, "Body").with(self.body)).to_xml().into_bytes()
+        envelope.with(Element::new(SOAP, "Body").with(self.body))
     }
 
     /// Refuses a header block with mustUnderstand that is not among the known ones.

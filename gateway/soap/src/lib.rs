@@ -2,7 +2,7 @@
 //!
 //! * [`Envelope`], [`Addressing`], [`Fault`]: the XML of a message,
 //! * [`mime`]: multipart/related read and written as chunks with back-pressure, also for DICOMweb,
-//! * [`read_message`], [`mtom_response`]: XOP packages in and out.
+//! * [`read_message`], [`read_lifting`], [`mtom_response`]: XOP packages in and out.
 
 mod addressing;
 mod envelope;
@@ -17,7 +17,7 @@ pub use error::{BoxError, SizeLimit, SoapError};
 pub use fault::{FAULT_ACTION, Fault};
 pub use mtom::{
     IncomingMessage, MessageLimits, OutPart, PartHead, Parts, include, included, inline_content, mtom_request,
-    mtom_response, read_message, soap_content_type,
+    mtom_response, read_lifting, read_message, soap_content_type,
 };
 
 /// Namespaces of the envelope and its headers.

@@ -10,12 +10,13 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use ncp_xml::Element;
+use ncp_xml::{Element, LiftError, Limits};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use tokio_util::io::StreamReader;
 
 use crate::mime::{MediaType, MimeLimits, MultipartBody, MultipartReader, boundary, write_multipart};
 use crate::ns::XOP;
-use crate::{BoxError, SizeLimit, SoapError};
+use crate::{BoxError, Envelope, SizeLimit, SoapError};
 
 const SOAP_XML: &str = "application/soap+xml";
 const XOP_XML: &str = "application/xop+xml";
@@ -81,41 +82,139 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let encoding = headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
-    if encoding.is_some_and(|e| !e.eq_ignore_ascii_case(b"identity")) {
-        return Err(SoapError::MediaType);
+    let mut root = Root::open(headers, body, limits).await?;
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = root.chunk().await? {
+        append(&mut bytes, &chunk, limits.root_bytes)?;
     }
-    let announced = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let media_type = MediaType::parse(announced);
-    match media_type.essence.as_str() {
-        SOAP_XML | XOP_XML => {
-            let root = collect(body, limits).await?;
-            Ok(IncomingMessage { root, parts: Parts::none() })
-        }
-        "text/xml" => Err(SoapError::Version),
-        "multipart/related" => package(&media_type, body, limits).await,
-        _ => Err(SoapError::MediaType),
-    }
+    Ok(IncomingMessage { root: bytes.freeze(), parts: root.into_parts() })
 }
 
-async fn collect<B>(mut body: B, limits: &MessageLimits) -> Result<Bytes, SoapError>
+/// Reads the root of a message as it comes. Body elements called `lifted` (namespace, local name) go to `take` one by
+/// one; the envelope that is returned lacks them.
+///
+/// # Errors
+/// As [`read_message`]; XML, and a shape that is no envelope.
+pub async fn read_lifting<B>(
+    headers: &HeaderMap,
+    body: B,
+    (limits, xml): (&MessageLimits, &Limits),
+    lifted: (&str, &str),
+    take: &mut (dyn FnMut(Element) + Send),
+) -> Result<(Envelope, Parts<B>), SoapError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    if body.size_hint().lower() > limits.root_bytes as u64 {
-        return Err(SoapError::TooLarge(SizeLimit::Body));
+    let mut root = Root::open(headers, body, limits).await?;
+    let coming = &mut root;
+    let chunks = async_stream::stream! {
+        while let Some(chunk) = coming.chunk().await.map_err(std::io::Error::other).transpose() {
+            yield chunk;
+        }
+    };
+    let tree = Element::parse_lifting(StreamReader::new(Box::pin(chunks)), xml, lifted, take).await;
+    let tree = tree.map_err(|error| match error {
+        LiftError::Xml(error) => SoapError::from(error),
+        LiftError::Source(error) => error.downcast().unwrap_or(SoapError::Connection),
+    })?;
+    Ok((Envelope::from_element(tree)?, root.into_parts()))
+}
+
+/// The root of a message, while it is read.
+struct Root<B> {
+    source: Source<B>,
+    early: VecDeque<(PartHead, Bytes)>,
+    id: String,
+    seen: BTreeSet<String>,
+}
+
+enum Source<B> {
+    /// Simple SOAP; and the longest silence.
+    Whole(B, Duration),
+    /// A package that stands at its root part.
+    Package(MultipartReader<B>),
+}
+
+impl<B> Root<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    async fn open(headers: &HeaderMap, body: B, limits: &MessageLimits) -> Result<Self, SoapError> {
+        let encoding = headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
+        if encoding.is_some_and(|e| !e.eq_ignore_ascii_case(b"identity")) {
+            return Err(SoapError::MediaType);
+        }
+        let announced = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let media_type = MediaType::parse(announced);
+        match media_type.essence.as_str() {
+            SOAP_XML | XOP_XML => {
+                if body.size_hint().lower() > limits.root_bytes as u64 {
+                    return Err(SoapError::TooLarge(SizeLimit::Body));
+                }
+                let source = Source::Whole(body, limits.idle);
+                Ok(Self { source, early: VecDeque::new(), id: String::new(), seen: BTreeSet::new() })
+            }
+            "text/xml" => Err(SoapError::Version),
+            "multipart/related" => Self::of_package(&media_type, body, limits).await,
+            _ => Err(SoapError::MediaType),
+        }
     }
-    let mut out = BytesMut::new();
-    loop {
-        match tokio::time::timeout(limits.idle, body.frame()).await.map_err(|_| SoapError::Timeout)? {
-            None => return Ok(out.freeze()),
-            Some(Err(_)) => return Err(SoapError::Connection),
-            Some(Ok(frame)) => {
-                let Ok(data) = frame.into_data() else { continue };
-                append(&mut out, &data, limits.root_bytes)?;
+
+    async fn of_package(media_type: &MediaType, body: B, limits: &MessageLimits) -> Result<Self, SoapError> {
+        let boundary = media_type.parameter("boundary").ok_or(SoapError::Mime)?;
+        let start = media_type.parameter("start").map(|s| s.trim_start_matches('<').trim_end_matches('>').to_owned());
+        let mime = MimeLimits { parts: limits.parts, idle: limits.idle, ..MimeLimits::default() };
+        let mut reader = MultipartReader::new(body, boundary, mime)?;
+        let mut early = VecDeque::new();
+        let mut early_bytes = 0;
+        let mut seen = BTreeSet::new();
+        while let Some(part) = reader.next_part().await? {
+            let id = part.content_id().unwrap_or_default().to_owned();
+            if !id.is_empty() && !seen.insert(id.clone()) {
+                return Err(SoapError::DuplicateContentId);
+            }
+            if start.as_ref().is_none_or(|start| *start == id) {
+                return Ok(Self { source: Source::Package(reader), early, id, seen });
+            }
+            let mut bytes = BytesMut::new();
+            while let Some(chunk) = reader.next_chunk().await? {
+                append(&mut bytes, &chunk, limits.before_root_bytes - early_bytes)?;
+            }
+            early_bytes += bytes.len();
+            let head = PartHead { content_id: id, media_type: part.media_type().unwrap_or_default() };
+            early.push_back((head, bytes.freeze()));
+        }
+        Err(SoapError::Mime)
+    }
+
+    /// The next bytes of the root; `None` at its end.
+    async fn chunk(&mut self) -> Result<Option<Bytes>, SoapError> {
+        let (body, idle) = match &mut self.source {
+            Source::Whole(body, idle) => (body, *idle),
+            Source::Package(reader) => return reader.next_chunk().await,
+        };
+        loop {
+            match tokio::time::timeout(idle, body.frame()).await.map_err(|_| SoapError::Timeout)? {
+                None => return Ok(None),
+                Some(Err(_)) => return Err(SoapError::Connection),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
+                }
             }
         }
+    }
+
+    fn into_parts(self) -> Parts<B> {
+        let Self { source, early, id, seen } = self;
+        let reader = match source {
+            Source::Whole(..) => None,
+            Source::Package(reader) => Some(reader),
+        };
+        Parts { reader, early, current: None, root_id: id, seen }
     }
 }
 
@@ -127,45 +226,7 @@ fn append(out: &mut BytesMut, data: &[u8], limit: usize) -> Result<(), SoapError
     Ok(())
 }
 
-async fn package<B>(media_type: &MediaType, body: B, limits: &MessageLimits) -> Result<IncomingMessage<B>, SoapError>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: Into<BoxError>,
-{
-    let boundary = media_type.parameter("boundary").ok_or(SoapError::Mime)?;
-    let start = media_type.parameter("start").map(|s| s.trim_start_matches('<').trim_end_matches('>').to_owned());
-    let mime = MimeLimits { parts: limits.parts, idle: limits.idle, ..MimeLimits::default() };
-    let mut reader = MultipartReader::new(body, boundary, mime)?;
-    let mut early = VecDeque::new();
-    let mut early_bytes = 0;
-    let mut seen = BTreeSet::new();
-    while let Some(part) = reader.next_part().await? {
-        let content_id = part.content_id().unwrap_or_default().to_owned();
-        if !content_id.is_empty() && !seen.insert(content_id.clone()) {
-            return Err(SoapError::DuplicateContentId);
-        }
-        let is_root = start.as_ref().is_none_or(|start| *start == content_id);
-        let limit = if is_root { limits.root_bytes } else { limits.before_root_bytes - early_bytes };
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = reader.next_chunk().await? {
-            append(&mut bytes, &chunk, limit)?;
-        }
-        if is_root {
-            let parts = Parts { reader: Some(reader), early, current: None, root_id: content_id, seen };
-            return Ok(IncomingMessage { root: bytes.freeze(), parts });
-        }
-        early_bytes += bytes.len();
-        let head = PartHead { content_id, media_type: part.media_type().unwrap_or_default() };
-        early.push_back((head, bytes.freeze()));
-    }
-    Err(SoapError::Mime)
-}
-
 impl<B> Parts<B> {
-    fn none() -> Self {
-        Self { reader: None, early: VecDeque::new(), current: None, root_id: String::new(), seen: BTreeSet::new() }
-    }
-
     /// Content-ID of the root; an Include of it is a loop.
     pub fn root_id(&self) -> &str {
         &self.root_id

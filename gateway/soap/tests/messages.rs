@@ -10,7 +10,8 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use ncp_soap::mime::{MediaType, MimeLimits, MultipartReader};
 use ncp_soap::{
-    Addressing, Envelope, Fault, MessageLimits, OutPart, SoapError, include, included, mtom_response, read_message,
+    Addressing, Envelope, Fault, MessageLimits, OutPart, SoapError, include, included, mtom_response, read_lifting,
+    read_message,
 };
 use ncp_xml::{Element, Limits};
 use proptest::prelude::*;
@@ -61,6 +62,37 @@ fn package(parts: Vec<Vec<u8>>) -> (String, Vec<u8>) {
         let bytes = body.collect().await.expect("writes").to_bytes();
         (content_type.to_str().expect("ascii").to_owned(), bytes.to_vec())
     })
+}
+
+#[test]
+fn a_list_is_read_as_it_comes_from_either_packaging() {
+    let items: String = (0..100).map(|n| format!("<i>{n}</i>")).collect();
+    let envelope = format!(
+        "<s:Envelope xmlns:s=\"{}\"><s:Body><list>{items}<rest/></list></s:Body></s:Envelope>",
+        ncp_soap::ns::SOAP
+    );
+    let (mtom, package) = run(async {
+        let (content_type, body) = ncp_soap::mtom_request(envelope.clone().into_bytes());
+        (content_type, body.collect().await.expect("writes").to_bytes().to_vec())
+    });
+    let simple = HeaderValue::from_static("application/soap+xml");
+    for (content_type, bytes) in [(simple, envelope.as_bytes()), (mtom, &package)] {
+        let mut count = 0;
+        let chunks = bytes.chunks(11).map(<[u8]>::to_vec).collect();
+        let headers = headers(content_type.to_str().expect("ascii"));
+        let limits = (&MessageLimits::default(), &Limits::LISTED);
+        let take = &mut |item: Element| {
+            assert_eq!(item.content(), count.to_string());
+            count += 1;
+        };
+        let (envelope, _) = run(read_lifting(&headers, body(chunks), limits, ("", "i"), take)).expect("an envelope");
+        assert_eq!(envelope.body.elements().map(Element::local).collect::<Vec<_>>(), ["rest"]);
+        assert_eq!(count, 100);
+    }
+    let cut = body(vec![envelope.as_bytes()[..200].to_vec()]);
+    let (headers, bounds) = (headers("application/soap+xml"), MessageLimits::default());
+    let read = run(read_lifting(&headers, cut, (&bounds, &Limits::LISTED), ("", "i"), &mut |_| ()));
+    assert!(matches!(read, Err(SoapError::Xml(_))));
 }
 
 proptest! {

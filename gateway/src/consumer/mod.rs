@@ -233,6 +233,10 @@ async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: In
                     trail.finish().await;
                     wire::simple(asked.response_action(), back, body)
                 }
+                Answer::Listed(found) => {
+                    trail.finish().await;
+                    wire::listed(asked.response_action(), back, found)
+                }
                 Answer::Parts(body, parts) => wire::mtom(asked.response_action(), back, body, trail.follow(parts)),
             }
         }

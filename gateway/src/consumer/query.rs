@@ -50,7 +50,7 @@ pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut 
             }
         }
     }
-    Ok(Answer::Simple(merged.response(errors).to_element()))
+    Ok(Answer::Listed(merged.response(errors)))
 }
 
 /// The patient that a query names itself.

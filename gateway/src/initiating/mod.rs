@@ -25,7 +25,7 @@ use crate::audit_scope::Trail;
 use crate::config::Peer;
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
-use crate::soap_client::Elsewhere;
+use crate::soap_client::{Elsewhere, Listed};
 use crate::telemetry::ExchangeLabels;
 
 pub mod asynchronous;
@@ -85,6 +85,8 @@ impl Caller {
 pub struct Answered {
     /// The body element.
     pub body: Element,
+    /// What of it was read apart.
+    pub listed: Listed,
     /// What follows.
     pub parts: Parts<Incoming>,
     /// Kept until the answer was read.
@@ -190,8 +192,8 @@ impl Call {
         };
         self.app.metrics.exchange(labels, began.elapsed());
         let place = pass.answered(&answer);
-        let PeerAnswer { body, parts, taken } = answer?;
-        Ok(Answered { body, parts, held: Held { _place: place, _taken: taken } })
+        let PeerAnswer { body, listed, parts, taken } = answer?;
+        Ok(Answered { body, listed, parts, held: Held { _place: place, _taken: taken } })
     }
 
     /// Time until the root of an answer.

@@ -152,6 +152,7 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
         TransactionName::Rad75 => (actions::RAD75_REQUEST, Packaging::Mtom),
     };
     let answer_bytes = limits.answer_bytes;
-    let call = SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, elsewhere };
+    let listed = (transaction == TransactionName::Iti38).then_some(limits.results);
+    let call = SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, listed, elsewhere };
     Ok(call.send(route).await?)
 }

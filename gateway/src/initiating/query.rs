@@ -1,8 +1,7 @@
 //! Cross Gateway Query [ITI-38], initiating side (ITI TF-2: 3.38).
 
 use ncp_ihe::{
-    CrossGatewayQueryRequest, HomeCommunityId, MessageError, QueryResponse, RegistryObjects, ReturnType, Severity,
-    Status, StoredQuery,
+    CrossGatewayQueryRequest, HomeCommunityId, MessageError, RegistryObjects, ReturnType, Severity, Status, StoredQuery,
 };
 use ncp_xml::Element;
 
@@ -59,7 +58,7 @@ async fn carry(call: &Call, request: &CrossGatewayQueryRequest, body: Element) -
 
 async fn ask(call: &Call, body: Element) -> Result<Found, GatewayError> {
     let answer = call.send(TransactionName::Iti38, body).await?;
-    let read = QueryResponse::read(&answer.body).map_err(|_| PeerError::Malformed("AdhocQueryResponse"))?;
+    let read = answer.listed.response(&answer.body).map_err(|_| PeerError::Malformed("AdhocQueryResponse"))?;
     let (response, mut unusable) = read;
     match PeerError::refused(response.status, &response.errors) {
         Some(PeerError::Refused(code)) if NOTHING.contains(&code.as_str()) => return Ok(Found::default()),

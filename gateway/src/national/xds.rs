@@ -12,9 +12,8 @@ use futures_util::StreamExt;
 use hyper::body::Incoming as Body;
 use ncp_ihe::{
     Availability, Content, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType, FindDocuments,
-    HomeCommunityId, ImagingRequest, Manifest, ObjectIds, Oid, PatientId, PatientQuery, PatientRecord, QueryResponse,
-    RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, StoredQuery, StudyRequest, Uid,
-    actions,
+    HomeCommunityId, ImagingRequest, Manifest, ObjectIds, Oid, PatientId, PatientQuery, PatientRecord, RegistryObjects,
+    RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, StoredQuery, StudyRequest, Uid, actions,
 };
 use ncp_saml::Signer;
 use ncp_soap::Parts;
@@ -49,6 +48,7 @@ pub struct XdsSource {
     config: Xds,
     home: HomeCommunityId,
     answer_bytes: usize,
+    results: usize,
     route: Route,
     xua: Option<xua::Issuer>,
     patients: Option<patients::Supplier>,
@@ -89,6 +89,7 @@ impl XdsSource {
         Ok(Self {
             home: config.home_community_id.clone().unwrap_or_else(|| own.clone()),
             answer_bytes: whole.limits.answer_bytes,
+            results: whole.limits.results,
             route: ncp_tls::http_client(connector.clone(), None, whole.limits.handshake),
             xua: config.xua.as_ref().map(|xua| xua::Issuer::new(xua, signer.clone())),
             patients: config.patients.as_ref().map(|p| patients::Supplier::new(p, own.0.clone(), connector)),
@@ -131,7 +132,10 @@ impl XdsSource {
         };
         let answer_bytes = self.answer_bytes;
         let assertions = &assertions;
-        let call = SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, elsewhere: None };
+        let listed = (action == actions::ITI18_REQUEST).then_some(self.results);
+        let elsewhere = None;
+        let call =
+            SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, listed, elsewhere };
         call.send(&self.route).await.map_err(of_call)
     }
 
@@ -142,7 +146,7 @@ impl XdsSource {
         let transaction = (actions::ITI18_REQUEST, Packaging::Simple);
         let answer = self.call(transaction, &self.config.registry, identity, request.to_element()).await?;
         let malformed = |_| NationalError::broken("registry's answer is no AdhocQueryResponse");
-        let (response, unusable) = QueryResponse::read(&answer.body).map_err(malformed)?;
+        let (response, unusable) = answer.listed.response(&answer.body).map_err(malformed)?;
         if unusable > 0 {
             tracing::warn!(connector = %self.config.name, unusable, "registry sent objects that cannot be used");
         }

@@ -70,7 +70,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         }
     }
     trail.decided().await?;
-    Ok(Answer::Simple(answer.to_element()))
+    Ok(Answer::Listed(answer))
 }
 
 /// Rules of ITI TF-2: 3.38.4.1.3 about homeCommunityId.

@@ -144,6 +144,7 @@ async fn carry_out(exchange: &Exchange, message: &Message, mut trail: Trail, beg
     measure(exchange, Some(transaction), outcome, began);
     match answered {
         Ok(Answer::Simple(body)) => (simple_reply(message, body), Some(trail)),
+        Ok(Answer::Listed(found)) => (wire::listed(response_action(message), message.back(), found), Some(trail)),
         // The trail goes with the stream: its outcome is written after the last byte.
         Ok(Answer::Parts(body, parts)) => (parts_reply(message, body, parts, trail), None),
         Err(error) => {

@@ -1,13 +1,16 @@
 //! Bounded XML reading and writing: no DTD, no entities beyond the five, limits counted before any tree is built.
 //!
 //! * [`scan`] counts and refuses before another parser (libxml2) may see the bytes,
-//! * [`Element`] is a small tree: read with [`Element::parse`], built with its builder, written with [`Element::to_xml`].
+//! * [`Element`] is a small tree: read with [`Element::parse`], built with its builder, written with [`Element::to_xml`],
+//! * a long list is read with [`Element::parse_lifting`] and written around with [`Element::to_xml_around`].
 
 mod error;
+mod lifting;
 mod reader;
 mod tree;
 mod writer;
 
 pub use error::XmlError;
+pub use lifting::LiftError;
 pub use reader::{Limits, scan};
 pub use tree::{Attribute, Element, Node};

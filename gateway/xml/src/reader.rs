@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use quick_xml::events::{BytesStart, Event};
-use quick_xml::name::{PrefixDeclaration, ResolveResult};
+use quick_xml::name::{NamespaceResolver, PrefixDeclaration, ResolveResult};
 use quick_xml::{NsReader, XmlVersion};
 
 use crate::XmlError;
@@ -38,6 +38,8 @@ impl Limits {
     };
     /// For what peers answer.
     pub const ANSWER: Self = Self { bytes: 64 << 20, text_bytes: 64 << 20, nodes: 2_000_000, ..Self::REQUEST };
+    /// For long lists that are read with [`Element::parse_lifting`]: what bounds them is the caller's count.
+    pub const LISTED: Self = Self { bytes: 1 << 30, text_bytes: 1 << 20, nodes: 8_000_000, ..Self::REQUEST };
 }
 
 /// Checks a document against the limits without building anything.
@@ -57,8 +59,8 @@ pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Element, XmlError> 
     builder.root.ok_or(XmlError::Malformed)
 }
 
-/// What the loop tells.
-trait Sink {
+/// What a document's events tell.
+pub(crate) trait Sink {
     fn open(&mut self, name: Name, attributes: Vec<Attribute>);
     fn text(&mut self, text: &str);
     fn close(&mut self);
@@ -75,10 +77,13 @@ impl Sink for Nothing {
     const BUILDS: bool = false;
 }
 
+/// Builds the tree.
 #[derive(Default)]
-struct Builder {
-    open: Vec<Element>,
-    root: Option<Element>,
+pub(crate) struct Builder {
+    /// Elements that are open, outermost first.
+    pub(crate) open: Vec<Element>,
+    /// The document's element when it is closed.
+    pub(crate) root: Option<Element>,
 }
 
 impl Sink for Builder {
@@ -113,48 +118,59 @@ fn walk<S: Sink>(bytes: &[u8], limits: &Limits, sink: &mut S) -> Result<(), XmlE
     }
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|_| XmlError::Encoding)?;
-    if text.chars().any(|c| !is_xml_char(c)) {
+    if !text.chars().all(is_xml_char) {
         return Err(XmlError::Encoding);
     }
     let mut reader = NsReader::from_str(text);
     reader.config_mut().check_end_names = true;
-    let mut depth: u32 = 0;
-    let mut nodes: u32 = 0;
-    let mut text_run: usize = 0;
-    let mut seen_root = false;
-    let mut first = true;
+    let mut progress = Progress::default();
     loop {
-        let event = reader.read_event().map_err(|_| XmlError::Malformed)?;
+        match reader.read_event().map_err(|_| XmlError::Malformed)? {
+            Event::Eof => return progress.end(),
+            event => progress.event(event, reader.resolver(), limits, sink)?,
+        }
+    }
+}
+
+/// Where a document stands, event by event.
+#[derive(Default)]
+pub(crate) struct Progress {
+    depth: u32,
+    nodes: u32,
+    /// Bytes of the text that is being read.
+    text_run: usize,
+    seen_root: bool,
+    begun: bool,
+}
+
+impl Progress {
+    /// Checks one event and tells it. The characters of a document are checked by whoever has its bytes.
+    pub(crate) fn event<S: Sink>(
+        &mut self,
+        event: Event<'_>,
+        names: &NamespaceResolver,
+        limits: &Limits,
+        sink: &mut S,
+    ) -> Result<(), XmlError> {
         match event {
             Event::Start(start) => {
-                (depth, nodes, text_run) = (depth + 1, nodes + 1, 0);
-                if depth > limits.depth {
-                    return Err(XmlError::TooDeep);
-                }
-                if depth == 1 && std::mem::replace(&mut seen_root, true) {
-                    return Err(XmlError::Malformed);
-                }
-                element(&reader, &start, limits, sink)?;
+                self.open(limits)?;
+                self.depth += 1;
+                element(names, &start, limits, sink)?;
             }
             Event::Empty(start) => {
-                (nodes, text_run) = (nodes + 1, 0);
-                if depth + 1 > limits.depth {
-                    return Err(XmlError::TooDeep);
-                }
-                if depth == 0 && std::mem::replace(&mut seen_root, true) {
-                    return Err(XmlError::Malformed);
-                }
-                element(&reader, &start, limits, sink)?;
+                self.open(limits)?;
+                element(names, &start, limits, sink)?;
                 sink.close();
             }
             Event::End(_) => {
-                depth = depth.checked_sub(1).ok_or(XmlError::Malformed)?;
-                text_run = 0;
+                self.depth = self.depth.checked_sub(1).ok_or(XmlError::Malformed)?;
+                self.text_run = 0;
                 sink.close();
             }
             Event::Text(content) => {
                 let content = content.xml_content(XmlVersion::Implicit1_0);
-                if depth == 0 {
+                if self.depth == 0 {
                     if !content.chars().all(|c| matches!(c, ' ' | '\t' | '\r' | '\n')) {
                         return Err(XmlError::Malformed);
                     }
@@ -162,28 +178,15 @@ fn walk<S: Sink>(bytes: &[u8], limits: &Limits, sink: &mut S) -> Result<(), XmlE
                     if content.contains("]]>") {
                         return Err(XmlError::Malformed);
                     }
-                    run(&mut text_run, &mut nodes, content.len(), limits)?;
-                    sink.text(&content);
+                    self.text(&content, limits, sink)?;
                 }
             }
-            Event::CData(content) => {
-                if depth == 0 {
-                    return Err(XmlError::Malformed);
-                }
-                let content = content.xml_content(XmlVersion::Implicit1_0);
-                run(&mut text_run, &mut nodes, content.len(), limits)?;
-                sink.text(&content);
-            }
+            Event::CData(content) => self.text(&content.xml_content(XmlVersion::Implicit1_0), limits, sink)?,
             Event::GeneralRef(reference) => {
-                if depth == 0 {
-                    return Err(XmlError::Malformed);
-                }
-                let character = entity(&reference)?;
-                run(&mut text_run, &mut nodes, character.len_utf8(), limits)?;
-                sink.text(character.encode_utf8(&mut [0; 4]));
+                self.text(entity(&reference)?.encode_utf8(&mut [0; 4]), limits, sink)?;
             }
             Event::Decl(declaration) => {
-                if !first {
+                if self.begun {
                     return Err(XmlError::Malformed);
                 }
                 let version = declaration.version().map_err(|_| XmlError::Malformed)?;
@@ -198,29 +201,48 @@ fn walk<S: Sink>(bytes: &[u8], limits: &Limits, sink: &mut S) -> Result<(), XmlE
                 }
             }
             Event::DocType(_) => return Err(XmlError::Doctype),
-            Event::Comment(_) | Event::PI(_) => {
-                nodes += 1;
-            }
-            Event::Eof => break,
+            Event::Comment(_) | Event::PI(_) => self.nodes += 1,
+            Event::Eof => {}
         }
-        first = false;
-        if nodes > limits.nodes {
-            return Err(XmlError::TooManyNodes);
-        }
+        self.begun = true;
+        if self.nodes > limits.nodes { Err(XmlError::TooManyNodes) } else { Ok(()) }
     }
-    if depth == 0 && seen_root { Ok(()) } else { Err(XmlError::Malformed) }
-}
 
-fn run(text_run: &mut usize, nodes: &mut u32, more: usize, limits: &Limits) -> Result<(), XmlError> {
-    if *text_run == 0 {
-        *nodes += 1;
+    fn open(&mut self, limits: &Limits) -> Result<(), XmlError> {
+        (self.nodes, self.text_run) = (self.nodes + 1, 0);
+        if self.depth + 1 > limits.depth {
+            return Err(XmlError::TooDeep);
+        }
+        if self.depth == 0 && std::mem::replace(&mut self.seen_root, true) {
+            return Err(XmlError::Malformed);
+        }
+        Ok(())
     }
-    *text_run += more.max(1);
-    if *text_run > limits.text_bytes { Err(XmlError::TooLarge) } else { Ok(()) }
+
+    /// A piece of a text inside an element.
+    fn text<S: Sink>(&mut self, piece: &str, limits: &Limits, sink: &mut S) -> Result<(), XmlError> {
+        if self.depth == 0 {
+            return Err(XmlError::Malformed);
+        }
+        if self.text_run == 0 {
+            self.nodes += 1;
+        }
+        self.text_run += piece.len().max(1);
+        if self.text_run > limits.text_bytes {
+            return Err(XmlError::TooLarge);
+        }
+        sink.text(piece);
+        Ok(())
+    }
+
+    /// The document is whole.
+    pub(crate) fn end(&self) -> Result<(), XmlError> {
+        if self.depth == 0 && self.seen_root { Ok(()) } else { Err(XmlError::Malformed) }
+    }
 }
 
 fn element<S: Sink>(
-    reader: &NsReader<&[u8]>,
+    resolver: &NamespaceResolver,
     start: &BytesStart<'_>,
     limits: &Limits,
     sink: &mut S,
@@ -261,7 +283,7 @@ fn element<S: Sink>(
                 }
             }
             None => {
-                let (resolved, local) = reader.resolver().resolve_attribute(attribute.key);
+                let (resolved, local) = resolver.resolve_attribute(attribute.key);
                 let namespace = match resolved {
                     ResolveResult::Bound(namespace) => Some(namespace.0),
                     ResolveResult::Unbound => None,
@@ -279,7 +301,7 @@ fn element<S: Sink>(
             }
         }
     }
-    let (resolved, local) = reader.resolver().resolve_element(start.name());
+    let (resolved, local) = resolver.resolve_element(start.name());
     let namespace = match resolved {
         ResolveResult::Bound(namespace) => namespace.0,
         ResolveResult::Unbound => "",

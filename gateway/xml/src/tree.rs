@@ -104,6 +104,8 @@ pub enum Node {
     Text(String),
     /// For writing only: well-formed XML that stands for itself, such as a signed assertion, verbatim.
     Raw(String),
+    /// For writing only: where a list stands that is written apart.
+    Gap,
 }
 
 /// An element.
@@ -187,6 +189,13 @@ impl Element {
         self
     }
 
+    /// Leaves a place for a list that is written apart: [`Self::to_xml_around`].
+    #[must_use]
+    pub fn gap(mut self) -> Self {
+        self.children.push(Node::Gap);
+        self
+    }
+
     /// Declares a prefix here, for QNames in values and for the names below.
     #[must_use]
     pub fn declare(mut self, prefix: &str, namespace: &str) -> Self {
@@ -242,6 +251,14 @@ impl Element {
         })
     }
 
+    /// Child elements in order, out of the tree.
+    pub fn into_elements(self) -> impl Iterator<Item = Self> {
+        self.children.into_iter().filter_map(|node| match node {
+            Node::Element(element) => Some(element),
+            _ => None,
+        })
+    }
+
     /// Child elements of that name.
     pub fn all<'a>(&'a self, namespace: &'a str, local: &'a str) -> impl Iterator<Item = &'a Self> {
         self.elements().filter(move |e| e.is(namespace, local))
@@ -275,6 +292,13 @@ impl Element {
 
     /// Writes it as a document of its own, without an XML declaration.
     pub fn to_xml(&self) -> String {
-        writer::write(self)
+        writer::write(self).0
+    }
+
+    /// Writes it as [`Self::to_xml`] does, in two pieces: up to its gap and from there; without a gap all is the first.
+    pub fn to_xml_around(&self) -> (String, String) {
+        let (mut before, gap) = writer::write(self);
+        let after = gap.map(|at| before.split_off(at)).unwrap_or_default();
+        (before, after)
     }
 }

@@ -12,16 +12,17 @@ const KNOWN: &[(&str, &str)] = &[
     ("xml", "http://www.w3.org/XML/1998/namespace"),
 ];
 
-pub(crate) fn write(root: &Element) -> String {
-    let mut out = String::new();
-    element(root, &mut Vec::new(), &mut out);
-    out
+/// The document, and where its gap is.
+pub(crate) fn write(root: &Element) -> (String, Option<usize>) {
+    let (mut out, mut gap) = (String::new(), None);
+    element(root, &mut Vec::new(), &mut out, &mut gap);
+    (out, gap)
 }
 
 /// In-scope declarations, innermost last; an empty prefix is the default namespace.
 type Scope = Vec<(String, String)>;
 
-fn element(element_: &Element, scope: &mut Scope, out: &mut String) {
+fn element(element_: &Element, scope: &mut Scope, out: &mut String, gap: &mut Option<usize>) {
     let outer = scope.len();
     let mut declarations: Vec<(String, String)> = element_.declared.clone();
     scope.extend(declarations.iter().cloned());
@@ -77,9 +78,10 @@ fn element(element_: &Element, scope: &mut Scope, out: &mut String) {
         out.push('>');
         for child in element_.children() {
             match child {
-                Node::Element(child) => element(child, scope, out),
+                Node::Element(child) => element(child, scope, out, gap),
                 Node::Text(text) => escape(text, false, out),
                 Node::Raw(xml) => out.push_str(xml),
+                Node::Gap => *gap = Some(out.len()),
             }
         }
         out.push_str("</");

@@ -287,6 +287,7 @@ fn canonical(element: &Element) -> String {
         match child {
             Node::Element(child) => out.push_str(&canonical(child)),
             Node::Text(text) | Node::Raw(text) => out.push_str(text.trim()),
+            Node::Gap => {}
         }
     }
     out.push_str("</>");

@@ -79,6 +79,7 @@ fn inline(element: Element, message: &Message) -> Result<Element, Error> {
             }
             Node::Element(child) => out.with(inline(child.clone(), message)?),
             Node::Text(text) | Node::Raw(text) => out.text(text.as_str()),
+            Node::Gap => out,
         };
     }
     Ok(out)

@@ -31,10 +31,17 @@ pub(super) fn localized(local: &str, text: &str) -> Element {
     rim(local).with(rim("LocalizedString").attr("value", text))
 }
 
+/// Collects without spare room: an answer may hold ten thousand entries with ten short lists each.
+fn kept<T>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut out: Vec<T> = items.collect();
+    out.shrink_to_fit();
+    out
+}
+
 /// Values of a slot of that name, all occurrences.
 pub(super) fn slot_values(holder: &Element, name: &str) -> Vec<String> {
     let slots = holder.all(RIM, "Slot").filter(|s| s.get("name") == Some(name));
-    slots.flat_map(values_of).collect()
+    kept(slots.flat_map(values_of))
 }
 
 pub(super) fn values_of(slot: &Element) -> Vec<String> {
@@ -188,7 +195,7 @@ pub(super) fn read_entry(object: &Element) -> Result<DocumentEntry, MessageError
         service_stop: dtm("serviceStopTime"),
         hash: one("hash").map(|h| h.to_ascii_lowercase()),
         size: one("size").and_then(|v| v.parse().ok()),
-        reference_ids: slot_values(object, REFERENCE_IDS).iter().filter_map(|v| ReferenceId::parse(v)).collect(),
+        reference_ids: kept(slot_values(object, REFERENCE_IDS).iter().filter_map(|v| ReferenceId::parse(v))),
         authors: read_authors(object, AUTHOR),
         legal_authenticator: one("legalAuthenticator"),
         extra_slots: read_extra_slots(object, &known),
@@ -215,7 +222,7 @@ fn classified<'a>(object: &'a Element, scheme: &'a str) -> impl Iterator<Item = 
 }
 
 pub(super) fn read_codes(object: &Element, scheme: &str) -> Vec<Coded> {
-    classified(object, scheme).map(read_code).collect()
+    kept(classified(object, scheme).map(read_code))
 }
 
 pub(super) fn read_authors(object: &Element, scheme: &str) -> Vec<Author> {
@@ -225,12 +232,12 @@ pub(super) fn read_authors(object: &Element, scheme: &str) -> Vec<Author> {
         roles: slot_values(a, "authorRole"),
         specialties: slot_values(a, "authorSpecialty"),
     };
-    classified(object, scheme).map(read).collect()
+    kept(classified(object, scheme).map(read))
 }
 
 pub(super) fn read_extra_slots(object: &Element, known: &[&str]) -> Vec<(String, Vec<String>)> {
     let extra = object.all(RIM, "Slot").filter(|s| !known.contains(&s.get("name").unwrap_or_default()));
-    extra.map(|s| (s.get("name").unwrap_or_default().to_owned(), values_of(s))).collect()
+    kept(extra.map(|s| (s.get("name").unwrap_or_default().to_owned(), values_of(s))))
 }
 
 fn read_code(classification: &Element) -> Coded {

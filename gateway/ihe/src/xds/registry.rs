@@ -119,18 +119,28 @@ pub struct QueryResponse {
 impl QueryResponse {
     /// Writes an AdhocQueryResponse; the error list comes before the object list, which is always there.
     pub fn to_element(&self) -> Element {
-        let references = self.object_refs.iter().map(|(id, home)| {
-            let mut reference = Element::new(RIM, "ObjectRef").attr("id", id.as_str());
-            if let Some(home) = home {
-                reference.set_attr("", "home", home.to_string());
-            }
-            reference
-        });
+        let references = self.object_refs.iter().map(write_reference);
         let objects = self.objects.to_element().with_all(references);
         Element::new(QUERY, "AdhocQueryResponse")
             .attr("status", self.status.urn())
             .with_all(write_errors(&self.errors))
             .with(objects)
+    }
+
+    /// The message in two: an AdhocQueryResponse whose list has a gap, and the elements that stand there, each made when
+    /// it is asked for. A long answer is written without being held.
+    pub fn into_listing(self) -> (Element, impl Iterator<Item = Element> + Send) {
+        let Self { status, errors, objects, object_refs } = self;
+        let RegistryObjects { entries, submission_sets, folders, associations } = objects;
+        let shell = Element::new(QUERY, "AdhocQueryResponse")
+            .attr("status", status.urn())
+            .with_all(write_errors(&errors))
+            .with(list().gap());
+        let objects = entries.into_iter().map(|entry| ebrim::write_entry(&entry));
+        let objects = objects.chain(submission_sets.into_iter().map(|set| packages::write_set(&set)));
+        let objects = objects.chain(folders.into_iter().map(|folder| packages::write_folder(&folder)));
+        let objects = objects.chain(associations.into_iter().map(|association| ebrim::write_association(&association)));
+        (shell, objects.chain(object_refs.into_iter().map(|reference| write_reference(&reference))))
     }
 
     /// Reads an AdhocQueryResponse. Entries that cannot be used are left out and counted.
@@ -159,11 +169,34 @@ impl QueryResponse {
     }
 }
 
+fn list() -> Element {
+    Element::new(RIM, "RegistryObjectList").declare("rim", RIM)
+}
+
+fn write_reference((id, home): &(String, Option<HomeCommunityId>)) -> Element {
+    let reference = Element::new(RIM, "ObjectRef").attr("id", id.as_str());
+    match home {
+        Some(home) => reference.attr("home", home.to_string()),
+        None => reference,
+    }
+}
+
 impl RegistryObjects {
+    /// The elements that a long answer is read apart by: one for each DocumentEntry.
+    pub const LISTED: (&str, &str) = (RIM, "ExtrinsicObject");
+
+    /// Adds a DocumentEntry that was read apart.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn read_listed(&mut self, object: &Element) -> Result<(), MessageError> {
+        self.entries.push(ebrim::read_entry(object)?);
+        Ok(())
+    }
+
     /// Writes a RegistryObjectList.
     pub fn to_element(&self) -> Element {
-        Element::new(RIM, "RegistryObjectList")
-            .declare("rim", RIM)
+        list()
             .with_all(self.entries.iter().map(ebrim::write_entry))
             .with_all(self.submission_sets.iter().map(packages::write_set))
             .with_all(self.folders.iter().map(packages::write_folder))
