@@ -30,7 +30,7 @@ pub use message::{
     AuditRecord, Coded, Dialect, DicomData, ImagingEvent, Message, Object, Participant, ReadError, Site, of_event,
     of_exchange,
 };
-pub use sink::{AuditSink, Exchange, OnFailure, SpoolOptions, heartbeat};
+pub use sink::{AuditSink, Delivery, Exchange, OnFailure, SpoolOptions, heartbeat};
 pub use spool::{SpoolContent, SpoolLevel, SpoolLimits, Status, read_spool};
 
 /// The record could not be stored; nothing may be disclosed.

@@ -12,7 +12,7 @@ use crate::AuditError;
 use crate::event::{Decision, Event, Intent, Outcome, OutcomeIndicator};
 use crate::frame::Key;
 use crate::message::{self, AuditRecord, Site};
-use crate::spool::{self, Cursor, Folder, Item, Job, Position, Reader, SpoolLimits, Status};
+use crate::spool::{self, Cursor, Folder, Item, Job, Ledger, Position, Reader, SpoolLimits, Status};
 use crate::throttle::Throttle;
 
 /// A source that is silent for longer has a fault.
@@ -68,8 +68,20 @@ struct Inner {
     epoch: u64,
     on_failure: OnFailure,
     throttle: Throttle,
-    /// First segment of which each receiver lacks something.
-    receivers: Mutex<BTreeMap<String, u64>>,
+    ledger: Arc<Mutex<Ledger>>,
+    /// Up to where each receiver has everything.
+    receivers: Mutex<BTreeMap<String, Cursor>>,
+}
+
+/// How far a receiver is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// `feed`, or kind and name of a foreign repository.
+    pub receiver: String,
+    /// Records that it has not acknowledged.
+    pub waiting: u64,
+    /// When the oldest of them was made, to the second; none: nothing waits.
+    pub oldest: Option<Timestamp>,
 }
 
 impl AuditSink {
@@ -94,6 +106,7 @@ impl AuditSink {
             epoch: opened.epoch,
             on_failure: options.on_failure,
             throttle: Throttle::default(),
+            ledger: opened.ledger,
             receivers: Mutex::default(),
         };
         let sink = Self { inner: Arc::new(inner) };
@@ -101,7 +114,10 @@ impl AuditSink {
             let outcome =
                 Outcome::new(OutcomeIndicator::Major, "ended without an outcome: what was disclosed is not known");
             let records = message::of_exchange(&sink.inner.site, &intent, &decision, &outcome);
-            sink.records(Some(intent.exchange_id), records).await?;
+            // A full spool is no reason not to start: delivery makes room, and the writer holds the record until then.
+            if let Err(error) = sink.records(Some(intent.exchange_id), records).await {
+                tracing::error!(reason = %error, "end of an exchange of the last run is not stored yet");
+            }
         }
         Ok(sink)
     }
@@ -114,6 +130,23 @@ impl AuditSink {
     /// How the spool is.
     pub fn status(&self) -> Status {
         *self.inner.status.borrow()
+    }
+
+    /// Space that the primary folder's segments take, bytes.
+    pub fn used(&self) -> u64 {
+        self.inner.folder.used()
+    }
+
+    /// How far each receiver is.
+    pub fn deliveries(&self) -> Vec<Delivery> {
+        let ledger = self.inner.ledger.lock().unwrap_or_else(|p| p.into_inner());
+        let receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
+        let delivery = |(receiver, cursor): (&String, &Cursor)| {
+            let (waiting, oldest) = ledger.after(*cursor);
+            let oldest = oldest.and_then(|us| Timestamp::from_microsecond(us).ok());
+            Delivery { receiver: receiver.clone(), waiting, oldest }
+        };
+        receivers.iter().map(delivery).collect()
     }
 
     /// Begins an exchange; resolves when the intent is on disk.
@@ -147,7 +180,7 @@ impl AuditSink {
     }
 
     async fn records(&self, closes: Option<String>, records: Vec<AuditRecord>) -> Result<(), AuditError> {
-        self.write(Item::Records { closes, epoch: 0, first_seq: 0, records }).await
+        self.write(Item::records(closes, records)).await
     }
 
     async fn write(&self, item: Item) -> Result<(), AuditError> {
@@ -164,7 +197,7 @@ impl AuditSink {
     pub(crate) fn resume(&self, receiver: &str) -> (Cursor, Reader) {
         let cursor = Cursor::load(&self.inner.folder.dir, receiver);
         let mut receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
-        receivers.insert(receiver.to_owned(), cursor.segment);
+        receivers.insert(receiver.to_owned(), cursor);
         (cursor, Reader::new(self.inner.folder.clone(), self.inner.key.clone(), cursor.segment))
     }
 
@@ -172,12 +205,14 @@ impl AuditSink {
     pub(crate) fn delivered(&self, receiver: &str, cursor: Cursor) -> std::io::Result<()> {
         cursor.store(&self.inner.folder.dir, receiver)?;
         let mut receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
-        let before = receivers.insert(receiver.to_owned(), cursor.segment);
-        if before == Some(cursor.segment) {
+        let before = receivers.insert(receiver.to_owned(), cursor);
+        if before.is_some_and(|before| before.segment == cursor.segment) {
             return Ok(());
         }
-        let least = receivers.values().copied().min().unwrap_or(0);
-        self.inner.folder.prune(least)
+        let least = receivers.values().map(|cursor| cursor.segment).min().unwrap_or(0);
+        drop(receivers);
+        let first_open = self.inner.ledger.lock().unwrap_or_else(|p| p.into_inner()).first_open();
+        self.inner.folder.prune(least.min(first_open))
     }
 
     /// What a receiver will never take is kept apart, encrypted, for an operator.
@@ -249,7 +284,7 @@ impl Drop for Exchange {
         let Some((intent, decision)) = self.open.take() else { return };
         let outcome = Outcome::new(OutcomeIndicator::Major, "ended without an outcome");
         let records = message::of_exchange(&self.sink.inner.site, &intent, &decision, &outcome);
-        let item = Item::Records { closes: Some(intent.exchange_id), epoch: 0, first_seq: 0, records };
+        let item = Item::records(Some(intent.exchange_id), records);
         let (done, _) = oneshot::channel();
         let _ = self.sink.inner.queue.try_send(Job { item, done });
     }

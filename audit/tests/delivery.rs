@@ -138,7 +138,10 @@ async fn rsyslog_receives(driver: &str, dialect: Dialect) {
     assert_eq!(text.contains('\u{feff}'), dialect == Dialect::Ehdsi, "the byte order mark is as configured");
     let copies = text.matches("rule ").count();
     let recorded = rules(&text).len();
-    println!("{driver}: accepted {accepted} recorded {recorded} lost {} copies {copies}", accepted - recorded);
+    let lost = accepted - recorded;
+    println!(
+        "\nfault \"rsyslog ({driver}) killed while it receives\" accepted {accepted} recorded {recorded} lost {lost} copies {copies}"
+    );
     sending.abort();
 }
 

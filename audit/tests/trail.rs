@@ -3,7 +3,6 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use ncp_audit::*;
 
@@ -140,57 +139,6 @@ async fn a_dropped_exchange_is_closed_with_outcome_12() {
     let again = AuditSink::open(&options(dir.path())).await.expect("opens");
     drop(again);
     assert_eq!(records(dir.path()).await.len(), 2, "recovery closes nothing twice");
-}
-
-/// Child of the kill test: writes records and says which were accepted.
-#[tokio::test]
-async fn child_writes_until_killed() {
-    let Some(dir) = std::env::var_os("NCP_AUDIT_CHILD") else { return };
-    let sink = AuditSink::open(&options(Path::new(&dir))).await.expect("opens");
-    for n in 0.. {
-        let exchange = sink
-            .intent(intent(&format!("k{}-{n}", sink.epoch()), Transaction::Iti38, Role::Responder))
-            .await
-            .expect("intent");
-        exchange.finish(Outcome::new(OutcomeIndicator::Success, "")).await.expect("outcome");
-        println!("accepted k{}-{n}", sink.epoch());
-    }
-}
-
-#[tokio::test]
-async fn kill_9_loses_no_accepted_record() {
-    let dir = tempfile::tempdir().expect("a folder");
-    key_file(dir.path());
-    let mut accepted = Vec::new();
-    for round in 0..10 {
-        let mut child = Command::new(std::env::current_exe().expect("this binary"))
-            .args(["--exact", "child_writes_until_killed", "--nocapture"])
-            .env("NCP_AUDIT_CHILD", dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let out = child.stdout.take().expect("piped");
-        std::thread::sleep(std::time::Duration::from_millis(120 + 13 * round));
-        child.kill().expect("kill -9");
-        child.wait().expect("ends");
-        let text = std::io::read_to_string(out).expect("reads");
-        accepted.extend(text.lines().filter_map(|l| l.strip_prefix("accepted ")).map(str::to_owned));
-    }
-    let _ = AuditSink::open(&options(dir.path())).await.expect("opens");
-    let all = records(dir.path()).await;
-    println!("accepted {} recorded {}", accepted.len(), all.len());
-    assert!(accepted.len() > 20, "the children wrote something");
-    for id in accepted {
-        assert!(
-            all.iter().any(|(_, _, xml)| xml.contains(&openssl_base64(&id))
-                || xml.contains(&format!("ParticipantObjectID=\"{id}\""))),
-            "{id} is lost"
-        );
-    }
-}
-
-fn openssl_base64(text: &str) -> String {
-    openssl::base64::encode_block(text.as_bytes())
 }
 
 /// The ladder: primary folder, reserve, second folder; then nothing is taken, and nothing that was taken is lost.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use ncp_audit::{AuditSink, SpoolLevel};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -89,6 +91,13 @@ pub struct RefusedLabels {
     pub reason: String,
 }
 
+/// Which repository gets audit records.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReceiverLabels {
+    /// `feed`, or kind and name of a foreign repository.
+    pub receiver: String,
+}
+
 /// Which certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CertificateLabels {
@@ -106,12 +115,36 @@ pub struct Metrics {
     circuits: Family<PeerLabels, Gauge>,
     calls_refused: Family<RefusedLabels, Counter>,
     certificate_ends: Family<CertificateLabels, Gauge>,
+    audit: AuditMetrics,
     /// Exchanges carried now.
     pub open: Gauge,
     /// Snapshots swapped in.
     pub reloads: Counter,
     /// Reloads that left the former snapshot in place.
     pub reload_failures: Counter,
+}
+
+/// The audit spool and its way to repositories.
+#[derive(Clone, Default)]
+struct AuditMetrics {
+    level: Gauge,
+    bytes: Gauge,
+    records: Gauge,
+    waiting: Family<ReceiverLabels, Gauge>,
+    oldest: Family<ReceiverLabels, Gauge>,
+}
+
+impl AuditMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let levels = "0 room, 1 at 70 %, 2 at 90 %, 3 reserve in use, 4 second folder in use, 5 nothing is taken";
+        registry.register("audit_spool_level", levels, self.level.clone());
+        registry.register_with_unit("audit_spool", "space that the spool takes", Unit::Bytes, self.bytes.clone());
+        registry.register("audit_spool_records", "records since the start", self.records.clone());
+        let waiting = "records that a repository has not acknowledged";
+        registry.register("audit_waiting_records", waiting, self.waiting.clone());
+        let oldest = "age of the oldest record that a repository has not acknowledged";
+        registry.register_with_unit("audit_oldest_waiting", oldest, Unit::Seconds, self.oldest.clone());
+    }
 }
 
 impl Default for Metrics {
@@ -127,6 +160,8 @@ impl Default for Metrics {
         let certificate_ends = Family::default();
         let help = "end of the certificate, seconds since 1970";
         registry.register("certificate_not_after_timestamp", help, certificate_ends.clone());
+        let audit = AuditMetrics::default();
+        audit.register(&mut registry);
         let (reloads, reload_failures) = (Counter::default(), Counter::default());
         registry.register("reloads", "snapshots swapped in", reloads.clone());
         registry.register("reload_failures", "reloads that left the former state", reload_failures.clone());
@@ -144,6 +179,7 @@ impl Default for Metrics {
             circuits,
             calls_refused,
             certificate_ends,
+            audit,
             open,
             reloads,
             reload_failures,
@@ -163,6 +199,30 @@ impl Metrics {
             if gauge.get() == 0 || end < gauge.get() {
                 gauge.set(end);
             }
+        }
+    }
+
+    /// Reads how the audit spool is and how far each repository is.
+    pub fn audit(&self, sink: &AuditSink) {
+        let status = sink.status();
+        let level = match status.level {
+            SpoolLevel::Free => 0,
+            SpoolLevel::Warning => 1,
+            SpoolLevel::Critical => 2,
+            SpoolLevel::Reserve => 3,
+            SpoolLevel::Second => 4,
+            SpoolLevel::Full => 5,
+        };
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        self.audit.level.set(level);
+        self.audit.bytes.set(number(sink.used()));
+        self.audit.records.set(number(status.last_seq));
+        let now = Timestamp::now();
+        for delivery in sink.deliveries() {
+            let age = delivery.oldest.map_or(0, |oldest| now.duration_since(oldest).as_secs().max(0));
+            let labels = ReceiverLabels { receiver: delivery.receiver };
+            self.audit.waiting.get_or_create(&labels).set(number(delivery.waiting));
+            self.audit.oldest.get_or_create(&labels).set(age);
         }
     }
 

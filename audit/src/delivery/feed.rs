@@ -91,6 +91,8 @@ fn record(outgoing: Outgoing) -> Record {
         media_type: "application/xml".into(),
         facts: Some(outgoing.record.facts()),
         message: outgoing.record.xml.into_bytes(),
+        ended_epoch: outgoing.ended.0,
+        ended_seq: outgoing.ended.1,
         ..Record::default()
     }
 }

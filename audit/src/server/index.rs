@@ -166,6 +166,8 @@ impl Index {
              CREATE TABLE IF NOT EXISTS duplicate (record BIGINT NOT NULL PRIMARY KEY, times BIGINT NOT NULL);
              CREATE TABLE IF NOT EXISTS rejected (source TEXT NOT NULL, received_us BIGINT NOT NULL, reason TEXT NOT NULL,
                segment BIGINT NOT NULL, place BIGINT NOT NULL, PRIMARY KEY (segment, place));
+             CREATE TABLE IF NOT EXISTS ending (source TEXT NOT NULL, epoch BIGINT NOT NULL, seq BIGINT NOT NULL,
+               seen_us BIGINT NOT NULL, PRIMARY KEY (source, epoch));
              CREATE INDEX IF NOT EXISTS by_number ON record (source, epoch, seq);
              CREATE INDEX IF NOT EXISTS by_digest ON record (sender, digest);
              CREATE INDEX IF NOT EXISTS by_patient ON record (patient, event_us);
@@ -217,13 +219,14 @@ impl Index {
         Ok(self.db.rows(sql, &[source.into()])?.first().map_or(0, |row| row[0].int() as u64))
     }
 
-    /// Whether a numbered record is known.
+    /// The digest of the record with this number, if there is one.
     ///
     /// # Errors
     /// The database's.
-    pub fn knows(&mut self, source: &str, epoch: u64, seq: u64) -> Result<bool, AuditError> {
-        let sql = "SELECT id FROM record WHERE source = $1 AND epoch = $2 AND seq = $3";
-        Ok(!self.db.rows(sql, &[source.into(), (epoch as i64).into(), (seq as i64).into()])?.is_empty())
+    pub fn digest_of(&mut self, source: &str, epoch: u64, seq: u64) -> Result<Option<String>, AuditError> {
+        let sql = "SELECT digest FROM record WHERE source = $1 AND epoch = $2 AND seq = $3";
+        let rows = self.db.rows(sql, &[source.into(), (epoch as i64).into(), (seq as i64).into()])?;
+        Ok(rows.first().map(|row| row[0].text().to_owned()))
     }
 
     /// Whether a message without number came before since `since_us`; if so it is counted as a duplicate.
@@ -277,6 +280,18 @@ impl Index {
                     next += 1;
                 }
                 db.execute(&format!("INSERT INTO record VALUES {}", rows_of(chunk.len(), COLUMNS)), &values)?;
+            }
+            for entry in kept {
+                let record = entry.found.record.as_ref();
+                let Some(record) = record.filter(|r| r.ended_epoch > 0) else { continue };
+                let values = [
+                    entry.found.source.as_str().into(),
+                    (record.ended_epoch as i64).into(),
+                    (record.ended_seq as i64).into(),
+                    entry.found.received_us.into(),
+                ];
+                let sql = "INSERT INTO ending VALUES ($1,$2,$3,$4) ON CONFLICT (source, epoch) DO NOTHING";
+                db.execute(sql, &values)?;
             }
             // Whole chunks share one prepared statement.
             for chunk in tokens.chunks(128) {
@@ -339,6 +354,7 @@ impl Index {
     /// The database's.
     pub fn sources(&mut self) -> Result<Vec<SourceState>, AuditError> {
         let sql = "SELECT source, epoch, min(seq), max(seq), count(*), max(received_us), max(event_us - received_us),
+                   min(received_us - event_us),
                    (SELECT count(*) FROM record r JOIN duplicate d ON d.record = r.id
                     WHERE r.source = record.source AND r.epoch = record.epoch)
                    FROM record GROUP BY source, epoch ORDER BY source, epoch";
@@ -351,12 +367,14 @@ impl Index {
             records: row[4].int() as u64,
             last_received_us: row[5].int(),
             ahead_us: row[6].int().max(0),
-            duplicated: row[7].int() as u64,
+            behind_us: row[7].int().max(0),
+            duplicated: row[8].int() as u64,
         };
         Ok(rows.iter().map(state).collect())
     }
 
-    /// Numbers that a source gave and that never came.
+    /// Numbers that a source gave and that never came: between others, or at the end of an epoch, of which the next one
+    /// says where it ended.
     ///
     /// # Errors
     /// The database's.
@@ -365,7 +383,13 @@ impl Index {
                      SELECT source, epoch, seq, received_us,
                        lag(seq, 1, 0) OVER (PARTITION BY source, epoch ORDER BY seq) AS before_seq
                      FROM record WHERE epoch > 0) numbered
-                   WHERE seq > before_seq + 1 ORDER BY source, epoch, seq LIMIT 1000";
+                   WHERE seq > before_seq + 1
+                   UNION ALL SELECT source, epoch, last, seq + 1, seen_us FROM (
+                     SELECT source, epoch, seq, seen_us,
+                       (SELECT coalesce(max(r.seq), 0) FROM record r
+                        WHERE r.source = ending.source AND r.epoch = ending.epoch) AS last
+                     FROM ending) ended
+                   WHERE seq > last ORDER BY source, epoch, seq LIMIT 1000";
         let rows = self.db.rows(sql, &[])?;
         let gap = |row: &Vec<Value>| Gap {
             source: row[0].text().to_owned(),
@@ -416,6 +440,7 @@ impl Index {
              actor, organisation, country, purpose, emergency, digest, transport FROM record ORDER BY segment, place",
             "SELECT r.segment, r.place, t.name, t.value FROM token t JOIN record r ON r.id = t.record",
             "SELECT source, received_us, reason, segment, place FROM rejected ORDER BY segment, place",
+            "SELECT source, epoch, seq, seen_us FROM ending ORDER BY source, epoch",
         ] {
             let mut rows: Vec<String> = self.db.rows(sql, &[])?.iter().map(|row| format!("{row:?}")).collect();
             // Two databases sort texts differently.
@@ -431,7 +456,9 @@ impl Index {
     /// The database's.
     pub fn clear(&mut self) -> Result<(), AuditError> {
         self.next = 1;
-        self.db.batch("DELETE FROM token; DELETE FROM record; DELETE FROM rejected; DELETE FROM duplicate")
+        self.db.batch(
+            "DELETE FROM token; DELETE FROM record; DELETE FROM rejected; DELETE FROM duplicate; DELETE FROM ending",
+        )
     }
 }
 

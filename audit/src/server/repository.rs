@@ -117,7 +117,7 @@ impl Repository {
             let number = record.map_or((0, 0), |r| (r.epoch, r.seq));
             if record.is_some_and(|r| r.rejected.is_empty())
                 && (!seen.insert((found.source.clone(), number))
-                    || (after.is_some() && index.knows(&found.source, number.0, number.1)?))
+                    || (after.is_some() && index.digest_of(&found.source, number.0, number.1)?.is_some()))
             {
                 return Ok(());
             }
@@ -141,14 +141,27 @@ impl Repository {
         self.catch_up()?;
         let last = self.index.last_of(source)?;
         let mut fresh = Vec::with_capacity(records.len());
-        let mut here = std::collections::HashSet::new();
-        for record in records {
+        let mut here: BTreeMap<(u64, u64), String> = BTreeMap::new();
+        for mut record in records {
             let number = (record.epoch, record.seq);
+            let digest = hex::encode(openssl::sha::sha256(&record.message));
             // Beyond the last it is new; before it may be the one that was missing.
-            let unknown = number > last || !self.index.knows(source, record.epoch, record.seq)?;
-            if unknown && here.insert(number) {
-                fresh.push(record);
+            let known = match here.get(&number) {
+                Some(known) => Some(known.clone()),
+                None if number > last => None,
+                None => self.index.digest_of(source, record.epoch, record.seq)?,
+            };
+            match known {
+                Some(known) if known == digest => continue,
+                // A source that lost its counter gives numbers twice: its records must not pass for old ones.
+                Some(_) => {
+                    let (epoch, seq) = number;
+                    tracing::error!(source, epoch, seq, "number of an audit record was given twice");
+                    record.rejected = format!("epoch {epoch} seq {seq} was given to another record before");
+                }
+                None => drop(here.insert(number, digest)),
             }
+            fresh.push(record);
         }
         self.append(source, fresh)
     }

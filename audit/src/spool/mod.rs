@@ -1,18 +1,20 @@
 //! The durable spool: group commit, torn tails cut, exchanges that never ended found again.
 
 mod folder;
+mod ledger;
 mod reader;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use folder::Folder;
 pub use folder::{SpoolLevel, SpoolLimits};
+pub(crate) use ledger::Ledger;
 pub(crate) use reader::{Cursor, Outgoing, Reader};
 
 use crate::AuditError;
@@ -34,7 +36,30 @@ pub(crate) enum Item {
         epoch: u64,
         first_seq: u64,
         records: Vec<AuditRecord>,
+        /// In the first records of an epoch: the epoch before and its last number. Who has less lost its tail.
+        #[serde(default)]
+        ended: (u64, u64),
     },
+}
+
+impl Item {
+    /// Messages that have no numbers yet.
+    pub(crate) fn records(closes: Option<String>, records: Vec<AuditRecord>) -> Self {
+        Self::Records { closes, epoch: 0, first_seq: 0, records, ended: (0, 0) }
+    }
+
+    /// Notes what a segment now holds.
+    fn note(&self, segment: u64, ledger: &mut Ledger) {
+        match self {
+            Self::Intent(intent) => ledger.begin(&intent.exchange_id, segment),
+            Self::Decision { .. } => {}
+            Self::Records { closes, epoch, first_seq, records, .. } => {
+                let at = records.first().map_or(0, |r| r.event_time_us);
+                ledger.record(*epoch, *first_seq, records.len(), at);
+                closes.iter().for_each(|id| ledger.close(id));
+            }
+        }
+    }
 }
 
 /// A write that is waited for.
@@ -72,6 +97,7 @@ pub(crate) struct Opened {
     pub(crate) queue: mpsc::SyncSender<Job>,
     pub(crate) end: watch::Receiver<Position>,
     pub(crate) status: watch::Receiver<Status>,
+    pub(crate) ledger: Arc<Mutex<Ledger>>,
 }
 
 /// Opens the folder: counts the start, cuts a torn tail, finds exchanges without an end, starts the writer.
@@ -84,6 +110,7 @@ pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
         !(empty && std::fs::remove_file(path).is_ok())
     });
     let mut open: BTreeMap<String, (Intent, Decision)> = BTreeMap::new();
+    let mut ledger = Ledger::default();
     for (index, (number, path)) in segments.iter().enumerate() {
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
         let mut offset = 0;
@@ -100,7 +127,9 @@ pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
                     break;
                 }
                 Found::Frame(plain, next) => {
-                    replay(&mut open, serde_json::from_slice(&plain).map_err(std::io::Error::other)?);
+                    let item: Item = serde_json::from_slice(&plain).map_err(std::io::Error::other)?;
+                    item.note(*number, &mut ledger);
+                    replay(&mut open, item);
                     offset = next;
                 }
             }
@@ -116,9 +145,11 @@ pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
     let (queue, jobs) = mpsc::sync_channel(4096);
     let (tell, end) = watch::channel(Position { segment: last, offset: 0 });
     let (report, status) = watch::channel(Status { epoch, ..Status::default() });
-    let writer = writer::Writer::new(folder.clone(), key.clone(), epoch, last, tell, report);
+    let numbers = (epoch, ledger.end());
+    let ledger = Arc::new(Mutex::new(ledger));
+    let writer = writer::Writer::new((folder.clone(), key.clone()), numbers, last, ledger.clone(), tell, report);
     std::thread::Builder::new().name("audit-spool".into()).spawn(move || writer.run(&jobs))?;
-    Ok(Opened { epoch, unfinished: open.into_values().collect(), queue, end, status })
+    Ok(Opened { epoch, unfinished: open.into_values().collect(), queue, end, status, ledger })
 }
 
 fn replay(open: &mut BTreeMap<String, (Intent, Decision)>, item: Item) {

@@ -17,6 +17,8 @@ pub(crate) struct Outgoing {
     /// Where it lies.
     pub(crate) segment: u64,
     pub(crate) record: AuditRecord,
+    /// With the first record of an epoch: the epoch before and its last number.
+    pub(crate) ended: (u64, u64),
 }
 
 impl Outgoing {
@@ -115,10 +117,13 @@ impl Reader {
         while out.len() < most
             && let Some((segment, item)) = self.next(until)?
         {
-            let Item::Records { epoch, first_seq, records, .. } = item else { continue };
+            let Item::Records { epoch, first_seq, records, ended, .. } = item else { continue };
             let numbered = records.into_iter().enumerate().map(|(index, record)| (first_seq + index as u64, record));
             let fresh = numbered.filter(|(seq, _)| (epoch, *seq) > (cursor.epoch, cursor.seq));
-            out.extend(fresh.map(|(seq, record)| Outgoing { epoch, seq, segment, record }));
+            out.extend(fresh.map(|(seq, record)| {
+                let ended = if seq == 1 { ended } else { (0, 0) };
+                Outgoing { epoch, seq, segment, record, ended }
+            }));
         }
         Ok(out)
     }

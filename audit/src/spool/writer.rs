@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
 
 use super::folder::{Folder, Rung, SpoolLevel};
-use super::{Item, Job, Position, Status};
+use super::{Item, Job, Ledger, Position, Status};
 use crate::AuditError;
 use crate::frame::{self, Key};
 
@@ -35,6 +35,9 @@ pub(super) struct Writer {
     next_seq: u64,
     /// The last segment may hold half a group under these numbers: no number is given twice.
     renumber: bool,
+    /// The epoch before and its last number, for the first records of this one.
+    ended: (u64, u64),
+    ledger: Arc<Mutex<Ledger>>,
     held: VecDeque<Item>,
     tell: watch::Sender<Position>,
     status: watch::Sender<Status>,
@@ -42,16 +45,16 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        folder: Folder,
-        key: Key,
-        epoch: u64,
+        (folder, key): (Folder, Key),
+        (epoch, ended): (u64, (u64, u64)),
         last_segment: u64,
+        ledger: Arc<Mutex<Ledger>>,
         tell: watch::Sender<Position>,
         status: watch::Sender<Status>,
     ) -> Self {
         let at = Position { segment: last_segment, offset: 0 };
         let held = VecDeque::new();
-        Self { folder, key, current: None, at, epoch, next_seq: 1, renumber: false, held, tell, status }
+        Self { folder, key, current: None, at, epoch, next_seq: 1, renumber: false, ended, ledger, held, tell, status }
     }
 
     pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -80,6 +83,10 @@ impl Writer {
         for _ in 0..3 {
             match self.write(&mut held, &mut group) {
                 Ok(()) => {
+                    let mut ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner());
+                    let items = held.iter().chain(group.iter().map(|job| &job.item));
+                    items.for_each(|item| item.note(self.at.segment, &mut ledger));
+                    drop(ledger);
                     self.tell.send_replace(self.at);
                     self.report();
                     for job in group {
@@ -113,8 +120,9 @@ impl Writer {
         let before = self.next_seq;
         let mut bytes = Vec::new();
         for item in held.iter_mut().chain(group.iter_mut().map(|job| &mut job.item)) {
-            if let Item::Records { epoch, first_seq, records, .. } = item {
+            if let Item::Records { epoch, first_seq, records, ended, .. } = item {
                 (*epoch, *first_seq) = (self.epoch, self.next_seq);
+                *ended = if self.next_seq == 1 { self.ended } else { (0, 0) };
                 self.next_seq += records.len() as u64;
             }
             bytes
@@ -155,6 +163,9 @@ impl Writer {
 
     fn rotate(&mut self) -> std::io::Result<()> {
         if self.renumber {
+            if self.next_seq > 1 {
+                self.ended = (self.epoch, self.next_seq - 1);
+            }
             (self.epoch, self.next_seq, self.renumber) = (self.folder.count_epoch()?, 1, false);
         }
         let number = self.at.segment + 1;

@@ -1,5 +1,8 @@
 //! A throw-away PKI, a throw-away PostgreSQL cluster, and a repository's configuration.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::print_stdout)]
+
+pub mod process;
+pub mod relay;
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;

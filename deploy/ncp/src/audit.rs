@@ -296,6 +296,11 @@ async fn gaps(target: &Target) -> Result<bool, Error> {
         // IHE Consistent Time asks for a median error below one second.
         let clock =
             if s.ahead_us > 1_000_000 { format!(", clock {} ms ahead", s.ahead_us / 1000) } else { String::new() };
+        // Everything of a prompt source comes within a second; what always comes late has a slow clock or way.
+        let clock = match s.behind_us > 60_000_000 {
+            true => format!("{clock}, clock {} ms behind or nothing came promptly", s.behind_us / 1000),
+            false => clock,
+        };
         let (source, epoch, records, first, to, twice) =
             (shown(&s.source), s.epoch, s.records, s.first_seq, s.last_seq, s.duplicated);
         println!(
@@ -374,6 +379,12 @@ fn quoted(cell: &str) -> String {
 /// Searches the repository of a country of the demonstration.
 pub(crate) async fn search(dir: &Path, country: &str, filter: Filter) -> Result<Vec<Found>, Error> {
     Ok(ncp_audit::search(channel(dir, country)?, filter).await?)
+}
+
+/// How many numbered records never came to the repository of a country of the demonstration.
+pub(crate) async fn missing(dir: &Path, country: &str) -> Result<u64, Error> {
+    let reply = ncp_audit::gaps(channel(dir, country)?).await?;
+    Ok(reply.gaps.iter().map(|gap| gap.last_seq - gap.first_seq + 1).sum())
 }
 
 fn channel(dir: &Path, country: &str) -> Result<Channel, Error> {

@@ -18,6 +18,7 @@ mod explain;
 mod fanout;
 mod faults;
 mod issuer;
+mod kill;
 mod manifest;
 mod policy;
 mod refusals;
@@ -84,6 +85,15 @@ enum Command {
     ///
     /// Example: ncp attack --out report.md (against a running demonstration)
     Attack(attack::Attack),
+    /// Kills the gateway and the repository of a demonstration under load and counts what was disclosed and recorded.
+    Faults {
+        /// How often each is killed.
+        #[arg(long, default_value_t = 10)]
+        rounds: u64,
+        /// Where deploy/demo and tests/fixtures lie.
+        #[arg(long, default_value = ".")]
+        sources: PathBuf,
+    },
     /// Certificates: what is right, what is not, and when they end.
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -118,6 +128,7 @@ async fn main() -> ExitCode {
         Command::Token { country, dir } => print_token(&country, dir).map(|()| true),
         Command::Pki { country, out } => pki(&country, &out).map(|()| true),
         Command::Attack(attack) => attack::run(attack).await,
+        Command::Faults { rounds, sources } => kill::run(rounds, &sources).await,
         Command::Cert(command) => cert::run(command).await,
         Command::Explain(explain) => explain::run(explain).await,
         Command::Policy(command) => policy::run(command),

@@ -24,6 +24,12 @@ pub struct Record {
     /// syslog or fhir; empty: this feed
     #[prost(string, tag = "8")]
     pub transport: ::prost::alloc::string::String,
+    /// with the first record of an epoch: the one before that has records; 0: none
+    #[prost(uint64, tag = "9")]
+    pub ended_epoch: u64,
+    /// and its last seq: a repository that has less lost its tail
+    #[prost(uint64, tag = "10")]
+    pub ended_seq: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Facts {
@@ -140,6 +146,9 @@ pub struct SourceState {
     /// records that came more than once
     #[prost(uint64, tag = "8")]
     pub duplicated: u64,
+    /// how long the promptest record took: its clock is behind, or nothing came promptly
+    #[prost(int64, tag = "9")]
+    pub behind_us: i64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Gap {

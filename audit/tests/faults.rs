@@ -1,0 +1,374 @@
+//! What goes wrong, counted: every exchange whose outcome was accepted, and every one that disclosed something, must be in
+//! the repository in the end. `NCP_FAULTS=long` runs the long form (`tests/faults.sh`).
+#![allow(clippy::print_stdout)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::Pki;
+use common::process::{Count, Namespace, Said, Sender, Server, count, until, write};
+use common::relay::{Relay, Way};
+use ncp_audit::server::{Config, Database, Engine, Sqlite};
+use ncp_audit::*;
+
+fn long() -> bool {
+    std::env::var("NCP_FAULTS").is_ok_and(|form| form == "long")
+}
+
+/// Spread evenly, the same in every run.
+fn spread(round: u64, most: u64) -> u64 {
+    (round.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % most.max(1)
+}
+
+fn limits(dir: &Path) -> SpoolLimits {
+    match dir.join("small-disk").exists() {
+        // The bound is that of the disk, so that what is acknowledged makes room.
+        true => SpoolLimits { segment: 256 << 10, reserve: 256 << 10, most: 2 << 20, second: Some(dir.join("second")) },
+        false => SpoolLimits { segment: 4 << 20, reserve: 1 << 20, ..SpoolLimits::default() },
+    }
+}
+
+fn options(dir: &Path) -> SpoolOptions {
+    let site = Site { source: "ncp-no".into(), enterprise_site: "NO".into(), ..Site::default() };
+    SpoolOptions { limits: limits(dir), ..SpoolOptions::new(dir.join("spool"), common_key(dir), site) }
+}
+
+fn common_key(dir: &Path) -> PathBuf {
+    let path = dir.join("key");
+    if path.exists() { path } else { common::key_file(dir) }
+}
+
+fn intent(id: String, began: jiff::Timestamp) -> Intent {
+    Intent {
+        exchange_id: id,
+        transaction: Transaction::Iti39,
+        role: Role::Responder,
+        peer: PeerFacts { country: "FI".into(), address: "192.0.2.1".into(), ..PeerFacts::default() },
+        own_endpoint: "https://no.example/".into(),
+        own_address: "192.0.2.2".into(),
+        trace: String::new(),
+        began,
+    }
+}
+
+fn decision() -> Decision {
+    let document = DocumentObject { unique_id: "2.999.1".into(), ..DocumentObject::default() };
+    Decision { purpose: "TREATMENT".into(), documents: vec![document], ..Decision::default() }
+}
+
+async fn connected(dir: &Path, port: u16) -> AuditSink {
+    let sink = AuditSink::open(&options(dir)).await.expect("opens");
+    let tls = ncp_tls::TlsFiles {
+        cert_chain: dir.join("pki/ncp-no.pem"),
+        key: dir.join("pki/ncp-no.key"),
+        anchors: dir.join("pki/ca.pem"),
+        crls: None,
+    };
+    let connector = tls.connector(b"\x02h2").expect("connector");
+    let endpoint = format!("https://127.0.0.1:{port}");
+    let channel = ncp_tls::channel(&endpoint, "localhost", connector).expect("channel");
+    tokio::spawn(feed(sink.clone(), channel));
+    sink
+}
+
+/// Child of the tests: exchanges by eight at once, each with intent, decision, disclosure, outcome; told to stop by a file,
+/// it ends when everything is acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_sends_until_killed() {
+    let Some(dir) = std::env::var_os("NCP_FAULTS_SENDER").map(PathBuf::from) else { return };
+    let port = std::env::var("NCP_FAULTS_PORT").ok().and_then(|p| p.parse().ok()).expect("a port");
+    println!();
+    let sink = connected(&dir, port).await;
+    let stop = dir.join("stop");
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8 {
+        let (sink, stop) = (sink.clone(), stop.clone());
+        tasks.spawn(async move {
+            let mut n = 0u64;
+            while !stop.exists() {
+                n += 1;
+                let id = format!("e{}-{task}-{n}", sink.epoch());
+                let Ok(mut exchange) = sink.intent(intent(id.clone(), jiff::Timestamp::now())).await else {
+                    println!("refused {id}");
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                    continue;
+                };
+                if exchange.decided(decision()).await.is_err() {
+                    println!("refused {id}");
+                    continue;
+                }
+                println!("disclosed {id}");
+                let documents = decision().documents;
+                let outcome = Outcome { documents, ..Outcome::new(OutcomeIndicator::Success, "") };
+                if exchange.finish(outcome).await.is_ok() {
+                    println!("accepted {id}");
+                }
+            }
+        });
+    }
+    let mut level = SpoolLevel::Free;
+    loop {
+        if sink.status().level != level {
+            level = sink.status().level;
+            println!("level {level:?}");
+        }
+        let idle = stop.exists() && tasks.try_join_next().is_none() && tasks.is_empty();
+        // What the disk did not take is in memory: the next record takes it along.
+        if idle && sink.event(&Event::Heartbeat, "").await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    while sink.deliveries().iter().any(|d| d.waiting > 0) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    println!("drained {}", sink.epoch());
+    std::future::pending::<()>().await;
+}
+
+/// A PKI, a repository's configuration, a sender's folder.
+struct World {
+    dir: tempfile::TempDir,
+    config: Config,
+    file: PathBuf,
+    said: Arc<Mutex<Said>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let pki = Pki::create(&dir.path().join("pki"));
+        pki.leaf("ncp-no");
+        let config = Config { syslog: None, fhir: None, ..common::config(dir.path(), &pki, Engine::Files) };
+        let file = write(&config, &dir.path().join("audit.toml"));
+        Self { dir, config, file, said: Arc::default() }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn sender(&self, port: u16, within: Option<&Namespace>) -> Sender {
+        Sender::start(self.path(), port, &self.said, within)
+    }
+
+    fn server(&self) -> Server {
+        Server::start(&self.file, None)
+    }
+
+    fn accepted(&self) -> usize {
+        self.said.lock().expect("no panic").accepted.len()
+    }
+
+    /// Waits until so many more exchanges were accepted.
+    fn more(&self, exchanges: usize) {
+        let wanted = self.accepted() + exchanges;
+        until("exchanges are accepted", 60, || self.accepted() >= wanted);
+    }
+
+    /// Lets the sender finish and compares.
+    fn finish(&self, fault: &str, sender: Sender, server: Server, index: &Path) -> Count {
+        std::fs::write(self.path().join("stop"), "").expect("writes");
+        until("everything is acknowledged", 240, || self.said.lock().expect("no panic").drained);
+        sender.kill();
+        server.kill();
+        let count = count(fault, &self.said, index);
+        assert_eq!((count.lost, count.twice, count.missing_numbers), (0, 0, 0), "{fault}: {count:?}");
+        assert!(count.accepted > 100, "{fault}: the sender wrote something");
+        count
+    }
+
+    fn index(&self) -> PathBuf {
+        self.config.data_dir.join("index.sqlite")
+    }
+}
+
+/// SIGKILL of sender and repository at all sorts of points, under load.
+#[test]
+fn killed_under_load() {
+    let world = World::new();
+    let port = world.config.feed.port();
+    let (mut server, mut sender) = (world.server(), world.sender(port, None));
+    world.more(20);
+    for round in 0..if long() { 100 } else { 10 } {
+        std::thread::sleep(Duration::from_millis(20 + spread(round, 200)));
+        sender.kill();
+        sender = world.sender(port, None);
+        world.more(1);
+        std::thread::sleep(Duration::from_millis(spread(round + 1000, 200)));
+        server.kill();
+        server = world.server();
+    }
+    let index = world.index();
+    world.finish("sender and repository killed under load", sender, server, &index);
+}
+
+/// The way between them is cut inside frames, stalls and is slow.
+#[test]
+fn cut_stalled_and_slow() {
+    let world = World::new();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let relay = runtime.block_on(Relay::before(world.config.feed));
+    let (server, sender) = (world.server(), world.sender(relay.port, None));
+    world.more(20);
+    let pause = |ms| std::thread::sleep(Duration::from_millis(ms));
+    for round in 0..if long() { 60 } else { 5 } {
+        relay.set(Way::CutAfter(5_000 + spread(round, 60_000)));
+        pause(400);
+        relay.set(Way::Stalls);
+        // A way that stands still holds up nobody who discloses.
+        world.more(50);
+        pause(200);
+        relay.set(Way::Slow(64 << 10));
+        world.more(50);
+        pause(200);
+        relay.set(Way::Passes);
+        pause(200);
+    }
+    assert!(relay.cuts.load(std::sync::atomic::Ordering::Relaxed) > 0, "nothing was cut");
+    let index = world.index();
+    world.finish("connection cut inside frames, stalled, slow", sender, server, &index);
+}
+
+/// The spool's disk is a small one: reserve, second folder, then nothing is disclosed; killed while full; freed again.
+#[test]
+fn spool_disk_full_and_freed() {
+    let world = World::new();
+    let (spool, second) = (world.path().join("spool"), world.path().join("second"));
+    std::fs::write(world.path().join("small-disk"), "").expect("writes");
+    let disks = Namespace::with(&[(&spool, 4096), (&second, 1024)]);
+    let filler = spool.join("filler");
+    disks.fill(&filler, 2048);
+    // Nobody listens yet: the spool fills.
+    let port = world.config.feed.port();
+    let sender = world.sender(port, Some(&disks));
+    let refused = |at_least: u64| {
+        let said = world.said.lock().expect("no panic");
+        said.refused >= at_least && said.levels.last().is_some_and(|l| l == "Full")
+    };
+    until("the disks are full", 60, || refused(20));
+    let levels = world.said.lock().expect("no panic").levels.clone();
+    for level in ["Reserve", "Second", "Full"] {
+        assert!(levels.iter().any(|l| l == level), "{level}: {levels:?}");
+    }
+    let disclosed = world.said.lock().expect("no panic").disclosed.len();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(world.said.lock().expect("no panic").disclosed.len(), disclosed, "disclosed without a record");
+    // Killed while nothing is taken, and started again on disks that are still full.
+    sender.kill();
+    std::fs::remove_file(disks.path(&filler)).expect("frees");
+    let sender = world.sender(port, Some(&disks));
+    let server = world.server();
+    world.more(200);
+    let index = world.index();
+    let count = world.finish("spool disk full and freed", sender, server, &index);
+    assert!(count.disclosed >= disclosed);
+}
+
+/// The repository's disk is a small one: nothing is acknowledged while it is full; freed, everything comes again.
+#[test]
+fn repository_disk_full_and_freed() {
+    let world = World::new();
+    let data = world.config.data_dir.clone();
+    let disks = Namespace::with(&[(&data, 65_536)]);
+    let server = Server::start(&world.file, Some(&disks));
+    let sender = world.sender(world.config.feed.port(), None);
+    world.more(50);
+    for _ in 0..if long() { 10 } else { 2 } {
+        let filler = data.join("filler");
+        disks.fill(&filler, 0);
+        world.more(150);
+        std::thread::sleep(Duration::from_millis(300));
+        std::fs::remove_file(disks.path(&filler)).expect("frees");
+        world.more(50);
+    }
+    let log = std::fs::read_to_string(world.file.with_extension("log")).expect("a log");
+    assert!(log.contains("repository failed"), "the disk was never full");
+    world.finish("repository disk full and freed", sender, server, &disks.path(&world.index()));
+}
+
+/// The repository is away for hours: records queue, then all come in their order.
+#[test]
+fn queued_through_an_outage() {
+    let world = World::new();
+    let wanted: usize = if long() { 576_000 } else { 20_000 };
+    let port = world.config.feed.port();
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let (server, took, fed) = runtime.block_on(async {
+        let sink = connected(world.path(), port).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..64 {
+            let (sink, said) = (sink.clone(), world.said.clone());
+            tasks.spawn(async move {
+                for n in (task..wanted).step_by(64) {
+                    let id = format!("q{n}");
+                    let event = Event::SecurityAlert { rule: String::new(), peer: PeerFacts::default() };
+                    sink.event(&event, &id).await.expect("stored");
+                    said.lock().expect("no panic").accepted.insert(id);
+                }
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done.expect("writes");
+        }
+        let delivery = sink.deliveries().pop().expect("the feed");
+        assert_eq!(delivery.waiting as usize, wanted, "{delivery:?}");
+        assert!(delivery.oldest.is_some());
+        let (server, began) = (world.server(), Instant::now());
+        while sink.deliveries().iter().any(|d| d.waiting > 0) {
+            assert!(began.elapsed() < Duration::from_secs(900), "{:?}", sink.deliveries());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        (server, began.elapsed(), sink.epoch())
+    });
+    server.kill();
+    let count = count("repository away while records queue", &world.said, &world.index());
+    println!("{} records a second drained", (wanted as f64 / took.as_secs_f64()).round());
+    assert_eq!((count.lost, count.twice, count.missing_numbers, count.accepted), (0, 0, 0, wanted));
+    let mut database = Sqlite::open(&world.index()).expect("opens");
+    let order = "SELECT count(*) FROM (SELECT seq, lag(seq, 1, 0) OVER (ORDER BY id) AS before FROM record
+                 WHERE source = 'ncp-no' AND epoch = $1) t WHERE seq <> before + 1";
+    let disordered = database.rows(order, &[(fed as i64).into()]).expect("reads");
+    assert_eq!(disordered[0][0].int(), 0, "the order of the source is kept");
+}
+
+/// Clocks that are five minutes off: everything is kept, and the operator sees it.
+#[test]
+fn clocks_five_minutes_off() {
+    for (minutes, ahead) in [(5, true), (-5, false)] {
+        let world = World::new();
+        let server = world.server();
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        runtime.block_on(async {
+            let sink = connected(world.path(), world.config.feed.port()).await;
+            for n in 0..50 {
+                let id = format!("c{n}");
+                let at = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(minutes);
+                let exchange = sink.intent(intent(id.clone(), at)).await.expect("stored");
+                exchange.finish(Outcome::new(OutcomeIndicator::Success, "")).await.expect("stored");
+                world.said.lock().expect("no panic").accepted.insert(id);
+            }
+            while sink.deliveries().iter().any(|d| d.waiting > 0) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let tls = ncp_tls::TlsFiles {
+                cert_chain: world.path().join("pki/ncp-no.pem"),
+                key: world.path().join("pki/ncp-no.key"),
+                anchors: world.path().join("pki/ca.pem"),
+                crls: None,
+            };
+            let endpoint = format!("https://127.0.0.1:{}", world.config.query.port());
+            let channel = ncp_tls::channel(&endpoint, "localhost", tls.connector(b"\x02h2").expect("connector"));
+            let state = gaps(channel.expect("channel")).await.expect("answers");
+            let source = state.sources.iter().find(|s| s.source == "ncp-no").expect("the source");
+            let off = if ahead { source.ahead_us } else { source.behind_us };
+            assert!((290_000_000..310_000_000).contains(&off), "{source:?}");
+        });
+        server.kill();
+        let count = count(&format!("clock {minutes} minutes off"), &world.said, &world.index());
+        assert_eq!((count.lost, count.accepted, count.missing_numbers), (0, 50, 0));
+    }
+}
