@@ -6,13 +6,22 @@ import jakarta.servlet.ServletException;
 import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
+import java.io.ByteArrayInputStream;
 import java.io.File;
 import java.io.IOException;
+import java.io.StringWriter;
+import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Properties;
+import javax.xml.parsers.DocumentBuilderFactory;
+import javax.xml.transform.OutputKeys;
+import javax.xml.transform.Transformer;
+import javax.xml.transform.TransformerFactory;
+import javax.xml.transform.dom.DOMSource;
+import javax.xml.transform.stream.StreamResult;
 import org.apache.camel.CamelContext;
 import org.apache.camel.Exchange;
 import org.apache.camel.Processor;
@@ -46,9 +55,14 @@ import org.openehealth.ipf.commons.ihe.xds.core.responses.Severity;
 import org.openehealth.ipf.commons.ihe.xds.core.responses.Status;
 import org.openehealth.ipf.platform.camel.ihe.hl7v3.PixPdqV3CamelValidators;
 import org.openehealth.ipf.platform.camel.ihe.xds.XdsCamelValidators;
+import org.w3c.dom.Document;
+import org.w3c.dom.Element;
+import org.w3c.dom.Node;
+import org.w3c.dom.NodeList;
 
 /** Answers as another country's gateways and as national systems; IPF's validators judge each request of ours. */
 final class Server {
+    private static final String HL7 = "urn:hl7-org:v3";
     private final CamelContext camel;
     private final Properties settings;
 
@@ -69,7 +83,7 @@ final class Server {
         SSLHostConfig tls = new SSLHostConfig();
         tls.setCertificateVerification("required");
         tls.setTrustStore(Tls.anchors(settings));
-        SSLHostConfigCertificate own = new SSLHostConfigCertificate(tls, SSLHostConfigCertificate.Type.EC);
+        SSLHostConfigCertificate own = new SSLHostConfigCertificate(tls, SSLHostConfigCertificate.Type.UNDEFINED);
         own.setCertificateFile(settings.getProperty("tls.certificate"));
         own.setCertificateKeyFile(settings.getProperty("tls.key"));
         tls.addCertificate(own);
@@ -241,15 +255,29 @@ final class Server {
         exchange.getMessage().setBody(response);
     }
 
-    /** The prepared match, with the query of the request in it. */
+    /** The prepared match, or that there is none, with the query of the request in it. */
     private void patient(Exchange exchange) throws Exception {
-        String request = exchange.getIn().getBody(String.class);
-        String match = Files.readString(Path.of(settings.getProperty("match")));
-        int from = request.indexOf("queryByParameter");
-        int start = request.lastIndexOf('<', from);
-        String prefix = request.substring(start + 1, from);
-        String end = "</" + prefix + "queryByParameter>";
-        String query = request.substring(start, request.indexOf(end) + end.length());
-        exchange.getMessage().setBody(match.replace("<queryByParameter/>", query));
+        Document request = parse(exchange.getIn().getBody(String.class).getBytes(StandardCharsets.UTF_8));
+        boolean known = false;
+        NodeList values = request.getElementsByTagNameNS(HL7, "value");
+        for (int index = 0; index < values.getLength(); index++) {
+            String extension = ((Element) values.item(index)).getAttribute("extension");
+            known |= extension.equals(settings.getProperty("patient.id"));
+        }
+        Document answer = parse(Files.readAllBytes(Path.of(settings.getProperty(known ? "match" : "nomatch"))));
+        Node query = answer.importNode(request.getElementsByTagNameNS(HL7, "queryByParameter").item(0), true);
+        Node prepared = answer.getElementsByTagNameNS(HL7, "queryByParameter").item(0);
+        prepared.getParentNode().replaceChild(query, prepared);
+        StringWriter out = new StringWriter();
+        Transformer transformer = TransformerFactory.newInstance().newTransformer();
+        transformer.setOutputProperty(OutputKeys.OMIT_XML_DECLARATION, "yes");
+        transformer.transform(new DOMSource(answer), new StreamResult(out));
+        exchange.getMessage().setBody(out.toString());
+    }
+
+    private static Document parse(byte[] xml) throws Exception {
+        DocumentBuilderFactory factory = DocumentBuilderFactory.newInstance();
+        factory.setNamespaceAware(true);
+        return factory.newDocumentBuilder().parse(new ByteArrayInputStream(xml));
     }
 }
