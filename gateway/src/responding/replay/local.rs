@@ -48,7 +48,7 @@ impl Local {
             Err(e) => return Err(failed(e)),
         }
         let mut entries = HashMap::new();
-        for record in bytes.chunks_exact(RECORD) {
+        for record in bytes.as_chunks::<RECORD>().0 {
             let (Ok(key), Ok(to), Ok(end)) =
                 (record[..32].try_into(), record[32..64].try_into(), record[64..].try_into())
             else {

@@ -149,8 +149,8 @@ impl RedisSet {
         }
         self.began(began);
         let mut new = Vec::with_capacity(bindings.len());
-        for ((binding, value), pair) in bindings.iter().zip(&values).zip(answers.chunks_exact(2)) {
-            match pair.get(1).and_then(text) {
+        for ((binding, value), pair) in bindings.iter().zip(&values).zip(answers.as_chunks::<2>().0) {
+            match text(&pair[1]) {
                 Some(held) if held == *value => new.push(matches!(pair[0], Value::Okay)),
                 Some(_) => return Err(Failed::Refused(binding.refused())),
                 // Set a moment ago and gone: evicted. Who cannot remember cannot answer.

@@ -7,7 +7,6 @@ import jakarta.servlet.http.HttpServlet;
 import jakarta.servlet.http.HttpServletRequest;
 import jakarta.servlet.http.HttpServletResponse;
 import java.io.ByteArrayInputStream;
-import java.io.File;
 import java.io.IOException;
 import java.io.StringWriter;
 import java.nio.charset.StandardCharsets;
@@ -26,13 +25,6 @@ import org.apache.camel.CamelContext;
 import org.apache.camel.Exchange;
 import org.apache.camel.Processor;
 import org.apache.camel.builder.RouteBuilder;
-import org.apache.catalina.Context;
-import org.apache.catalina.connector.Connector;
-import org.apache.catalina.startup.Tomcat;
-import org.apache.cxf.BusFactory;
-import org.apache.cxf.transport.servlet.CXFServlet;
-import org.apache.tomcat.util.net.SSLHostConfig;
-import org.apache.tomcat.util.net.SSLHostConfigCertificate;
 import org.openehealth.ipf.commons.ihe.xds.core.metadata.AssigningAuthority;
 import org.openehealth.ipf.commons.ihe.xds.core.metadata.AvailabilityStatus;
 import org.openehealth.ipf.commons.ihe.xds.core.metadata.Code;
@@ -72,40 +64,7 @@ final class Server {
     }
 
     boolean run() throws Exception {
-        Tomcat tomcat = new Tomcat();
-        tomcat.setBaseDir(Files.createTempDirectory("ipf-counterpart").toString());
-        Connector connector = new Connector();
-        connector.setPort(Integer.parseInt(settings.getProperty("port")));
-        connector.setScheme("https");
-        connector.setSecure(true);
-        connector.setProperty("address", "127.0.0.1");
-        connector.setProperty("SSLEnabled", "true");
-        SSLHostConfig tls = new SSLHostConfig();
-        tls.setCertificateVerification("required");
-        tls.setTrustStore(Tls.anchors(settings));
-        SSLHostConfigCertificate own = new SSLHostConfigCertificate(tls, SSLHostConfigCertificate.Type.UNDEFINED);
-        own.setCertificateFile(settings.getProperty("tls.certificate"));
-        own.setCertificateKeyFile(settings.getProperty("tls.key"));
-        tls.addCertificate(own);
-        connector.addSslHostConfig(tls);
-        tomcat.setConnector(connector);
-        Context context = tomcat.addContext("", new File(".").getAbsolutePath());
-        CXFServlet cxf = new CXFServlet();
-        cxf.setBus(BusFactory.getDefaultBus());
-        Tomcat.addServlet(context, "cxf", cxf).setLoadOnStartup(1);
-        context.addServletMappingDecoded("/services/*", "cxf");
-        Tomcat.addServlet(context, "xca", new Xca());
-        context.addServletMappingDecoded("/xca", "xca");
-        tomcat.start();
-
-        camel.addRoutes(routes());
-        camel.start();
-        System.out.println("{\"ready\":true}");
-        while (System.in.read() >= 0) {
-            // Until the test closes our input.
-        }
-        tomcat.stop();
-        return true;
+        return Web.serve(camel, settings, routes(), "/xca", new Xca());
     }
 
     /** One address for ITI-38 and ITI-39, as gateways of the field have it: packages go to the one, simple SOAP to the other. */
