@@ -20,6 +20,7 @@ use crate::reload;
 use crate::responding::rate::Limiter;
 use crate::responding::replay::{Memory, RedisOptions, ReplaySet};
 use crate::shutdown::{self, Drain};
+use crate::smp::{Services, Source};
 pub use crate::snapshot::{Learned, Peers, Snapshot};
 use crate::telemetry::Metrics;
 use crate::translate::Translator;
@@ -31,6 +32,8 @@ pub struct App {
     pub config: Config,
     /// Trust, policy, keys and peers, swapped as one.
     pub snapshot: ArcSwap<Snapshot>,
+    /// What the SMP told: a snapshot has the addresses, this their age.
+    pub services: ArcSwap<Services>,
     /// Verifies assertions; its threads own their keys.
     pub verifier: Verifier,
     /// The audit trail.
@@ -57,8 +60,12 @@ pub struct App {
 /// Everything that is wrong, for operators.
 pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let one = |what: String| vec![what];
-    let snapshot = Snapshot::load(&config, &Learned::default())?;
     let verifier = Verifier::start(config.seal.workers).map_err(|e| one(format!("seal: {e}")))?;
+    let mut learned = Learned::default();
+    if let Some(section) = &config.smp {
+        learned.services = Source::new(section).map_err(one)?.kept(&config.peer, &verifier).await;
+    }
+    let snapshot = Snapshot::load(&config, &learned)?;
     let replay = ReplaySet::open(&memory(&config).map_err(one)?).map_err(one)?;
     let rate = Limiter::new(&config.rate);
     let signer = &snapshot.signer;
@@ -74,6 +81,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let guards = Arc::new(Guards::new(&config.limits, metrics.clone()));
     Ok(Arc::new(App {
         config,
+        services: ArcSwap::from_pointee(learned.services),
         snapshot: ArcSwap::from_pointee(snapshot),
         verifier,
         audit,

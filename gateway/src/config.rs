@@ -28,7 +28,7 @@ pub use national::{
     Addressed, DicomWeb, Embedded, Grpc, National, NationalConnector as Connector, PatientTransaction, Xds,
     XdsPatients, Xua,
 };
-pub use trust::{Rate, Replay, RevocationSources};
+pub use trust::{Rate, Replay, RevocationSources, Smp};
 use values::{country, duration, home, homes, maybe_duration, oids, size};
 
 /// The whole file.
@@ -61,6 +61,8 @@ pub struct Config {
     /// Assertion bindings and repeated MessageIDs (NCP-A).
     #[serde(default)]
     pub replay: Replay,
+    /// Where peers publish their addresses.
+    pub smp: Option<Smp>,
     /// How often one country, point of care, professional may ask, and about one patient (NCP-A).
     #[serde(default)]
     pub rate: Rate,
@@ -316,6 +318,9 @@ pub struct Peer {
     pub xca: Option<String>,
     /// Where its RAD-75 answers.
     pub xcai: Option<String>,
+    /// Whether addresses that are not given here come from the SMP.
+    #[serde(default)]
+    pub smp: bool,
     /// At most this for the root of any of its answers; none: the limits alone.
     #[serde(default, deserialize_with = "maybe_duration")]
     pub deadline: Option<Duration>,
@@ -415,6 +420,7 @@ impl Config {
             all.extend(server.anchors.iter_mut().chain(&mut server.token_file));
         }
         all.extend(self.replay.paths());
+        all.extend(self.smp.iter_mut().flat_map(Smp::paths));
         all.extend(self.seal.next.iter_mut().flat_map(|next| [&mut next.certificate, &mut next.key]));
         all.extend(Self::initiating_paths(&mut self.client, &mut self.clinician));
         all.extend(Self::consumer_paths(&mut self.consumer));

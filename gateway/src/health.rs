@@ -28,6 +28,7 @@ async fn metrics(State((app, _)): State<(Arc<App>, Drain)>) -> impl IntoResponse
     let snapshot = app.snapshot.load();
     app.metrics.certificates(snapshot.certificates.iter().map(|c| (c.name.as_str(), &c.certificate)));
     app.metrics.audit(&app.audit);
+    app.metrics.services(&app.services.load());
     let text = app.metrics.render();
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
 }

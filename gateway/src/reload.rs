@@ -5,17 +5,19 @@
 //! Of the configuration file itself a reload takes peers, policies, seal, certificates and token keys; addresses, limits
 //! and national connectors need a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ncp_tls::Material;
+use ncp_audit::{Event, PeerFacts};
+use ncp_tls::{Country, Material};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
 use crate::app::{App, Learned, Snapshot};
 use crate::config::{self, Config, Peer};
+use crate::smp::{Service, Source};
 use crate::snapshot::crl_file;
 
 /// How often files are looked at.
@@ -28,8 +30,9 @@ const STAPLE: Duration = Duration::from_secs(3600);
 /// Watches until it is aborted.
 pub async fn watch(app: Arc<App>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
-    let mut watched = Watched { config: app.config.clone(), learned: Learned::default(), due: BTreeMap::new() };
-    watched.fetch().await;
+    let learned = Learned { services: (**app.services.load()).clone(), ..Learned::default() };
+    let mut watched = Watched { config: app.config.clone(), learned, due: BTreeMap::new(), old: BTreeSet::new() };
+    watched.fetch(&app).await;
     watched.reload(&app, "start");
     let mut seen = watched.files();
     let mut changed = false;
@@ -38,7 +41,7 @@ pub async fn watch(app: Arc<App>) {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(POLL) => false,
         };
-        let fetched = watched.fetch().await;
+        let fetched = watched.fetch(&app).await;
         let now = watched.files();
         let differs = now != seen;
         seen = now;
@@ -58,6 +61,8 @@ struct Watched {
     learned: Learned,
     /// When a source is fetched again.
     due: BTreeMap<String, Instant>,
+    /// Service metadata past their `max_age`, which the snapshot is without.
+    old: BTreeSet<(Country, Service)>,
 }
 
 type Stamp = Option<(SystemTime, u64, u64)>;
@@ -93,8 +98,8 @@ impl Watched {
     }
 
     /// Fetches what is due; true when something new came.
-    async fn fetch(&mut self) -> bool {
-        let mut new = false;
+    async fn fetch(&mut self, app: &App) -> bool {
+        let mut new = self.fetch_services(app).await;
         for peer in &self.config.peer {
             for url in &peer.revocation.crl_urls {
                 if due(&mut self.due, &format!("{} {url}", peer.country), peer.revocation.refresh) {
@@ -118,6 +123,53 @@ impl Watched {
                 Err(error) => tracing::warn!(reason = %error, "no ocsp answer to staple"),
             }
         }
+        new
+    }
+}
+
+impl Watched {
+    /// Asks the SMP for what is due; true when an address came or grew too old.
+    async fn fetch_services(&mut self, app: &App) -> bool {
+        let Some(section) = self.config.smp.clone() else { return false };
+        let source = match Source::new(&section) {
+            Ok(source) => source,
+            Err(error) => {
+                tracing::error!(reason = %error, "smp not asked");
+                return false;
+            }
+        };
+        let mut new = false;
+        for peer in &self.config.peer {
+            for service in source.services(peer) {
+                let key = (peer.country, service);
+                if !due(&mut self.due, &format!("smp {} {}", peer.country, service.as_str()), source.refresh()) {
+                    continue;
+                }
+                let fetched = source.fetch(peer, service, &app.verifier).await;
+                let facts = PeerFacts { endpoint: section.url.clone(), ..PeerFacts::default() };
+                let event = match fetched {
+                    Ok(known) => {
+                        let before = self.learned.services.insert(key, known.clone());
+                        new |= before.is_none_or(|before| before.endpoint != known.endpoint);
+                        Event::SmpQueried { peer: facts, query: source.query(peer, service) }
+                    }
+                    Err(error) => {
+                        tracing::warn!(country = %peer.country, service = service.as_str(), reason = %error,
+                            "service metadata not taken, the last good copy stays");
+                        app.metrics.smp_failures.inc();
+                        Event::SecurityAlert { rule: format!("smp: {error}"), peer: facts }
+                    }
+                };
+                if let Err(error) = app.audit.event(&event, "").await {
+                    tracing::error!(reason = %error, "smp query not recorded");
+                }
+            }
+        }
+        let services = &self.learned.services;
+        let old = services.iter().filter(|(_, known)| known.age() > section.max_age).map(|(key, _)| *key).collect();
+        new |= old != self.old;
+        self.old = old;
+        app.services.store(Arc::new(services.clone()));
         new
     }
 }

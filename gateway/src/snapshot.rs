@@ -15,6 +15,7 @@ use crate::config::{Config, Peer};
 use crate::initiating::peers::{self, Route};
 use crate::policy::consent::ConsentSource;
 use crate::policy::{Policy, PolicyEngine};
+use crate::smp;
 
 /// An exchange takes one and keeps it.
 pub struct Snapshot {
@@ -85,6 +86,8 @@ impl Peers {
 pub struct Learned {
     /// The OCSP answer about our own server certificate.
     pub staple: Option<Vec<u8>>,
+    /// What the SMP told.
+    pub services: smp::Services,
 }
 
 impl Snapshot {
@@ -104,6 +107,7 @@ impl Snapshot {
                 keep(format!("peer {}: {error}", peer.name));
             }
         }
+        let with_addresses = smp::applied(&config.peer, config.smp.as_ref(), &learned.services);
         let signer = signer(config).map_err(|e| keep(format!("seal: {e}"))).ok();
         let acceptor = peer_acceptor(config, learned).map_err(|e| keep(format!("listener: {e}"))).ok();
         let (mut clinician_acceptor, mut tokens) = (None, None);
@@ -132,7 +136,7 @@ impl Snapshot {
         let routes = match &config.client {
             None => BTreeMap::new(),
             Some(client) => {
-                peers::routes(client, &config.peer, &config.limits, &trust.servers).unwrap_or_else(|found| {
+                peers::routes(client, &with_addresses, &config.limits, &trust.servers).unwrap_or_else(|found| {
                     problems.extend(found);
                     BTreeMap::new()
                 })
@@ -141,7 +145,7 @@ impl Snapshot {
         match (engine, consent, signer, acceptor) {
             (Some(engine), Some(consent), Some(signer), Some(peer_acceptor)) if problems.is_empty() => Ok(Self {
                 generation: GENERATION.fetch_add(1, Ordering::Relaxed),
-                peers: Peers::new(&config.peer),
+                peers: Peers::new(&with_addresses),
                 policy: Policy::new(engine, consent),
                 seal_anchors: trust.seals,
                 tls_anchors: trust.clients,

@@ -105,6 +105,15 @@ pub struct CertificateLabels {
     pub name: String,
 }
 
+/// Labels of service metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ServiceLabels {
+    /// Two letters.
+    pub country: String,
+    /// `xcpd`, `xca`, `xcai`.
+    pub service: String,
+}
+
 /// The instruments.
 #[derive(Clone)]
 pub struct Metrics {
@@ -116,6 +125,9 @@ pub struct Metrics {
     calls_refused: Family<RefusedLabels, Counter>,
     certificate_ends: Family<CertificateLabels, Gauge>,
     audit: AuditMetrics,
+    smp_ages: Family<ServiceLabels, Gauge>,
+    /// Service metadata that were not taken.
+    pub smp_failures: Counter,
     /// Exchanges carried now.
     pub open: Gauge,
     /// Snapshots swapped in.
@@ -162,6 +174,9 @@ impl Default for Metrics {
         registry.register("certificate_not_after_timestamp", help, certificate_ends.clone());
         let audit = AuditMetrics::default();
         audit.register(&mut registry);
+        let (smp_ages, smp_failures) = (Family::default(), Counter::default());
+        registry.register_with_unit("smp_age", "since the SMP last said so", Unit::Seconds, smp_ages.clone());
+        registry.register("smp_failures", "service metadata that were not taken", smp_failures.clone());
         let (reloads, reload_failures) = (Counter::default(), Counter::default());
         registry.register("reloads", "snapshots swapped in", reloads.clone());
         registry.register("reload_failures", "reloads that left the former state", reload_failures.clone());
@@ -180,6 +195,8 @@ impl Default for Metrics {
             calls_refused,
             certificate_ends,
             audit,
+            smp_ages,
+            smp_failures,
             open,
             reloads,
             reload_failures,
@@ -223,6 +240,15 @@ impl Metrics {
             let labels = ReceiverLabels { receiver: delivery.receiver };
             self.audit.waiting.get_or_create(&labels).set(number(delivery.waiting));
             self.audit.oldest.get_or_create(&labels).set(age);
+        }
+    }
+
+    /// Sets the ages of service metadata.
+    pub fn services(&self, services: &crate::smp::Services) {
+        self.smp_ages.clear();
+        for ((country, service), known) in services {
+            let labels = ServiceLabels { country: country.to_string(), service: service.as_str().to_owned() };
+            self.smp_ages.get_or_create(&labels).set(i64::try_from(known.age().as_secs()).unwrap_or(i64::MAX));
         }
     }
 

@@ -13,6 +13,7 @@ use ncp_tls::{Anchors, CertificateFacts, Country, Purpose, Revocation};
 use openssl::x509::X509Ref;
 
 mod initiating;
+mod smp;
 mod states;
 mod world;
 

@@ -43,24 +43,35 @@ pub(crate) fn sign(
     let element = document.element(element_path)?;
     let signature = document.element(signature_path)?;
     register_id(&document, element)?;
-    with_context(key, |context| {
+    with_context(key, false, |context| {
         // SAFETY: context and signature node are live; libxmlsec1 writes into the document we own.
         let done = unsafe { c::xmlSecDSigCtxSign(context, signature) };
         if done == 0 { document.dump() } else { Err(E::Unavailable("signing failed")) }
     })
 }
 
-/// Verifies the signature of the element at `path` and returns the canonical bytes that were digested.
-pub(crate) fn verify(message: &[u8], path: &[usize], id: &str, key: &mut Key) -> Result<Vec<u8>, E> {
+/// What a signature is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signed<'a> {
+    /// The element at a path, by its ID; its Signature is its second child.
+    Element { path: &'a [usize], id: &'a str },
+    /// The whole document, whose Signature is the root's second child.
+    Document,
+}
+
+/// Verifies a signature and returns the canonical bytes that were digested.
+pub(crate) fn verify(message: &[u8], signed: Signed<'_>, key: &mut Key) -> Result<Vec<u8>, E> {
     let document = Document::parse(message)?;
-    let element = document.element(path)?;
-    let mut signature_path = path.to_vec();
-    signature_path.push(1);
-    let signature = document.element(&signature_path)?;
-    if register_id(&document, element)? != id {
-        return Err(E::Structure("id.parser"));
-    }
-    with_context(key, |context| {
+    let signature = match signed {
+        Signed::Element { path, id } => {
+            if register_id(&document, document.element(path)?)? != id {
+                return Err(E::Structure("id.parser"));
+            }
+            document.element(&[path, &[1]].concat())?
+        }
+        Signed::Document => document.element(&[1])?,
+    };
+    with_context(key, signed == Signed::Document, |context| {
         // SAFETY: context, its lists and the node are live for the whole closure; the buffer belongs to the context and
         // is copied out before the context goes.
         unsafe {
@@ -91,15 +102,17 @@ pub(crate) fn verify(message: &[u8], path: &[usize], id: &str, key: &mut Key) ->
     })
 }
 
-/// A context with the closed profile and the key lent to it; the key comes back whatever happens.
-fn with_context<T>(key: &mut Key, work: impl FnOnce(c::xmlSecDSigCtxPtr) -> Result<T, E>) -> Result<T, E> {
+/// A context with the closed profile and the key lent to it; the key comes back whatever happens. A signature over a whole
+/// document (SMP) may use inclusive canonicalization besides.
+fn with_context<T>(key: &mut Key, whole: bool, work: impl FnOnce(c::xmlSecDSigCtxPtr) -> Result<T, E>) -> Result<T, E> {
     let Some(lent) = key.0.take() else { return Err(E::Unavailable("key is in use")) };
     let mut context = XmlSecSignatureContext::new();
     context.insert_key(lent);
     // SAFETY: the pointer is the wrapper's own and lives as long as `context`; the class getters return statics.
     let result = unsafe {
         let raw = context.as_ptr();
-        (*raw).enabledReferenceUris = c::xmlSecTransformUriTypeSameDocument;
+        (*raw).enabledReferenceUris =
+            if whole { c::xmlSecTransformUriTypeEmpty } else { c::xmlSecTransformUriTypeSameDocument };
         (*raw).flags = c::XMLSEC_DSIG_FLAGS_IGNORE_MANIFESTS | c::XMLSEC_DSIG_FLAGS_STORE_SIGNEDINFO_REFERENCES;
         let reference = [
             c::xmlSecTransformEnvelopedGetKlass(),
@@ -111,8 +124,12 @@ fn with_context<T>(key: &mut Key, work: impl FnOnce(c::xmlSecDSigCtxPtr) -> Resu
             c::xmlSecOpenSSLTransformRsaSha256GetKlass(),
             c::xmlSecOpenSSLTransformEcdsaSha256GetKlass(),
         ];
+        let inclusive = c::xmlSecTransformInclC14NGetKlass();
         let allowed = reference.iter().all(|t| c::xmlSecDSigCtxEnableReferenceTransform(raw, *t) == 0)
-            && signature.iter().all(|t| c::xmlSecDSigCtxEnableSignatureTransform(raw, *t) == 0);
+            && signature.iter().all(|t| c::xmlSecDSigCtxEnableSignatureTransform(raw, *t) == 0)
+            && (!whole
+                || c::xmlSecDSigCtxEnableReferenceTransform(raw, inclusive) == 0
+                    && c::xmlSecDSigCtxEnableSignatureTransform(raw, inclusive) == 0);
         if allowed { work(raw) } else { Err(E::Unavailable("context")) }
     };
     key.0 = context.release_key();

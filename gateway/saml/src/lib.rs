@@ -37,6 +37,8 @@ pub mod names {
     pub const SAML: &str = "urn:oasis:names:tc:SAML:2.0:assertion";
     /// XML Signature.
     pub const DSIG: &str = "http://www.w3.org/2000/09/xmldsig#";
+    /// Service metadata (OASIS BDXR SMP 1.0).
+    pub const SMP: &str = "http://docs.oasis-open.org/bdxr/ns/SMP/2016/05";
     /// Exclusive canonicalization.
     pub const EXC_C14N: &str = "http://www.w3.org/2001/10/xml-exc-c14n#";
     /// NameQualifier of an HCP identity assertion.

@@ -8,11 +8,12 @@ use base64::Engine;
 use ncp_xml::{Element, Node};
 
 use crate::AssertionError as E;
-use crate::names::{DSIG, EXC_C14N, HCP, NOK, SAML, TRC};
+use crate::names::{DSIG, EXC_C14N, HCP, NOK, SAML, SMP, TRC};
 
 const SOAP: &str = "http://www.w3.org/2003/05/soap-envelope";
 const WSSE: &str = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd";
 const ENVELOPED: &str = "http://www.w3.org/2000/09/xmldsig#enveloped-signature";
+const INCLUSIVE_C14N: &str = "http://www.w3.org/TR/2001/REC-xml-c14n-20010315";
 const SHA256: &str = "http://www.w3.org/2001/04/xmlenc#sha256";
 const RSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256";
 const ECDSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256";
@@ -109,17 +110,48 @@ fn profile(assertion: &Element) -> Result<(String, Vec<u8>), E> {
     {
         return Err(E::Structure("signature.place"));
     }
-    let signature = children[1];
+    Ok((id.to_owned(), signature(children[1], Over::Element(id))?))
+}
+
+/// The profile of signed service metadata (OASIS BDXR SMP 1.0, 2.3.6): one Signature behind the ServiceMetadata, over the
+/// whole document. What an Extension holds, also a signature of its own, is content.
+pub(crate) fn metadata(root: &Element) -> Result<Vec<u8>, E> {
+    if !root.is(SMP, "SignedServiceMetadata") {
+        return Err(E::Structure("metadata.root"));
+    }
+    if root.elements().filter(|e| e.is(DSIG, "Signature")).count() == 0 {
+        return Err(E::Structure("signature.missing"));
+    }
+    let [_, found] =
+        exactly(root, [(SMP, "ServiceMetadata"), (DSIG, "Signature")]).ok_or(E::Structure("metadata.children"))?;
+    signature(found, Over::Document)
+}
+
+/// What a signature is over.
+#[derive(Clone, Copy)]
+enum Over<'a> {
+    Element(&'a str),
+    Document,
+}
+
+impl Over<'_> {
+    fn takes_c14n(self, algorithm: Option<&str>) -> bool {
+        algorithm == Some(EXC_C14N) || matches!(self, Self::Document) && algorithm == Some(INCLUSIVE_C14N)
+    }
+}
+
+/// The closed profile of one Signature: its one certificate.
+fn signature(signature: &Element, over: Over<'_>) -> Result<Vec<u8>, E> {
     let [info, value, key] = exactly(signature, [(DSIG, "SignedInfo"), (DSIG, "SignatureValue"), (DSIG, "KeyInfo")])
         .ok_or(E::Structure("signature.children"))?;
     if value.elements().next().is_some() || value.trimmed().is_empty() {
         return Err(E::Structure("signature.value"));
     }
-    signed_info(info, id)?;
-    Ok((id.to_owned(), key_info(key)?))
+    signed_info(info, over)?;
+    key_info(key, over)
 }
 
-fn signed_info(info: &Element, id: &str) -> Result<(), E> {
+fn signed_info(info: &Element, over: Over<'_>) -> Result<(), E> {
     let children: Vec<&Element> = info.elements().collect();
     if children.len() > 3 && children[3..].iter().all(|e| e.is(DSIG, "Reference")) {
         return Err(E::Structure("reference.twice"));
@@ -127,28 +159,40 @@ fn signed_info(info: &Element, id: &str) -> Result<(), E> {
     let [c14n, method, reference] =
         exactly(info, [(DSIG, "CanonicalizationMethod"), (DSIG, "SignatureMethod"), (DSIG, "Reference")])
             .ok_or(E::Structure("signedinfo.children"))?;
-    if c14n.get("Algorithm") != Some(EXC_C14N) {
+    if !over.takes_c14n(c14n.get("Algorithm")) {
         return Err(E::Algorithm("c14n"));
     }
     inclusive_namespaces(c14n)?;
     if !matches!(method.get("Algorithm"), Some(RSA_SHA256 | ECDSA_SHA256)) || method.elements().next().is_some() {
         return Err(E::Algorithm("signature"));
     }
-    if reference.get("URI").and_then(|uri| uri.strip_prefix('#')) != Some(id) {
+    let fits = match over {
+        Over::Element(id) => reference.get("URI").and_then(|uri| uri.strip_prefix('#')) == Some(id),
+        Over::Document => reference.get("URI") == Some(""),
+    };
+    if !fits {
         return Err(E::Structure("reference.uri"));
     }
     let [transforms, digest, value] =
         exactly(reference, [(DSIG, "Transforms"), (DSIG, "DigestMethod"), (DSIG, "DigestValue")])
             .ok_or(E::Structure("reference.children"))?;
-    let [enveloped, exclusive] =
-        exactly(transforms, [(DSIG, "Transform"), (DSIG, "Transform")]).ok_or(E::Structure("transforms.number"))?;
+    let (enveloped, canonical) = match (exactly(transforms, [(DSIG, "Transform"); 2]), over) {
+        (Some([enveloped, canonical]), _) => (enveloped, Some(canonical)),
+        // Canonicalization is then the default one, inclusive (XMLDSIG 4.4.3.2).
+        (None, Over::Document) => {
+            (exactly(transforms, [(DSIG, "Transform")]).ok_or(E::Structure("transforms.number"))?[0], None)
+        }
+        (None, Over::Element(_)) => return Err(E::Structure("transforms.number")),
+    };
     if enveloped.get("Algorithm") != Some(ENVELOPED) || enveloped.elements().next().is_some() {
         return Err(E::Algorithm("transform.enveloped"));
     }
-    if exclusive.get("Algorithm") != Some(EXC_C14N) {
-        return Err(E::Algorithm("transform.c14n"));
+    if let Some(canonical) = canonical {
+        if !over.takes_c14n(canonical.get("Algorithm")) {
+            return Err(E::Algorithm("transform.c14n"));
+        }
+        inclusive_namespaces(canonical)?;
     }
-    inclusive_namespaces(exclusive)?;
     if digest.get("Algorithm") != Some(SHA256) || digest.elements().next().is_some() {
         return Err(E::Algorithm("digest"));
     }
@@ -170,9 +214,16 @@ fn inclusive_namespaces(holder: &Element) -> Result<(), E> {
     if fits { Ok(()) } else { Err(E::Algorithm("c14n.prefixes")) }
 }
 
-fn key_info(key: &Element) -> Result<Vec<u8>, E> {
+fn key_info(key: &Element, over: Over<'_>) -> Result<Vec<u8>, E> {
     let [data] = exactly(key, [(DSIG, "X509Data")]).ok_or(E::Structure("keyinfo"))?;
-    let [certificate] = exactly(data, [(DSIG, "X509Certificate")]).ok_or(E::Structure("keyinfo.certificates"))?;
+    let named =
+        exactly(data, [(DSIG, "X509SubjectName"), (DSIG, "X509Certificate")]).map(|[_, certificate]| certificate);
+    let certificate = match (exactly(data, [(DSIG, "X509Certificate")]), over) {
+        (Some([certificate]), _) => certificate,
+        // SMPs name the subject besides; the name is not used.
+        (None, Over::Document) => named.ok_or(E::Structure("keyinfo.certificates"))?,
+        (None, Over::Element(_)) => return Err(E::Structure("keyinfo.certificates")),
+    };
     if certificate.elements().next().is_some() {
         return Err(E::Structure("keyinfo.certificates"));
     }

@@ -9,7 +9,7 @@ use std::sync::{Mutex, mpsc};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use ncp_tls::{Country, Material};
+use ncp_tls::{Anchors, CertificateFacts, Country, Material};
 use ncp_xml::{Element, Limits};
 use openssl::asn1::Asn1Time;
 use openssl::pkey::Id;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::AssertionError as E;
 use crate::assertion::{HcpAssertion, NextOfKinAssertion, TrcAssertion, Verified};
-use crate::ffi::{self, Key};
+use crate::ffi::{self, Key, Signed};
 use crate::issue::{
     CERTIFICATE_PLACE, HcpClaims, METHOD_PLACE, NextOfKinClaims, SignedAssertion, TrcClaims, hcp_template,
     nok_template, trc_template,
@@ -316,6 +316,26 @@ impl Verifier {
     ) -> Result<NationalHeader, E> {
         self.pool.run(move |keys| verify_national(keys, &message, &*trust, now)).await
     }
+
+    /// Verifies signed service metadata (OASIS BDXR SMP 1.0) and returns the bytes that were digested. Of all that the
+    /// anchors vouch for, only the certificate with this common name may sign it.
+    ///
+    /// # Errors
+    /// The first check that does not hold.
+    pub async fn verify_metadata(&self, message: Bytes, anchors: Arc<Anchors>, signer: String) -> Result<Vec<u8>, E> {
+        self.pool.run(move |keys| verify_metadata(keys, &message, &anchors, &signer)).await
+    }
+}
+
+fn verify_metadata(keys: &mut Keys, message: &[u8], anchors: &Anchors, signer: &str) -> Result<Vec<u8>, E> {
+    let root = Element::parse(message, &Limits::REQUEST).map_err(|_| E::Structure("xml"))?;
+    let known = keys.of(&structure::metadata(&root)?)?;
+    anchors.verify(&known.certificate, &[]).map_err(|e| E::Trust(e.to_string()))?;
+    let facts = CertificateFacts::of(&known.certificate).map_err(|e| E::Trust(e.to_string()))?;
+    if facts.common_name != signer {
+        return Err(E::Trust("not the configured signer of service metadata".into()));
+    }
+    ffi::verify(message, Signed::Document, &mut known.key)
 }
 
 fn verify(keys: &mut Keys, message: &[u8], trust: &dyn SignerTrust, now: Timestamp) -> Result<SecurityHeader, E> {
@@ -377,7 +397,8 @@ fn all<T>(
     for assertion in located {
         let known = keys.of(&assertion.certificate)?;
         let signer = trust.signer(&known.certificate).map_err(E::Trust)?;
-        let digested = ffi::verify(message, &assertion.path, &assertion.id, &mut known.key)?;
+        let signed = Signed::Element { path: &assertion.path, id: &assertion.id };
+        let digested = ffi::verify(message, signed, &mut known.key)?;
         let digest = hex::encode(openssl::sha::sha256(&digested));
         let country = signer.country;
         let id = match assertion.kind {

@@ -63,6 +63,45 @@ impl RevocationSources {
     }
 }
 
+/// `[smp]`: where peers with `smp = true` publish their addresses.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Smp {
+    /// Base of the SMP, `http(s)://host/…`; nothing else is ever asked.
+    pub url: String,
+    /// Anchors of its TLS certificate, PEM; needed for https.
+    pub tls_anchors: Option<PathBuf>,
+    /// Anchors of who signs metadata, PEM.
+    pub signer_anchors: PathBuf,
+    /// CRLs of the signer, PEM.
+    pub crls: Option<PathBuf>,
+    /// CN of the one certificate that may sign.
+    pub signer: String,
+    /// Folder of the last good copies.
+    pub cache: PathBuf,
+    /// How often it is asked.
+    #[serde(default = "an_hour", deserialize_with = "duration")]
+    pub refresh: Duration,
+    /// How long a copy may be used that cannot be renewed.
+    #[serde(default = "three_days", deserialize_with = "duration")]
+    pub max_age: Duration,
+    /// Document identifier under which countries publish RAD-75; none: that is configured only.
+    pub imaging_document: Option<String>,
+}
+
+fn an_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+fn three_days() -> Duration {
+    Duration::from_secs(72 * 3600)
+}
+
+impl Smp {
+    pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [&mut self.signer_anchors, &mut self.cache].into_iter().chain(&mut self.tls_anchors).chain(&mut self.crls)
+    }
+}
+
 /// `[rate]`: requests within the window before a country is answered busy; zero: no bound.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -135,6 +174,9 @@ impl Config {
         all.extend(self.client.iter().flat_map(|client| [client.certificate.clone(), client.key.clone()]));
         all.extend(self.clinician.iter().flat_map(|c| [c.certificate.clone(), c.key.clone(), c.jwks_file.clone()]));
         all.extend(self.consumer.iter().flat_map(|c| [c.certificate.clone(), c.key.clone(), c.tls_anchors.clone()]));
+        all.extend(self.smp.iter().flat_map(|smp| {
+            [Some(&smp.signer_anchors), smp.crls.as_ref(), smp.tls_anchors.as_ref()].into_iter().flatten().cloned()
+        }));
         for peer in &self.peer {
             all.extend([peer.tls_anchors.clone(), peer.seal_anchors.clone()]);
             all.extend(peer.crls.clone());
@@ -154,7 +196,19 @@ impl Config {
                 say("policy.consent.url", "expected http://… without anchors, or https://… with anchors");
             }
         }
+        if let Some(smp) = &self.smp {
+            let secret = smp.url.starts_with("https://");
+            if !(secret || smp.url.starts_with("http://")) || secret != smp.tls_anchors.is_some() {
+                say("smp.url", "expected http://… without tls_anchors, or https://… with tls_anchors");
+            }
+            if !smp.signer_anchors.is_file() {
+                say("smp.signer_anchors", &format!("no such file: {}", smp.signer_anchors.display()));
+            }
+        }
         for (index, peer) in self.peer.iter().enumerate() {
+            if peer.smp && self.smp.is_none() {
+                say(&format!("peer[{index}].smp"), "needs a section [smp]");
+            }
             let sources = &peer.revocation;
             let at = |key: &str| format!("peer[{index}].revocation.{key}");
             if sources.crl_urls.iter().chain(&sources.ocsp_url).any(|url| !url.starts_with("http://")) {

@@ -8,20 +8,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Uri, header};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use jiff::Timestamp;
 use ncp_ihe::PatientId;
-use ncp_tls::HttpClient;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{Block, ConsentError, Directives, ServiceConsent};
 use crate::config::ConsentServer;
+use crate::http_get::HttpGet;
 
 /// Largest page.
 const PAGE_BYTES: usize = 4 << 20;
@@ -35,15 +29,10 @@ const COUNTRIES: &str = "urn:iso:std:iso:3166";
 
 /// The server.
 pub struct FhirConsent {
-    http: Http,
+    http: HttpGet,
     base: String,
     authorization: Option<String>,
     requires: bool,
-}
-
-enum Http {
-    Plain(Client<HttpConnector, Empty<Bytes>>),
-    Tls(HttpClient<Empty<Bytes>>),
 }
 
 impl FhirConsent {
@@ -53,13 +42,7 @@ impl FhirConsent {
     /// What is wrong, for operators.
     pub fn new(config: &ConsentServer) -> Result<Self, ConsentError> {
         let wrong = |what: String| ConsentError::Server(what);
-        let http = match &config.anchors {
-            None => Http::Plain(Client::builder(TokioExecutor::new()).build(HttpConnector::new())),
-            Some(anchors) => {
-                let connector = ncp_tls::anonymous_connector(std::slice::from_ref(anchors), b"\x08http/1.1");
-                Http::Tls(ncp_tls::http_client(connector.map_err(|e| wrong(e.to_string()))?, None, PATIENCE))
-            }
-        };
+        let http = HttpGet::new(config.anchors.as_deref(), PATIENCE).map_err(wrong)?;
         let token = config.token_file.as_ref().map(std::fs::read_to_string).transpose();
         let token = token.map_err(|e| wrong(format!("token file: {e}")))?;
         Ok(Self {
@@ -77,8 +60,7 @@ impl FhirConsent {
         let mut consents = Vec::new();
         for _ in 0..PAGES {
             let Some(url) = next.take() else { break };
-            let bundle = tokio::time::timeout(PATIENCE, self.page(&url)).await;
-            let bundle = bundle.map_err(|_| ConsentError::Server("no answer in time".into()))??;
+            let bundle = self.page(&url).await?;
             next = self.next(&bundle)?;
             if let Some(Value::Array(entries)) = bundle.get("entry") {
                 consents.extend(entries.iter().filter_map(|e| e.get("resource")).cloned());
@@ -91,23 +73,9 @@ impl FhirConsent {
     }
 
     async fn page(&self, url: &str) -> Result<Value, ConsentError> {
-        let failed = |what: &dyn std::fmt::Display| ConsentError::Server(what.to_string());
-        let uri: Uri = url.parse().map_err(|_| ConsentError::Server("address".into()))?;
-        let mut request = Request::get(uri).header(header::ACCEPT, "application/fhir+json");
-        if let Some(authorization) = &self.authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
-        }
-        let request = request.body(Empty::new()).map_err(|e| failed(&e))?;
-        let response = match &self.http {
-            Http::Plain(client) => client.request(request).await,
-            Http::Tls(client) => client.request(request).await,
-        }
-        .map_err(|_| ConsentError::Server("cannot be reached".into()))?;
-        if response.status() != http::StatusCode::OK {
-            return Err(failed(&format!("HTTP {}", response.status())));
-        }
-        let body = Limited::new(response.into_body(), PAGE_BYTES).collect().await;
-        let body = body.map_err(|_| ConsentError::Server("body".into()))?.to_bytes();
+        let authorization = self.authorization.as_deref();
+        let body = self.http.get(url, "application/fhir+json", authorization, PAGE_BYTES, PATIENCE).await;
+        let body = body.map_err(ConsentError::Server)?;
         let bundle: Value = serde_json::from_slice(&body).map_err(|_| ConsentError::Server("no JSON".into()))?;
         match bundle.get("resourceType").and_then(Value::as_str) {
             Some("Bundle") => Ok(bundle),
