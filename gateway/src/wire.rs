@@ -67,17 +67,15 @@ impl Back<'_> {
     }
 }
 
-/// Reads a request, which has no binary part in any of the transactions. `reply_to` is the one address beside the
-/// connection at which it may want its answer.
+/// Reads a message that is one envelope: bounded, whole, nothing in it that must be understood and is not.
 ///
 /// # Errors
-/// MIME, limits, XML, addressing, mustUnderstand.
-pub async fn read<B>(
+/// MIME, limits, XML, mustUnderstand.
+pub async fn read_envelope<B>(
     limits: &config::Limits,
-    reply_to: Option<&str>,
     headers: &HeaderMap,
     body: B,
-) -> Result<Request, SoapError>
+) -> Result<(Bytes, Envelope), SoapError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -99,6 +97,25 @@ where
     let bytes = tokio::time::timeout(limits.request, reading).await.map_err(|_| SoapError::Timeout)??;
     let envelope = Envelope::read(&bytes, &Limits { bytes: limits.message_bytes, ..Limits::REQUEST })?;
     envelope.check_must_understand(UNDERSTOOD)?;
+    Ok((bytes, envelope))
+}
+
+/// Reads a request, which has no binary part in any of the transactions. `reply_to` is the one address beside the
+/// connection at which it may want its answer.
+///
+/// # Errors
+/// MIME, limits, XML, addressing, mustUnderstand.
+pub async fn read<B>(
+    limits: &config::Limits,
+    reply_to: Option<&str>,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Request, SoapError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    let (bytes, envelope) = read_envelope(limits, headers, body).await?;
     let addressing = Addressing::read(&envelope)?;
     let answer_at = addressing.reply_address(reply_to)?.map(ToOwned::to_owned);
     Ok(Request { bytes, envelope, addressing, answer_at })

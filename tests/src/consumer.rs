@@ -20,6 +20,8 @@ use crate::pki::{CountryPki, Error};
 pub const REGISTRY: &str = "/xds/registry";
 /// Path of ITI-43.
 pub const REPOSITORY: &str = "/xds/repository";
+/// Path of the WS-Trust endpoint.
+pub const TOKENS: &str = "/TRC-STS/SecurityTokenService";
 /// Path of RAD-69.
 pub const SOURCE: &str = "/xdsi/source";
 
@@ -121,6 +123,26 @@ impl Consumer {
         let user = self.xua(claims, None).await?;
         let trc = self.trc(&user, claims, patient).await?;
         Ok(vec![user, trc])
+    }
+
+    /// Asks the WS-Trust endpoint as OpenNCP's client does: no WS-Addressing but a MessageID.
+    ///
+    /// # Errors
+    /// Network, TLS, an answer that is no SOAP.
+    pub async fn token(&self, assertions: &[SignedAssertion], body: Element) -> Result<Answer, Error> {
+        let id = Element::new(ns::WSA, "MessageID").text(uuid::Uuid::new_v4().urn().to_string());
+        let security = Element::new(ns::WSSE, "Security");
+        let security = assertions.iter().fold(security, |all, one| all.raw(one.xml.clone()));
+        self.token_message(Envelope { headers: vec![id, security], body }.write()).await
+    }
+
+    /// The same with the message given whole.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token).
+    pub async fn token_message(&self, message: Vec<u8>) -> Result<Answer, Error> {
+        let content_type = "application/soap+xml; charset=UTF-8";
+        post(&self.connector, "localhost", self.port, TOKENS, content_type, message, None).await
     }
 
     /// One call; the transaction is told by its body.

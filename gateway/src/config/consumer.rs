@@ -38,6 +38,9 @@ pub struct Consumer {
     /// Paths of RAD-69.
     #[serde(default = "imaging_paths")]
     pub imaging_paths: Vec<String>,
+    /// Paths of the WS-Trust endpoint that issues TRC assertions.
+    #[serde(default = "trc_paths")]
+    pub trc_paths: Vec<String>,
     /// What confirms the treatment relationship.
     #[serde(default)]
     pub confirmation: Confirmation,
@@ -102,6 +105,9 @@ fn query_paths() -> Vec<String> {
 }
 fn retrieve_paths() -> Vec<String> {
     vec!["/xds/repository".into()]
+}
+fn trc_paths() -> Vec<String> {
+    vec!["/TRC-STS/SecurityTokenService".into()]
 }
 fn imaging_paths() -> Vec<String> {
     vec!["/xdsi/source".into()]

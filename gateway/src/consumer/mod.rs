@@ -6,6 +6,7 @@
 //! 2 wire       envelope, WS-Addressing; dispatch on path, action and body
 //! 3 security   XUA assertion => who asks; TRC assertion or resource-id => the treatment
 //! 4 query      ITI-18, to one community or to all that know the patient   => initiating
+//!   sts        WS-Trust: a TRC assertion for an HCP identity assertion, as OpenNCP's TRC-STS
 //!   retrieve   ITI-43 and RAD-69, by homeCommunityId                       => initiating
 //! 5 outcome    decision on disk, then the reply; parts stream
 //! ```
@@ -38,6 +39,7 @@ use crate::wire::{self, Answer};
 mod query;
 mod retrieve;
 mod security;
+mod sts;
 
 /// The transactions of national consumers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,14 +185,22 @@ async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request
         return listener::empty(StatusCode::METHOD_NOT_ALLOWED);
     }
     let (parts, body) = request.into_parts();
-    let Some(asked) = consumers.expected_at(parts.uri.path()) else { return listener::empty(StatusCode::NOT_FOUND) };
+    let path = parts.uri.path();
+    let (asked, token) = (consumers.expected_at(path), consumers.config.trc_paths.iter().any(|p| p == path));
+    if asked.is_none() && !token {
+        return listener::empty(StatusCode::NOT_FOUND);
+    }
     let exchange = Exchange {
         snapshot: consumers.app.snapshot.load_full(),
         consumers,
         connection,
         reference: uuid::Uuid::new_v4().to_string(),
     };
-    listener::held_by((open, permit), respond(exchange, asked, &parts.headers, body).await)
+    let reply = match asked {
+        Some(asked) => respond(exchange, asked, &parts.headers, body).await,
+        None => sts::respond(&exchange, &parts.headers, body).await,
+    };
+    listener::held_by((open, permit), reply)
 }
 
 /// Carries one exchange from its headers to its reply.

@@ -56,11 +56,7 @@ pub(super) async fn authenticate(
     trail: &mut Trail,
 ) -> Result<Treating, GatewayError> {
     let (app, config) = (&exchange.consumers.app, &exchange.consumers.config);
-    let gateway = &app.config.gateway;
-    let mut audiences = vec![gateway.home_community_id.to_string()];
-    audiences.extend(config.audiences.iter().cloned());
-    let anchors = exchange.consumers.assertion_anchors.clone();
-    let trust = Arc::new(NationalTrust { anchors, country: gateway.country, audiences });
+    let trust = Arc::new(NationalTrust::of(exchange));
     let now = Timestamp::now();
     let header = app.verifier.verify_national(request.bytes.clone(), trust, now).await?;
     bind(exchange, request, &header, now).await?;
@@ -183,15 +179,25 @@ async fn issued(exchange: &Exchange, caller: &Caller, treatment: &Treatment) -> 
     Ok(())
 }
 
-fn fresh_id() -> String {
+pub(super) fn fresh_id() -> String {
     format!("_{}", uuid::Uuid::new_v4())
 }
 
 /// Trust in the country's own issuers of user assertions.
-struct NationalTrust {
+pub(super) struct NationalTrust {
     anchors: Arc<Anchors>,
     country: Country,
     audiences: Vec<String>,
+}
+
+impl NationalTrust {
+    /// What the configuration says.
+    pub(super) fn of(exchange: &Exchange) -> Self {
+        let (consumers, gateway) = (&exchange.consumers, &exchange.consumers.app.config.gateway);
+        let mut audiences = vec![gateway.home_community_id.to_string()];
+        audiences.extend(consumers.config.audiences.iter().cloned());
+        Self { anchors: consumers.assertion_anchors.clone(), country: gateway.country, audiences }
+    }
 }
 
 impl SignerTrust for NationalTrust {

@@ -21,6 +21,7 @@ use ncp_tests::synth::Study;
 
 mod asynchronous;
 mod consumers;
+mod sts;
 
 /// A gateway in this process with a consumer in front of it.
 pub(crate) struct World {

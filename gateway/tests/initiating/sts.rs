@@ -1,0 +1,165 @@
+//! The WS-Trust endpoint, asked as OpenNCP's portal asks its TRC-STS.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use ncp_saml::{
+    Code, HcpClaims, Purpose, SealKey, SecurityHeader, SignedAssertion, Signer, SignerIdentity, SignerTrust, Verifier,
+    hcp_template,
+};
+use ncp_soap::{Addressing, Envelope, ns};
+use ncp_tests::neighbour::Answer;
+use ncp_tls::{Anchors, CertificateFacts, Country, Revocation};
+use ncp_xml::{Element, Limits};
+use openssl::x509::X509Ref;
+
+use crate::{Others, World, listed, patient};
+
+const TRUST: &str = "http://docs.oasis-open.org/ws-sx/ws-trust/200512";
+const TRC: &str = "https://ehdsi.eu/assertion/trc";
+const SAML: &str = "urn:oasis:names:tc:SAML:2.0:assertion";
+
+fn request(patient: &str, purpose: &str) -> Element {
+    let trust = |local: &str, text: &str| Element::new(TRUST, local).text(text);
+    let trc = |local: &str, text: &str| Element::new(TRC, local).text(text);
+    Element::new(TRUST, "RequestSecurityToken")
+        .with(trust("RequestType", &format!("{TRUST}/Issue")))
+        .with(trust("TokenType", SAML))
+        .with(Element::new(TRC, "TRCParameters").with(trc("PurposeOfUse", purpose)).with(trc("PatientId", patient)))
+}
+
+/// The professional's assertion in the form of the eHDSI profile, signed by the country's issuer of user assertions.
+async fn hcp(world: &World, claims: &HcpClaims, issued: Timestamp) -> SignedAssertion {
+    let id = format!("_{}", uuid::Uuid::new_v4());
+    let text = hcp_template(&id, claims, issued, Duration::from_secs(3600)).to_xml();
+    world.consumer.sign(&id, &text).await.expect("signs")
+}
+
+struct Norway(Anchors);
+
+impl SignerTrust for Norway {
+    fn signer(&self, certificate: &X509Ref) -> Result<SignerIdentity, String> {
+        self.0.verify(certificate, &[]).map_err(|e| e.to_string())?;
+        let facts = CertificateFacts::of(certificate).map_err(|e| e.to_string())?;
+        let country = facts.country.ok_or("no country")?;
+        Ok(SignerIdentity { country, fingerprint: facts.fingerprint, common_name: facts.common_name, stale: false })
+    }
+}
+
+/// Both assertions as another country's NCP-A checks them.
+async fn accepted(world: &World, hcp: &SignedAssertion, trc: &str) -> SecurityHeader {
+    let anchors = Anchors::load(&world.anchors, Revocation::none(), ncp_tls::Purpose::Seal).expect("anchors");
+    let mut headers = Addressing::request("urn:x", "https://ncp.example.fi").to_headers();
+    headers.push(Element::new(ns::WSSE, "Security").raw(hcp.xml.clone()).raw(trc));
+    let message = Envelope { headers, body: Element::new("urn:x", "x") }.write();
+    let verifier = Verifier::start(1).expect("starts");
+    verifier.verify(message.into(), Arc::new(Norway(anchors)), Timestamp::now()).await.expect("verifies")
+}
+
+fn subcode(answer: &Answer) -> String {
+    answer.fault().map(|f| if f.subcode.is_empty() { f.code } else { f.subcode }).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_treatment_is_confirmed_as_by_openncp() {
+    let (world, _countries) = Others::none().with("AA", "2.999.101", |_| listed(Vec::new())).await.world("").await;
+    let hcp = hcp(&world, &world.claims, Timestamp::now()).await;
+    let asked = request(&patient().to_cx(), "TREATMENT");
+    let answer = world.consumer.token(std::slice::from_ref(&hcp), asked).await.expect("answers");
+    assert!(answer.fault().is_none(), "{:?}", answer.fault());
+    let token = answer.body.path(TRUST, &["RequestSecurityTokenResponse", "RequestedSecurityToken"]).expect("a token");
+    let text = String::from_utf8(answer.envelope.to_vec()).expect("text");
+    // Verbatim: that is what a portal passes on.
+    let (from, to) = (text.find("<saml:Assertion").expect("begins"), text.find("</saml:Assertion>").expect("ends"));
+    let issued = &text[from..to + "</saml:Assertion>".len()];
+    let id = token.child(SAML, "Assertion").and_then(|a| a.get("ID")).expect("an ID");
+    assert!(issued.contains(id));
+    let found = accepted(&world, &hcp, issued).await;
+    let trc = found.trc.expect("a TRC");
+    assert_eq!((trc.patient.as_str(), trc.hcp_id.as_str()), (patient().to_cx().as_str(), hcp.id.as_str()));
+    assert_eq!(trc.purpose, Some(Purpose::Treatment));
+    assert!(trc.not_on_or_after <= found.hcp.not_on_or_after);
+    assert_eq!(trc.signer().country, Country::parse("NO").expect("NO"));
+}
+
+#[tokio::test]
+async fn what_must_not_confirm_a_treatment() {
+    let others = Others::none().with("AA", "2.999.101", |_| listed(Vec::new())).await;
+    let (world, _countries) = others.world("").await;
+    let (consumer, claims, now) = (&world.consumer, &world.claims, Timestamp::now());
+    let cx = patient().to_cx();
+    let good = hcp(&world, claims, now).await;
+    let ask = async |assertions: &[SignedAssertion], body: Element| {
+        subcode(&consumer.token(assertions, body).await.expect("answers"))
+    };
+    let one = std::slice::from_ref(&good);
+
+    assert_eq!(ask(&[], request(&cx, "TREATMENT")).await, "wsse:InvalidSecurity");
+    let mut changed = good.clone();
+    changed.xml = changed.xml.replace("Radiologist on duty", "Somebody else");
+    assert_eq!(ask(&[changed], request(&cx, "TREATMENT")).await, "wsse:InvalidSecurityToken");
+    let old = hcp(&world, claims, now - SignedDuration::from_hours(5)).await;
+    assert_eq!(ask(&[old], request(&cx, "TREATMENT")).await, "wsse:InvalidSecurityToken");
+    let foreign = &world.others[0];
+    let seal = SealKey::load(&foreign.path("seal.pem"), &foreign.path("seal.key")).expect("a seal");
+    let signer = Signer::start(seal, 1).expect("starts");
+    let foreign = signer.issue_hcp("_f", claims, now, Duration::from_secs(3600)).await.expect("signs");
+    assert_eq!(ask(&[foreign], request(&cx, "TREATMENT")).await, "wsse:InvalidSecurityToken");
+    let role = Code { code: "2221".into(), display: "Nursing professionals".into(), ..claims.role.clone() };
+    let nurse = hcp(&world, &HcpClaims { role, ..claims.clone() }, now).await;
+    assert_eq!(ask(&[nurse], request(&cx, "TREATMENT")).await, "wsse:FailedCheck");
+    let password = "urn:oasis:names:tc:SAML:2.0:ac:classes:Password".to_owned();
+    let weak = hcp(&world, &HcpClaims { authn_context_class: password, ..claims.clone() }, now).await;
+    assert_eq!(ask(&[weak], request(&cx, "TREATMENT")).await, "wsse:FailedAuthentication");
+    assert_eq!(ask(one, request(&cx, "EMERGENCY")).await, "wsse:FailedCheck");
+    // Two of them, and what is none.
+    let second = hcp(&world, claims, now).await;
+    assert_eq!(ask(&[good.clone(), second], request(&cx, "TREATMENT")).await, "wsse:InvalidSecurityToken");
+    for body in [
+        request("4711", "TREATMENT"),
+        request(&format!("{cx} or another"), "TREATMENT"),
+        request(&cx, "CURIOSITY"),
+        request(&cx, "TREATMENT").with(Element::new(TRC, "TRCParameters")),
+        Element::new(TRUST, "RequestSecurityToken"),
+        Element::new("urn:x", "RequestSecurityToken"),
+    ] {
+        assert_eq!(ask(one, body).await, "Sender");
+    }
+    let renew = request(&cx, "TREATMENT").to_xml().replace("/Issue", "/Renew");
+    assert_eq!(ask(one, Element::parse(renew.as_bytes(), &Limits::REQUEST).expect("XML")).await, "Sender");
+    let evil = b"<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>".to_vec();
+    assert_eq!(subcode(&consumer.token_message(evil).await.expect("answers")), "Sender");
+    assert_eq!(ask(one, request(&cx, "TREATMENT")).await, "", "the good one is served afterwards");
+}
+
+/// OpenNCP's own sample is read; its assertion is of 2010, signed with SHA-1.
+#[tokio::test]
+#[allow(clippy::print_stdout)]
+async fn the_sample_of_openncp_is_read_and_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let file = std::env::var_os("NCP_SHARED_DATA").map_or(root, PathBuf::from).join("openncp/saml/SampleRST.xml");
+    let Ok(sample) = std::fs::read_to_string(&file) else {
+        println!("skipped: needs NCP_SHARED_DATA");
+        return;
+    };
+    // The file holds a second, empty envelope behind the first.
+    let sample = &sample[..sample.find("</S:Envelope>").expect("an end") + "</S:Envelope>".len()];
+    let (world, _countries) = Others::none().with("AA", "2.999.101", |_| listed(Vec::new())).await.world("").await;
+    let answer = world.consumer.token_message(sample.as_bytes().to_vec()).await.expect("answers");
+    assert_eq!(subcode(&answer), "wsse:InvalidSecurityToken");
+
+    // The same message with an assertion of today and a patient named as patients are.
+    let hcp = hcp(&world, &world.claims, Timestamp::now()).await;
+    let (from, to) =
+        (sample.find("<saml2:Assertion").expect("begins"), sample.find("</saml2:Assertion>").expect("ends"));
+    let cx = patient().to_cx().replace('&', "&amp;");
+    let message = [&sample[..from], &hcp.xml, &sample[to + "</saml2:Assertion>".len()..]].concat();
+    let message = message.replace("123423423223452323321235t", &cx);
+    // The harness signs without a declaration of its own for the prefix that its PrefixList names.
+    let message = message.replace("\n            xmlns:xs=\"http://www.w3.org/2001/XMLSchema\">", ">");
+    let answer = world.consumer.token_message(message.into_bytes()).await.expect("answers");
+    assert!(answer.fault().is_none(), "{:?}", answer.fault());
+    assert!(answer.body.path(TRUST, &["RequestSecurityTokenResponse", "RequestedSecurityToken"]).is_some());
+}
