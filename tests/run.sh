@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/install.sh
-install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev curl ca-certificates \
+install_packages build-essential pkg-config libssl-dev softhsm2 libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev curl ca-certificates \
   xmlsec1 libxml2-utils python3-venv orthanc orthanc-dicomweb postgresql rsyslog rsyslog-openssl rsyslog-gnutls \
   redis-server openssl
 install_rust

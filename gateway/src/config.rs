@@ -189,8 +189,10 @@ impl Default for Limits {
 pub struct Seal {
     /// Certificate chain, PEM, leaf first; subject C is our country.
     pub certificate: PathBuf,
-    /// RSA (2048 or more) or P-256 key, PEM.
-    pub key: PathBuf,
+    /// RSA (2048 or more) or P-256 key, PEM; none: it is in a token.
+    pub key: Option<PathBuf>,
+    /// The key in a PKCS#11 token.
+    pub pkcs11: Option<Token>,
     /// The seal that follows: taken by itself when the present certificate has less than a day to live.
     pub next: Option<NextSeal>,
     /// Signing and verifying threads, each with keys of its own.
@@ -204,8 +206,24 @@ pub struct Seal {
 pub struct NextSeal {
     /// Certificate chain, PEM, leaf first.
     pub certificate: PathBuf,
-    /// Its key.
-    pub key: PathBuf,
+    /// Its key, PEM; none: it is in a token.
+    pub key: Option<PathBuf>,
+    /// Its key in a PKCS#11 token.
+    pub pkcs11: Option<Token>,
+}
+
+/// `pkcs11` of a seal: a key that signs in its token.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// The PKCS#11 module, a shared library.
+    pub module: PathBuf,
+    /// Label of the token.
+    pub token: String,
+    /// Label of the private key.
+    pub label: String,
+    /// File with the user PIN, mode 0600.
+    pub pin_file: PathBuf,
 }
 
 /// `[translation]`
@@ -265,6 +283,23 @@ pub struct Policy {
     pub consent_file: PathBuf,
     /// A FHIR server with Consent resources, asked besides.
     pub consent: Option<ConsentServer>,
+    /// A service of `ncp.national.v1.ConsentSource`, asked besides.
+    pub consent_service: Option<ConsentService>,
+}
+
+/// `[policy.consent_service]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsentService {
+    /// `https://host:port`.
+    pub endpoint: String,
+    /// Name in its certificate.
+    pub server_name: String,
+    /// Mutual TLS.
+    pub tls: InternalTls,
+    /// Longest wait; without an answer the request is refused.
+    #[serde(default = "two_seconds", deserialize_with = "duration")]
+    pub deadline: Duration,
 }
 
 /// `[policy.consent]`
@@ -402,7 +437,6 @@ impl Config {
             &mut self.listener.certificate,
             &mut self.listener.key,
             &mut self.seal.certificate,
-            &mut self.seal.key,
             &mut self.policy.folder,
             &mut self.policy.consent_file,
         ];
@@ -419,9 +453,20 @@ impl Config {
         if let Some(server) = &mut self.policy.consent {
             all.extend(server.anchors.iter_mut().chain(&mut server.token_file));
         }
+        if let Some(service) = &mut self.policy.consent_service {
+            all.extend([&mut service.tls.certificate, &mut service.tls.key, &mut service.tls.anchors]);
+        }
         all.extend(self.replay.paths());
         all.extend(self.smp.iter_mut().flat_map(Smp::paths));
-        all.extend(self.seal.next.iter_mut().flat_map(|next| [&mut next.certificate, &mut next.key]));
+        let mut keys = vec![(&mut self.seal.key, &mut self.seal.pkcs11)];
+        if let Some(next) = &mut self.seal.next {
+            all.push(&mut next.certificate);
+            keys.push((&mut next.key, &mut next.pkcs11));
+        }
+        for (key, token) in keys {
+            all.extend(key);
+            all.extend(token.iter_mut().flat_map(|token| [&mut token.module, &mut token.pin_file]));
+        }
         all.extend(Self::initiating_paths(&mut self.client, &mut self.clinician));
         all.extend(Self::consumer_paths(&mut self.consumer));
         for path in all {
@@ -440,7 +485,6 @@ impl Config {
             ("listener.certificate", &self.listener.certificate),
             ("listener.key", &self.listener.key),
             ("seal.certificate", &self.seal.certificate),
-            ("seal.key", &self.seal.key),
             ("audit.spool_key_file", &self.audit.spool_key_file),
             ("policy.consent_file", &self.policy.consent_file),
         ] {

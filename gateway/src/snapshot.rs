@@ -1,17 +1,17 @@
 //! What may change while we run: keys, chains, trust, revocation, policies, token keys, peers. Swapped as one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ncp_ihe::HomeCommunityId;
-use ncp_saml::{SealKey, Signer};
+use ncp_saml::{SealKey, Signer, TokenKey};
 use ncp_tls::{Anchors, ClientAuth, Country, Freshness, Material, Ocsp, Purpose, Revocation, SslAcceptor};
 use openssl::x509::X509;
 
 use crate::clinician::token::Tokens;
-use crate::config::{Config, Peer};
+use crate::config::{Config, Peer, Token};
 use crate::initiating::peers::{self, Route};
 use crate::policy::consent::ConsentSource;
 use crate::policy::{Policy, PolicyEngine};
@@ -221,9 +221,10 @@ fn fetched(peer: &Peer) -> impl Iterator<Item = PathBuf> {
 /// The seal in use: the next one as soon as the present one has less than a day to live.
 fn signer(config: &Config) -> Result<Arc<Signer>, String> {
     let seal = &config.seal;
-    let mut key = SealKey::load(&seal.certificate, &seal.key)?;
+    let mut key = seal_key(&seal.certificate, seal.key.as_deref(), seal.pkcs11.as_ref())?;
     if let Some(next) = &seal.next {
-        let following = SealKey::load(&next.certificate, &next.key).map_err(|e| format!("next: {e}"))?;
+        let following = seal_key(&next.certificate, next.key.as_deref(), next.pkcs11.as_ref());
+        let following = following.map_err(|e| format!("next: {e}"))?;
         if key.days_left() < 1 && following.is_valid_now() {
             key = following;
         }
@@ -232,6 +233,18 @@ fn signer(config: &Config) -> Result<Arc<Signer>, String> {
         return Err(format!("certificate is of {}, gateway is {}", key.country, config.gateway.country));
     }
     Signer::start(key, seal.workers).map(Arc::new).map_err(|e| e.to_string())
+}
+
+fn seal_key(certificate: &Path, key: Option<&Path>, token: Option<&Token>) -> Result<SealKey, String> {
+    match (key, token) {
+        (Some(key), _) => SealKey::load(certificate, key),
+        (None, Some(Token { module, token, label, pin_file })) => {
+            let (module, token) = (module.clone(), token.clone());
+            let key = TokenKey { module, token, key: label.clone(), pin_file: pin_file.clone() };
+            SealKey::in_token(certificate, &key)
+        }
+        (None, None) => Err("no key".into()),
+    }
 }
 
 fn peer_acceptor(config: &Config, learned: &Learned) -> Result<SslAcceptor, ncp_tls::TlsError> {

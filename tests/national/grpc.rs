@@ -11,13 +11,13 @@ use ncp_proto::national as pb;
 use crate::harness::{HOME, World, codes, fetch, same_as_files};
 use crate::{BIRTH_DATE, EXPLICIT_LE, LOCAL_ID, images, oid, patient, study, uid};
 
-const LOCATION: &str = "2.999.47.21.7";
+pub(crate) const LOCATION: &str = "2.999.47.21.7";
 
 fn code(code: &str, system: &str) -> Option<pb::Code> {
     Some(pb::Code { code: code.into(), system: system.into(), display: code.into() })
 }
 
-fn entry(unique_id: &str, mime_type: &str, size: u64) -> pb::DocumentEntry {
+pub(crate) fn entry(unique_id: &str, mime_type: &str, size: u64) -> pb::DocumentEntry {
     let id = patient();
     let id = Some(pb::PatientId { id: id.extension, authority: id.root.to_string() });
     pb::DocumentEntry {
@@ -67,6 +67,7 @@ async fn the_example_service_carries_the_whole_story() {
         local_ids: vec![LOCAL_ID.into()],
         documents: vec![(entry("2.999.47.31.7", "application/dicom", kos.len() as u64), kos.clone())],
         files: scan(&world.dir.path().join("dicom")),
+        consent: pb::GetConsentResponse::default(),
     };
     let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let port = socket.local_addr().expect("bound").port();

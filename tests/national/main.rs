@@ -3,6 +3,7 @@
 use ncp_ihe::{DocumentRequest, ImagingRequest, SeriesRequest, StudyRequest, Uid};
 use ncp_tests::synth::Study;
 
+mod consent;
 mod dicomweb;
 mod domain;
 mod grpc;

@@ -40,6 +40,9 @@ pub enum AssertionError {
     /// Login class is no two-factor one.
     #[error("authentication is too weak")]
     WeakAuthentication,
+    /// The seal's token, for operators.
+    #[error("seal token: {0}")]
+    Token(String),
     /// The workers are gone or the library failed.
     #[error("verification is not available: {0}")]
     Unavailable(&'static str),

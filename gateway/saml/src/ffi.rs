@@ -32,21 +32,30 @@ impl Key {
     }
 }
 
-/// Signs the template's Signature at `signature_path` over the element at `element_path` and returns the document.
+/// Signs the template's Signature at `signature_path` over the element at `element_path`; returns the document, and the
+/// canonical SignedInfo that was signed.
 pub(crate) fn sign(
     template: &str,
     element_path: &[usize],
     signature_path: &[usize],
     key: &mut Key,
-) -> Result<String, E> {
+) -> Result<(String, Vec<u8>), E> {
     let document = Document::parse(template.as_bytes())?;
     let element = document.element(element_path)?;
     let signature = document.element(signature_path)?;
     register_id(&document, element)?;
     with_context(key, false, |context| {
         // SAFETY: context and signature node are live; libxmlsec1 writes into the document we own.
-        let done = unsafe { c::xmlSecDSigCtxSign(context, signature) };
-        if done == 0 { document.dump() } else { Err(E::Unavailable("signing failed")) }
+        let done = unsafe {
+            (*context).flags |= c::XMLSEC_DSIG_FLAGS_STORE_SIGNATURE;
+            c::xmlSecDSigCtxSign(context, signature)
+        };
+        if done != 0 {
+            return Err(E::Unavailable("signing failed"));
+        }
+        // SAFETY: the buffer belongs to the live context.
+        let input = unsafe { copied(c::xmlSecDSigCtxGetPreSignBuffer(context)) };
+        Ok((document.dump()?, input.ok_or(E::Unavailable("pre-sign"))?))
     })
 }
 
@@ -89,17 +98,24 @@ pub(crate) fn verify(message: &[u8], signed: Signed<'_>, key: &mut Key) -> Resul
             if reference.is_null() || (*reference).status != c::xmlSecDSigStatus_xmlSecDSigStatusSucceeded {
                 return Err(E::Signature("reference"));
             }
-            let buffer = c::xmlSecDSigReferenceCtxGetPreDigestBuffer(reference);
-            if buffer.is_null() {
-                return Err(E::Signature("pre-digest"));
-            }
-            let (data, size) = (c::xmlSecBufferGetData(buffer), c::xmlSecBufferGetSize(buffer) as usize);
-            if data.is_null() || size == 0 {
-                return Err(E::Signature("pre-digest"));
-            }
-            Ok(std::slice::from_raw_parts(data, size).to_vec())
+            copied(c::xmlSecDSigReferenceCtxGetPreDigestBuffer(reference)).ok_or(E::Signature("pre-digest"))
         }
     })
+}
+
+/// What a buffer of libxmlsec1 holds, unless it holds nothing.
+///
+/// # Safety
+/// The buffer is null or live.
+unsafe fn copied(buffer: c::xmlSecBufferPtr) -> Option<Vec<u8>> {
+    if buffer.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise; data and size are of one buffer, and a null or empty one is not read.
+    unsafe {
+        let (data, size) = (c::xmlSecBufferGetData(buffer), c::xmlSecBufferGetSize(buffer) as usize);
+        (!data.is_null() && size != 0).then(|| std::slice::from_raw_parts(data, size).to_vec())
+    }
 }
 
 /// A context with the closed profile and the key lent to it; the key comes back whatever happens. A signature over a whole

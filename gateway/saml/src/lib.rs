@@ -10,6 +10,7 @@ mod ffi;
 mod issue;
 mod national;
 mod structure;
+mod token;
 mod worker;
 mod xua;
 
@@ -19,6 +20,7 @@ pub use issue::{
     Code, HcpClaims, NextOfKinClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, nok_template, trc_template,
 };
 pub use national::XuaAssertion;
+pub use token::TokenKey;
 pub use worker::{NationalHeader, SealKey, SecurityHeader, Signer, SignerIdentity, SignerTrust, Verifier};
 pub use xua::{XuaClaims, xua_template};
 

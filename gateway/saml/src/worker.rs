@@ -25,6 +25,7 @@ use crate::issue::{
 };
 use crate::national::XuaAssertion;
 use crate::structure::{self, Kind, Profile};
+use crate::token::{TokenKey, TokenSigner};
 
 /// Verification keys that a worker keeps.
 const KEYS_PER_WORKER: usize = 64;
@@ -128,10 +129,17 @@ impl<W: 'static> Pool<W> {
     }
 }
 
+/// Where a seal's private key is.
+#[derive(Clone)]
+enum Private {
+    Pem(Arc<zeroize::Zeroizing<Vec<u8>>>),
+    Token(Arc<TokenKey>),
+}
+
 /// The NCP's seal: key and certificate.
 #[derive(Clone)]
 pub struct SealKey {
-    pem: Arc<zeroize::Zeroizing<Vec<u8>>>,
+    private: Private,
     certificate: String,
     method: &'static str,
     leaf: X509,
@@ -146,16 +154,30 @@ impl SealKey {
     /// What is wrong with the files, for operators.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, String> {
         let material = Material::load(certificate, key).map_err(|e| e.to_string())?;
-        let method = match material.key().id() {
+        let pem = material.key().private_key_to_pem_pkcs8().map_err(|e| e.to_string())?;
+        Self::of(material.leaf().clone(), Private::Pem(Arc::new(pem.into())))
+    }
+
+    /// Loads the chain of a key that stays in its token.
+    ///
+    /// # Errors
+    /// What is wrong with the file, for operators; the token is asked when a [`Signer`] starts.
+    pub fn in_token(certificate: &Path, key: &TokenKey) -> Result<Self, String> {
+        let chain = ncp_tls::certificates(certificate).map_err(|e| e.to_string())?;
+        let leaf = chain.into_iter().next().ok_or("no certificate")?;
+        Self::of(leaf, Private::Token(Arc::new(key.clone())))
+    }
+
+    fn of(leaf: X509, private: Private) -> Result<Self, String> {
+        let public = leaf.public_key().map_err(|e| e.to_string())?;
+        let method = match public.id() {
             Id::RSA => "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256",
             Id::EC => "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256",
             _ => return Err("seal key must be RSA or P-256".to_owned()),
         };
-        let country = Country::of_subject(material.leaf()).map_err(|e| format!("seal certificate: {e}"))?;
-        let pem = material.key().private_key_to_pem_pkcs8().map_err(|e| e.to_string())?;
-        let der = material.leaf().to_der().map_err(|e| e.to_string())?;
-        let (certificate, leaf) = (openssl::base64::encode_block(&der), material.leaf().clone());
-        Ok(Self { pem: Arc::new(pem.into()), certificate, method, leaf, country })
+        let country = Country::of_subject(&leaf).map_err(|e| format!("seal certificate: {e}"))?;
+        let der = leaf.to_der().map_err(|e| e.to_string())?;
+        Ok(Self { private, certificate: openssl::base64::encode_block(&der), method, leaf, country })
     }
 
     /// Whole days until the certificate ends; negative afterwards.
@@ -171,9 +193,35 @@ impl SealKey {
     }
 }
 
+/// What a signing thread signs with.
+enum Hand {
+    Own(Key),
+    Token(Box<TokenSigner>),
+}
+
+impl Hand {
+    fn of(seal: &SealKey) -> Result<Self, E> {
+        match &seal.private {
+            Private::Pem(pem) => Key::private(pem).map(Self::Own),
+            Private::Token(key) => {
+                let public = seal.leaf.public_key().map_err(|_| E::Unavailable("seal certificate"))?;
+                let opened = TokenSigner::open(key, public).map_err(E::Token)?;
+                Ok(Self::Token(Box::new(opened)))
+            }
+        }
+    }
+
+    fn sign(&mut self, template: &str) -> Result<String, E> {
+        match self {
+            Self::Own(key) => ffi::sign(template, &[], &[1], key).map(|(signed, _)| signed),
+            Self::Token(token) => token.sign(template),
+        }
+    }
+}
+
 /// Signs assertions.
 pub struct Signer {
-    pool: Pool<Key>,
+    pool: Pool<Hand>,
     seal: SealKey,
 }
 
@@ -181,10 +229,10 @@ impl Signer {
     /// Starts the workers.
     ///
     /// # Errors
-    /// When libxmlsec1 does not take the key.
+    /// When libxmlsec1 does not take the key, or the token has none that fits.
     pub fn start(seal: SealKey, workers: usize) -> Result<Self, E> {
-        let pem = seal.pem.clone();
-        let pool = Pool::start("seal-sign", workers, move || Key::private(&pem))?;
+        let held = seal.clone();
+        let pool = Pool::start("seal-sign", workers, move || Hand::of(&held))?;
         Ok(Self { pool, seal })
     }
 
@@ -243,7 +291,7 @@ impl Signer {
         let xml = template.to_xml().replacen(METHOD_PLACE, self.seal.method, 1);
         let xml = xml.replacen(&format!(">{CERTIFICATE_PLACE}<"), &format!(">{}<", self.seal.certificate), 1);
         let id = id.to_owned();
-        self.pool.run(move |key| ffi::sign(&xml, &[], &[1], key).map(|xml| SignedAssertion { id, xml })).await
+        self.pool.run(move |hand| hand.sign(&xml).map(|xml| SignedAssertion { id, xml })).await
     }
 }
 

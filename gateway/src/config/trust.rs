@@ -167,10 +167,12 @@ impl Config {
             self.listener.certificate.clone(),
             self.listener.key.clone(),
             self.seal.certificate.clone(),
-            self.seal.key.clone(),
             self.policy.consent_file.clone(),
         ];
-        all.extend(self.seal.next.iter().flat_map(|next| [next.certificate.clone(), next.key.clone()]));
+        all.extend(self.seal.key.clone());
+        all.extend(
+            self.seal.next.iter().flat_map(|next| std::iter::once(next.certificate.clone()).chain(next.key.clone())),
+        );
         all.extend(self.client.iter().flat_map(|client| [client.certificate.clone(), client.key.clone()]));
         all.extend(self.clinician.iter().flat_map(|c| [c.certificate.clone(), c.key.clone(), c.jwks_file.clone()]));
         all.extend(self.consumer.iter().flat_map(|c| [c.certificate.clone(), c.key.clone(), c.tls_anchors.clone()]));
@@ -189,6 +191,18 @@ impl Config {
         let mut say = |path: &str, what: &str| problems.push(ConfigProblem::new(path, what.to_owned()));
         if self.replay.redis.is_some() && self.replay.key_file.as_ref().is_none_or(|file| !file.is_file()) {
             say("replay.key_file", "is needed with redis: 32 bytes in hex, mode 0600");
+        }
+        let next = self.seal.next.as_ref().map(|next| ("seal.next.key", &next.key, &next.pkcs11));
+        let seals = std::iter::once(("seal.key", &self.seal.key, &self.seal.pkcs11)).chain(next);
+        for (at, key, token) in seals {
+            match (key, token) {
+                (Some(key), None) if !key.is_file() => say(at, &format!("no such file: {}", key.display())),
+                (Some(_), None) | (None, Some(_)) => {}
+                _ => say(at, "expected a file or pkcs11, one of them"),
+            }
+        }
+        if self.policy.consent.is_some() && self.policy.consent_service.is_some() {
+            say("policy.consent_service", "expected consent or consent_service, not both");
         }
         if let Some(server) = &self.policy.consent {
             let secret = server.url.starts_with("https://");

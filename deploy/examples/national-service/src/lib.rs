@@ -1,6 +1,6 @@
 //! A national service in about a hundred lines: one patient, her report, the DICOM files of a folder.
 //!
-//! It implements four of the five services of `proto/ncp/national/v1/national.proto`. A country replaces what each
+//! It implements the five services of `proto/ncp/national/v1/national.proto`. A country replaces what each
 //! method looks up by its own systems; who may see what is the gateway's business, not the service's.
 
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub struct Holdings {
     pub documents: Vec<(pb::DocumentEntry, Vec<u8>)>,
     /// DICOM files with what identifies them.
     pub files: Vec<(DicomHeader, PathBuf)>,
+    /// What she has decided.
+    pub consent: pb::GetConsentResponse,
 }
 
 /// Finds the DICOM files of a folder.
@@ -42,7 +44,7 @@ pub fn scan(folder: &std::path::Path) -> Vec<(DicomHeader, PathBuf)> {
     files.filter_map(|entry| read(entry.into_path())).collect()
 }
 
-/// All four services; it is cheap to clone.
+/// All five services; it is cheap to clone.
 #[derive(Clone)]
 pub struct Service(pub Arc<Holdings>);
 
@@ -144,6 +146,20 @@ impl pb::imaging_document_source_server::ImagingDocumentSource for Service {
     }
 }
 
+#[tonic::async_trait]
+impl pb::consent_source_server::ConsentSource for Service {
+    async fn get_consent(
+        &self,
+        request: Request<pb::GetConsentRequest>,
+    ) -> Result<Response<pb::GetConsentResponse>, Status> {
+        let asked = request.into_inner().patient;
+        if asked.is_none() || asked != self.0.patient.id {
+            return Err(Status::not_found("patient"));
+        }
+        Ok(Response::new(self.0.consent.clone()))
+    }
+}
+
 fn located(header: &DicomHeader, path: &std::path::Path) -> pb::LocatedInstance {
     pb::LocatedInstance {
         sop_instance: header.sop_instance.clone(),
@@ -154,7 +170,7 @@ fn located(header: &DicomHeader, path: &std::path::Path) -> pb::LocatedInstance 
     }
 }
 
-/// Serves all four over mutual TLS until the program ends.
+/// Serves all five over mutual TLS until the program ends.
 ///
 /// # Errors
 /// The listener's.
@@ -163,6 +179,7 @@ pub async fn serve(
     listener: tokio::net::TcpListener,
     acceptor: ncp_tls::SslAcceptor,
 ) -> Result<(), tonic::transport::Error> {
+    use pb::consent_source_server::ConsentSourceServer as Consent;
     use pb::document_registry_server::DocumentRegistryServer as Registry;
     use pb::document_repository_server::DocumentRepositoryServer as Repository;
     use pb::imaging_document_source_server::ImagingDocumentSourceServer as Source;
@@ -171,7 +188,8 @@ pub async fn serve(
         .add_service(Supplier::new(service.clone()))
         .add_service(Registry::new(service.clone()))
         .add_service(Repository::new(service.clone()))
-        .add_service(Source::new(service))
+        .add_service(Source::new(service.clone()))
+        .add_service(Consent::new(service))
         .serve_with_incoming(ncp_tls::incoming(listener, acceptor))
         .await
 }

@@ -36,8 +36,13 @@ async fn run(address: &str, tls: [&String; 3], folder: &str) -> Result<(), Box<d
         gender: "M".into(),
         ..pb::Patient::default()
     };
-    let holdings =
-        Holdings { patient, local_ids: vec!["UV59569735".into()], documents: Vec::new(), files: scan(folder.as_ref()) };
+    let holdings = Holdings {
+        patient,
+        local_ids: vec!["UV59569735".into()],
+        documents: Vec::new(),
+        files: scan(folder.as_ref()),
+        consent: pb::GetConsentResponse { state: pb::get_consent_response::State::Given.into(), blocked: Vec::new() },
+    };
     let listener = tokio::net::TcpListener::bind(address).await?;
     Ok(serve(Service(Arc::new(holdings)), listener, acceptor).await?)
 }

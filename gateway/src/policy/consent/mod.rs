@@ -11,9 +11,11 @@ use ncp_tls::Country;
 
 mod fhir;
 mod file;
+mod grpc;
 
 pub use fhir::FhirConsent;
 pub use file::ConsentFile;
+pub use grpc::GrpcConsent;
 
 use super::decide::Resource;
 use crate::identity::Identity;
@@ -133,6 +135,8 @@ pub enum ConsentSource {
     File(ConsentFile),
     /// A FHIR R4 server with Consent resources, beside a file of what is closed by law.
     Fhir(Box<FhirConsent>, ConsentFile),
+    /// A country's own service, beside the same file.
+    Grpc(Box<GrpcConsent>, ConsentFile),
 }
 
 impl ConsentSource {
@@ -142,9 +146,10 @@ impl ConsentSource {
     /// The file's path and what is wrong with it; what is wrong with the server's address or anchors.
     pub fn load(config: &crate::config::Policy) -> Result<Self, ConsentError> {
         let file = ConsentFile::load(&config.consent_file)?;
-        match &config.consent {
-            None => Ok(Self::File(file)),
-            Some(server) => Ok(Self::Fhir(Box::new(FhirConsent::new(server)?), file)),
+        match (&config.consent, &config.consent_service) {
+            (Some(server), _) => Ok(Self::Fhir(Box::new(FhirConsent::new(server)?), file)),
+            (None, Some(service)) => Ok(Self::Grpc(Box::new(GrpcConsent::new(service)?), file)),
+            (None, None) => Ok(Self::File(file)),
         }
     }
 
@@ -153,18 +158,17 @@ impl ConsentSource {
     /// # Errors
     /// When the source cannot say; the caller refuses.
     pub async fn directives(&self, patient: &PatientId, to: &Country) -> Result<Directives, ConsentError> {
-        match self {
-            Self::File(file) => Ok(file.directives(patient, to)),
-            Self::Fhir(server, file) => {
-                let mut directives = server.directives(patient).await?;
-                let by_file = file.directives(patient, to);
-                if by_file.service == ServiceConsent::OptedOut {
-                    directives.service = ServiceConsent::OptedOut;
-                }
-                directives.blocks.extend(by_file.blocks);
-                Ok(directives)
-            }
+        let (mut directives, file) = match self {
+            Self::File(file) => return Ok(file.directives(patient, to)),
+            Self::Fhir(server, file) => (server.directives(patient).await?, file),
+            Self::Grpc(service, file) => (service.directives(patient, to).await?, file),
+        };
+        let by_file = file.directives(patient, to);
+        if by_file.service == ServiceConsent::OptedOut {
+            directives.service = ServiceConsent::OptedOut;
         }
+        directives.blocks.extend(by_file.blocks);
+        Ok(directives)
     }
 }
 
