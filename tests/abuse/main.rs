@@ -12,7 +12,9 @@ use ncp_tests::attack::{self, Finding, Row};
 use ncp_tls::{Anchors, CertificateFacts, Country, Purpose, Revocation};
 use openssl::x509::X509Ref;
 
+mod blocked;
 mod initiating;
+mod rollover;
 mod smp;
 mod states;
 mod world;

@@ -300,7 +300,7 @@ fn address(gateway: &Gateway) -> Option<String> {
     snapshot.peers.by_country(Country::parse("FI").expect("FI")).and_then(|peer| peer.xca.clone())
 }
 
-async fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     for _ in 0..600 {
         if holds() {
             return;
