@@ -177,6 +177,11 @@ impl Bound {
         self.consumers.as_ref().and_then(|(_, listener)| listener.local_addr().ok())
     }
 
+    /// Where clinicians' systems reach us.
+    pub fn clinicians_address(&self) -> Option<SocketAddr> {
+        self.clinic.as_ref().and_then(|(_, listener)| listener.local_addr().ok())
+    }
+
     /// Serves until a signal, drains.
     ///
     /// # Errors

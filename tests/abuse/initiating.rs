@@ -64,7 +64,7 @@ fn call(gateway: &Gateway, claims: ncp_saml::HcpClaims) -> Call {
         until: now + SignedDuration::from_hours(1),
     };
     let caller = Caller { claims, hcp_id: id(), issued: now };
-    Call { app: gateway.app.clone(), snapshot, peer, caller, treatment: Some(treatment) }
+    Call { app: gateway.app.clone(), snapshot, peer, caller, treatment: Some(treatment), wait: None }
 }
 
 /// Norway's gateway with Finland at an address.

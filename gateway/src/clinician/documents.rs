@@ -1,180 +1,31 @@
-//! DocumentReference and Binary (`facade.md` 2.4, 2.5): what the patient's country lists, and one document of it.
+//! Binary (`facade.md` 2.5): one document of the patient's country.
 
 use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use ncp_ihe::{
-    Association, DocumentEntry, DocumentRequest, FindDocuments, HomeCommunityId, Oid, PatientId, StoredQuery, orcd,
-};
+use ncp_ihe::{DocumentEntry, DocumentRequest, HomeCommunityId, Oid, orcd};
 use ncp_proto::translation::Direction;
 use serde_json::json;
 
-use super::fhir::{accepts, answer, patient_id, patient_reference};
-use super::problem::{self, Problem};
-use super::resources::{self, Places};
+use super::fhir::{accepts, answer};
+use super::problem::Problem;
 use super::sealed::{Document, Sealed, Treated, resource_id};
 use super::token::Bearer;
 use super::{Clinic, Context};
 use crate::initiating::Call;
-use crate::initiating::query::{Found, query};
 use crate::initiating::retrieve::{Retrieved, Wanted, retrieve};
 use crate::outcome::GatewayError;
 use crate::translate;
 
-/// Documents of one answer.
-const DOCUMENTS: usize = 1000;
 /// What OrCD documents hold.
 const HELD: [&str; 3] = ["application/pdf", "image/png", "image/jpeg"];
-/// Association of a transformation; the source is the translation.
-const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
 
-/// `GET /p/{confirmed}/fhir/DocumentReference` (ITI-67): what the patient's country lists.
-pub async fn search_documents(
-    State(clinic): State<Arc<Clinic>>,
-    Extension(context): Extension<Context>,
-    Path(sealed): Path<String>,
-    RawQuery(parameters): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let covering = [("ITI-67", "DocumentReference")];
-    let bearer = clinic.bearer(&context, &headers, &covering, "user/DocumentReference.rs").await?;
-    let text = "Confirm the treatment relationship first: POST Patient/{id}/$confirm-treatment.";
-    let Sealed::Confirmed(treated) = clinic.open(&bearer, &sealed)? else {
-        return Err(Problem::Request("treatment-not-confirmed", text));
-    };
-    let filter = Filter::read(parameters.as_deref().unwrap_or_default(), &treated)?;
-    let call = clinic.treatment_call(&bearer, &treated)?;
-    let patient = PatientId::parse_cx(&treated.person.patient).map_err(|_| Problem::NotFound)?;
-    let all = StoredQuery::FindDocuments(FindDocuments::of_patient(patient));
-    let found = query(&call, all).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
-    let own = format!("{}/DocumentReference", clinic.base('p', &sealed, "fhir"));
-    documents(&clinic, &bearer, &treated, &call, found, &filter, own, &context)
-}
-
-/// What a search narrows to; what is not known is ignored, as MHD says.
-#[derive(Default)]
-struct Filter {
-    types: Vec<String>,
-    content_types: Vec<String>,
-    study: Option<String>,
-}
-
-impl Filter {
-    fn read(query: &str, treated: &Treated) -> Result<Self, Problem> {
-        let mut out = Self::default();
-        for pair in query.split('&').filter(|p| !p.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned();
-            match name {
-                "patient" if value.rsplit('/').next() != Some(&patient_id(&treated.person)) => {
-                    return Err(Problem::Request("patient", "patient is not the one of this base."));
-                }
-                "type" => out.types.extend(value.split(',').map(|v| v.rsplit('|').next().unwrap_or(v).to_owned())),
-                "contenttype" => out.content_types.extend(value.split(',').map(ToOwned::to_owned)),
-                "study-instance-uid" => out.study = Some(value.trim_start_matches("urn:oid:").to_owned()),
-                _ => {}
-            }
-        }
-        Ok(out)
-    }
-
-    fn takes(&self, entry: &DocumentEntry) -> bool {
-        (self.types.is_empty() || self.types.contains(&entry.type_code.code))
-            && (self.content_types.is_empty() || self.content_types.contains(&entry.mime_type))
-            && self
-                .study
-                .as_ref()
-                .is_none_or(|study| entry.study_instance_uid().is_some_and(|uid| uid.as_str() == study))
-    }
-}
-
-#[allow(clippy::too_many_arguments)]
-fn documents(
-    clinic: &Clinic,
-    bearer: &Bearer,
-    treated: &Treated,
-    call: &Call,
-    found: Found,
-    filter: &Filter,
-    own: String,
-    context: &Context,
-) -> Result<Response, Problem> {
-    let issue = |code: &str, detail: &str, text: String| {
-        problem::outcome_issue("warning", code, detail, &text, &context.reference)
-    };
-    let mut issues = Vec::new();
-    if !found.incomplete.is_empty() {
-        issues.push(issue("incomplete", "country-partial", format!("{} could not list everything.", call.peer.name)));
-    }
-    if found.unusable > 0 {
-        let text = format!("{} entries of {} could not be used.", found.unusable, call.peer.name);
-        issues.push(issue("incomplete", "entries-unusable", text));
-    }
-    let mut lines = lines(&found.objects.entries, &found.objects.associations);
-    lines.retain(|(shown, _)| filter.takes(shown));
-    if lines.len() > DOCUMENTS {
-        return Err(Problem::TooLarge);
-    }
-    lines.sort_by(|(a, _), (b, _)| b.service_start.cmp(&a.service_start).then_with(|| a.unique_id.cmp(&b.unique_id)));
-    let patient = patient_reference(clinic, bearer, treated)?;
-    let home = &call.peer.home_community_id;
-    let mut entries = Vec::with_capacity(lines.len());
-    for (shown, original) in lines {
-        let original_facts = original.map(|o| sealed_document(o, None));
-        let original_url = match &original_facts {
-            Some(facts) => Some(binary_url(clinic, bearer, treated, facts)?),
-            None => None,
-        };
-        let facts = sealed_document(shown, original_facts.map(Box::new));
-        let content = binary_url(clinic, bearer, treated, &facts)?;
-        let study = match (&facts.study, shown.is_manifest()) {
-            (Some(_), true) => {
-                let sealed = clinic.seal(bearer, &Sealed::Document(treated.clone(), facts.clone()))?;
-                Some(clinic.base('s', &sealed, "dicomweb"))
-            }
-            _ => None,
-        };
-        let id = document_id(treated, &facts);
-        let places = Places {
-            id: &id,
-            patient: &patient,
-            content: &content,
-            original: original_url.as_deref(),
-            dicomweb: study.as_deref(),
-        };
-        let resource = resources::document_reference(shown, home, &places);
-        entries.push(json!({
-            "fullUrl": format!("{own}/{id}"),
-            "resource": resource,
-            "search": { "mode": "match" },
-        }));
-    }
-    Ok(answer(&resources::searchset(Some(own), entries, issues)))
-}
-
-/// One line for a document: its translation with the original behind it, where there is one.
-fn lines<'a>(
-    entries: &'a [DocumentEntry],
-    associations: &[Association],
-) -> Vec<(&'a DocumentEntry, Option<&'a DocumentEntry>)> {
-    let by_uuid = |uuid: &str| entries.iter().find(|e| e.entry_uuid == uuid);
-    let pairs: Vec<(&str, &str)> = associations
-        .iter()
-        .filter(|a| a.kind == XFRM && by_uuid(&a.source).is_some() && by_uuid(&a.target).is_some())
-        .map(|a| (a.source.as_str(), a.target.as_str()))
-        .collect();
-    let hidden = |entry: &&DocumentEntry| !pairs.iter().any(|(_, original)| *original == entry.entry_uuid);
-    let original_of =
-        |entry: &DocumentEntry| pairs.iter().find(|(t, _)| *t == entry.entry_uuid).and_then(|p| by_uuid(p.1));
-    entries.iter().filter(hidden).map(|entry| (entry, original_of(entry))).collect()
-}
-
-fn sealed_document(entry: &DocumentEntry, original: Option<Box<Document>>) -> Document {
+pub(super) fn sealed_document(entry: &DocumentEntry, original: Option<Box<Document>>) -> Document {
     let announced = !entry.is_delayed_assembly();
     let hash = entry.hash.as_deref().and_then(|h| hex::decode(h).ok()).and_then(|h| <[u8; 20]>::try_from(h).ok());
     Document {
@@ -190,11 +41,16 @@ fn sealed_document(entry: &DocumentEntry, original: Option<Box<Document>>) -> Do
     }
 }
 
-fn document_id(treated: &Treated, document: &Document) -> String {
+pub(super) fn document_id(treated: &Treated, document: &Document) -> String {
     resource_id(&[&treated.person.country, &document.repository, &document.unique_id])
 }
 
-fn binary_url(clinic: &Clinic, bearer: &Bearer, treated: &Treated, document: &Document) -> Result<String, Problem> {
+pub(super) fn binary_url(
+    clinic: &Clinic,
+    bearer: &Bearer,
+    treated: &Treated,
+    document: &Document,
+) -> Result<String, Problem> {
     let sealed = clinic.seal(bearer, &Sealed::Document(treated.clone(), document.clone()))?;
     Ok(format!("{}/Binary/{}", clinic.base('p', &sealed, "fhir"), document_id(treated, document)))
 }

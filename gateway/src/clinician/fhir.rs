@@ -14,9 +14,10 @@ use ncp_audit::{Event, PeerFacts};
 use ncp_ihe::{Oid, PatientId, PatientMatch, PersonName};
 use serde_json::{Value, json};
 
-use super::problem::Problem;
+use super::prefer::Preferences;
+use super::problem::{self, Problem};
 use super::resources;
-use super::sealed::{Hcp, Person, Sealed, Treated, resource_id};
+use super::sealed::{Also, Hcp, Person, Sealed, Treated, resource_id};
 use super::token::{Bearer, is_emergency};
 use super::{Clinic, Context, FHIR_JSON, digest};
 use crate::config::Peer;
@@ -28,6 +29,8 @@ use crate::outcome::GatewayError;
 const UNCONFIRMED: Duration = Duration::from_secs(30 * 60);
 /// Emergency access at most (`facade.md` 2.1).
 const EMERGENCY: Duration = Duration::from_secs(30 * 60);
+/// Further countries of one confirmation, so that the sealed base stays as short as URLs must be.
+const ALSO: usize = 4;
 
 /// `GET /fhir/metadata`: what is there, without a token.
 pub async fn metadata(State(clinic): State<Arc<Clinic>>) -> Response {
@@ -80,8 +83,10 @@ pub async fn search_patient(
     };
     let caller = clinic.caller(&bearer, &hcp)?;
     issued(&clinic, &context, &caller).await?;
+    let preferences = Preferences::read(&headers);
     let answers = join_all(asked.into_iter().map(|(peer, sought)| {
-        let call = clinic.call(peer.clone(), caller.clone(), None);
+        let mut call = clinic.call(peer.clone(), caller.clone(), None);
+        call.wait = preferences.wait;
         async move {
             let found = discover(&call, sought.clone()).await;
             (peer, found.map(|matches| (matches, sought)))
@@ -189,17 +194,13 @@ fn matches(
             Err(error) => {
                 tracing::info!(country = %peer.country, reason = %error, ncp.reference = %context.reference, "country did not answer");
                 let problem = Problem::Country(peer.name.clone(), error);
-                let mut issue = problem.warning(&context.reference);
-                if let Some(map) = issue.as_object_mut() {
-                    map.insert("extension".into(), json!([resources::home_extension(&peer.home_community_id)]));
-                }
-                issues.push(issue);
+                issues.push(problem.warning(&peer.home_community_id, &context.reference));
                 failures.push(problem);
             }
         }
     }
-    if !answered && let Some(first) = failures.into_iter().next() {
-        return Err(first);
+    if !answered {
+        return Err(problem::of_all(failures));
     }
     if wanted.only_certain && (found.len() != 1 || !found[0].2) {
         found.clear();
@@ -242,6 +243,7 @@ pub async fn confirm_treatment(
         return Err(Problem::NotFound);
     }
     let confirmed = confirmation(&body)?;
+    let also = elsewhere(&clinic, &bearer, &person, &confirmed.also)?;
     let now = Timestamp::now().as_second();
     let longest = if confirmed.emergency { EMERGENCY.min(clinic.config.treatment) } else { clinic.config.treatment };
     let until = now + longest.as_secs() as i64;
@@ -256,32 +258,10 @@ pub async fn confirm_treatment(
         issued(&clinic, &context, &clinic.caller(&bearer, &hcp)?).await?;
     }
     let person = Person { hcp, expires: until, ..person };
-    let treated = Treated { person, trc: *uuid::Uuid::new_v4().as_bytes(), issued: now };
-    let call = clinic.treatment_call(&bearer, &treated)?;
-    let peer = PeerFacts {
-        country: call.peer.country.to_string(),
-        home_community_id: call.peer.home_community_id.to_string(),
-        address: context.address.ip().to_string(),
-        ..PeerFacts::default()
-    };
-    if confirmed.emergency {
-        let event = Event::EmergencyStarted {
-            user: call.caller.requestor(),
-            patient: treated.person.patient.clone(),
-            rule: "emergency access confirmed by a professional".to_owned(),
-            justification: confirmed.reason,
-            peer: peer.clone(),
-        };
-        clinic.record(&event, &context).await?;
+    let treated = Treated { person, trc: *uuid::Uuid::new_v4().as_bytes(), issued: now, also };
+    for one in treated.each() {
+        record_treatment(&clinic, &bearer, &context, &one, &confirmed).await?;
     }
-    let event = Event::TrcIssued {
-        user: call.caller.requestor(),
-        assertion: super::assertion_id(&treated.trc),
-        patient: treated.person.patient.clone(),
-        purpose: call.caller.claims.purpose.as_str().to_owned(),
-        peer,
-    };
-    clinic.record(&event, &context).await?;
     let reference = patient_reference(&clinic, &bearer, &treated)?;
     let expires = Timestamp::from_second(until).map_err(|_| Problem::Internal)?;
     Ok(answer(&json!({
@@ -293,11 +273,70 @@ pub async fn confirm_treatment(
     })))
 }
 
+/// The alarm of an emergency and the TRC assertion, for one country.
+async fn record_treatment(
+    clinic: &Clinic,
+    bearer: &Bearer,
+    context: &Context,
+    treated: &Treated,
+    confirmed: &Confirmation,
+) -> Result<(), Problem> {
+    let call = clinic.treatment_call(bearer, treated)?;
+    let peer = PeerFacts {
+        country: call.peer.country.to_string(),
+        home_community_id: call.peer.home_community_id.to_string(),
+        address: context.address.ip().to_string(),
+        ..PeerFacts::default()
+    };
+    if confirmed.emergency {
+        let event = Event::EmergencyStarted {
+            user: call.caller.requestor(),
+            patient: treated.person.patient.clone(),
+            rule: "emergency access confirmed by a professional".to_owned(),
+            justification: confirmed.reason.clone(),
+            peer: peer.clone(),
+        };
+        clinic.record(&event, context).await?;
+    }
+    let event = Event::TrcIssued {
+        user: call.caller.requestor(),
+        assertion: super::assertion_id(&treated.trc),
+        patient: treated.person.patient.clone(),
+        purpose: call.caller.claims.purpose.as_str().to_owned(),
+        peer,
+    };
+    clinic.record(&event, context).await
+}
+
+/// The same patient in further countries, as `$match` found her there. Persons with different birth dates are not one.
+fn elsewhere(clinic: &Clinic, bearer: &Bearer, person: &Person, references: &[String]) -> Result<Vec<Also>, Problem> {
+    let mut out: Vec<Also> = Vec::with_capacity(references.len());
+    for reference in references {
+        let path = reference.strip_prefix(&clinic.config.base_url).and_then(|path| path.strip_prefix("/p/"));
+        let (sealed, id) = path.and_then(|path| path.split_once("/fhir/Patient/")).ok_or(Problem::NotFound)?;
+        let Sealed::Unconfirmed(other) = clinic.open(bearer, sealed)? else { return Err(Problem::NotFound) };
+        if patient_id(&other) != id {
+            return Err(Problem::NotFound);
+        }
+        if other.country == person.country || out.iter().any(|known| known.country == other.country) {
+            return Err(Problem::Request("also-same-country", "One person of each country can be confirmed at once."));
+        }
+        if person.birth_date.is_some() && other.birth_date.is_some() && person.birth_date != other.birth_date {
+            return Err(Problem::Request("also-other-person", "The birth dates differ: this is another person."));
+        }
+        let Person { country, patient, birth_date, .. } = other;
+        out.push(Also { country, patient, birth_date, trc: *uuid::Uuid::new_v4().as_bytes() });
+    }
+    Ok(out)
+}
+
 struct Confirmation {
     emergency: bool,
     /// Why an emergency; kept on the trail.
     reason: String,
     valid_until: Option<i64>,
+    /// The same person in further countries: `fullUrl` of their entries.
+    also: Vec<String>,
 }
 
 fn confirmation(body: &[u8]) -> Result<Confirmation, Problem> {
@@ -305,12 +344,17 @@ fn confirmation(body: &[u8]) -> Result<Confirmation, Problem> {
         || Problem::Request("confirm-request", "Expected Parameters with purpose and relationship, as JSON.");
     let value: Value = serde_json::from_slice(body).map_err(|_| malformed())?;
     let (mut purpose, mut relationship, mut reason, mut valid_until) = (None, false, String::new(), None);
+    let mut also = Vec::new();
     for parameter in value.get("parameter").and_then(Value::as_array).ok_or_else(malformed)? {
         let text = |key: &str| parameter.get(key).and_then(Value::as_str);
         match parameter.get("name").and_then(Value::as_str) {
             Some("purpose") => purpose = parameter.pointer("/valueCoding/code").and_then(Value::as_str),
             Some("relationship") => relationship = parameter.get("valueBoolean") == Some(&Value::Bool(true)),
             Some("reason") => reason = text("valueString").unwrap_or_default().trim().to_owned(),
+            Some("also") if also.len() < ALSO => {
+                let reference = parameter.pointer("/valueReference/reference").and_then(Value::as_str);
+                also.push(reference.ok_or_else(malformed)?.to_owned());
+            }
             Some("validUntil") => {
                 let at: Timestamp = text("valueInstant").and_then(|t| t.parse().ok()).ok_or_else(malformed)?;
                 valid_until = Some(at.as_second());
@@ -332,7 +376,7 @@ fn confirmation(body: &[u8]) -> Result<Confirmation, Problem> {
     if emergency && reason.is_empty() {
         return Err(Problem::Request("reason-missing", "Emergency access needs a reason."));
     }
-    Ok(Confirmation { emergency, reason, valid_until })
+    Ok(Confirmation { emergency, reason, valid_until, also })
 }
 
 pub(super) fn patient_reference(clinic: &Clinic, bearer: &Bearer, treated: &Treated) -> Result<String, Problem> {

@@ -4,7 +4,8 @@
 //! token     who calls, from a verified JWT
 //! sealed    what an earlier call found, from the base URL
 //! fhir      $match, $confirm-treatment                          => initiating
-//! documents DocumentReference, Binary                           => initiating
+//! search    DocumentReference                                  => initiating
+//! documents Binary                                              => initiating
 //! dicomweb  studies of a manifest                               => initiating
 //! resources FHIR resources out of XDS metadata
 //! problem   every error to status and OperationOutcome
@@ -38,9 +39,11 @@ use crate::shutdown::Drain;
 pub mod dicomweb;
 pub mod documents;
 pub mod fhir;
+pub mod prefer;
 pub mod problem;
 pub mod resources;
 pub mod sealed;
+pub mod search;
 pub mod token;
 
 use problem::Problem;
@@ -160,7 +163,7 @@ impl Clinic {
     }
 
     fn call(&self, peer: Arc<Peer>, caller: Caller, treatment: Option<Treatment>) -> Call {
-        Call { app: self.app.clone(), snapshot: self.app.snapshot.load_full(), peer, caller, treatment }
+        Call { app: self.app.clone(), snapshot: self.app.snapshot.load_full(), peer, caller, treatment, wait: None }
     }
 
     fn peer(&self, country: &str) -> Result<Arc<Peer>, Problem> {
@@ -215,7 +218,7 @@ pub fn routes(clinic: Arc<Clinic>) -> Router {
         .route("/fhir/metadata", get(fhir::metadata))
         .route("/fhir/Patient/$match", post(fhir::search_patient))
         .route("/p/{sealed}/fhir/Patient/{id}/$confirm-treatment", post(fhir::confirm_treatment))
-        .route("/p/{sealed}/fhir/DocumentReference", get(documents::search_documents))
+        .route("/p/{sealed}/fhir/DocumentReference", get(search::search_documents))
         .route("/p/{sealed}/fhir/Binary/{id}", get(documents::read_binary))
         .route("/s/{sealed}/dicomweb/studies/{study}", get(dicomweb::retrieve_study))
         .fallback(|| async { Problem::NotFound })

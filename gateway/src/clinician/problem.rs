@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use ncp_ihe::HomeCommunityId;
 use serde_json::{Value, json};
 
 use crate::initiating::PeerError;
@@ -53,6 +54,7 @@ impl Problem {
             Self::Request(code @ ("relationship-missing" | "reason-missing"), text) => {
                 (S::BAD_REQUEST, "business-rule", code, (*text).into())
             }
+            Self::Request("not-supported", text) => (S::BAD_REQUEST, "not-supported", "not-supported", (*text).into()),
             Self::Request(code, text) => (S::BAD_REQUEST, "invalid", code, (*text).into()),
             Self::Token => {
                 let text = "The access token is missing, expired or not for this server.";
@@ -92,10 +94,10 @@ impl Problem {
         }
     }
 
-    /// As an issue of a larger answer: what is missing and why.
-    pub fn warning(&self, reference: &str) -> Value {
+    /// As an issue of a larger answer: what a community lacks in it and why.
+    pub fn warning(&self, home: &HomeCommunityId, reference: &str) -> Value {
         let (_, issue, code, text) = self.row();
-        outcome_issue("warning", issue, code, &text, reference)
+        of_community(outcome_issue("warning", issue, code, &text, reference), home)
     }
 
     /// As an answer.
@@ -120,6 +122,26 @@ impl Problem {
         }
         response
     }
+}
+
+/// What a caller is told when every country failed: of one its failure; of several that they are late only when all are,
+/// and never that nothing exists while one of them could not say.
+pub fn of_all(failures: Vec<Problem>) -> Problem {
+    let late = |problem: &Problem| matches!(problem, Problem::Country(_, GatewayError::Peer(PeerError::Timeout)));
+    let (timeouts, mut others): (Vec<_>, Vec<_>) = failures.into_iter().partition(late);
+    let of_country = |problem: &Problem| problem.row().0 != StatusCode::NOT_FOUND;
+    match others.iter().position(of_country) {
+        Some(at) => others.swap_remove(at),
+        None => timeouts.into_iter().chain(others).next().unwrap_or(Problem::Internal),
+    }
+}
+
+/// An issue with the community that it concerns.
+pub fn of_community(mut issue: Value, home: &HomeCommunityId) -> Value {
+    if let Some(map) = issue.as_object_mut() {
+        map.insert("extension".into(), json!([super::resources::home_extension(home)]));
+    }
+    issue
 }
 
 fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &'static str, String) {

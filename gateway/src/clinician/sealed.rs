@@ -72,6 +72,40 @@ pub struct Treated {
     pub trc: [u8; 16],
     /// Its instant, seconds since 1970.
     pub issued: i64,
+    /// The same patient in further countries, with a relationship of her own in each.
+    pub also: Vec<Also>,
+}
+
+/// A patient under treatment as one more country knows her.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Also {
+    /// Country of affiliation, two letters.
+    pub country: String,
+    /// CX.
+    pub patient: String,
+    /// `YYYYMMDD`.
+    pub birth_date: Option<String>,
+    /// Random part of the TRC assertion's ID.
+    pub trc: [u8; 16],
+}
+
+impl std::fmt::Debug for Also {
+    /// Never the person.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Also(… of {})", self.country)
+    }
+}
+
+impl Treated {
+    /// The relationship with each country for itself, the first country first.
+    pub fn each(&self) -> Vec<Self> {
+        let alone = |person, trc| Self { person, trc, issued: self.issued, also: Vec::new() };
+        let first = alone(self.person.clone(), self.trc);
+        let others = self.also.iter().cloned().map(|Also { country, patient, birth_date, trc }| {
+            alone(Person { country, patient, birth_date, ..self.person.clone() }, trc)
+        });
+        std::iter::once(first).chain(others).collect()
+    }
 }
 
 impl std::fmt::Debug for Document {
@@ -187,7 +221,7 @@ mod tests {
             hcp,
             expires: 1_795_007_200,
         };
-        let treated = Treated { person, trc: [9; 16], issued: 1_795_000_001 };
+        let treated = Treated { person, trc: [9; 16], issued: 1_795_000_001, also: Vec::new() };
         let document = Document {
             repository: "2.999.47.21.1".into(),
             unique_id: "1.2.276.0.7230010.3.1.4.8323329.12345.1700000000.123456^PIVOT".into(),
@@ -211,6 +245,22 @@ mod tests {
         assert_eq!(sealer.open("https://idp.example|a", &text), Some(facts()));
         assert_eq!(sealer.open("https://idp.example|b", &text), None);
         assert_eq!(Sealer { key: [6; 32] }.open("https://idp.example|a", &text), None);
+    }
+
+    #[test]
+    fn a_patient_of_five_countries_fits_into_a_url() {
+        let Sealed::Document(treated, _) = facts() else { panic!("a document") };
+        let also = ["FI", "SE", "DK", "PT"].map(|country| Also {
+            country: country.into(),
+            patient: treated.person.patient.clone(),
+            birth_date: treated.person.birth_date.clone(),
+            trc: [1; 16],
+        });
+        let treated = Treated { also: also.to_vec(), ..treated };
+        let countries: Vec<_> = treated.each().into_iter().map(|one| one.person.country).collect();
+        assert_eq!(countries, ["NO", "FI", "SE", "DK", "PT"]);
+        assert!(treated.each().iter().all(|one| one.also.is_empty() && one.person.hcp == treated.person.hcp));
+        assert!(Sealer { key: [5; 32] }.seal("https://idp.example|a", &Sealed::Confirmed(treated)).is_some());
     }
 
     #[test]

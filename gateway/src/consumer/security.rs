@@ -42,6 +42,7 @@ impl Treating {
             peer: peer.clone(),
             caller: self.caller.clone(),
             treatment: Some(self.treatment.clone()),
+            wait: None,
         })
     }
 }

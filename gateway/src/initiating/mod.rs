@@ -111,6 +111,8 @@ pub struct Call {
     pub caller: Caller,
     /// For whom; none in ITI-55.
     pub treatment: Option<Treatment>,
+    /// How long the user is ready to wait for ITI-55 or ITI-38; none: as configured.
+    pub wait: Option<Duration>,
 }
 
 impl Call {
@@ -200,8 +202,8 @@ impl Call {
     fn patience(&self, transaction: TransactionName) -> Duration {
         let limits = &self.app.config.limits;
         let general = match transaction {
-            TransactionName::Iti55 => limits.discovery,
-            TransactionName::Iti38 => limits.query,
+            TransactionName::Iti55 => self.wait.unwrap_or(limits.discovery),
+            TransactionName::Iti38 => self.wait.unwrap_or(limits.query),
             TransactionName::Iti39 | TransactionName::Rad75 => limits.first_byte,
         };
         let asynchronous = self.peer.asynchronous.as_ref().filter(|a| a.own_reply_to.is_some());

@@ -19,7 +19,10 @@ use ncp_tests::neighbour::{Answer, Neighbour};
 use ncp_tests::pki::CountryPki;
 use ncp_tests::synth::Study;
 
+use clinicians::Issuer;
+
 mod asynchronous;
+mod clinicians;
 mod consumers;
 mod sts;
 
@@ -33,6 +36,8 @@ pub(crate) struct World {
     pub(crate) anchors: std::path::PathBuf,
     /// Certificates of the other countries.
     pub(crate) others: Vec<CountryPki>,
+    /// Where clinicians' systems reach it, and who issues their tokens.
+    pub(crate) clinic: Option<(std::net::SocketAddr, Issuer)>,
     task: tokio::task::JoinHandle<Result<(), String>>,
     _dir: tempfile::TempDir,
 }
@@ -50,6 +55,7 @@ pub(crate) struct Others {
     running: Vec<(CountryPki, String, Country)>,
     port: u16,
     lines: String,
+    issuer: Option<Issuer>,
 }
 
 impl Others {
@@ -61,7 +67,14 @@ impl Others {
             running: Vec::new(),
             port: 0,
             lines: String::new(),
+            issuer: None,
         }
+    }
+
+    /// The gateway serves clinicians too.
+    pub(crate) fn clinicians(self) -> Self {
+        let issuer = Some(Issuer::create(&self.asking));
+        Self { issuer, ..self }
     }
 
     pub(crate) async fn with(
@@ -88,10 +101,15 @@ impl Others {
         let of = |(pki, home, country)| Known { pki, home, country, lines: self.lines.clone() };
         let known: Vec<Known<'_>> = self.running.iter().map(|(p, h, c)| of((p, h.clone(), c))).collect();
         let path = self.asking.write([self.port, 0, 0], limits, &policies, &known).expect("writes");
+        if self.issuer.is_some() {
+            let text = std::fs::read_to_string(&path).expect("reads");
+            std::fs::write(&path, text + &Issuer::section()).expect("writes");
+        }
         let config = config::load(&path).expect("a configuration");
         let bound = app::bind(app::build(config).await.expect("builds")).await.expect("binds");
         let consumers = bound.consumers_address().expect("an address").port();
         let port = bound.peers_address().expect("an address").port();
+        let clinic = bound.clinicians_address().zip(self.issuer);
         let task = tokio::spawn(bound.serve());
         let pki = &self.asking.pki;
         let anchors = pki.path("anchors.pem");
@@ -102,7 +120,7 @@ impl Others {
             others.push(pki);
             countries.push(country);
         }
-        (World { consumer, claims, port, anchors, others, task, _dir: self.dir }, countries)
+        (World { consumer, claims, port, anchors, others, clinic, task, _dir: self.dir }, countries)
     }
 }
 
@@ -155,11 +173,14 @@ pub(crate) fn listed(entries: Vec<DocumentEntry>) -> Reaction {
 }
 
 pub(crate) fn failed(code: &str) -> Reaction {
-    let error = RegistryError { code: code.into(), context: "no".into(), severity: Severity::Error, location: None };
-    answered(Status::Failure, vec![error], Vec::new())
+    answered(Status::Failure, vec![refusal(code)], Vec::new())
 }
 
-fn answered(status: Status, errors: Vec<RegistryError>, entries: Vec<DocumentEntry>) -> Reaction {
+pub(crate) fn refusal(code: &str) -> RegistryError {
+    RegistryError { code: code.into(), context: "no".into(), severity: Severity::Error, location: None }
+}
+
+pub(crate) fn answered(status: Status, errors: Vec<RegistryError>, entries: Vec<DocumentEntry>) -> Reaction {
     let objects = RegistryObjects::of_entries(entries);
     let response = QueryResponse { status, errors, objects, object_refs: Vec::new() };
     Reaction::Simple(actions::ITI38_RESPONSE, response.to_element())

@@ -136,7 +136,14 @@ fn call(app: &Arc<App>, claims: ncp_saml::HcpClaims, patient: Option<PatientId>)
     let id = || format!("_{}", uuid::Uuid::new_v4());
     let until = now + SignedDuration::from_hours(1);
     let treatment = patient.map(|patient| Treatment { patient, trc_id: id(), issued: now, until });
-    Call { app: app.clone(), snapshot, peer, caller: Caller { claims, hcp_id: id(), issued: now }, treatment }
+    Call {
+        app: app.clone(),
+        snapshot,
+        peer,
+        caller: Caller { claims, hcp_id: id(), issued: now },
+        treatment,
+        wait: None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,255 @@
+//! DocumentReference (`facade.md` 2.4, 2.7): what the countries that know the patient list, asked at once.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use http::{HeaderMap, HeaderName};
+use ncp_ihe::{Association, Availability, DocumentEntry, FindDocuments, StoredQuery};
+use serde_json::{Value, json};
+
+use super::documents::{binary_url, document_id, sealed_document};
+use super::fhir::{answer, patient_id, patient_reference};
+use super::prefer::Preferences;
+use super::problem::{self, Problem};
+use super::resources::{self, Places};
+use super::sealed::{Sealed, Treated};
+use super::token::Bearer;
+use super::{Clinic, Context};
+use crate::config::Peer;
+use crate::initiating::ask_all;
+use crate::initiating::query::{Found, query};
+use crate::outcome::GatewayError;
+
+/// Documents of one answer.
+const DOCUMENTS: usize = 1000;
+/// Association of a transformation; the source is the translation.
+const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
+
+/// `GET /p/{confirmed}/fhir/DocumentReference` (ITI-67): every country for which the treatment was confirmed is asked, each
+/// with its deadline; one that fails is an issue beside what the others list.
+pub async fn search_documents(
+    State(clinic): State<Arc<Clinic>>,
+    Extension(context): Extension<Context>,
+    Path(sealed): Path<String>,
+    RawQuery(parameters): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let covering = [("ITI-67", "DocumentReference")];
+    let bearer = clinic.bearer(&context, &headers, &covering, "user/DocumentReference.rs").await?;
+    let text = "Confirm the treatment relationship first: POST Patient/{id}/$confirm-treatment.";
+    let Sealed::Confirmed(treated) = clinic.open(&bearer, &sealed)? else {
+        return Err(Problem::Request("treatment-not-confirmed", text));
+    };
+    let preferences = Preferences::read(&headers);
+    let filter = Filter::read(parameters.as_deref().unwrap_or_default(), &treated, preferences.strict)?;
+    let relationships = treated.each();
+    let mut calls = Vec::with_capacity(relationships.len());
+    for one in &relationships {
+        let mut call = clinic.treatment_call(&bearer, one)?;
+        call.wait = preferences.wait;
+        calls.push(Arc::new(call));
+    }
+    let status = filter.status.clone();
+    let answers = ask_all(calls, move |call| {
+        let status = status.clone();
+        async move {
+            let patient = call.treatment.as_ref().map(|t| t.patient.clone());
+            let patient = patient.ok_or(GatewayError::Internal("a search without a patient"))?;
+            let find = FindDocuments { status, ..FindDocuments::of_patient(patient) };
+            query(&call, StoredQuery::FindDocuments(find)).await
+        }
+    })
+    .await;
+    let mut listing = Listing::default();
+    for (one, (call, result)) in relationships.into_iter().zip(answers) {
+        match result {
+            Ok(found) => listing.listed.push(Listed { peer: call.peer.clone(), treated: one, found }),
+            Err(error) => {
+                tracing::info!(country = %call.peer.country, reason = %error, ncp.reference = %context.reference, "country did not answer");
+                listing.failed.push((call.peer.clone(), Problem::Country(call.peer.name.clone(), error)));
+            }
+        }
+    }
+    if listing.listed.is_empty() {
+        return Err(problem::of_all(listing.failed.into_iter().map(|(_, problem)| problem).collect()));
+    }
+    let base = clinic.base('p', &sealed, "fhir");
+    let mut response = listing.bundle(&clinic, &bearer, &treated, &filter, &base, &context)?;
+    let applied = HeaderName::from_static("preference-applied");
+    response.headers_mut().extend(preferences.applied().map(|value| (applied, value)));
+    Ok(response)
+}
+
+/// What a search narrows to; what is not known is ignored, as MHD says, or refused where the caller wants that.
+struct Filter {
+    types: Vec<String>,
+    content_types: Vec<String>,
+    study: Option<String>,
+    status: Vec<Availability>,
+}
+
+impl Filter {
+    fn read(query: &str, treated: &Treated, strict: bool) -> Result<Self, Problem> {
+        let mut out = Self { types: Vec::new(), content_types: Vec::new(), study: None, status: Vec::new() };
+        for pair in query.split('&').filter(|p| !p.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned();
+            match name {
+                "patient" => {
+                    let id = value.rsplit('/').next();
+                    if !treated.each().iter().any(|one| id == Some(&patient_id(&one.person))) {
+                        return Err(Problem::Request("patient", "patient is not the one of this base."));
+                    }
+                }
+                "type" => out.types.extend(value.split(',').map(|v| v.rsplit('|').next().unwrap_or(v).to_owned())),
+                "contenttype" => out.content_types.extend(value.split(',').map(ToOwned::to_owned)),
+                "study-instance-uid" => out.study = Some(value.trim_start_matches("urn:oid:").to_owned()),
+                "status" => {
+                    for status in value.split(',') {
+                        match status.rsplit('|').next() {
+                            Some("current") => out.status.push(Availability::Approved),
+                            Some("superseded") => out.status.push(Availability::Deprecated),
+                            _ if strict => return Err(unsupported()),
+                            _ => {}
+                        }
+                    }
+                }
+                "_format" => {}
+                _ if strict => return Err(unsupported()),
+                _ => {}
+            }
+        }
+        if out.status.is_empty() {
+            out.status.push(Availability::Approved);
+        }
+        Ok(out)
+    }
+
+    fn takes(&self, entry: &DocumentEntry) -> bool {
+        (self.types.is_empty() || self.types.contains(&entry.type_code.code))
+            && (self.content_types.is_empty() || self.content_types.contains(&entry.mime_type))
+            && self
+                .study
+                .as_ref()
+                .is_none_or(|study| entry.study_instance_uid().is_some_and(|uid| uid.as_str() == study))
+    }
+}
+
+fn unsupported() -> Problem {
+    Problem::Request("not-supported", "A parameter or its value is not supported; handling=lenient ignores it.")
+}
+
+/// One country's documents.
+struct Listed {
+    peer: Arc<Peer>,
+    treated: Treated,
+    found: Found,
+}
+
+/// The answers of all countries.
+#[derive(Default)]
+struct Listing {
+    listed: Vec<Listed>,
+    failed: Vec<(Arc<Peer>, Problem)>,
+}
+
+/// A document and the original behind a translation.
+struct Line<'a> {
+    of: &'a Listed,
+    shown: &'a DocumentEntry,
+    original: Option<&'a DocumentEntry>,
+}
+
+impl Listing {
+    /// The searchset: newest first, then by community and id, so that the order is stable.
+    fn bundle(
+        &self,
+        clinic: &Clinic,
+        bearer: &Bearer,
+        treated: &Treated,
+        filter: &Filter,
+        base: &str,
+        context: &Context,
+    ) -> Result<Response, Problem> {
+        let mut lines: Vec<Line<'_>> = self.listed.iter().flat_map(lines).filter(|l| filter.takes(l.shown)).collect();
+        if lines.len() > DOCUMENTS {
+            return Err(Problem::TooLarge);
+        }
+        lines.sort_by(|a, b| {
+            let key = |l: &Line<'_>| (l.of.peer.home_community_id.to_string(), l.shown.unique_id.clone());
+            b.shown.service_start.cmp(&a.shown.service_start).then_with(|| key(a).cmp(&key(b)))
+        });
+        let patient = patient_reference(clinic, bearer, treated)?;
+        let own = format!("{base}/DocumentReference");
+        let mut entries = Vec::with_capacity(lines.len());
+        for line in &lines {
+            entries.push(entry(clinic, bearer, line, &patient, &own)?);
+        }
+        let issues = self.issues(&context.reference);
+        Ok(answer(&resources::searchset(Some(own), entries, issues)))
+    }
+
+    /// What is missing, country by country.
+    fn issues(&self, reference: &str) -> Vec<Value> {
+        let mut out: Vec<Value> =
+            self.failed.iter().map(|(peer, problem)| problem.warning(&peer.home_community_id, reference)).collect();
+        for Listed { peer, found, .. } in &self.listed {
+            let mut say = |detail, text: String| {
+                let issue = problem::outcome_issue("warning", "incomplete", detail, &text, reference);
+                out.push(problem::of_community(issue, &peer.home_community_id));
+            };
+            if !found.incomplete.is_empty() {
+                say("country-partial", format!("{} could not list everything.", peer.name));
+            }
+            if found.unusable > 0 {
+                say("entries-unusable", format!("{} entries of {} could not be used.", found.unusable, peer.name));
+            }
+        }
+        out
+    }
+}
+
+fn entry(clinic: &Clinic, bearer: &Bearer, line: &Line<'_>, patient: &str, own: &str) -> Result<Value, Problem> {
+    let Line { of: Listed { peer, treated, .. }, shown, original } = line;
+    let original_facts = original.map(|o| sealed_document(o, None));
+    let original_url = match &original_facts {
+        Some(facts) => Some(binary_url(clinic, bearer, treated, facts)?),
+        None => None,
+    };
+    let facts = sealed_document(shown, original_facts.map(Box::new));
+    let content = binary_url(clinic, bearer, treated, &facts)?;
+    let study = match (&facts.study, shown.is_manifest()) {
+        (Some(_), true) => {
+            let sealed = clinic.seal(bearer, &Sealed::Document(treated.clone(), facts.clone()))?;
+            Some(clinic.base('s', &sealed, "dicomweb"))
+        }
+        _ => None,
+    };
+    let id = document_id(treated, &facts);
+    let places =
+        Places { id: &id, patient, content: &content, original: original_url.as_deref(), dicomweb: study.as_deref() };
+    Ok(json!({
+        "fullUrl": format!("{own}/{id}"),
+        "resource": resources::document_reference(shown, &peer.home_community_id, &places),
+        "search": { "mode": "match" },
+    }))
+}
+
+/// One line for a document: its translation with the original behind it, where there is one.
+fn lines(listed: &Listed) -> Vec<Line<'_>> {
+    let entries = &listed.found.objects.entries;
+    let associations: &[Association] = &listed.found.objects.associations;
+    let by_uuid = |uuid: &str| entries.iter().find(|e| e.entry_uuid == uuid);
+    let pairs: Vec<(&str, &str)> = associations
+        .iter()
+        .filter(|a| a.kind == XFRM && by_uuid(&a.source).is_some() && by_uuid(&a.target).is_some())
+        .map(|a| (a.source.as_str(), a.target.as_str()))
+        .collect();
+    let hidden = |entry: &&DocumentEntry| !pairs.iter().any(|(_, original)| *original == entry.entry_uuid);
+    let original_of =
+        |entry: &DocumentEntry| pairs.iter().find(|(t, _)| *t == entry.entry_uuid).and_then(|p| by_uuid(p.1));
+    let line = |shown| Line { of: listed, shown, original: original_of(shown) };
+    entries.iter().filter(hidden).map(line).collect()
+}

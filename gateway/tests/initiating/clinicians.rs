@@ -1,0 +1,270 @@
+//! A professional's system over FHIR: one patient in several countries, searched at once.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use josekit::jwk::Jwk;
+use josekit::jwk::alg::ec::EcCurve;
+use josekit::jws::{ES256, JwsHeader};
+use josekit::jwt::{self, JwtPayload};
+use ncp_ihe::{PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PatientResponse, PersonName, Status, actions};
+use ncp_tests::asking::{Asking, PATIENTS};
+use ncp_tests::country::{Asked, Reaction};
+use serde_json::{Value, json};
+
+use crate::{Others, World, answered, entry, failed, home, listed, patient, refusal, second};
+
+/// What clinicians' systems call; the socket is another.
+const BASE: &str = "https://clinic.example";
+const ISSUER: &str = "https://idp.example";
+
+/// The token issuer's key, and the section that trusts it.
+pub(crate) struct Issuer(Jwk);
+
+impl Issuer {
+    pub(crate) fn create(asking: &Asking) -> Self {
+        let mut key = Jwk::generate_ec_key(EcCurve::P256).expect("a key");
+        key.set_key_id("1");
+        key.set_algorithm("ES256");
+        let mut public = key.to_public_key().expect("a key");
+        public.set_key_id("1");
+        public.set_algorithm("ES256");
+        std::fs::write(asking.dir.join("jwks.json"), json!({ "keys": [public] }).to_string()).expect("writes");
+        let sealing = asking.dir.join("sealing.key");
+        std::fs::write(&sealing, "5a".repeat(32)).expect("writes");
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(sealing, private).expect("a mode");
+        Self(key)
+    }
+
+    /// `[clinician]`
+    pub(crate) fn section() -> String {
+        format!(
+            r#"
+[clinician]
+listen = "127.0.0.1:0"
+base_url = "{BASE}"
+certificate = "pki/tls-server.pem"
+key = "pki/tls-server.key"
+issuer = "{ISSUER}"
+audience = "{BASE}"
+jwks_file = "jwks.json"
+sealing_key_file = "sealing.key"
+organisation = {{ name = "University hospital", id = "urn:oid:2.999.47.10", locality = "Radiology" }}
+acr = {{ two-factor = "urn:oasis:names:tc:SAML:2.0:ac:classes:SmartcardPKI" }}
+[clinician.roles."221"]
+code = "221"
+display = "Medical Doctors"
+permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
+"#
+        )
+    }
+
+    fn token(&self, subject: &str) -> String {
+        let now = jiff::Timestamp::now().as_second();
+        let claims = json!({
+            "iss": ISSUER, "sub": subject, "client_id": "ris", "aud": BASE, "jti": uuid::Uuid::new_v4().to_string(),
+            "iat": now - 10, "exp": now + 600, "auth_time": now - 60, "acr": "two-factor",
+            "scope": "user/Patient.rs user/DocumentReference.rs user/Binary.r",
+            "extensions": { "ihe_iua": {
+                "subject_name": "Radiologist on duty",
+                "subject_role": [{ "system": "urn:oid:2.16.840.1.113883.2.9.6.2.7", "code": "221" }],
+                "purpose_of_use": [{ "code": "TREAT" }],
+            } },
+        });
+        let payload = JwtPayload::from_map(claims.as_object().expect("an object").clone()).expect("claims");
+        let mut header = JwsHeader::new();
+        header.set_key_id("1");
+        jwt::encode_with_signer(&payload, &header, &ES256.signer_from_jwk(&self.0).expect("a signer")).expect("signs")
+    }
+}
+
+/// An answer: status, `Preference-Applied`, JSON.
+type Answered = (u16, Option<String>, Value);
+
+/// One call as the professional; `url` is ours or one that we handed out.
+async fn call(world: &World, url: &str, prefer: &str, body: Option<&Value>) -> Answered {
+    let clinic = world.clinic.as_ref().expect("a clinicians' side");
+    let path = url.strip_prefix(BASE).unwrap_or(url);
+    let connector =
+        ncp_tls::anonymous_connector(std::slice::from_ref(&world.anchors), b"\x08http/1.1").expect("a connector");
+    let http: ncp_tls::HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, second() * 10);
+    let request = Request::builder()
+        .method(if body.is_some() { "POST" } else { "GET" })
+        .uri(format!("https://localhost:{}{path}", clinic.0.port()))
+        .header("authorization", format!("Bearer {}", clinic.1.token("hpr-1")))
+        .header("content-type", "application/fhir+json")
+        .header("prefer", prefer)
+        .body(Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default())))
+        .expect("a request");
+    let response = http.request(request).await.expect("answers");
+    let status = response.status().as_u16();
+    let applied = response.headers().get("preference-applied").and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
+    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
+    (status, applied, serde_json::from_slice(&bytes).expect("JSON"))
+}
+
+/// A country that knows the patient and answers ITI-38 as told.
+fn knows(of: &'static str, birth_date: &'static str, query: impl Fn() -> Reaction) -> impl Fn(&Asked) -> Reaction {
+    move |asked| {
+        if asked.action != actions::ITI55_REQUEST {
+            return query();
+        }
+        let query = PatientQuery::read(&asked.body).expect("ITI-55");
+        let record = PatientRecord {
+            id: patient(),
+            other_ids: Vec::new(),
+            name: PersonName { family: "B".into(), given: vec!["A".into()] },
+            birth_date: Some(birth_date.into()),
+            gender: Some("F".into()),
+            address: None,
+        };
+        let found = PatientAnswer::Matches(vec![PatientMatch { record, home: home(of), degree: 100 }]);
+        let body = PatientResponse::element(&query, &found, &home(of).0, jiff::Timestamp::now());
+        Reaction::Simple(actions::ITI55_RESPONSE, body)
+    }
+}
+
+fn of_community(issue: &Value) -> &str {
+    issue.pointer("/extension/0/valueOid").and_then(Value::as_str).unwrap_or_default()
+}
+
+fn code(issue: &Value) -> &str {
+    issue.pointer("/details/coding/0/code").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The matches of all countries, by `fullUrl`.
+async fn matches(world: &World) -> Vec<String> {
+    let identifier = json!({ "system": format!("urn:oid:{PATIENTS}"), "value": patient().extension });
+    let person = json!({ "resourceType": "Patient", "identifier": [identifier] });
+    let (status, _, bundle) = call(world, "/fhir/Patient/$match", "", Some(&person)).await;
+    assert_eq!(status, 200, "{bundle}");
+    let entries = bundle["entry"].as_array().expect("entries").iter();
+    entries.filter_map(|e| e["fullUrl"].as_str().map(ToOwned::to_owned)).collect()
+}
+
+/// `$confirm-treatment` in the country of the first, and in those of the others.
+async fn confirm(world: &World, urls: &[String]) -> Answered {
+    let mut parameters = vec![
+        json!({ "name": "purpose", "valueCoding": { "code": "TREAT" } }),
+        json!({ "name": "relationship", "valueBoolean": true }),
+    ];
+    parameters.extend(urls[1..].iter().map(|url| json!({ "name": "also", "valueReference": { "reference": url } })));
+    let body = json!({ "resourceType": "Parameters", "parameter": parameters });
+    call(world, &format!("{}/$confirm-treatment", urls[0]), "", Some(&body)).await
+}
+
+/// The base that a confirmation answered.
+fn base((status, _, body): &Answered) -> String {
+    assert_eq!(*status, 200, "{body}");
+    let reference = body.pointer("/parameter/0/valueReference/reference").and_then(Value::as_str).expect("a patient");
+    reference.split_once("/Patient/").expect("a reference").0.to_owned()
+}
+
+#[tokio::test]
+async fn a_search_asks_every_country_of_the_treatment() {
+    let dated = |of: &str, number, at: &str| {
+        let mut entry = entry(of, number);
+        entry.service_start = ncp_ihe::Dtm::parse(at).ok();
+        entry
+    };
+    let first = vec![dated("2.999.101", 1, "20240101"), dated("2.999.101", 2, "20260101")];
+    let last = vec![dated("2.999.104", 1, "20250101")];
+    let silent = || Reaction::Late(second() * 20, Box::new(listed(Vec::new())));
+    let others = Others::none()
+        .with("AA", "2.999.101", knows("2.999.101", "19800101", move || listed(first.clone())))
+        .await
+        .with("BB", "2.999.102", knows("2.999.102", "19800101", || failed("XDSRegistryError")))
+        .await
+        .with("CC", "2.999.103", knows("2.999.103", "19800101", silent))
+        .await
+        .with(
+            "DD",
+            "2.999.104",
+            knows("2.999.104", "19800101", move || {
+                answered(Status::PartialSuccess, vec![refusal("XDSRegistryBusy")], last.clone())
+            }),
+        )
+        .await
+        .with("EE", "2.999.105", knows("2.999.105", "19900101", || listed(Vec::new())))
+        .await;
+    let (world, countries) = others.clinicians().world("").await;
+    let found = matches(&world).await;
+    assert_eq!(found.len(), 5);
+
+    // The fifth is somebody else: the professional cannot make two persons one.
+    let (status, _, body) = confirm(&world, &found).await;
+    assert_eq!((status, code(&body["issue"][0])), (400, "also-other-person"));
+    let twice = [found[0].clone(), found[1].clone(), found[1].clone()];
+    assert_eq!(code(&confirm(&world, &twice).await.2["issue"][0]), "also-same-country");
+    let foreign = [found[0].clone(), format!("https://elsewhere.example/p/x/fhir/Patient/{}", "y".repeat(43))];
+    assert_eq!(confirm(&world, &foreign).await.0, 404);
+
+    let base = base(&confirm(&world, &found[..4]).await);
+    let began = std::time::Instant::now();
+    let (status, applied, bundle) = call(&world, &format!("{base}/DocumentReference"), "wait=1", None).await;
+    assert!(began.elapsed() < second() * 15, "the silent country was waited for");
+    assert_eq!((status, applied.as_deref()), (200, Some("wait=1")), "{bundle}");
+    assert!(bundle.get("total").is_none(), "something is missing");
+    let entries = bundle["entry"].as_array().expect("entries");
+    let (shown, outcome) = entries.split_at(entries.len() - 1);
+    let ids: Vec<_> = shown.iter().filter_map(|e| e["resource"]["masterIdentifier"]["value"].as_str()).collect();
+    assert_eq!(ids, ["urn:oid:2.999.101.30.2", "urn:oid:2.999.104.30.1", "urn:oid:2.999.101.30.1"]);
+    let homes: Vec<_> = shown.iter().map(|e| of_community(&e["resource"])).collect();
+    assert_eq!(homes, ["urn:oid:2.999.101", "urn:oid:2.999.104", "urn:oid:2.999.101"]);
+    let subjects: std::collections::BTreeSet<_> =
+        shown.iter().filter_map(|e| e["resource"]["subject"]["reference"].as_str()?.rsplit('/').next()).collect();
+    assert_eq!(subjects.len(), 1, "one patient");
+    assert_eq!(outcome[0]["search"]["mode"], "outcome");
+    let issues = outcome[0]["resource"]["issue"].as_array().expect("issues");
+    let said: Vec<_> = issues.iter().map(|i| (of_community(i), i["severity"].as_str(), code(i))).collect();
+    assert_eq!(
+        said,
+        [
+            ("urn:oid:2.999.102", Some("warning"), "country-error"),
+            ("urn:oid:2.999.103", Some("warning"), "country-timeout"),
+            ("urn:oid:2.999.104", Some("warning"), "country-partial"),
+        ]
+    );
+    // One query each, and none to the country that was not confirmed.
+    let queries = |at: usize| countries[at].asked().iter().filter(|a| a.action == actions::ITI38_REQUEST).count();
+    assert_eq!((0..5).map(queries).collect::<Vec<_>>(), [1, 1, 1, 1, 0]);
+    // Every country was shown a TRC assertion of its own.
+    let trc = |at: usize| {
+        let asked = countries[at].asked();
+        let text = String::from_utf8_lossy(&asked.last().expect("asked").envelope).into_owned();
+        let last = text.split(":Assertion ").last().and_then(|t| t.split(" ID=\"").nth(1).or(t.strip_prefix("ID=\"")));
+        last.and_then(|t| t.split('"').next()).map(ToOwned::to_owned)
+    };
+    assert!(trc(0).is_some() && trc(0) != trc(3));
+}
+
+#[tokio::test]
+async fn when_every_country_fails_there_is_no_bundle() {
+    let silent = || Reaction::Late(second() * 20, Box::new(listed(Vec::new())));
+    let others = Others::none()
+        .with("AA", "2.999.101", knows("2.999.101", "19800101", silent))
+        .await
+        .with("BB", "2.999.102", knows("2.999.102", "19800101", || failed("XDSRegistryError")))
+        .await
+        .with("CC", "2.999.103", knows("2.999.103", "19800101", || failed("XDSUnknownPatientId")))
+        .await;
+    let (world, _countries) = others.clinicians().world("query = \"1s\"").await;
+    let found = matches(&world).await;
+    let search = async |urls: &[String], rest: &str, prefer: &str| {
+        let base = base(&confirm(&world, urls).await);
+        let (status, _, body) = call(&world, &format!("{base}/DocumentReference{rest}"), prefer, None).await;
+        (status, code(&body["issue"][0]).to_owned(), body)
+    };
+    let late = search(&found[..1], "", "").await;
+    assert_eq!((late.0, late.1.as_str()), (504, "country-timeout"));
+    let both = search(&found[..2], "", "").await;
+    assert_eq!((both.0, both.1.as_str()), (502, "country-error"));
+    // A country that knows nothing has answered.
+    let (status, _, bundle) = search(&found[2..], "", "").await;
+    assert_eq!((status, &bundle["total"], bundle.get("entry")), (200, &json!(0), None));
+    let strict = search(&found[2..], "?surprise=1", "handling=strict").await;
+    assert_eq!((strict.0, strict.1.as_str()), (400, "not-supported"));
+    assert_eq!(search(&found[2..], "?surprise=1", "handling=lenient").await.0, 200);
+    assert_eq!(search(&found[2..], "?patient=somebody", "").await.0, 400);
+}
