@@ -8,13 +8,13 @@ use ncp_ihe::{
     DocumentEntry, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, Oid, PatientAnswer, PatientId,
     SeriesRequest, Status, StudyRequest, Uid,
 };
-use ncp_tests::neighbour::Neighbour;
+use ncp_tests::neighbour::{Answer, Neighbour, retrieve_response};
 use openssl::sha::Sha256;
 use serde_json::json;
 
 use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, offset};
 use crate::relay::Relay;
-use crate::{Error, faults, refusals, trail, treatment};
+use crate::{Error, consumer, faults, refusals, trail, treatment};
 
 /// Transfer syntaxes that a viewer of today takes.
 const SYNTAXES: &[&str] =
@@ -163,7 +163,8 @@ async fn story(
 
     let began = Instant::now();
     steps.done(&format!("audit {way}"), began, trail::walk(demo, holding, "responder", patient).await);
-    treatment::story(steps, demo, asking, holding, patient, (&archive, instances)).await
+    treatment::story(steps, demo, asking, holding, patient, (&archive, instances)).await?;
+    consumer::story(steps, demo, asking, holding, patient, (&archive, instances)).await
 }
 
 async fn discover(neighbour: &Neighbour, receiver: &Oid, patient: &PatientId) -> Result<serde_json::Value, Error> {
@@ -263,24 +264,33 @@ async fn images(
         let manifest = manifest(neighbour, patient, entry).await?;
         let home = entry.home.clone().ok_or("entry without home")?;
         let request = imaging_request(&manifest, &home)?;
-        let (response, mut answer) = neighbour.images(patient, &request).await?;
-        ensure(response.status == Status::Success, format!("status {:?}, {:?}", response.status, answer.codes()))?;
-        while let Some(head) = answer.parts.next().await? {
-            let found =
-                response.documents.iter().find(|d| d.content == ncp_ihe::Content::Include(head.content_id.clone()));
-            let uid = found.ok_or("a part that the root does not name")?.request.document.clone();
-            let mut digest = Sha256::new();
-            while let Some(chunk) = answer.parts.chunk().await? {
-                digest.update(&chunk);
-                bytes += chunk.len() as u64;
-            }
-            let digest = hex::encode(digest.finish());
-            ensure(archive.get(&uid) == Some(&digest), "an instance differs from the archive's")?;
-            count += 1;
-        }
+        let (_, answer) = neighbour.images(patient, &request).await?;
+        let (instances, length) = compared(answer, archive).await?;
+        count += instances;
+        bytes += length;
     }
     ensure(count == expected, format!("{count} instances, {expected} expected"))?;
     Ok(json!({ "instances": count, "bytes": bytes, "sha256": "all equal" }))
+}
+
+/// Reads RAD-69 or RAD-75 to its end and compares every instance with the archive's file: instances and bytes.
+pub(crate) async fn compared(mut answer: Answer, archive: &BTreeMap<String, String>) -> Result<(usize, u64), Error> {
+    let response = retrieve_response(&answer.body)?;
+    ensure(response.status == Status::Success, format!("status {:?}, {:?}", response.status, answer.codes()))?;
+    let (mut count, mut bytes) = (0, 0);
+    while let Some(head) = answer.parts.next().await? {
+        let found = response.documents.iter().find(|d| d.content == ncp_ihe::Content::Include(head.content_id.clone()));
+        let uid = found.ok_or("a part that the root does not name")?.request.document.clone();
+        let mut digest = Sha256::new();
+        while let Some(chunk) = answer.parts.chunk().await? {
+            digest.update(&chunk);
+            bytes += chunk.len() as u64;
+        }
+        let digest = hex::encode(digest.finish());
+        ensure(archive.get(&uid) == Some(&digest), "an instance differs from the archive's")?;
+        count += 1;
+    }
+    Ok((count, bytes))
 }
 
 /// SHA-256 of every file of an archive by SOP Instance UID.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use ncp_tests::pki::{Algorithm, CountryPki};
+use ncp_tests::pki::{Algorithm, CountryPki, Use};
 use ncp_tests::synth::Study;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
@@ -118,6 +118,10 @@ impl Demo {
         let fi = CountryPki::create(&dir.join("fi/pki"), "FI", FINLAND.seal)?;
         for country in [&NORWAY, &FINLAND] {
             crate::issuer::create(&dir.join(country.code).join("pki"))?;
+        }
+        for pki in [&no, &fi] {
+            pki.leaf("consumer", Use::Client, Algorithm::P256, 0, 90)?;
+            pki.leaf("xua", Use::Seal, Algorithm::P256, 0, 90)?;
         }
         let fixtures = sources.join("tests/fixtures/dicom");
         for (country, studies) in [

@@ -14,6 +14,7 @@ mod bench_terminology;
 mod cert;
 mod check;
 mod clinician;
+mod consumer;
 mod demo;
 mod explain;
 mod fanout;

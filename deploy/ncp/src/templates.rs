@@ -39,6 +39,20 @@ code = "221"
 display = "Medical Doctors"
 permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
 
+[consumer]
+listen = "127.0.0.1:{consumers}"
+certificate = "pki/tls-server.pem"
+key = "pki/tls-server.key"
+tls_anchors = "pki/anchors.pem"
+assertion_anchors = "pki/anchors.pem"
+audiences = ["{audience}"]
+organisation = {{ name = "University hospital", id = "urn:oid:{home}.10", locality = "Radiology" }}
+
+[consumer.roles."221"]
+code = "221"
+display = "Medical Doctors"
+permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
+
 [seal]
 certificate = "pki/seal.pem"
 key = "pki/seal.key"
@@ -108,6 +122,7 @@ seal_anchors = "../{other_lower}/pki/anchors.pem"
         other_port = offset(other.code) + 443,
         other_patients = other.patients,
         clinicians = port + 444,
+        consumers = port + 449,
         audience = crate::issuer::audience(own.code),
         issuer = crate::issuer::issuer(own.code),
     )
