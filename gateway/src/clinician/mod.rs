@@ -20,7 +20,7 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
@@ -38,6 +38,7 @@ use crate::shutdown::Drain;
 
 pub mod dicomweb;
 pub mod documents;
+pub mod dpop;
 pub mod fhir;
 pub mod prefer;
 pub mod problem;
@@ -46,6 +47,7 @@ pub mod sealed;
 pub mod search;
 pub mod token;
 
+use dpop::{Called, Proofs};
 use problem::Problem;
 use sealed::{Hcp, Sealed, Sealer, Treated};
 use token::{Bearer, TokenError};
@@ -64,6 +66,7 @@ pub struct Clinic {
     /// `[clinician]`
     pub config: Clinician,
     sealer: Sealer,
+    proofs: Proofs,
     calls: Arc<Semaphore>,
     drain: Drain,
 }
@@ -75,6 +78,8 @@ pub struct Context {
     pub address: SocketAddr,
     /// `X-Request-Id`.
     pub reference: String,
+    /// Method and path of the call, which a proof of possession names.
+    pub called: (Method, String),
 }
 
 impl Clinic {
@@ -84,7 +89,14 @@ impl Clinic {
     /// What is wrong, for operators.
     pub fn new(app: Arc<App>, config: &Clinician, drain: Drain) -> Result<Self, String> {
         let sealer = Sealer::load(&config.sealing_key_file).map_err(|e| format!("clinician.sealing_key_file: {e}"))?;
-        Ok(Self { app, config: config.clone(), sealer, calls: Arc::new(Semaphore::new(CALLS)), drain })
+        Ok(Self {
+            app,
+            config: config.clone(),
+            sealer,
+            proofs: Proofs::default(),
+            calls: Arc::new(Semaphore::new(CALLS)),
+            drain,
+        })
     }
 
     /// The caller, with a scope that covers one of the resources. A bad token leaves a record.
@@ -98,7 +110,11 @@ impl Clinic {
         let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         let snapshot = self.app.snapshot.load_full();
         let checked = match &snapshot.tokens {
-            Some(tokens) => tokens.check(header, &self.config, &self.app.config.gateway, Timestamp::now()),
+            Some(tokens) => {
+                let now = Timestamp::now();
+                let checked = tokens.check(header, &self.config, &self.app.config.gateway, now);
+                checked.and_then(|bearer| self.proved(&bearer, headers, context, now).map(|()| bearer))
+            }
             None => Err(TokenError::Signature),
         };
         let (rule, problem) = match checked {
@@ -116,6 +132,25 @@ impl Clinic {
             return Err(Problem::Internal);
         }
         Err(problem)
+    }
+
+    /// That the caller holds the key that the token is bound to, where it is bound.
+    fn proved(
+        &self,
+        bearer: &Bearer,
+        headers: &HeaderMap,
+        context: &Context,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
+        let Some(thumbprint) = &bearer.key else { return Ok(()) };
+        let mut proofs = headers.get_all("dpop").iter();
+        let (Some(proof), None) = (proofs.next(), proofs.next()) else { return Err(TokenError::Proof("not one")) };
+        let proof = proof.to_str().map_err(|_| TokenError::Proof("form"))?;
+        let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let (token, _) = token::presented(header).ok_or(TokenError::Missing)?;
+        let (method, path) = &context.called;
+        let url = format!("{}{path}", self.config.base_url);
+        self.proofs.check(proof, thumbprint, &Called { method: method.as_str(), url: &url, token }, now)
     }
 
     async fn record(&self, event: &Event, context: &Context) -> Result<(), Problem> {
@@ -233,7 +268,8 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
     let open = clinic.drain.exchange();
     let reference = uuid::Uuid::new_v4().to_string();
     let address = request.extensions().get::<SocketAddr>().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-    request.extensions_mut().insert(Context { address, reference: reference.clone() });
+    let called = (request.method().clone(), request.uri().path().to_owned());
+    request.extensions_mut().insert(Context { address, reference: reference.clone(), called });
     let response = match clinic.calls.clone().try_acquire_owned() {
         Err(_) => Problem::Busy.response(&reference),
         Ok(permit) => {

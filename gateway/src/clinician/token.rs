@@ -42,6 +42,12 @@ pub enum TokenError {
     /// A required claim.
     #[error("token lacks {0}")]
     Claim(&'static str),
+    /// A token that is bound to a key came as one that is not, or the other way round, or is bound in a way we do not check.
+    #[error("token is bound to a key and came without it, or is not and should be")]
+    Binding,
+    /// The proof that goes with a token bound to a key.
+    #[error("proof of possession: {0}")]
+    Proof(&'static str),
 }
 
 /// Who calls.
@@ -49,6 +55,8 @@ pub enum TokenError {
 pub struct Bearer {
     /// Issuer and subject: to whom sealed values are bound.
     pub subject: String,
+    /// Thumbprint of the key that the token is bound to (RFC 9449 6.1): the call needs a proof made with it.
+    pub key: Option<String>,
     /// Granted scopes.
     pub scopes: Vec<String>,
     /// What an HCP identity assertion will say; none when the role may not ask other countries.
@@ -138,7 +146,7 @@ impl Tokens {
         gateway: &Gateway,
         now: Timestamp,
     ) -> Result<Bearer, TokenError> {
-        let token = header.and_then(|h| h.strip_prefix("Bearer ")).ok_or(TokenError::Missing)?.trim();
+        let (token, bound) = presented(header).ok_or(TokenError::Missing)?;
         if token.is_empty() || token.len() > LONGEST {
             return Err(TokenError::Missing);
         }
@@ -150,7 +158,28 @@ impl Tokens {
             Ok(fitting.next().map(|key| key.verifier.as_ref() as &dyn JwsVerifier))
         })
         .map_err(|_| TokenError::Signature)?;
-        claims(&payload, config, gateway, now)
+        let bearer = claims(&payload, config, gateway, now)?;
+        let fits = bearer.key.is_some() == bound && (bound || !config.sender_constrained);
+        if fits { Ok(bearer) } else { Err(TokenError::Binding) }
+    }
+}
+
+/// The token of an Authorization header, and whether it comes as one that is bound to a key.
+pub fn presented(header: Option<&str>) -> Option<(&str, bool)> {
+    let header = header?;
+    let bearer = header.strip_prefix("Bearer ").map(|token| (token.trim(), false));
+    bearer.or_else(|| header.strip_prefix("DPoP ").map(|token| (token.trim(), true)))
+}
+
+/// `cnf`: none, or the thumbprint of a key. A binding that we do not check is not passed over.
+fn confirmation(payload: &JwtPayload) -> Result<Option<String>, TokenError> {
+    match payload.claim("cnf") {
+        None => Ok(None),
+        Some(Value::Object(cnf)) if cnf.len() == 1 => {
+            let key = cnf.get("jkt").and_then(Value::as_str).filter(|key| key.len() == 43);
+            key.map(|key| Some(key.to_owned())).ok_or(TokenError::Binding)
+        }
+        Some(_) => Err(TokenError::Binding),
     }
 }
 
@@ -180,7 +209,8 @@ fn claims(payload: &JwtPayload, config: &Clinician, gateway: &Gateway, now: Time
     let scopes = text("scope")?.split(' ').map(ToOwned::to_owned).collect();
     let login = seconds("auth_time").unwrap_or(iat);
     let claims = professional(payload, subject, login, config, gateway);
-    Ok(Bearer { subject: format!("{issuer}|{subject}"), scopes, claims })
+    let key = confirmation(payload)?;
+    Ok(Bearer { subject: format!("{issuer}|{subject}"), key, scopes, claims })
 }
 
 /// `extensions.ihe_iua` (IUA 3.71.4.2.2.1) to the HCP identity assertion; the configuration says what a token does not.
@@ -272,6 +302,7 @@ mod tests {
             issuer: "https://idp.example".into(),
             audience: "https://ncp.example".into(),
             jwks_file: "j".into(),
+            sender_constrained: false,
             sealing_key_file: "s".into(),
             treatment: std::time::Duration::from_secs(60),
             organisation: Organisation {
@@ -342,6 +373,30 @@ mod tests {
             let changed = payload(|claims| claims[name] = value);
             assert_eq!(check(&tokens, &signed(&key, &changed)).err(), Some(expected), "{name}");
         }
+    }
+
+    /// A token that is bound to a key is no bearer token, and a bearer token is not bound.
+    #[test]
+    fn a_bound_token_comes_with_its_proof() {
+        let key = key();
+        let (tokens, (mut clinician, gateway)) = (tokens(&key), config());
+        let now = Timestamp::from_second(NOW).expect("a time");
+        let thumbprint = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I";
+        let free = signed(&key, &payload(|_| ()));
+        let bound = signed(&key, &payload(|claims| claims["cnf"] = json!({ "jkt": thumbprint })));
+        let by_certificate = signed(&key, &payload(|claims| claims["cnf"] = json!({ "x5t#S256": thumbprint })));
+        let odd = signed(&key, &payload(|claims| claims["cnf"] = json!("none")));
+        let check = |clinician: &Clinician, scheme: &str, token: &str| {
+            tokens.check(Some(&format!("{scheme} {token}")), clinician, &gateway, now).map(|bearer| bearer.key)
+        };
+        assert_eq!(check(&clinician, "Bearer", &free), Ok(None));
+        assert_eq!(check(&clinician, "DPoP", &bound), Ok(Some(thumbprint.to_owned())));
+        for (scheme, token) in [("Bearer", &bound), ("DPoP", &free), ("Bearer", &by_certificate), ("DPoP", &odd)] {
+            assert_eq!(check(&clinician, scheme, token), Err(TokenError::Binding));
+        }
+        clinician.sender_constrained = true;
+        assert_eq!(check(&clinician, "Bearer", &free), Err(TokenError::Binding));
+        assert_eq!(check(&clinician, "DPoP", &bound), Ok(Some(thumbprint.to_owned())));
     }
 
     /// Forged with another key, without a signature, and with the public key as an HMAC secret.

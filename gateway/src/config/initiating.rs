@@ -39,6 +39,9 @@ pub struct Clinician {
     pub audience: String,
     /// JWKS of the issuer.
     pub jwks_file: PathBuf,
+    /// Whether only tokens bound to a key (DPoP, RFC 9449) are taken; those that are bound always need their proof.
+    #[serde(default)]
+    pub sender_constrained: bool,
     /// 32 bytes in hex, mode 0600: seals the base URLs that we hand out.
     pub sealing_key_file: PathBuf,
     /// Life of a confirmed treatment relationship, at most 2 h.
