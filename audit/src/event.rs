@@ -381,6 +381,10 @@ pub enum Event {
     CommunicationFailed {
         /// Why.
         rule: String,
+        /// On whose behalf it was called.
+        user: Option<HumanRequestor>,
+        /// CX, empty when none.
+        patient: String,
         /// The other end.
         peer: PeerFacts,
     },

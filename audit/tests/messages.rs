@@ -223,7 +223,12 @@ fn events() -> Vec<(&'static str, &'static str, &'static str, i32, Event)> {
             "110112",
             "EHDSI-CF",
             12,
-            Event::CommunicationFailed { rule: rule.clone(), peer: peer() },
+            Event::CommunicationFailed {
+                rule: rule.clone(),
+                user: Some(user()),
+                patient: patient.clone(),
+                peer: peer(),
+            },
         ),
         (
             "emergency-start",

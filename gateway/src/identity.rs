@@ -60,6 +60,8 @@ pub struct Identity {
     pub role_system: String,
     /// Whether the signer was accepted on revocation data past their time, within the grace: an alert goes on the trail.
     pub revocation_stale: bool,
+    /// ID of the next-of-kin assertion, where there is one.
+    pub nok_id: Option<String>,
     /// Whether a next-of-kin assertion says that somebody asks for the patient.
     pub next_of_kin: bool,
     /// Organisation of the professional.

@@ -151,9 +151,10 @@ fn row<'a>(event: &'a Event, exchange_id: &str) -> Row<'a> {
                 id_type.shown("SignedServiceMetadata"),
             ))
         }
-        Event::CommunicationFailed { rule, peer } => {
+        Event::CommunicationFailed { rule, user, patient, peer } => {
             let id_type = Coded::new("9", "eHealth DSI Security", "Error Code");
-            Row::service("EHDSI-CF", "epsosCommunicationFailure")
+            let row = Row::service("EHDSI-CF", "epsosCommunicationFailure");
+            Row { user: user.as_ref(), patient, ..row }
                 .failed(O::Major, rule, peer)
                 .with(Object::new("2", "3", "communication", id_type).detail("errormsg", rule))
         }

@@ -9,7 +9,9 @@ use ncp_tests::neighbour::{XCA, retrieve_response};
 use serde_json::json;
 
 use crate::check::{Steps, ensure, imaging_request, manifest, neighbour, wanted};
+use crate::clinician::Client;
 use crate::demo::{Demo, FINLAND, NORWAY, large_study, offset, wait_ready};
+use crate::issuer::Token;
 use crate::{Error, audit};
 
 pub(crate) async fn run(steps: &mut Steps, demo: &mut Demo) {
@@ -185,10 +187,28 @@ async fn archive_stops(demo: &mut Demo) -> Result<serde_json::Value, Error> {
     Ok(json!({ "whole_instances": read.instances, "bytes": read.bytes, "outcome": 8 }))
 }
 
+/// Norway's gateway is gone: a professional in Finland is told so, and her country's trail says that the way failed.
+async fn unreachable(demo: &Demo) -> Result<(), Error> {
+    let patient = PatientId::parse_cx("01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+    let found = Client::demo(&demo.dir, "fi", &Token::default())?.find(&patient).await;
+    ensure(found.is_err() || found.is_ok_and(|(found, _)| found.is_empty()), "found without the other country")?;
+    for _ in 0..100 {
+        let filter = Filter { transaction: "EHDSI-CF".into(), country: "NO".into(), ..Filter::default() };
+        let found = audit::search(&demo.dir, "fi", filter).await?;
+        if let Some(record) = found.first().and_then(|f| f.record.as_ref()) {
+            let facts = record.facts.clone().unwrap_or_default();
+            return ensure(facts.outcome == 12 && facts.user.contains("hpr-9144889"), "EHDSI-CF says too little");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err("the trail has no EHDSI-CF".into())
+}
+
 /// A gateway is killed in the middle of a study and started again: the trail shows it, the next request is served.
 async fn restart(demo: &mut Demo) -> Result<serde_json::Value, Error> {
     let read = read_large(demo, 32 << 20, async |demo: &mut Demo| demo.kill("no/ncp-gateway").await).await?;
     ensure(read.broken, "the receiver took a broken study for whole")?;
+    unreachable(demo).await?;
     demo.start_gateway("no")?;
     wait_ready(offset("no") + 445).await?;
     recorded(demo, 12).await?;

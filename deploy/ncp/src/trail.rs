@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ncp_audit::Filter;
+use ncp_audit::{Filter, Message};
 use ncp_ihe::PatientId;
 use ncp_proto::audit::{Facts, Found};
 use ncp_xml::{Element, Limits};
@@ -90,6 +90,7 @@ pub(crate) async fn walk(demo: &Demo, country: &Country, role: &str, patient: &P
         }
         ensure(!exchanges.is_empty(), format!("{}: no record of {} as {role}", country.name, row.transaction))?;
     }
+    besides(demo, country, patient).await?;
     let queries = [
         Filter { user, ..Filter::default() },
         Filter { purpose: "TREATMENT".into(), ..Filter::default() },
@@ -100,6 +101,38 @@ pub(crate) async fn walk(demo: &Demo, country: &Country, role: &str, patient: &P
         ensure(!found.is_empty(), "not found by user, purpose or study")?;
     }
     Ok(json!({ "records": walked }))
+}
+
+/// What the trail holds beside the exchanges: assertions issued or checked, documents transcoded.
+async fn besides(demo: &Demo, country: &Country, patient: &PatientId) -> Result<(), Error> {
+    // Transaction, whether it names the patient, and the kinds of objects it must have.
+    let rows: [(&str, bool, &[&str]); 3] =
+        [("ITI-40", false, &["IdA"]), ("EHDSI-92", true, &["TrcA"]), ("EHDSI-94", true, &["in", "out"])];
+    for (transaction, named, kinds) in rows {
+        let patient = if named { patient.to_cx() } else { String::new() };
+        let filter = Filter { patient, transaction: transaction.into(), limit: 1000, ..Filter::default() };
+        let found = audit::search(&demo.dir, country.code, filter).await?;
+        ensure(!found.is_empty(), format!("{}: no record of {transaction}", country.name))?;
+        for one in &found {
+            let bytes = one.record.as_ref().map(|r| r.message.as_slice()).unwrap_or_default();
+            let message = Message::read(bytes).map_err(|e| e.to_string())?;
+            let human = message.participants.iter().any(|p| p.requestor && p.name.contains("hpr-9144889"));
+            ensure(human || transaction == "EHDSI-94", format!("{transaction}: no professional"))?;
+            for kind in kinds {
+                let object = message.objects.iter().find(|o| o.id_type.code == *kind);
+                let object = object.ok_or_else(|| format!("{transaction}: no object {kind}"))?;
+                ensure(!object.id.is_empty(), format!("{transaction}: {kind} has no id"))?;
+                let detail = |name: &str| object.details.iter().find(|(n, _)| n == name).map(|(_, v)| v.len());
+                let digests = match *kind {
+                    "in" => detail("ncp:sha-256") == Some(64),
+                    "out" => detail("ncp:sha-256") == Some(64) && detail("ncp:terminology-snapshot") == Some(64),
+                    _ => object.id.starts_with('_'),
+                };
+                ensure(digests, format!("{transaction}: {kind} says too little"))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn is_of(found: &Found, row: &Row) -> bool {

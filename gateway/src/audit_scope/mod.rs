@@ -1,10 +1,12 @@
 //! The guard that guarantees a record: an intent at the start, the decision before the first byte, the outcome on every
 //! way out, also when the other side goes away or we crash.
 
+mod events;
 mod follow;
 mod objects;
 mod recorder;
 
+pub use events::{smp_queried, transcoding};
 pub use recorder::Recorder;
 
 use jiff::Timestamp;
@@ -152,6 +154,7 @@ impl Trail {
         if let Some(patient) = &identity.trc_patient {
             self.patient(patient);
         }
+        self.checked(identity);
     }
 
     /// Who asks, and why. Emergency access stands out in every record.
@@ -282,11 +285,6 @@ impl Trail {
         self.alerts.push(Event::SecurityAlert { rule: rule.to_owned(), peer: self.peer.clone() });
     }
 
-    /// A document went through the terminology service with this snapshot.
-    pub fn translated(&mut self, snapshot: &str) {
-        self.progress.snapshot(snapshot);
-    }
-
     /// Counts and digests a document while it leaves.
     pub fn document_part(&self, request: DocumentRequest, part: OutPart) -> OutPart {
         let object = document_object(&request);
@@ -322,6 +320,7 @@ impl Trail {
             Alert::Security => Event::SecurityAlert { rule: rule.clone(), peer },
             Alert::RestrictedFunction => Event::RestrictedFunction { rule: rule.clone(), peer },
         }));
+        self.way_failed(error);
         if let Some(exchange) = &mut self.exchange
             && let Err(error) = exchange.decided(self.decision.clone()).await
         {

@@ -8,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ncp_audit::Event;
 use ncp_ihe::{DocumentEntry, DocumentRequest, HomeCommunityId, Oid, orcd};
 use ncp_proto::translation::Direction;
 use serde_json::json;
@@ -79,6 +80,11 @@ pub async fn read_binary(
     let call = clinic.treatment_call(&bearer, &treated)?;
     let fetched = fetch(&call, &document).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
     let read = in_readers_words(&clinic, &headers, &document, fetched.bytes.clone()).await;
+    if let Some(done) = &read.transcoded {
+        let (id, patient) = (&document.unique_id, treated.person.patient.clone());
+        let event = Event::Translated(crate::audit_scope::transcoding(id, id, patient, done));
+        clinic.record(&event, &context).await?;
+    }
     if as_resource {
         let data = base64::engine::general_purpose::STANDARD.encode(&read.bytes);
         return Ok(answer(&json!({
@@ -109,13 +115,15 @@ struct Read {
     bytes: Bytes,
     /// Languages asked for and the snapshot that answered.
     translation: Option<HeaderValue>,
+    /// What the service did, for the trail.
+    transcoded: Option<translate::Transcoded>,
     warning: Option<HeaderValue>,
 }
 
 /// A pivot with designations in the reader's language. Without an answer in time, or for what is not translated, it goes
 /// on as it came, said so; an original, and anything that is no report, is never touched.
 async fn in_readers_words(clinic: &Clinic, headers: &HeaderMap, document: &Document, bytes: Bytes) -> Read {
-    let kept = |bytes, warning| Read { bytes, translation: None, warning };
+    let kept = |bytes, warning| Read { bytes, translation: None, transcoded: None, warning };
     let translated = ["xml", "fhir+json"].iter().any(|kind| document.media_type.contains(kind));
     if document.original.is_none() || !translated {
         return kept(bytes, None);
@@ -136,7 +144,8 @@ async fn in_readers_words(clinic: &Clinic, headers: &HeaderMap, document: &Docum
                 done.summary.mapped + done.summary.approximate,
                 done.summary.unmapped
             );
-            Read { bytes: done.bytes, translation: HeaderValue::try_from(said).ok(), warning: None }
+            let translation = HeaderValue::try_from(said).ok();
+            Read { bytes: done.bytes.clone(), translation, transcoded: Some(done), warning: None }
         }
         Err(error) => {
             tracing::warn!(reason = %error, "document not translated for its reader");

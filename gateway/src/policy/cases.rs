@@ -177,6 +177,7 @@ impl Case {
             role: self.role.clone(),
             role_display: String::new(),
             role_system: super::roles::ISCO.into(),
+            nok_id: None,
             next_of_kin: self.next_of_kin,
             revocation_stale: false,
             organisation: Some(self.organisation.clone()),

@@ -259,6 +259,7 @@ pub(crate) mod tests {
             role: "221".into(),
             role_display: "Medical Doctors".into(),
             role_system: crate::policy::roles::ISCO.into(),
+            nok_id: None,
             next_of_kin: false,
             revocation_stale: false,
             organisation: Some("Hospital".into()),

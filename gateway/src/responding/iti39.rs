@@ -165,12 +165,13 @@ async fn document(
             held: 0,
         });
     }
-    transcoded(exchange, released, trail).instrument(span).await
+    transcoded(exchange, wanted, released, trail).instrument(span).await
 }
 
 /// The pivot: the whole document goes through the translation service, bounded, since it is edited as one.
 async fn transcoded(
     exchange: &Exchange,
+    wanted: &DocumentRequest,
     released: Authorised<Disclose<DocumentEntry>>,
     trail: &mut Trail,
 ) -> Result<Outgoing, GatewayError> {
@@ -184,7 +185,7 @@ async fn transcoded(
     let bytes = crate::translate::collect(document.content, exchange.app.config.limits.document_bytes).await?;
     match translator.document(&document.media_type, bytes.clone(), Direction::NationalToPivot, "").await {
         Ok(pivot) => {
-            trail.translated(&pivot.snapshot);
+            trail.transcoded(wanted, &pivot);
             Ok(whole(document.media_type, pivot.bytes, None))
         }
         // The service is slow or gone: the original goes out, said so; the document stays retrievable.

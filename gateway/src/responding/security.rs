@@ -99,6 +99,7 @@ pub async fn authenticate<T>(
         role: hcp.role.code.clone(),
         role_display: hcp.role.display.clone(),
         role_system: hcp.role.system.clone(),
+        nok_id: nok.as_ref().map(|nok| nok.id.clone()),
         next_of_kin: nok.is_some(),
         revocation_stale: hcp.signer().stale || trc.as_ref().is_some_and(|trc| trc.signer().stale),
         organisation: hcp.organisation.clone(),

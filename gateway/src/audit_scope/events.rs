@@ -1,0 +1,84 @@
+//! What an exchange's trail holds beside its own message: assertions that were checked, documents that were transcoded,
+//! another country that could not be reached. And events of the gateway's own look-ups.
+
+use ncp_audit::{AssertionKind, AuditError, AuditSink, Event, PeerFacts, Transcoding};
+use ncp_ihe::DocumentRequest;
+
+use super::Trail;
+use crate::identity::Identity;
+use crate::outcome::GatewayError;
+use crate::responding::pivot;
+use crate::translate::Transcoded;
+
+impl Trail {
+    /// The assertions that hold (EHDSI-91, 92, 96).
+    pub(super) fn checked(&mut self, identity: &Identity) {
+        let Some(user) = self.decision.user.clone() else { return };
+        let patient = identity.trc_patient.as_ref().map(|id| id.to_cx()).unwrap_or_default();
+        let held = [
+            (AssertionKind::Hcp, Some(&identity.hcp_id), ""),
+            (AssertionKind::Trc, identity.trc_id.as_ref(), patient.as_str()),
+            (AssertionKind::Nok, identity.nok_id.as_ref(), patient.as_str()),
+        ];
+        for (kind, id, patient) in held {
+            let Some(id) = id else { continue };
+            self.alerts.push(Event::AssertionChecked {
+                kind,
+                user: user.clone(),
+                assertion: id.clone(),
+                patient: patient.to_owned(),
+                peer: self.peer.clone(),
+            });
+        }
+    }
+
+    /// A document went through the terminology service (EHDSI-94): what went in, what came out, with which maps.
+    pub fn transcoded(&mut self, wanted: &DocumentRequest, done: &Transcoded) {
+        self.progress.snapshot(&done.snapshot);
+        let original = pivot::original_of(&wanted.document).unwrap_or(&wanted.document);
+        let patient = self.decision.patient.clone().unwrap_or_default();
+        self.alerts.push(Event::Translated(transcoding(original, &wanted.document, patient, done)));
+    }
+
+    /// The way to the other country failed (EHDSI-CF).
+    pub(super) fn way_failed(&mut self, error: &GatewayError) {
+        if let GatewayError::Peer(error) = error
+            && error.is_of_the_way()
+        {
+            self.alerts.push(Event::CommunicationFailed {
+                rule: error.to_string(),
+                user: self.decision.user.clone(),
+                patient: self.decision.patient.clone().unwrap_or_default(),
+                peer: self.peer.clone(),
+            });
+        }
+    }
+}
+
+/// A transcoding as the trail has it; its digests are those that the service and the gateway agree on.
+pub fn transcoding(input: &str, output: &str, patient: String, done: &Transcoded) -> Transcoding {
+    Transcoding {
+        input: (input.to_owned(), hex::encode(&done.summary.sha256_in)),
+        output: (output.to_owned(), hex::encode(&done.summary.sha256_out)),
+        patient,
+        maps: done.snapshot.clone(),
+        unmapped: done.summary.unmapped.into(),
+    }
+}
+
+/// The capabilities of a country were asked for at a Service Metadata Publisher (EHDSI-193): `service` is its URL, `query`
+/// participant and document type. Call it before the answer is used.
+///
+/// # Errors
+/// The record could not be stored; the answer must not be used then.
+pub async fn smp_queried(audit: &AuditSink, service: &str, country: &str, query: &str) -> Result<(), AuditError> {
+    let host = service.split_once("://").map_or(service, |(_, rest)| rest);
+    let peer = PeerFacts {
+        country: country.to_owned(),
+        address: host.split(['/', ':']).next().unwrap_or_default().to_owned(),
+        endpoint: service.to_owned(),
+        ..PeerFacts::default()
+    };
+    let event = Event::SmpQueried { peer, query: query.to_owned() };
+    audit.event(&event, &uuid::Uuid::new_v4().to_string()).await
+}
