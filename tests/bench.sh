@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|saml|start|iti38|fanout|rad75|rad75-java|terminology]
+# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|saml|start|iti38|fanout|rad75|rad75-java|terminology|audit]
 # metadata  an ITI-38 answer of 10, 1,000, 10,000 entries: time and peak memory of the codec, written (NCP-A) and read (NCP-B)
 # saml   sign and verify per second, one worker, against the bare OpenSSL operation in the same process
 # start  time to ready and idle memory of each process
@@ -7,18 +7,20 @@
 # fanout one query to 1, 5 and 27 countries, against the same asked one by one; then one of them slow, bounded by its deadline
 # rad75  a study of 10 MiB, 100 MiB, 1 GiB, client to NCP-B to NCP-A to archive, against a chain of two nginx; peak memory
 # rad75-java  the same study through a relay written with IPF in the place of NCP-B; installs Java and Maven
+# audit  durable records a second against a bare group commit, what a record adds to an exchange, the way into the repository
+#        against rsyslog over TLS (fsync per batch; disk queue), searches over 10^5 index rows (NCP_BENCH_FULL=1: 10^7)
 # terminology  look-ups against a plain hash table, gRPC against an echo over the same mTLS, a CDA of 300 elements,
 #        start; OpenNCP's query sequence on PostgreSQL for the same number of codes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/install.sh
 install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev nginx-light \
-  orthanc orthanc-dicomweb postgresql
+  orthanc orthanc-dicomweb postgresql rsyslog rsyslog-openssl
 install_rust
 cargo build --release --locked -q -p ncp-saml -p ncp-ihe --examples
 cargo build --release --locked -q -p ncp -p ncp-gateway -p ncp-audit -p ncp-translation
 target="${CARGO_TARGET_DIR:-target}/release"
-for name in ${1:-metadata saml start iti38 rad75 terminology fanout}; do
+for name in ${1:-metadata saml start iti38 rad75 terminology fanout audit}; do
   case "$name" in
     metadata) "$target/examples/metadata_bench" ;;
     saml) "$target/examples/saml_bench" ;;
@@ -33,6 +35,7 @@ for name in ${1:-metadata saml start iti38 rad75 terminology fanout}; do
       "$target/ncp" bench terminology --full --sources "$PWD"
       tests/tsam.sh
       ;;
+    audit) cargo bench --locked -q -p ncp-audit --bench audit -- ${NCP_BENCH_FULL:+--full} ;;
     *) echo "no benchmark called $name" >&2; exit 64 ;;
   esac
 done

@@ -208,6 +208,10 @@ pub struct Decision {
     pub transaction: Option<Transaction>,
     /// wsa:MessageID.
     pub message_id: String,
+    /// SOAP header of the request, byte for byte: evidence that goes into the `ehdsi` dialect. Empty where no receiver
+    /// takes that.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request_header: String,
     /// Who.
     pub user: Option<HumanRequestor>,
     /// CX.

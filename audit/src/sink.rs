@@ -127,6 +127,11 @@ impl AuditSink {
         self.inner.epoch
     }
 
+    /// Whether a receiver takes the `ehdsi` dialect, in which requests leave evidence.
+    pub fn keeps_evidence(&self) -> bool {
+        self.inner.site.ehdsi
+    }
+
     /// How the spool is.
     pub fn status(&self) -> Status {
         *self.inner.status.borrow()

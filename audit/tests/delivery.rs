@@ -214,3 +214,86 @@ ruleset(name="out") {{ action(type="omfwd" target="127.0.0.1" port="{port}" prot
     stop.send(()).expect("stops");
     serving.await.expect("ends");
 }
+
+/// A FHIR repository that answers each POST as `answer` says; it keeps what it took.
+async fn fhir_receiver(
+    pki: &Pki,
+    answer: impl Fn(usize, &str) -> u16 + Send + Sync + 'static,
+) -> (u16, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    let server = pki.leaf("arr");
+    let material = ncp_tls::Material::load(&server.cert_chain, &server.key).expect("material");
+    let acceptor =
+        material.acceptor(ncp_tls::ClientAuth::Required, &[server.anchors], b"\x08http/1.1").expect("acceptor");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("an address").port();
+    let taken: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::default();
+    let kept = taken.clone();
+    tokio::spawn(async move {
+        let mut asked = 0;
+        while let Ok((tcp, _)) = listener.accept().await {
+            let Ok(stream) = ncp_tls::accept(&acceptor, tcp, Duration::from_secs(10)).await else { continue };
+            let mut stream = BufReader::new(stream);
+            loop {
+                let (mut line, mut length) = (String::new(), 0);
+                while stream.read_line(&mut line).await.is_ok_and(|n| n > 2) {
+                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                        length = value.trim().parse().expect("a length");
+                    }
+                    line.clear();
+                }
+                if length == 0 {
+                    break;
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.expect("a body");
+                let body = String::from_utf8(body).expect("text");
+                let status = answer(asked, &body);
+                asked += 1;
+                if status == 201 {
+                    kept.lock().expect("no panic").push(body);
+                }
+                let head = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+                stream.write_all(head.as_bytes()).await.expect("writes");
+                stream.flush().await.expect("writes");
+            }
+        }
+    });
+    (port, taken)
+}
+
+/// The FHIR feed: order kept, 500 and 429 tried again, what will never be taken becomes a dead letter and holds nobody up.
+#[tokio::test(flavor = "multi_thread")]
+async fn fhir_feed_sends_again_and_keeps_dead_letters() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = Pki::create(&dir.path().join("pki"));
+    let (port, taken) = fhir_receiver(&pki, |asked, body| match asked {
+        3 => 500,
+        6 => 429,
+        _ if body.contains("rule 10.") => 422,
+        _ => 201,
+    })
+    .await;
+    let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
+    write(&sink, 0, 40).await;
+    sink.event(&Event::Heartbeat, "").await.expect("stored");
+    let connector = pki.leaf("ncp-no").connector(b"\x08http/1.1").expect("connector");
+    let target = FhirTarget {
+        name: "arr".into(),
+        base: format!("https://localhost:{port}/fhir"),
+        client: ncp_tls::http_client(connector, None, Duration::from_secs(10)),
+    };
+    let sending = tokio::spawn(fhir_feed(sink.clone(), target));
+    until("everything is delivered", 30, || {
+        sink.deliveries().iter().any(|d| d.receiver == "fhir-arr" && d.waiting == 0)
+    })
+    .await;
+    sending.abort();
+    let taken = taken.lock().expect("no panic").clone();
+    let numbers: Vec<usize> = taken.iter().flat_map(|body| rules(body)).collect();
+    let expected: Vec<usize> = (0..40).filter(|n| *n != 10).collect();
+    assert_eq!(numbers, expected, "each once, in order, without the dead letter");
+    assert!(taken.iter().all(|body| body.contains("\"AuditEvent\"") && !body.contains("HEARTBEAT")));
+    let letters = std::fs::read(dir.path().join("spool/dead-letters-fhir-arr")).expect("dead letters");
+    assert!(letters.len() > 500 && !letters.windows(4).any(|w| w == b"rule"), "one, encrypted");
+}

@@ -104,6 +104,7 @@ fn exchange(row: &Row, role: Role) -> AuditRecord {
     });
     let decision = Decision {
         message_id: "urn:uuid:aaaa".into(),
+        request_header: if initiator { "" } else { "<s:Header>request</s:Header>" }.into(),
         user: Some(user()),
         patient: Some(PATIENT.into()),
         purpose: "TREATMENT".into(),
@@ -113,6 +114,10 @@ fn exchange(row: &Row, role: Role) -> AuditRecord {
     let outcome = Outcome { documents, studies, ..Outcome::new(OutcomeIndicator::Success, "") };
     let mut records = of_exchange(&site(), &intent, &decision, &outcome);
     assert_eq!(records.len(), 1, "{}", row.1);
+    let evidence =
+        |xml: &str| xml.contains("type=\"securityheader\" value=\"PHM6SGVhZGVyPnJlcXVlc3Q8L3M6SGVhZGVyPg==\"");
+    assert!(!evidence(&records[0].xml), "the strict dialect has no evidence");
+    assert_eq!(records[0].ehdsi.as_deref().is_some_and(evidence), !initiator, "{}", row.1);
     records.remove(0)
 }
 

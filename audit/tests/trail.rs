@@ -183,3 +183,41 @@ async fn a_full_spool_climbs_its_ladder_and_then_refuses() {
     assert_eq!(sink.status().level, SpoolLevel::Second);
     assert!(ncp_audit::read_spool(&freed).expect("reads").records.len() > accepted);
 }
+
+/// `on_audit_failure = allow_and_alarm`: with nothing to write on, emergency access goes on, everything else does not; the
+/// emergency's record is held and stands in the spool as soon as a disk takes it.
+#[tokio::test]
+async fn emergency_goes_on_without_a_disk_where_a_country_wants_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let limits = SpoolLimits { segment: 128 << 10, reserve: 0, most: 300 << 10, second: None };
+    let options = SpoolOptions { limits, on_failure: OnFailure::AllowAndAlarm, ..options(dir.path()) };
+    let sink = AuditSink::open(&options).await.expect("opens");
+    let mut n = 0;
+    while sink.event(&Event::Heartbeat, "").await.is_ok() {
+        n += 1;
+        assert!(n < 5000, "never full");
+    }
+    let ask = async |id: &str, purpose: &str| {
+        let mut exchange = sink.intent(intent(id, Transaction::Iti39, Role::Responder)).await.expect("not known yet");
+        let decided = exchange.decided(Decision { purpose: purpose.into(), ..decision() }).await;
+        (decided.is_ok(), exchange)
+    };
+    let (allowed, ordinary) = ask("ordinary", "TREATMENT").await;
+    assert!(!allowed, "treatment is not disclosed without a record");
+    let (allowed, emergency) = ask("emergency", "EMERGENCY").await;
+    assert!(allowed, "emergency is");
+    for exchange in [ordinary, emergency] {
+        let finished = exchange.finish(Outcome::new(OutcomeIndicator::Success, "")).await;
+        assert!(finished.is_err(), "told that it is held only");
+    }
+    assert_eq!(sink.status().level, SpoolLevel::Full);
+    let oldest = dir.path().join("spool/segment-000000000001.spool");
+    std::fs::remove_file(oldest).expect("room");
+    sink.event(&Event::Heartbeat, "").await.expect("there is room");
+    let all = records(dir.path()).await;
+    for id in ["ordinary", "emergency"] {
+        let of = |(_, _, xml): &&(u64, u64, String)| xml.contains(&format!("ParticipantObjectID=\"{id}\""));
+        assert_eq!(all.iter().filter(of).count(), 1, "{id}");
+    }
+    assert!(all.iter().any(|(_, _, xml)| xml.contains("csd-code=\"EMERGENCY\"")));
+}

@@ -213,7 +213,8 @@ impl Scene<'_> {
         objects.extend(self.studies.iter().map(|study| self.study(study, row)));
         if !self.decision.message_id.is_empty() {
             let id_type = Coded::new("req", "eHealth DSI Msg", "Request Message").shown("Request Message");
-            objects.push(Object::new("4", "", &self.decision.message_id, id_type));
+            let object = Object::new("4", "", &self.decision.message_id, id_type);
+            objects.push(object.detail("securityheader", &self.decision.request_header));
         }
         if objects.is_empty() {
             let id_type = Coded::new("12", "DCM", "URI");

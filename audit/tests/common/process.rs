@@ -105,6 +105,10 @@ impl Server {
         Self(child.expect("starts"))
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     pub fn kill(mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -25,6 +25,8 @@ pub(crate) async fn run(steps: &mut Steps, demo: &mut Demo) {
     steps.done("restart-after-kill", began, restart(demo).await);
     let began = Instant::now();
     steps.done("audit-reindex", began, reindex(demo).await);
+    let began = Instant::now();
+    steps.done("audit-commands", began, commands(demo).await);
 }
 
 /// Two documents are asked for, one is not there: one comes, and two messages of one exchange say so.
@@ -79,12 +81,80 @@ async fn reindex(demo: &mut Demo) -> Result<serde_json::Value, Error> {
             std::fs::remove_file(path)?;
         }
     }
+    demo.once("no", "ncp-audit", &["migrate", "--config"], "audit.toml").await?;
     demo.once("no", "ncp-audit", &["reindex", "--config"], "audit.toml").await?;
     demo.start_one("no", "ncp-audit")?;
     wait_ready(offset("no") + 450).await?;
     let after = places(&audit::search(&demo.dir, "no", all()).await?);
     ensure(!before.is_empty() && before == after, format!("{} records before, {} after", before.len(), after.len()))?;
     Ok(json!({ "records": after.len() }))
+}
+
+/// The commands that an auditor and an operator use, as they use them.
+async fn commands(demo: &Demo) -> Result<serde_json::Value, Error> {
+    let dir = demo.dir.display().to_string();
+    let of = ["--dir", &dir, "--country", "no"];
+    let run = async |arguments: &[&str]| -> Result<(bool, String), Error> {
+        let tool = std::env::current_exe()?;
+        let done = tokio::process::Command::new(tool).arg("audit").args(arguments).output().await?;
+        Ok((done.status.success(), String::from_utf8(done.stdout)?))
+    };
+    let good = async |arguments: &[&str]| -> Result<String, Error> {
+        let (good, text) = run(arguments).await?;
+        ensure(good && !text.is_empty(), format!("ncp audit {} says nothing", arguments.join(" "))).map(|()| text)
+    };
+    let list = good(&[&["list"], &of[..], &["--transaction", "ITI-39"]].concat()).await?;
+    let exchange = list.lines().next().and_then(|line| line.split_whitespace().find(|w| w.len() == 36));
+    let exchange = exchange.ok_or("list names no exchange")?;
+    let shown = good(&[&["show", exchange], &of[..], &["--reason", "review"]].concat()).await?;
+    ensure(shown.contains("<AuditMessage") && shown.contains("ITI-39"), "show shows no message")?;
+    let found = good(&[&["search"], &of[..], &["--outcome", "12"]].concat()).await?;
+    ensure(found.lines().all(|line| line.contains("outcome 12")), "search finds other outcomes")?;
+    let (_, gaps) = run(&[&["gaps"], &of[..]].concat()).await?;
+    ensure(gaps.contains("ncp-gateway-no epoch 1") && !gaps.contains("MISSING"), format!("gaps: {gaps}"))?;
+    let out = demo.dir.join("export");
+    let mut exported = 0;
+    for form in ["fhir", "csv", "xml"] {
+        let file = out.with_extension(form).display().to_string();
+        let said =
+            good(&[&["export"], &of[..], &["--transaction", "RAD-75", "--format", form, "--out", &file]].concat())
+                .await?;
+        exported = said.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    }
+    let bundle: serde_json::Value = serde_json::from_slice(&std::fs::read(out.with_extension("fhir"))?)?;
+    let entries = bundle["entry"].as_array().map_or(0, Vec::len);
+    let rows = std::fs::read_to_string(out.with_extension("csv"))?.lines().count() - 1;
+    let files = std::fs::read_dir(out.with_extension("xml"))?.count();
+    ensure(
+        exported > 0 && [entries, rows, files] == [exported; 3],
+        format!("{entries}, {rows}, {files} of {exported}"),
+    )?;
+    let (spool, key) = (demo.dir.join("no/spool"), demo.no.path("spool.key"));
+    let held = good(&["spool", "--spool", &spool.display().to_string(), "--key", &key.display().to_string()]).await?;
+    ensure(held.contains("records in") && held.contains("feed: "), format!("spool: {held}"))?;
+
+    let mut watching = tokio::process::Command::new(std::env::current_exe()?)
+        .args([&["audit", "watch"], &of[..]].concat())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let watched = watching.stdout.take().ok_or("no output")?;
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(watched));
+    // Every search is on the trail, so that it shows in what is watched; the watcher may not be there yet.
+    let asking = async {
+        loop {
+            run(&[&["list"], &of[..], &["--limit", "1"]].concat()).await?;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        #[allow(unreachable_code)]
+        Ok::<(), Error>(())
+    };
+    let seen = tokio::select! {
+        line = tokio::time::timeout(Duration::from_secs(20), lines.next_line()) => line??.unwrap_or_default(),
+        asked = asking => { asked?; String::new() }
+    };
+    ensure(seen.contains("110101"), format!("watch shows {seen}"))?;
+    Ok(json!({ "exported": exported }))
 }
 
 /// What a reader of the large study got.

@@ -142,6 +142,14 @@ impl Trail {
         self.decision.message_id = addressing.message_id.clone().unwrap_or_default();
     }
 
+    /// The request's SOAP header, where the trail keeps it as evidence.
+    pub fn evidence(&mut self, app: &App, envelope: &[u8]) {
+        if app.audit.keeps_evidence() {
+            let header = objects::header_of(envelope).unwrap_or_default();
+            self.decision.request_header = String::from_utf8_lossy(header).into_owned();
+        }
+    }
+
     /// Who asks, from verified assertions.
     pub fn identified(&mut self, identity: &Identity) {
         let user = HumanRequestor {

@@ -80,3 +80,34 @@ pub(super) fn trace_context() -> String {
     }
     format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8())
 }
+
+/// The bytes of the SOAP header, from its first tag to its last, in an envelope that was parsed already.
+pub(super) fn header_of(envelope: &[u8]) -> Option<&[u8]> {
+    let named = memchr::memmem::find_iter(envelope, b"Header").find_map(|at| {
+        let start = memchr::memrchr(b'<', envelope.get(..at)?)?;
+        let prefix = envelope.get(start + 1..at)?;
+        let is_prefix = prefix.is_empty() || (prefix.ends_with(b":") && !prefix.iter().any(u8::is_ascii_whitespace));
+        let follows = envelope.get(at + 6).is_some_and(|b| b" \t\r\n>".contains(b));
+        (is_prefix && !prefix.starts_with(b"/") && follows).then_some((start, prefix))
+    });
+    let (start, prefix) = named?;
+    let close = [b"</", prefix, b"Header"].concat();
+    let end = memchr::memmem::rfind(envelope, &close)?;
+    let after = end + close.len() + memchr::memchr(b'>', envelope.get(end + close.len()..)?)? + 1;
+    envelope.get(start..after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::header_of;
+
+    #[test]
+    fn the_header_is_kept_byte_for_byte() {
+        let envelope = b"<s:Envelope xmlns:s='x'><s:Header  a='1'><w:HeaderX/><w:Security>&amp;</w:Security></s:Header ><s:Body/></s:Envelope>";
+        let header = header_of(envelope).map(String::from_utf8_lossy);
+        assert_eq!(header.as_deref(), Some("<s:Header  a='1'><w:HeaderX/><w:Security>&amp;</w:Security></s:Header >"));
+        assert_eq!(header_of(b"<Envelope><Header>x</Header><Body/></Envelope>"), Some(&b"<Header>x</Header>"[..]));
+        assert_eq!(header_of(b"<Envelope><Body/></Envelope>"), None);
+        assert_eq!(header_of(b"Header <s:Header"), None);
+    }
+}

@@ -96,6 +96,7 @@ where
         let message = read_message(&exchange, path, headers, body).await?;
         tracing::Span::current().record("ncp.transaction", message.transaction.as_str());
         trail.message(message.transaction, &message.addressing);
+        trail.evidence(&exchange.app, &message.bytes);
         Ok::<_, GatewayError>(message)
     }
     .instrument(span.clone())
