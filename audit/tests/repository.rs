@@ -106,11 +106,26 @@ impl Client {
     }
 
     async fn fhir(&self, name: &str, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        self.fhir_as(name, method, path, body, None).await
+    }
+
+    async fn fhir_as(
+        &self,
+        name: &str,
+        method: Method,
+        path: &str,
+        body: &Value,
+        token: Option<&str>,
+    ) -> (StatusCode, Value) {
         let connector = self.pki.leaf(name).connector(b"\x08http/1.1").expect("connector");
         let client = ncp_tls::http_client(connector, None, Duration::from_secs(10));
         let address = self.config.fhir.expect("an address");
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
-        let request = Request::builder()
+        let mut request = Request::builder();
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request
             .method(method)
             .uri(format!("https://localhost:{}{path}", address.port()))
             .header("content-type", "application/fhir+json")
@@ -269,6 +284,7 @@ async fn fhir(client: &Client) {
     }
     let (status, one) = get(format!("/AuditEvent/{}", resource["id"].as_str().expect("an id"))).await;
     assert_eq!((status, &one), (StatusCode::OK, resource));
+    patient_reads(client, resource["id"].as_str().expect("an id")).await;
     assert_eq!(get("/AuditEvent/9-999999".into()).await.0, StatusCode::NOT_FOUND);
     assert_eq!(get("/metadata".into()).await.1["fhirVersion"], "4.0.1");
     // Every search is on the trail, without the patient.
@@ -285,7 +301,56 @@ async fn fhir(client: &Client) {
     assert!(seen > 15, "{seen}");
 }
 
+/// A patient's token, brought by a portal whose certificate alone may read nothing: her own trail, without a date.
+async fn patient_reads(client: &Client, id_of_hers: &str) {
+    let token = |patient: &str, scope: &str| {
+        let now = jiff::Timestamp::now().as_second();
+        let claims = json!({ "iss": "https://idp.example", "aud": "https://audit.example", "iat": now, "exp": now + 60,
+            "scope": scope, "patient_id": patient });
+        let payload = josekit::jwt::JwtPayload::from_map(claims.as_object().expect("an object").clone());
+        let key = josekit::jwk::Jwk::from_bytes(std::fs::read(client.pki.dir.join("issuer.jwk")).expect("a key"));
+        let signer = josekit::jws::ES256.signer_from_jwk(&key.expect("a key")).expect("a signer");
+        let header = josekit::jws::JwsHeader::new();
+        josekit::jwt::encode_with_signer(&payload.expect("claims"), &header, &signer).expect("signs")
+    };
+    let hers = token("14857012345^^^&2.16.578.1.12.4.1.4.1&ISO", "patient/AuditEvent.rs");
+    let another = token("1^^^&2.16.578.1.12.4.1.4.1&ISO", "patient/*.read");
+    let professional = token("14857012345^^^&2.16.578.1.12.4.1.4.1&ISO", "user/AuditEvent.rs");
+    let get = |token: String, path: String| async move {
+        let (status, answer) = client.fhir_as("portal", Method::GET, &path, &Value::Null, Some(&token)).await;
+        (status, answer.get("entry").and_then(Value::as_array).map_or(0, Vec::len))
+    };
+    for (token, path, status, entries) in [
+        (&hers, "/AuditEvent".to_owned(), StatusCode::OK, 4),
+        (&hers, "/AuditEvent?subtype=ITI-39".to_owned(), StatusCode::OK, 1),
+        (&another, "/AuditEvent".to_owned(), StatusCode::OK, 0),
+        (&hers, "/AuditEvent?patient.identifier=urn:oid:2.16.578.1.12.4.1.4.1%7C1".into(), StatusCode::FORBIDDEN, 0),
+        (&professional, "/AuditEvent?date=ge2026".into(), StatusCode::UNAUTHORIZED, 0),
+        (&"a.b.c".to_owned(), "/AuditEvent?date=ge2026".into(), StatusCode::UNAUTHORIZED, 0),
+        (&hers, format!("/AuditEvent/{id_of_hers}"), StatusCode::OK, 0),
+        (&another, format!("/AuditEvent/{id_of_hers}"), StatusCode::NOT_FOUND, 0),
+    ] {
+        assert_eq!(get(token.clone(), path.clone()).await, (status, entries), "{path}");
+    }
+}
+
+/// Makes the key of the patients' issuer.
+fn with_issuer(config: Config, pki: &Pki) -> Config {
+    let key = josekit::jwk::Jwk::generate_ec_key(josekit::jwk::alg::ec::EcCurve::P256).expect("a key");
+    let jwks = pki.dir.join("jwks.json");
+    std::fs::write(pki.dir.join("issuer.jwk"), serde_json::to_vec(&key).expect("writes")).expect("writes");
+    let public = json!({ "keys": [key.to_public_key().expect("public")] });
+    std::fs::write(&jwks, public.to_string()).expect("writes");
+    Config {
+        token_issuer: Some("https://idp.example".into()),
+        token_audience: Some("https://audit.example".into()),
+        jwks_file: Some(jwks),
+        ..config
+    }
+}
+
 async fn suite(dir: &Path, pki: Pki, config: Config) {
+    let config = with_issuer(config, &pki);
     let for_open = config.clone();
     tokio::task::spawn_blocking(move || numbered(&for_open)).await.expect("numbered");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

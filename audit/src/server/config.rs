@@ -34,6 +34,12 @@ pub struct Config {
     /// Names in certificates that may search by FHIR.
     #[serde(default)]
     pub readers: Vec<String>,
+    /// `iss` of patients' tokens, who may search their own trail by FHIR; with `token_audience` and `jwks_file`.
+    pub token_issuer: Option<String>,
+    /// Our name in their `aud`.
+    pub token_audience: Option<String>,
+    /// The issuer's public keys.
+    pub jwks_file: Option<PathBuf>,
     /// Certificate chain.
     pub certificate: PathBuf,
     /// Its key.
@@ -59,7 +65,16 @@ pub struct Config {
 
 const REQUIRED: [&str; 10] =
     ["feed", "query", "admin", "certificate", "key", "anchors", "data_dir", "key_file", "source", "enterprise_site"];
-const OPTIONAL: [&str; 5] = ["syslog", "fhir", "fhir_base", "source_anchors", "postgres_url_file"];
+const OPTIONAL: [&str; 8] = [
+    "syslog",
+    "fhir",
+    "fhir_base",
+    "source_anchors",
+    "postgres_url_file",
+    "token_issuer",
+    "token_audience",
+    "jwks_file",
+];
 const ADDRESSES: [&str; 5] = ["feed", "query", "admin", "syslog", "fhir"];
 
 /// Reads the file; paths are relative to it.
@@ -89,7 +104,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let required =
         [&mut config.certificate, &mut config.key, &mut config.anchors, &mut config.data_dir, &mut config.key_file];
-    let optional = [&mut config.source_anchors, &mut config.postgres_url_file];
+    let optional = [&mut config.source_anchors, &mut config.postgres_url_file, &mut config.jwks_file];
     for path in required.into_iter().chain(optional.into_iter().flatten()) {
         if path.is_relative() {
             *path = folder.join(&*path);
@@ -102,7 +117,12 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         ("key_file", Some(&config.key_file)),
         ("source_anchors", config.source_anchors.as_ref()),
         ("postgres_url_file", config.postgres_url_file.as_ref()),
+        ("jwks_file", config.jwks_file.as_ref()),
     ];
+    let of_tokens = [config.token_issuer.is_some(), config.token_audience.is_some(), config.jwks_file.is_some()];
+    if of_tokens.contains(&true) && of_tokens.contains(&false) {
+        problems.push("token_issuer, token_audience, jwks_file: give all three or none".into());
+    }
     for (name, path) in files {
         if let Some(path) = path.filter(|path| !path.is_file()) {
             problems.push(format!("{name}: no such file: {}", path.display()));

@@ -8,21 +8,24 @@ use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::connect_info::Connected;
 use axum::extract::{ConnectInfo, Path, RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::{IncomingStream, Listener};
+use jiff::Timestamp;
 use ncp_proto::audit::Found;
 use ncp_tls::{SslAcceptor, TlsStream};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::iti81::{self, Parameters};
+use super::iti81::{self, Parameters, QueryError};
 use super::repository::{Incoming, Kept};
 use super::service::Shared;
 use super::store::Place;
+use super::token::Issuer;
 use super::{Config, index};
+use crate::AuditError;
 use crate::fhir::to_audit_event;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -36,13 +39,50 @@ const CONNECTIONS: usize = 256;
 pub(super) struct Api {
     shared: Shared,
     readers: Arc<Vec<String>>,
+    tokens: Option<Arc<Issuer>>,
     base: Arc<str>,
 }
 
+/// Who reads.
+#[derive(Clone)]
+enum Reader {
+    /// A certificate that the configuration lists: the whole trail.
+    Auditor(String),
+    /// A patient by a token, brought by who has this certificate: her own trail.
+    Patient { by: String, patient: String },
+}
+
+impl Reader {
+    /// As the trail names who read; a patient's identifier stands in the index only as a hash.
+    fn shown(&self) -> String {
+        match self {
+            Self::Auditor(name) => name.clone(),
+            Self::Patient { by, .. } => format!("patient by {by}"),
+        }
+    }
+
+    /// The only patient whose records are shown.
+    fn only(&self) -> Option<&str> {
+        match self {
+            Self::Auditor(_) => None,
+            Self::Patient { patient, .. } => Some(patient),
+        }
+    }
+}
+
 impl Api {
-    pub(super) fn new(shared: Shared, config: &Config, address: SocketAddr) -> Self {
+    /// # Errors
+    /// The keys of the patients' issuer.
+    pub(super) fn new(shared: Shared, config: &Config, address: SocketAddr) -> Result<Self, AuditError> {
+        let tokens = match (&config.token_issuer, &config.token_audience, &config.jwks_file) {
+            (Some(issuer), Some(audience), Some(file)) => {
+                Some(Arc::new(Issuer::load(issuer, audience, file).map_err(AuditError::Repository)?))
+            }
+            _ => None,
+        };
         let base = config.fhir_base.clone().unwrap_or_else(|| format!("https://{address}"));
-        Self { shared, readers: Arc::new(config.readers.clone()), base: base.trim_end_matches('/').into() }
+        let readers = Arc::new(config.readers.clone());
+        Ok(Self { shared, readers, tokens, base: base.trim_end_matches('/').into() })
     }
 }
 
@@ -203,10 +243,21 @@ async fn bundle(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, bo
     }
 }
 
-/// The refusal of who may not read.
-fn barred(api: &Api, name: &Name) -> Option<Response> {
-    let refusal = || problem(StatusCode::FORBIDDEN, "forbidden", "This certificate may not read the trail.");
-    (!api.readers.contains(&name.0)).then(refusal)
+/// Who may read; a token, where there is one, decides.
+fn reader(api: &Api, name: &Name, headers: &HeaderMap) -> Result<Reader, Response> {
+    let Some(header) = headers.get(header::AUTHORIZATION) else {
+        let refusal = || problem(StatusCode::FORBIDDEN, "forbidden", "This certificate may not read the trail.");
+        return api.readers.contains(&name.0).then(|| Reader::Auditor(name.0.clone())).ok_or_else(refusal);
+    };
+    let patient = header.to_str().ok().zip(api.tokens.as_ref());
+    let patient = patient.and_then(|(header, issuer)| issuer.patient(header, Timestamp::now()));
+    patient.map(|patient| Reader::Patient { by: name.0.clone(), patient }).ok_or_else(|| {
+        let mut refusal = problem(StatusCode::UNAUTHORIZED, "login", "The token does not hold.");
+        refusal
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+        refusal
+    })
 }
 
 fn resource(place: Place, found: &Found) -> Value {
@@ -218,12 +269,21 @@ fn resource(place: Place, found: &Found) -> Value {
 }
 
 /// ITI-81.
-async fn search(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, RawQuery(query): RawQuery) -> Response {
-    if let Some(response) = barred(&api, &name) {
-        return response;
-    }
-    let parameters = match Parameters::read(query.as_deref().unwrap_or_default()) {
+async fn search(
+    State(api): State<Api>,
+    ConnectInfo(name): ConnectInfo<Name>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let reader = match reader(&api, &name, &headers) {
+        Ok(reader) => reader,
+        Err(response) => return response,
+    };
+    let parameters = match Parameters::read(query.as_deref().unwrap_or_default(), reader.only()) {
         Ok(parameters) => parameters,
+        Err(QueryError::OtherPatient) => {
+            return problem(StatusCode::FORBIDDEN, "forbidden", "The token is for another patient.");
+        }
         Err(error) => return problem(StatusCode::BAD_REQUEST, error.code(), &error.to_string()),
     };
     let told = parameters.told();
@@ -232,7 +292,7 @@ async fn search(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, Ra
         let mut search = asked.search(&|cx| repository.patient_hash(cx));
         // One more than shown tells whether there is another page.
         search.limit += 1;
-        repository.search(&name.0, &told, &search)
+        repository.search(&reader.shown(), &told, &search)
     });
     let Ok(mut found) = searched.await else { return unavailable() };
     let more = found.len() > parameters.count as usize;
@@ -256,10 +316,17 @@ async fn search(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, Ra
     fhir(StatusCode::OK, &bundle)
 }
 
-async fn read(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, Path(id): Path<String>) -> Response {
-    if let Some(response) = barred(&api, &name) {
-        return response;
-    }
+async fn read(
+    State(api): State<Api>,
+    ConnectInfo(name): ConnectInfo<Name>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Response {
+    let reader = match reader(&api, &name, &headers) {
+        Ok(reader) => reader,
+        Err(response) => return response,
+    };
+    let only = reader.only().map(str::to_owned);
     let place = id
         .split_once('-')
         .and_then(|(segment, offset)| Some(Place { segment: segment.parse().ok()?, offset: offset.parse().ok()? }));
@@ -267,15 +334,21 @@ async fn read(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, Path
     let Some(place) = place else { return missing() };
     let read = api.shared.blocking(move |repository| {
         let query = format!("AuditEvent/{}-{}", place.segment, place.offset);
-        repository.own_event(&crate::Event::AuditLogUsed { user: name.0, query })?;
+        repository.own_event(&crate::Event::AuditLogUsed { user: reader.shown(), query })?;
         repository.read(place)
     });
     match read.await {
-        Ok(found) if found.record.as_ref().is_some_and(|r| r.rejected.is_empty()) => {
+        Ok(found) if found.record.as_ref().is_some_and(|r| r.rejected.is_empty()) && is_of(&found, only.as_deref()) => {
             fhir(StatusCode::OK, &resource(place, &found))
         }
         _ => missing(),
     }
+}
+
+/// Whether a record is of the only patient that may be shown.
+fn is_of(found: &Found, only: Option<&str>) -> bool {
+    let patient = found.record.as_ref().and_then(|r| r.facts.as_ref()).map(|f| f.patient.as_str());
+    only.is_none_or(|only| patient == Some(only))
 }
 
 async fn metadata() -> Response {

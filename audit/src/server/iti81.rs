@@ -42,6 +42,8 @@ pub(super) enum QueryError {
     Value(&'static str),
     #[error("Too many values.")]
     TooMany,
+    #[error("The token is for another patient.")]
+    OtherPatient,
 }
 
 impl QueryError {
@@ -52,6 +54,7 @@ impl QueryError {
             Self::Unknown(_) => "not-supported",
             Self::Value(_) => "value",
             Self::TooMany => "too-costly",
+            Self::OtherPatient => "forbidden",
         }
     }
 }
@@ -68,6 +71,8 @@ pub(super) struct Parameters {
     from_us: i64,
     to_us: i64,
     ascending: bool,
+    /// The patient whose own trail is read.
+    own: Option<String>,
     received_before: i64,
     /// Entries before this page.
     pub(super) skip: u32,
@@ -76,9 +81,10 @@ pub(super) struct Parameters {
 }
 
 impl Parameters {
-    /// Reads the query of a URL.
-    pub(super) fn read(query: &str) -> Result<Self, QueryError> {
+    /// Reads the query of a URL; of a patient who reads her own trail, CX, nothing else is shown, and no date is needed.
+    pub(super) fn read(query: &str, own: Option<&str>) -> Result<Self, QueryError> {
         let mut out = Self {
+            own: own.map(str::to_owned),
             count: 50,
             received_before: Timestamp::now().as_microsecond() + 1,
             from_us: i64::MIN,
@@ -141,7 +147,11 @@ impl Parameters {
                 out.query.push((name, value));
             }
         }
-        if dated { Ok(out) } else { Err(QueryError::NoDate) }
+        match own {
+            Some(own) if out.patients.iter().any(|patient| patient != own) => Err(QueryError::OtherPatient),
+            None if !dated => Err(QueryError::NoDate),
+            _ => Ok(out),
+        }
     }
 
     /// What was asked, without identifiers of persons.
@@ -155,7 +165,9 @@ impl Parameters {
 
     /// As the index takes it; `hash` is the store's of identifiers of persons.
     pub(super) fn search(&self, hash: &dyn Fn(&str) -> String) -> Search {
-        let columns: Vec<(&'static str, Value)> = self.sources.iter().map(|s| ("source", s.as_str().into())).collect();
+        let own = self.own.iter().map(|patient| ("patient", hash(patient).as_str().into()));
+        let columns: Vec<(&'static str, Value)> =
+            self.sources.iter().map(|s| ("source", s.as_str().into())).chain(own).collect();
         let mut tokens = self.tokens.clone();
         if !self.patients.is_empty() {
             tokens.push(("entity", self.patients.iter().map(|p| hash(p)).collect()));
@@ -290,17 +302,18 @@ mod tests {
 
     #[test]
     fn a_query_needs_a_date_and_nothing_unknown() {
-        assert_eq!(Parameters::read(""), Err(QueryError::NoDate));
-        assert_eq!(Parameters::read("date=ge2026&name=x"), Err(QueryError::Unknown("name".into())));
+        assert_eq!(Parameters::read("", None), Err(QueryError::NoDate));
+        assert_eq!(Parameters::read("date=ge2026&name=x", None), Err(QueryError::Unknown("name".into())));
         let read = Parameters::read(
             "date=ge2026-11-01&date=le2026-11-30&patient.identifier=urn%3Aoid%3A1.2%7C7&outcome=8&_count=2",
+            None,
         );
         let read = read.expect("reads");
         assert!(!read.told().contains("1.2"), "{}", read.told());
         let search = read.search(&|cx| format!("hash of {cx}"));
         let tokens = [("outcome", vec!["8".to_owned()]), ("entity", vec!["hash of 7^^^&1.2&ISO".to_owned()])];
         assert_eq!(search.tokens, tokens);
-        let next = Parameters::read(&read.link(2)).expect("reads its own links");
+        let next = Parameters::read(&read.link(2), None).expect("reads its own links");
         assert_eq!((next.skip, next.count, next.received_before), (2, 2, read.received_before));
     }
 }

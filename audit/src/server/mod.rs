@@ -11,6 +11,7 @@ mod repository;
 mod service;
 mod store;
 mod syslog;
+mod token;
 
 pub use config::{Config, Engine, load};
 pub use database::{Database, Postgres, Sqlite, Value};

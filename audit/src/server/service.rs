@@ -88,7 +88,7 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     }
     if let Some(address) = config.fhir {
         let (listener, acceptor) = (TcpListener::bind(address).await?, acceptor(sources, b"\x08http/1.1")?);
-        let api = fhir_api::Api::new(shared.clone(), config, address);
+        let api = fhir_api::Api::new(shared.clone(), config, address)?;
         listeners.spawn(fhir_api::serve(api, listener, acceptor, told.clone()));
     }
     let service = Service(shared.clone(), told.clone());

@@ -111,7 +111,7 @@ async fn commands(demo: &Demo) -> Result<serde_json::Value, Error> {
     let found = good(&[&["search"], &of[..], &["--outcome", "12"]].concat()).await?;
     ensure(found.lines().all(|line| line.contains("outcome 12")), "search finds other outcomes")?;
     let (_, gaps) = run(&[&["gaps"], &of[..]].concat()).await?;
-    ensure(gaps.contains("ncp-gateway-no epoch 1") && !gaps.contains("MISSING"), format!("gaps: {gaps}"))?;
+    ensure(gaps.contains("internal-client.ncp.no epoch 1") && !gaps.contains("MISSING"), format!("gaps: {gaps}"))?;
     let out = demo.dir.join("export");
     let mut exported = 0;
     for form in ["fhir", "csv", "xml"] {
