@@ -1,7 +1,7 @@
 //! What an exchange's trail holds beside its own message: assertions that were checked, documents that were transcoded,
-//! another country that could not be reached. And events of the gateway's own look-ups.
+//! another country that could not be reached.
 
-use ncp_audit::{AssertionKind, AuditError, AuditSink, Event, PeerFacts, Transcoding};
+use ncp_audit::{AssertionKind, Event, Transcoding};
 use ncp_ihe::DocumentRequest;
 
 use super::Trail;
@@ -64,21 +64,4 @@ pub fn transcoding(input: &str, output: &str, patient: String, done: &Transcoded
         maps: done.snapshot.clone(),
         unmapped: done.summary.unmapped.into(),
     }
-}
-
-/// The capabilities of a country were asked for at a Service Metadata Publisher (EHDSI-193): `service` is its URL, `query`
-/// participant and document type. Call it before the answer is used.
-///
-/// # Errors
-/// The record could not be stored; the answer must not be used then.
-pub async fn smp_queried(audit: &AuditSink, service: &str, country: &str, query: &str) -> Result<(), AuditError> {
-    let host = service.split_once("://").map_or(service, |(_, rest)| rest);
-    let peer = PeerFacts {
-        country: country.to_owned(),
-        address: host.split(['/', ':']).next().unwrap_or_default().to_owned(),
-        endpoint: service.to_owned(),
-        ..PeerFacts::default()
-    };
-    let event = Event::SmpQueried { peer, query: query.to_owned() };
-    audit.event(&event, &uuid::Uuid::new_v4().to_string()).await
 }

@@ -6,7 +6,7 @@ mod follow;
 mod objects;
 mod recorder;
 
-pub use events::{smp_queried, transcoding};
+pub use events::transcoding;
 pub use recorder::Recorder;
 
 use jiff::Timestamp;
