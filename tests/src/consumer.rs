@@ -16,6 +16,7 @@ use crate::messages::{Capture, Origin};
 use crate::neighbour::{Answer, post};
 use crate::pki::{CountryPki, Error};
 
+const XS: &str = "http://www.w3.org/2001/XMLSchema";
 /// Path of ITI-18.
 pub const REGISTRY: &str = "/xds/registry";
 /// Path of ITI-43.
@@ -91,7 +92,9 @@ impl Consumer {
     /// # Errors
     /// No XML, the signer's.
     pub async fn sign(&self, id: &str, text: &str) -> Result<SignedAssertion, Error> {
-        Ok(self.signer.sign(id, Element::parse(text.as_bytes(), &Limits::REQUEST)?).await?)
+        // Reading forgets a prefix that only values use, as the types of attributes do.
+        let assertion = Element::parse(text.as_bytes(), &Limits::REQUEST)?.declare("xs", XS);
+        Ok(self.signer.sign(id, assertion).await?)
     }
 
     /// A TRC assertion that builds on the user's.
