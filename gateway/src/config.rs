@@ -365,6 +365,9 @@ pub struct Peer {
     /// Whether hash and size of retrieved documents must fit the metadata; OpenNCP peers announce others than they send.
     #[serde(default = "yes")]
     pub verify_hash: bool,
+    /// Whether it is offered OrCD views of reports and key images, for an OpenNCP that cannot show anything else.
+    #[serde(default)]
+    pub orcd: bool,
     /// Instances asked for in one RAD-75.
     #[serde(default = "sixty_four")]
     pub batch: usize,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ncp_gateway::responding::orcd::draw;
 use ncp_gateway::{app, config, telemetry};
 
 /// The gateway of a National Contact Point for eHealth.
@@ -24,6 +25,9 @@ struct Arguments {
 enum Command {
     /// Reads the configuration and everything it names, reports all that is wrong, binds nothing.
     CheckConfig,
+    /// The gateway's own helper: a DICOM object on standard input becomes a PNG on standard output.
+    #[command(name = draw::COMMAND, hide = true)]
+    Draw,
 }
 
 /// Every connection that the listeners may hold needs a descriptor: the soft limit, often 1024, is raised to the hard one.
@@ -37,10 +41,23 @@ fn raise_descriptor_limit() {
 /// Bad configuration (EX_USAGE).
 const USAGE: u8 = 64;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    raise_descriptor_limit();
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Draw) = arguments.command {
+        return match draw::run() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("draw: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    raise_descriptor_limit();
+    serve(arguments)
+}
+
+#[tokio::main]
+async fn serve(arguments: Arguments) -> ExitCode {
     let Some(path) = arguments.config else {
         eprintln!("--config FILE is required; see ncp-gateway --help");
         return ExitCode::from(USAGE);

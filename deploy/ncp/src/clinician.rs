@@ -73,6 +73,8 @@ pub(crate) struct Line {
     pub(crate) title: String,
     pub(crate) date: String,
     pub(crate) media_type: String,
+    /// What a CDA holds (OrCD).
+    pub(crate) held: Option<String>,
     pub(crate) url: String,
     pub(crate) original: Option<String>,
     pub(crate) dicomweb: Option<String>,
@@ -115,6 +117,18 @@ impl Client {
             .header("content-type", "application/fhir+json")
             .body(Full::new(bytes))?;
         Ok(self.http.request(request).await?)
+    }
+
+    /// A document's bytes in one media type; the status when it is another than 200.
+    pub(crate) async fn binary_as(&self, url: &str, accept: &str) -> Result<Result<Bytes, StatusCode>, Error> {
+        let request = Request::get(url)
+            .header("authorization", format!("Bearer {}", self.token))
+            .header("accept", accept)
+            .body(Full::default())?;
+        let response = self.http.request(request).await?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await?.to_bytes();
+        Ok(if status.is_success() { Ok(bytes) } else { Err(status) })
     }
 
     /// One call and its JSON.
@@ -246,6 +260,7 @@ fn line(resource: &Value) -> Option<Line> {
         title: text("/content/0/attachment/title").or_else(|| text("/type/coding/0/display")).unwrap_or_default(),
         date: text("/context/period/start").or_else(|| text("/date")).unwrap_or_default(),
         media_type: text("/content/0/attachment/contentType")?,
+        held: text("/content/1/attachment/contentType"),
         url: text("/content/0/attachment/url")?,
         original: extension("original"),
         dicomweb: extension("dicomweb-root"),

@@ -101,6 +101,7 @@ xcpd = "https://localhost:{other_port}/openncp-ws-server/services/XCPD_Service"
 xca = "https://localhost:{other_port}/openncp-ws-server/services/XCA_Service"
 xcai = "https://localhost:{other_port}/xcai/retrieve"
 patient_roots = ["{other_patients}"]
+orcd = {orcd}
 tls_anchors = "../{other_lower}/pki/anchors.pem"
 seal_anchors = "../{other_lower}/pki/anchors.pem"
 "#,
@@ -119,6 +120,7 @@ seal_anchors = "../{other_lower}/pki/anchors.pem"
         other_name = other.name,
         other_home = other.home,
         second = if own.code == "no" { orthanc_connector(own) } else { String::new() },
+        orcd = own.code == "fi",
         other_port = offset(other.code) + 443,
         other_patients = other.patients,
         clinicians = port + 444,

@@ -59,6 +59,10 @@ pub(crate) async fn story(
 
     let began = Instant::now();
     steps.done(&format!("binary {way}"), began, report(&client, &lines).await);
+    if holding.code == "fi" {
+        let began = Instant::now();
+        steps.done(&format!("orcd {way}"), began, held(&client, &lines).await);
+    }
     let began = Instant::now();
     steps.done(&format!("wado-rs {way}"), began, images(&client, &lines, archive, instances).await);
     let began = Instant::now();
@@ -145,6 +149,25 @@ async fn report(client: &Client, lines: &[Line]) -> Result<Value, Error> {
     ensure(announced == hex::encode(openssl::sha::sha256(&original)), "digest of the original does not fit")?;
     ensure(text.as_bytes() != original, "translation and original are the same")?;
     Ok(json!({ "translated_bytes": text.len(), "original_bytes": original.len(), "said": header("x-ncp-translation") }))
+}
+
+/// What a country with OpenNCP would show: the report as PDF and the key image as PNG, out of their OrCD documents.
+async fn held(client: &Client, lines: &[Line]) -> Result<Value, Error> {
+    let mut out = serde_json::Map::new();
+    for (media_type, begins) in [("application/pdf", &b"%PDF-"[..]), ("image/png", b"\x89PNG\r\n\x1a\n")] {
+        let line = lines.iter().find(|l| l.held.as_deref() == Some(media_type));
+        let line = line.ok_or_else(|| format!("no document holds {media_type}"))?;
+        let bytes = client.binary_as(&line.url, media_type).await?.map_err(|s| format!("{media_type}: {s}"))?;
+        ensure(bytes.starts_with(begins), format!("{media_type} does not begin as one"))?;
+        let whole = client.binary_as(&line.url, "text/xml").await?.map_err(|s| format!("the CDA: {s}"))?;
+        let inside = ncp_ihe::orcd::held(&whole);
+        ensure(inside.is_some_and(|(_, inside)| inside == bytes), "the CDA holds something else")?;
+        let other = if media_type == "image/png" { "application/pdf" } else { "image/png" };
+        let refused = client.binary_as(&line.url, other).await?;
+        ensure(refused == Err(StatusCode::NOT_ACCEPTABLE), "another media type than it holds was answered")?;
+        out.insert(media_type.to_owned(), json!(bytes.len()));
+    }
+    Ok(Value::Object(out))
 }
 
 /// Every instance of every study, compared with the archive's file.

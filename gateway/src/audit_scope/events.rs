@@ -35,7 +35,7 @@ impl Trail {
     /// A document went through the terminology service (EHDSI-94): what went in, what came out, with which maps.
     pub fn transcoded(&mut self, wanted: &DocumentRequest, done: &Transcoded) {
         self.progress.snapshot(&done.snapshot);
-        let original = pivot::original_of(&wanted.document).unwrap_or(&wanted.document);
+        let original = pivot::split(&wanted.document).0;
         let patient = self.decision.patient.clone().unwrap_or_default();
         self.alerts.push(Event::Translated(transcoding(original, &wanted.document, patient, done)));
     }

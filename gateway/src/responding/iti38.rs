@@ -13,7 +13,7 @@ use ncp_xml::Element;
 use tracing::Instrument;
 
 use super::pipeline::{self, Answer, Exchange, Message};
-use super::{pivot, registry};
+use super::{orcd, pivot, registry};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::national::{NationalError, PatientObjects, Registered};
@@ -45,12 +45,19 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         add_pivots(&mut national);
         add_pivots(&mut european);
     }
+    let with_orcd = exchange.connection.peer.as_ref().is_some_and(|peer| peer.orcd);
+    if with_orcd {
+        european.entries.extend(orcd::views(&european.entries));
+    }
 
     // A filter holds when the national or the European form of an entry fits it; both have the same entryUUIDs.
     let asked = asked.get();
     let mut chosen = asked.query.select(&national);
     chosen.extend(asked.query.select(&european));
     european.retain(|uuid| chosen.contains(uuid));
+    if with_orcd && european.entries.is_empty() {
+        errors.extend(orcd::nothing_found(exchange, &asked.query));
+    }
     let status =
         if errors.iter().any(|e| e.severity == Severity::Error) { Status::PartialSuccess } else { Status::Success };
     let mut answer = QueryResponse { status, errors, objects: RegistryObjects::default(), object_refs: Vec::new() };
@@ -116,9 +123,7 @@ async fn held(
 fn not_among(held: &RegistryObjects, ids: ObjectIds) -> Option<ObjectIds> {
     let (uuids, ids) = match ids {
         ObjectIds::EntryUuids(ids) => (true, ids),
-        ObjectIds::UniqueIds(ids) => {
-            (false, ids.iter().map(|id| pivot::original_of(id).unwrap_or(id).to_owned()).collect())
-        }
+        ObjectIds::UniqueIds(ids) => (false, ids.iter().map(|id| pivot::split(id).0.to_owned()).collect()),
     };
     let known: BTreeSet<&str> =
         if uuids { held.uuids().collect() } else { held.entries.iter().map(|e| e.unique_id.as_str()).collect() };
@@ -152,8 +157,7 @@ async fn translate(
 
 /// A transcoded form beside each document that has one.
 fn add_pivots(objects: &mut RegistryObjects) {
-    let pairs: Vec<_> =
-        objects.entries.iter().filter(|e| pivot::has_pivot(e)).map(|e| pivot::entry_of(e, &e.language)).collect();
+    let pairs: Vec<_> = objects.entries.iter().filter(|e| pivot::has_pivot(e)).map(pivot::entry_of).collect();
     for (entry, association) in pairs {
         objects.entries.push(entry);
         objects.associations.push(association);

@@ -13,8 +13,9 @@ use ncp_soap::OutPart;
 use ncp_xml::Element;
 use tracing::Instrument;
 
+use super::orcd;
 use super::pipeline::{self, Answer, Exchange, Message};
-use super::pivot;
+use super::pivot::{self, Form};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::listener::OutParts;
@@ -106,7 +107,7 @@ async fn entries(exchange: &Exchange, asked: &Authorised<LookUp<RetrieveRequest>
     let ours = &exchange.app.config.gateway.home_community_id;
     let mut wanted: BTreeMap<Oid, Vec<String>> = BTreeMap::new();
     for document in asked.get().documents.iter().filter(|d| d.home.as_ref() == Some(ours)) {
-        let original = pivot::original_of(&document.document).unwrap_or(&document.document).to_owned();
+        let original = pivot::split(&document.document).0.to_owned();
         wanted.entry(document.repository.clone()).or_default().push(original);
     }
     let look_ups = wanted.into_iter().map(|(repository, ids)| async {
@@ -132,19 +133,23 @@ async fn document(
     let Some(national) = &exchange.app.national else {
         return Err(NationalError::UnknownRepository.into());
     };
-    let original = pivot::original_of(&wanted.document);
-    let unique_id = original.unwrap_or(&wanted.document);
+    let (unique_id, form) = pivot::split(&wanted.document);
     let entries = match entries.get(&wanted.repository) {
         Some(Ok(entries)) => entries,
         Some(Err(error)) => return Err(error.clone().into()),
         None => return Err(NationalError::UnknownRepository.into()),
     };
     let entry = entries.iter().find(|e| e.unique_id == unique_id).cloned().ok_or(NationalError::UnknownDocument)?;
-    if original.is_some() && !pivot::has_pivot(&entry) {
+    let offered = match form {
+        None => true,
+        Some(Form::Pivot) => pivot::has_pivot(&entry),
+        Some(Form::Orcd) => exchange.connection.peer.as_ref().is_some_and(|p| p.orcd) && orcd::kind(&entry).is_some(),
+    };
+    if !offered {
         return Err(NationalError::UnknownDocument.into());
     }
-    // Documents that must be held to be transcoded: what is too much for one answer is asked for in another.
-    if original.is_some() && held >= exchange.app.config.limits.document_bytes {
+    // Documents that must be held to be made: what is too much for one answer is asked for in another.
+    if form.is_some() && held >= exchange.app.config.limits.document_bytes {
         return Err(NationalError::Busy.into());
     }
     let released = match exchange.snapshot.policy.release(asked, TransactionName::Iti39, entry).await {
@@ -155,17 +160,23 @@ async fn document(
         }
     };
     let span = tracing::info_span!("national", ncp.transaction = "ITI-39");
-    if original.is_none() {
-        let document = national.retrieve(released).instrument(span).await?;
-        return Ok(Outgoing {
-            media_type: document.media_type,
-            size: document.size,
-            bytes: document.content,
-            warning: None,
-            held: 0,
-        });
+    match form {
+        None => {
+            let document = national.retrieve(released).instrument(span).await?;
+            Ok(Outgoing {
+                media_type: document.media_type,
+                size: document.size,
+                bytes: document.content,
+                warning: None,
+                held: 0,
+            })
+        }
+        Some(Form::Pivot) => transcoded(exchange, wanted, released, trail).instrument(span).await,
+        Some(Form::Orcd) => {
+            let cda = orcd::make(exchange, asked, released, trail).instrument(span).await?;
+            Ok(whole("text/xml".into(), cda, None))
+        }
     }
-    transcoded(exchange, wanted, released, trail).instrument(span).await
 }
 
 /// The pivot: the whole document goes through the translation service, bounded, since it is edited as one.

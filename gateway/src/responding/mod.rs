@@ -4,6 +4,7 @@ mod deliver;
 pub mod iti38;
 pub mod iti39;
 pub mod iti55;
+pub mod orcd;
 pub mod pipeline;
 pub mod pivot;
 pub mod rad75;

@@ -1,47 +1,74 @@
-//! The pivot of a document: its transcoded form, offered as a DocumentEntry of its own beside the original.
+//! Documents that are made when they are retrieved, each offered as a DocumentEntry of its own beside its original: the
+//! pivot (transcoded), and the OrCD view for OpenNCP neighbours.
 //!
-//! The pivot's uniqueId is the original's with a fixed extension, its entryUUID is derived from that, its hash and size
-//! are the delayed-assembly pair (ITI TF-2: 3.38), and an association XFRM leads to it from the original.
+//! Their uniqueId is the original's with a fixed extension, their entryUUID is derived from that, their hash and size
+//! are the delayed-assembly pair (ITI TF-2: 3.38). An association XFRM leads to a pivot from its original.
 
 use ncp_ihe::{Association, DocumentEntry};
 
-/// Extension that marks a pivot's uniqueId.
-const EXTENSION: &str = "PIVOT";
 /// SHA-1 of nothing: hash of a document assembled at retrieval.
 const DELAYED_HASH: &str = "da39a3ee5e6b4b0d3255bfef95601890afd80709";
 
-/// Whether a transcoded form is offered: CDA documents that are no pivot themselves.
+/// What is made of an original.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Its transcoded form.
+    Pivot,
+    /// Its OrCD view.
+    Orcd,
+}
+
+impl Form {
+    /// Extension that marks its uniqueId.
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Pivot => "PIVOT",
+            Self::Orcd => "ORCD",
+        }
+    }
+
+    /// The uniqueId of this form of an original.
+    pub fn of(self, original: &str) -> String {
+        let extension = self.extension();
+        if original.contains('^') { format!("{original}-{extension}") } else { format!("{original}^{extension}") }
+    }
+}
+
+/// Whether a transcoded form is offered: CDA documents that are no made ones themselves.
 pub fn has_pivot(entry: &DocumentEntry) -> bool {
-    entry.mime_type == "text/xml" && original_of(&entry.unique_id).is_none()
+    entry.mime_type == "text/xml" && split(&entry.unique_id).1.is_none()
 }
 
-/// The uniqueId of the pivot of an original.
-pub fn unique_id_of(original: &str) -> String {
-    if original.contains('^') { format!("{original}-{EXTENSION}") } else { format!("{original}^{EXTENSION}") }
+/// The original that a uniqueId names, and the form of it.
+pub fn split(unique_id: &str) -> (&str, Option<Form>) {
+    for form in [Form::Pivot, Form::Orcd] {
+        let stem = unique_id.strip_suffix(form.extension());
+        if let Some(original) = stem.and_then(|s| s.strip_suffix('^').or_else(|| s.strip_suffix('-'))) {
+            return (original, Some(form));
+        }
+    }
+    (unique_id, None)
 }
 
-/// The original that a pivot's uniqueId names; `None` when it names no pivot.
-pub fn original_of(unique_id: &str) -> Option<&str> {
-    let stem = unique_id.strip_suffix(EXTENSION)?;
-    stem.strip_suffix('^').or_else(|| stem.strip_suffix('-'))
+/// The entry of a made document: the original's but for what identifies it and its bytes.
+pub fn made_of(original: &DocumentEntry, form: Form) -> DocumentEntry {
+    let unique_id = form.of(&original.unique_id);
+    DocumentEntry {
+        entry_uuid: derived_uuid(&[&original.entry_uuid, &unique_id]),
+        hash: Some(DELAYED_HASH.to_owned()),
+        size: Some(0),
+        unique_id,
+        ..original.clone()
+    }
 }
 
 /// The pivot's entry and its association, from the translated entry of the original.
-pub fn entry_of(original: &DocumentEntry, language: &str) -> (DocumentEntry, Association) {
-    let unique_id = unique_id_of(&original.unique_id);
-    let entry_uuid = derived_uuid(&[&original.entry_uuid, &unique_id]);
-    let pivot = DocumentEntry {
-        entry_uuid: entry_uuid.clone(),
-        hash: Some(DELAYED_HASH.to_owned()),
-        size: Some(0),
-        language: language.to_owned(),
-        unique_id,
-        ..original.clone()
-    };
+pub fn entry_of(original: &DocumentEntry) -> (DocumentEntry, Association) {
+    let pivot = made_of(original, Form::Pivot);
     let association = Association {
         uuid: derived_uuid(&[&original.entry_uuid, Association::XFRM]),
         kind: Association::XFRM.to_owned(),
-        source: entry_uuid,
+        source: pivot.entry_uuid.clone(),
         target: original.entry_uuid.clone(),
         submission_set_status: None,
     };
@@ -68,9 +95,10 @@ mod tests {
     #[test]
     fn the_original_is_found_again() {
         for original in ["2.999.47.30.1", "2.999.47.30^12"] {
-            let pivot = unique_id_of(original);
-            assert_eq!(original_of(&pivot), Some(original));
-            assert_eq!(original_of(original), None);
+            for form in [Form::Pivot, Form::Orcd] {
+                assert_eq!(split(&form.of(original)), (original, Some(form)));
+            }
+            assert_eq!(split(original), (original, None));
         }
     }
 

@@ -3,5 +3,6 @@
 #![allow(clippy::print_stdout)]
 
 mod hazards;
+mod orcd;
 mod transactions;
 mod world;

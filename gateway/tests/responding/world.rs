@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 pub(crate) const HOME: &str = "2.999.47";
 /// Repository and Retrieve Location UID of the two sources.
 pub(crate) const SOURCES: [&str; 2] = ["2.999.47.21.1", "2.999.47.21.2"];
+/// The slice of study 11 that a key object note marks.
+pub(crate) const MARKED: u32 = 3;
 const PATIENT: &str = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO";
 const OTHER: &str = "01827812345^^^&2.16.578.1.12.4.1.4.1&ISO";
 
@@ -24,6 +26,8 @@ pub(crate) struct World {
     pub(crate) finland: Neighbour,
     /// Takes them as faults.
     pub(crate) sweden: Neighbour,
+    /// Runs OpenNCP: is offered OrCD views.
+    pub(crate) denmark: Neighbour,
 }
 
 pub(crate) fn patient() -> PatientId {
@@ -106,13 +110,15 @@ impl World {
             |name: &str, country: &str, seal| CountryPki::create(&dir.path().join(name), country, seal).expect("a PKI");
         let no = pki("pki", "NO", Algorithm::P256);
         let (fi, se) = (pki("fi", "FI", Algorithm::P256), pki("se", "SE", Algorithm::P256));
+        let dk = pki("dk", "DK", Algorithm::P256);
         copy(&root.join("deploy/demo/no"), &dir.path().join("data"));
         copy(&root.join("gateway/policies/no"), &dir.path().join("policies"));
         let second = dir.path().join("second");
         std::fs::create_dir_all(&second).expect("a folder");
         std::fs::copy(root.join("deploy/demo/no/manifest.toml"), second.join("manifest.toml")).expect("copies");
         std::fs::write(dir.path().join("data/registry.toml"), REGISTRY.replace("PATIENT", PATIENT)).expect("writes");
-        study(11).write(&dir.path().join("data/dicom/11")).expect("a study");
+        let files = study(11).write(&dir.path().join("data/dicom/11")).expect("a study");
+        crate::orcd::note(&study(11), MARKED, &files[0], &dir.path().join("data/dicom/11/note.dcm"));
         study(12).write(&second.join("dicom/12")).expect("a study");
         let port = free_port();
         std::fs::write(dir.path().join("gateway.toml"), config(port, free_port())).expect("writes");
@@ -129,7 +135,8 @@ impl World {
             Neighbour::new(pki, home, &no.path("anchors.pem"), "127.0.0.1", port).expect("a neighbour")
         };
         let (finland, sweden) = (neighbour(&fi, "2.999.246"), neighbour(&se, "2.999.752"));
-        let mut world = Self { dir, gateway, port, finland, sweden };
+        let denmark = neighbour(&dk, "2.999.208");
+        let mut world = Self { dir, gateway, port, finland, sweden, denmark };
         let until = Instant::now() + Duration::from_secs(60);
         while !world.serves().await {
             let ended = world.gateway.try_wait().expect("a child").is_some();
@@ -137,6 +144,11 @@ impl World {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         world
+    }
+
+    /// The file of a slice.
+    pub(crate) fn slice(&self, folder: &str, slice: u32) -> Vec<u8> {
+        std::fs::read(self.dir.path().join(folder).join(format!("{slice:06}.dcm"))).expect("a slice")
     }
 
     /// The log, for messages of failed tests.
@@ -266,10 +278,11 @@ consent_file = "data/consent.toml"
 [national]
 patients_file = "data/patients.toml"
 language = "nb-NO"
-{first}{second}{fi}{se}"#,
+{first}{second}{fi}{se}{dk}"#,
         first = connector("archive", "data", SOURCES[0], 31),
         second = connector("second", "second", SOURCES[1], 32),
         fi = peer("FI", "2.999.246", "fi", ""),
+        dk = peer("DK", "2.999.208", "dk", "orcd = true\n"),
         se = peer("SE", "2.999.752", "se", "security_errors = \"fault\"\n"),
     )
 }

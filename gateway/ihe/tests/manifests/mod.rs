@@ -399,3 +399,61 @@ fn what_is_no_manifest_is_refused() {
         assert!(Manifest::read(&kos[..cut]).is_err(), "cut at {cut}");
     }
 }
+
+/// T-KOS-1 and T-KOS-2: an address in a manifest is text. Whatever it names, what is asked for is the Retrieve Location
+/// UID; a series without one cannot be asked for.
+#[test]
+fn t_kos_1_2_addresses_are_never_a_way_to_images() {
+    let addresses = [
+        "https://elsewhere.example/wado",
+        "http://169.254.169.254/latest/meta-data/",
+        "https://user:secret@ncp.example.org/wado",
+        "file:///etc/passwd",
+        "gopher://127.0.0.1:6379/_INFO",
+    ];
+    for address in addresses {
+        for form in ManifestForm::ALL {
+            let mut manifest = read(MADO_B).0;
+            let location = manifest.series[0].location.clone();
+            manifest.series[0].retrieve_url = Some(address.into());
+            manifest.series[1].retrieve_url = Some(address.into());
+            manifest.series[1].location = None;
+            let Ok(converted) = manifest.convert(form, MadoCodes::default()) else { continue };
+            let again = Manifest::read(&converted.bytes).expect("reads back").0;
+            assert_eq!(again.series[0].location, location, "{address} {form:?}");
+            assert_eq!(again.series[1].location, None, "{address} {form:?}");
+        }
+    }
+}
+
+/// T-KOS-3: more references than the limit are refused, as many as the limit are read.
+#[test]
+fn t_kos_3_references_are_counted() {
+    let mut manifest = read(MADO_B).0;
+    let class = manifest.series[0].instances[0].sop_class.clone();
+    let numbered = |n: usize| ManifestInstance::new(class.clone(), Uid::parse(&format!("2.999.{n}")).expect("a UID"));
+    manifest.series.truncate(1);
+    for (count, refused) in [(imaging::MOST_REFERENCES, false), (imaging::MOST_REFERENCES + 1, true)] {
+        manifest.series[0].instances = (1..=count).map(numbered).collect();
+        let bytes = manifest.write_kos(KosDialect::XdsI).expect("writes");
+        let read = Manifest::read(&bytes).map(|(read, _)| read.instance_count());
+        assert_eq!(read, if refused { Err(ManifestError::TooMany) } else { Ok(count) });
+    }
+}
+
+/// T-KOS-4: a manifest that lists itself, notes that mark each other: read in one pass, nothing is followed.
+#[test]
+fn t_kos_4_references_in_a_circle_are_not_followed() {
+    let mut manifest = read(MADO_B).0;
+    let class = Uid::parse("1.2.840.10008.5.1.4.1.1.88.59").expect("a UID");
+    let (own, note) = (manifest.sop_instance.clone(), manifest.series[1].instances[0].sop_instance.clone());
+    let mut itself = ManifestInstance::new(class, own.clone());
+    itself.marked_by = vec![note.clone(), own.clone()];
+    manifest.series[1].instances[0].marked_by = vec![own, note];
+    manifest.series[1].instances.push(itself);
+    let count = manifest.instance_count();
+    for form in ManifestForm::ALL {
+        let converted = manifest.convert(form, MadoCodes::default()).expect("converts");
+        assert_eq!(Manifest::read(&converted.bytes).expect("reads").0.instance_count(), count, "{form:?}");
+    }
+}

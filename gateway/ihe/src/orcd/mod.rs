@@ -7,12 +7,17 @@ use ncp_xml::{Element, Limits};
 use crate::DocumentEntry;
 use crate::ns::HL7V3;
 
+mod report;
+mod write;
+
+pub use report::{Line, Person, Report};
+pub use write::{OrcdDocument, OrcdKind};
+
+const PDF_FORMAT: &str = "urn:eHDSI:orcd:pdf:2021";
+const PNG_FORMAT: &str = "urn:eHDSI:orcd:png:2021";
 /// formatCodes and what such a document holds.
-const HELD: [(&str, &str); 3] = [
-    ("urn:eHDSI:orcd:pdf:2021", "application/pdf"),
-    ("urn:eHDSI:orcd:png:2021", "image/png"),
-    ("urn:eHDSI:orcd:jpeg:2021", "image/jpeg"),
-];
+const HELD: [(&str, &str); 3] =
+    [(PDF_FORMAT, "application/pdf"), (PNG_FORMAT, "image/png"), ("urn:eHDSI:orcd:jpeg:2021", "image/jpeg")];
 
 /// Media type of what the document of this entry holds, by its formatCode; `None` for other documents.
 pub fn held_media_type(entry: &DocumentEntry) -> Option<&'static str> {
@@ -24,6 +29,11 @@ pub fn held_media_type(entry: &DocumentEntry) -> Option<&'static str> {
 /// `None`: no CDA, a structured one, content by reference, another media type, or content whose first bytes are not those of
 /// its media type: a browser would guess.
 pub fn held(cda: &[u8]) -> Option<(&'static str, Bytes)> {
+    held_with_person(cda).map(|(_, media_type, bytes)| (media_type, bytes))
+}
+
+/// As [`held`], with whom the document is about.
+pub fn held_with_person(cda: &[u8]) -> Option<(Person, &'static str, Bytes)> {
     let document = Element::parse(cda, &Limits::ANSWER).ok().filter(|d| d.is(HL7V3, "ClinicalDocument"))?;
     let text = document.path(HL7V3, &["component", "nonXMLBody", "text"])?;
     if text.get("representation") != Some("B64") || text.elements().next().is_some() {
@@ -39,7 +49,7 @@ pub fn held(cda: &[u8]) -> Option<(&'static str, Bytes)> {
         "image/png" => b"\x89PNG\r\n\x1a\n",
         _ => b"\xFF\xD8\xFF",
     };
-    bytes.starts_with(begins).then(|| (*media_type, bytes.into()))
+    bytes.starts_with(begins).then(|| (report::person(&document), *media_type, bytes.into()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,176 @@
+//! Writing OrCD documents: a CDA header out of the metadata, and the content in base64 (`openncp-wire.md` 1.4.2).
+
+use base64::Engine;
+use ncp_xml::Element;
+
+use super::report::Person;
+use super::{PDF_FORMAT, PNG_FORMAT};
+use crate::ns::HL7V3;
+use crate::{Coded, DocumentEntry};
+
+const LOINC: &str = "2.16.840.1.113883.6.1";
+/// codingScheme of OpenNCP's formatCodes.
+const FORMATS: &str = "eHDSI formatCodes";
+
+/// What an OrCD document holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrcdKind {
+    /// A medical imaging report as PDF.
+    Report,
+    /// A medical image as PNG.
+    Picture,
+}
+
+impl OrcdKind {
+    /// classCode and typeCode.
+    pub fn class_code(self) -> Coded {
+        match self {
+            Self::Report => Coded::new("18748-4", LOINC, Some("OrCD Diagnostic Imaging Study")),
+            Self::Picture => Coded::new("x-clinical-image", LOINC, Some("OrCD Medical Image")),
+        }
+    }
+
+    /// formatCode.
+    pub fn format_code(self) -> Coded {
+        match self {
+            Self::Report => Coded::new(PDF_FORMAT, FORMATS, Some("PDF/A coded document")),
+            Self::Picture => Coded::new(PNG_FORMAT, FORMATS, Some("PNG coded document")),
+        }
+    }
+
+    fn media_type(self) -> &'static str {
+        match self {
+            Self::Report => "application/pdf",
+            Self::Picture => "image/png",
+        }
+    }
+
+    fn template(self) -> &'static str {
+        match self {
+            Self::Report => "1.3.6.1.4.1.12559.11.10.1.3.1.1.10",
+            Self::Picture => "1.3.6.1.4.1.12559.11.10.1.3.1.1.11",
+        }
+    }
+}
+
+/// One OrCD document: the same bytes for the same facts.
+pub struct OrcdDocument<'a> {
+    /// What it holds.
+    pub kind: OrcdKind,
+    /// The entry of what it was made from.
+    pub original: &'a DocumentEntry,
+    /// Its own uniqueId.
+    pub unique_id: &'a str,
+    /// The patient as the original names it.
+    pub person: &'a Person,
+    /// PDF or PNG.
+    pub content: &'a [u8],
+}
+
+impl OrcdDocument<'_> {
+    /// The CDA, UTF-8.
+    pub fn write(&self) -> Vec<u8> {
+        let entry = self.original;
+        let at = entry.creation_time.as_ref().or(entry.service_start.as_ref());
+        // Times of the metadata are UTC; CDA says so only with an hour.
+        let at = at.map(|dtm| if dtm.as_str().len() > 8 { format!("{dtm}+0000") } else { dtm.to_string() });
+        let time = |local| match &at {
+            Some(at) => element(local).attr("value", at),
+            None => element(local).attr("nullFlavor", "UNK"),
+        };
+        let class = self.kind.class_code();
+        let code = element("code")
+            .attr("code", &class.code)
+            .attr("codeSystem", LOINC)
+            .attr("codeSystemName", "LOINC")
+            .attr("displayName", class.display.unwrap_or_default());
+        let confidentiality = entry.confidentiality.iter().map(|c| c.code.as_str());
+        let confidentiality = confidentiality.filter(|c| matches!(*c, "N" | "R" | "V")).max().unwrap_or("N");
+        let original = entry.unique_id.as_str();
+        let content = base64::engine::general_purpose::STANDARD.encode(self.content);
+        let text = element("text").attr("mediaType", self.kind.media_type()).attr("representation", "B64");
+        let body = element("nonXMLBody").attr("classCode", "DOCBODY").attr("moodCode", "EVN").with(text.text(content));
+        let document = element("ClinicalDocument")
+            .attr("classCode", "DOCCLIN")
+            .attr("moodCode", "EVN")
+            .with(element("typeId").attr("root", "2.16.840.1.113883.1.3").attr("extension", "POCD_HD000040"))
+            .with(element("templateId").attr("root", self.kind.template()))
+            .with(id(self.unique_id))
+            .with(code)
+            .with(element("title").text(entry.title.clone().unwrap_or_else(|| "Diagnostic imaging".into())))
+            .with(time("effectiveTime"))
+            .with(
+                element("confidentialityCode")
+                    .attr("code", confidentiality)
+                    .attr("codeSystem", "2.16.840.1.113883.5.25"),
+            )
+            .with(element("languageCode").attr("code", &entry.language))
+            .with(self.patient())
+            .with(self.author(time("time")))
+            .with(self.custodian())
+            .with(
+                element("relatedDocument").attr("typeCode", "XFRM").with(element("parentDocument").with(id(original))),
+            )
+            .with(element("component").with(body));
+        let mut out = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_vec();
+        out.extend_from_slice(document.to_xml().as_bytes());
+        out
+    }
+
+    fn patient(&self) -> Element {
+        let of = &self.original.patient_id;
+        let id = element("id").attr("root", of.root.to_string()).attr("extension", &of.extension);
+        let mut patient = element("patient");
+        let person = self.person;
+        if person.family.is_some() || !person.given.is_empty() {
+            let family = person.family.iter().map(|f| element("family").text(f.clone()));
+            let given = person.given.iter().map(|g| element("given").text(g.clone()));
+            patient.push(element("name").with_all(family.chain(given)));
+        }
+        if let Some(sex) = &person.sex {
+            patient.push(
+                element("administrativeGenderCode").attr("code", sex).attr("codeSystem", "2.16.840.1.113883.5.1"),
+            );
+        }
+        if let Some(birth) = &person.birth_date {
+            patient.push(element("birthTime").attr("value", birth));
+        }
+        element("recordTarget").with(element("patientRole").with(id).with(patient))
+    }
+
+    fn author(&self, time: Element) -> Element {
+        let mut assigned = element("assignedAuthor").with(element("id").attr("nullFlavor", "NI"));
+        let author = self.original.authors.first();
+        // XCN: the second and third components are family and given name.
+        let mut named = author.and_then(|a| a.person.as_deref()).unwrap_or_default().split('^').skip(1);
+        let parts = [("family", named.next()), ("given", named.next())];
+        let parts = parts.into_iter().filter_map(|(local, part)| Some((local, part.filter(|p| !p.is_empty())?)));
+        let name = element("name").with_all(parts.map(|(local, part)| element(local).text(part)));
+        assigned.push(element("assignedPerson").with(name));
+        if let Some(institution) = author.and_then(|a| a.institutions.first()) {
+            let name = institution.split('^').next().unwrap_or_default();
+            assigned.push(element("representedOrganization").with(element("name").text(name)));
+        }
+        element("author").with(time).with(assigned)
+    }
+
+    fn custodian(&self) -> Element {
+        let id = element("id").attr("root", self.original.repository_unique_id.to_string());
+        element("custodian")
+            .with(element("assignedCustodian").with(element("representedCustodianOrganization").with(id)))
+    }
+}
+
+fn element(local: &str) -> Element {
+    Element::new(HL7V3, local)
+}
+
+/// A uniqueId as II: root and, behind `^`, extension (ITI TF-3: table 4.2.3.2-1).
+fn id(unique_id: &str) -> Element {
+    let (root, extension) = unique_id.split_once('^').map_or((unique_id, None), |(root, ext)| (root, Some(ext)));
+    let id = element("id").attr("root", root);
+    match extension {
+        Some(extension) => id.attr("extension", extension),
+        None => id,
+    }
+}

@@ -1,0 +1,180 @@
+//! The key image of a study: what a key object note of it marks, else the middle of its first series of images.
+//!
+//! Pixels are decoded in a process of its own (see [`super::draw`]) that has no files, no network and little memory and
+//! time: what an archive holds is not trusted to be harmless.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use ncp_ihe::orcd::Person;
+use ncp_ihe::{
+    DocumentRequest, ImagingRequest, Manifest, ManifestInstance, ManifestSeries, RetrieveRequest, SeriesRequest,
+    StudyRequest, Uid,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+use super::draw;
+use crate::audit_scope::Trail;
+use crate::identity::TransactionName;
+use crate::national::{Missing, NationalError};
+use crate::outcome::GatewayError;
+use crate::policy::{Authorised, LookUp};
+use crate::responding::pipeline::Exchange;
+use crate::translate::collect;
+
+const KEY_OBJECTS: &str = "1.2.840.10008.5.1.4.1.1.88.59";
+/// SOP classes without pixels: structured documents, presentation states, waveforms, raw data, encapsulated documents.
+const WITHOUT_PIXELS: [&str; 5] = [
+    "1.2.840.10008.5.1.4.1.1.88.",
+    "1.2.840.10008.5.1.4.1.1.11.",
+    "1.2.840.10008.5.1.4.1.1.9.",
+    "1.2.840.10008.5.1.4.1.1.66",
+    "1.2.840.10008.5.1.4.1.1.104.",
+];
+/// Bytes of a key object note.
+const NOTE_BYTES: usize = 1 << 20;
+/// Pictures drawn at once.
+static DRAWING: Semaphore = Semaphore::const_new(2);
+const TIME: Duration = Duration::from_secs(20);
+
+/// The PNG, and whom the study is about.
+pub(super) async fn of_manifest(
+    exchange: &Exchange,
+    asked: &Authorised<LookUp<RetrieveRequest>>,
+    manifest: &[u8],
+    trail: &mut Trail,
+) -> Result<(Person, Bytes), GatewayError> {
+    let (manifest, _) = Manifest::read(manifest).map_err(|_| NationalError::Mismatch("manifest is not readable"))?;
+    let fetch = Fetch { exchange, asked, manifest: &manifest };
+    let (series, instance) = match fetch.marked(trail).await? {
+        Some(marked) => marked,
+        None => middle(&manifest).ok_or(NationalError::UnknownDocument)?,
+    };
+    let object = fetch.instance(series, instance, exchange.app.config.limits.document_bytes, trail).await?;
+    let png = drawn(&object).await?;
+    Ok((Person::from(&manifest.patient), png))
+}
+
+/// The middle of the first series that has images.
+fn middle(manifest: &Manifest) -> Option<(&ManifestSeries, &ManifestInstance)> {
+    manifest.series.iter().find_map(|series| {
+        let images: Vec<&ManifestInstance> = series.instances.iter().filter(|i| has_pixels(i)).collect();
+        Some((series, *images.get(images.len() / 2)?))
+    })
+}
+
+fn has_pixels(instance: &ManifestInstance) -> bool {
+    !WITHOUT_PIXELS.iter().any(|without| instance.sop_class.as_str().starts_with(without))
+}
+
+/// Instances of one study, each under a decision of its own.
+struct Fetch<'a> {
+    exchange: &'a Exchange,
+    asked: &'a Authorised<LookUp<RetrieveRequest>>,
+    manifest: &'a Manifest,
+}
+
+impl<'a> Fetch<'a> {
+    /// The first image that a key object note of the study marks, as the manifest says it or else the note.
+    async fn marked(
+        &self,
+        trail: &mut Trail,
+    ) -> Result<Option<(&'a ManifestSeries, &'a ManifestInstance)>, GatewayError> {
+        let all = || self.manifest.series.iter().flat_map(|s| s.instances.iter().map(move |i| (s, i)));
+        if let Some(marked) = all().find(|(_, i)| has_pixels(i) && !i.marked_by.is_empty()) {
+            return Ok(Some(marked));
+        }
+        let Some((series, note)) = all().find(|(_, i)| i.sop_class.as_str() == KEY_OBJECTS) else { return Ok(None) };
+        let note = match self.instance(series, note, NOTE_BYTES, trail).await {
+            Ok(note) => note,
+            // A note that is gone marks nothing.
+            Err(GatewayError::National(NationalError::UnknownDocument)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Ok(note) = Manifest::read_kos(&note) else { return Ok(None) };
+        let marks = |image: &Uid| note.series.iter().flat_map(|s| &s.instances).any(|i| i.sop_instance == *image);
+        Ok(all().find(|(_, i)| has_pixels(i) && marks(&i.sop_instance)))
+    }
+
+    /// One instance, whole.
+    async fn instance(
+        &self,
+        series: &ManifestSeries,
+        instance: &ManifestInstance,
+        most: usize,
+        trail: &mut Trail,
+    ) -> Result<Bytes, GatewayError> {
+        let Some(national) = &self.exchange.app.national else {
+            return Err(NationalError::UnknownRepository.into());
+        };
+        let location = series.location.clone().ok_or(NationalError::UnknownRepository)?;
+        let request = DocumentRequest {
+            home: Some(self.exchange.app.config.gateway.home_community_id.clone()),
+            repository: location,
+            document: instance.sop_instance.to_string(),
+        };
+        let series = SeriesRequest { series: series.series.clone(), instances: vec![request] };
+        let study = StudyRequest { study: self.manifest.study.clone(), series: vec![series] };
+        let syntaxes = draw::TRANSFER_SYNTAXES.iter().filter_map(|s| Uid::parse(s).ok()).collect();
+        let look_up = self.asked.derive(ImagingRequest { studies: vec![study], transfer_syntaxes: syntaxes });
+        let mut found = national.locate(&look_up).await;
+        if found.unreached.iter().flat_map(|(_, missing)| missing).any(|(_, why)| *why == Missing::Busy) {
+            return Err(NationalError::Busy.into());
+        }
+        let study = found.studies.pop().filter(|s| !s.instances.is_empty()).ok_or(NationalError::UnknownDocument)?;
+        // Pixels leave under the decision for images, whatever they are wrapped in.
+        let policy = &self.exchange.snapshot.policy;
+        let released = match policy.release(&look_up, TransactionName::Rad75, study).await {
+            Ok(released) => released,
+            Err(refusal) => {
+                trail.withheld(&refusal);
+                return Err(NationalError::UnknownDocument.into());
+            }
+        };
+        let mut opened = national.retrieve_instances(released).await?;
+        let instance = opened.instances.next().await.ok_or(NationalError::UnknownDocument)??;
+        Ok(collect(instance.content, most).await?)
+    }
+}
+
+/// Has the image drawn.
+async fn drawn(object: &Bytes) -> Result<Bytes, GatewayError> {
+    let failed = |_| NationalError::Mismatch("image cannot be drawn");
+    let _turn = DRAWING.acquire().await.map_err(|_| GatewayError::Internal("closed"))?;
+    // The program that runs, even if its file was replaced since.
+    let mut child = Command::new("/proc/self/exe")
+        .arg(draw::COMMAND)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|_| GatewayError::Internal("the drawing process does not start"))?;
+    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+        return Err(GatewayError::Internal("the drawing process has no pipes"));
+    };
+    let mut png = Vec::new();
+    let work = async {
+        let send = async {
+            // A child that refuses early closes its end; its exit status says so.
+            let _ = input.write_all(object).await;
+            drop(input);
+        };
+        let mut output = output.take(draw::MOST_PNG as u64 + 1);
+        let ((), read) = tokio::join!(send, output.read_to_end(&mut png));
+        read?;
+        child.wait().await
+    };
+    let status = tokio::time::timeout(TIME, work).await.map_err(|_| NationalError::Mismatch("image takes too long"))?;
+    let status = status.map_err(failed)?;
+    let good = status.success() && png.len() <= draw::MOST_PNG;
+    if !good {
+        tracing::warn!(%status, "a key image could not be drawn");
+    }
+    if good { Ok(png.into()) } else { Err(NationalError::Mismatch("image cannot be drawn").into()) }
+}
