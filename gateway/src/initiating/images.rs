@@ -14,6 +14,7 @@ use ncp_audit::StudyObject;
 use ncp_ihe::{Content, DocumentRequest, ImagingRequest, Manifest, SeriesRequest, StudyRequest, Uid};
 use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use super::{Call, Held, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
@@ -23,6 +24,10 @@ use crate::listener::OutParts;
 use crate::outcome::GatewayError;
 
 const DICOM: &str = "application/dicom";
+
+/// Instances of a batch that are still to come when the next batch is asked for. Few, so that an answer does not wait
+/// long for a slow reader.
+const AHEAD: usize = 8;
 
 /// Transfer syntaxes of stored images (PS3.6 table A-1): an archive's original form, whatever it is.
 const ANY_SYNTAX: [&str; 25] = [
@@ -80,16 +85,17 @@ pub async fn images(call: Arc<Call>, manifest: &Manifest, expected: Expected) ->
     let study = study_object(&call, manifest, &wanted);
     let trail = call.begin(TransactionName::Rad75, |trail| trail.study_wanted(study)).await?;
     let recorder = trail.recorder();
-    let mut fetch = Fetch { call, expected, recorder, done: BTreeSet::new(), refused: BTreeSet::new() };
-    let mut batches: Vec<Vec<Wanted>> = wanted.chunks(fetch.call.peer.batch).map(<[_]>::to_vec).collect();
-    let first = match fetch.ask(&batches[0]).await {
+    let mut batches: Vec<Vec<Wanted>> = wanted.chunks(call.peer.batch).map(<[_]>::to_vec).collect();
+    let source = Source { call, study: expected.study.clone(), recorder };
+    let first = match source.ask(&batches[0]).await {
         Ok(answer) => answer,
         Err(error) => {
             trail.refused(&error).await;
             return Err(error);
         }
     };
-    let refused = if batches.len() == 1 { fetch.refused.len() } else { 0 };
+    let refused = if batches.len() == 1 { first.refused.len() } else { 0 };
+    let fetch = Fetch { source, expected, done: BTreeSet::new(), refused: BTreeSet::new() };
     let rest = batches.split_off(1);
     let head = batches.remove(0);
     let parts = trail.follow(fetch.stream(head, first, rest, refused));
@@ -125,11 +131,18 @@ fn study_object(call: &Call, manifest: &Manifest, wanted: &[Wanted]) -> StudyObj
     }
 }
 
+/// Whom to ask for which study.
+#[derive(Clone)]
+struct Source {
+    call: Arc<Call>,
+    study: Uid,
+    recorder: Recorder,
+}
+
 /// The state of one study's retrieval.
 struct Fetch {
-    call: Arc<Call>,
+    source: Source,
     expected: Expected,
-    recorder: Recorder,
     /// Instances that went on whole, or were withheld.
     done: BTreeSet<String>,
     /// Instances that the source says it has not.
@@ -139,15 +152,17 @@ struct Fetch {
 /// An answer's promises (Content-ID to instance) and its parts.
 struct Batch {
     promised: BTreeMap<String, DocumentRequest>,
+    /// Instances that the source says it has not.
+    refused: Vec<String>,
     parts: Arc<Mutex<Parts<Incoming>>>,
     inline: Vec<(DocumentRequest, Bytes)>,
     _held: Held,
 }
 
-impl Fetch {
+impl Source {
     /// Asks for one batch and reads the root of the answer.
-    async fn ask(&mut self, wanted: &[Wanted]) -> Result<Batch, GatewayError> {
-        let body = request(&self.expected.study, wanted)?.to_element();
+    async fn ask(&self, wanted: &[Wanted]) -> Result<Batch, GatewayError> {
+        let body = request(&self.study, wanted)?.to_element();
         let answer = self.call.send(TransactionName::Rad75, body).await?;
         let response = retrieve::read_response(&answer.body)?;
         let asked: BTreeSet<&str> = wanted.iter().map(|w| w.request.document.as_str()).collect();
@@ -170,23 +185,29 @@ impl Fetch {
         {
             return Err(error.into());
         }
+        let mut refused = Vec::new();
         for error in &response.errors {
             let named = error.location.as_deref().unwrap_or_default();
             let instance = named.split(' ').next().filter(|uid| asked.contains(uid) && !coming.contains(uid));
-            self.refused.extend(instance.map(ToOwned::to_owned));
+            refused.extend(instance.map(ToOwned::to_owned));
         }
-        Ok(Batch { promised, parts: Arc::new(Mutex::new(answer.parts)), inline, _held: answer.held })
+        Ok(Batch { promised, refused, parts: Arc::new(Mutex::new(answer.parts)), inline, _held: answer.held })
     }
+}
 
-    /// All batches, then once more what is missing.
+impl Fetch {
+    /// All batches, then once more what is missing. While the last instances of a batch go on the next is asked for, so
+    /// that the way to the other country is not idle between two batches; the second asking takes one after the other.
     fn stream(mut self, head: Vec<Wanted>, first: Batch, rest: Vec<Vec<Wanted>>, announced: usize) -> OutParts {
         Box::pin(async_stream::try_stream! {
             let mut all: Vec<Wanted> = head.clone();
             let mut next = Some(first);
             let mut queue = std::collections::VecDeque::from(rest);
+            let mut ahead = JoinSet::new();
             let mut again = true;
             loop {
                 if let Some(mut batch) = next.take() {
+                    self.refused.extend(std::mem::take(&mut batch.refused));
                     for (request, bytes) in std::mem::take(&mut batch.inline) {
                         if let Some(part) = self.inline(&request, bytes).await? {
                             yield part;
@@ -194,6 +215,13 @@ impl Fetch {
                     }
                     // A batch that breaks between two instances leaves the rest for the second asking.
                     while let Ok(Some((request, held))) = self.next(&mut batch).await {
+                        if again && ahead.is_empty() && batch.promised.len() < AHEAD
+                            && let Some(wanted) = queue.pop_front()
+                        {
+                            all.extend(wanted.iter().cloned());
+                            let source = self.source.clone();
+                            ahead.spawn(async move { source.ask(&wanted).await });
+                        }
                         let whole = Arc::new(AtomicBool::new(false));
                         yield self.part(&batch, held, whole.clone());
                         if !whole.load(Ordering::Acquire) {
@@ -202,6 +230,11 @@ impl Fetch {
                         self.done.insert(request.document);
                     }
                 }
+                // A batch that is refused as a whole is missing, not the end: the others may come.
+                if let Some(asked) = ahead.join_next().await {
+                    next = asked.ok().and_then(Result::ok);
+                    continue;
+                }
                 let wanted = match queue.pop_front() {
                     Some(wanted) => {
                         all.extend(wanted.iter().cloned());
@@ -209,18 +242,17 @@ impl Fetch {
                     }
                     None if std::mem::take(&mut again) => {
                         let missing = self.missing(&all);
-                        queue.extend(missing.chunks(self.call.peer.batch).map(<[_]>::to_vec));
+                        queue.extend(missing.chunks(self.source.call.peer.batch).map(<[_]>::to_vec));
                         all.retain(|w| !missing.iter().any(|m| m.request.document == w.request.document));
                         continue;
                     }
                     None => break,
                 };
-                // A batch that is refused as a whole is missing, not the end: the others may come.
-                next = self.ask(&wanted).await.ok();
+                next = self.source.ask(&wanted).await.ok();
             }
             let lost = all.iter().filter(|w| !self.done.contains(&w.request.document)).collect::<Vec<_>>();
             for one in &lost {
-                self.recorder.failed_instance(self.expected.study.as_str(), &one.request);
+                self.source.recorder.failed_instance(self.expected.study.as_str(), &one.request);
             }
             if lost.len() > announced {
                 Err(boxed(PeerError::Refused(format!("{} of {} instances are missing", lost.len(), all.len()))))?;
@@ -249,8 +281,8 @@ impl Fetch {
     }
 
     fn withhold(&mut self, request: &DocumentRequest, foreign: instance::Foreign) {
-        tracing::warn!(country = %self.call.peer.country, reason = foreign.rule(), "instance withheld");
-        self.recorder.alert(foreign.rule());
+        tracing::warn!(country = %self.source.call.peer.country, reason = foreign.rule(), "instance withheld");
+        self.source.recorder.alert(foreign.rule());
         self.refused.insert(request.document.clone());
     }
 
@@ -264,7 +296,7 @@ impl Fetch {
             }
             whole.store(true, Ordering::Release);
         };
-        let data = self.recorder.follow_instance(self.expected.study.as_str(), Box::pin(rest));
+        let data = self.source.recorder.follow_instance(self.expected.study.as_str(), Box::pin(rest));
         OutPart { content_id: String::new(), media_type: DICOM.into(), data }
     }
 
@@ -276,7 +308,7 @@ impl Fetch {
         }
         self.done.insert(request.document.clone());
         let once = futures_util::stream::once(async { Ok::<_, BoxError>(bytes) }).boxed();
-        let data = self.recorder.follow_instance(self.expected.study.as_str(), once);
+        let data = self.source.recorder.follow_instance(self.expected.study.as_str(), once);
         Ok(Some(OutPart { content_id: String::new(), media_type: DICOM.into(), data }))
     }
 }
