@@ -1,17 +1,19 @@
 //! Client of the terminology service. The gateway never edits a document itself, and it never waits longer than the
 //! deadline: without an answer the originals go on, said so.
 
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use ncp_ihe::{Coded, DocumentEntry};
 use ncp_proto::translation::translation_client::TranslationClient;
 use ncp_proto::translation::{
-    Direction, DocumentChunk, DocumentHeader, DocumentSummary, Outcome, TranslateBatchRequest, document_chunk,
-    document_event,
+    Code, Direction, DocumentChunk, DocumentHeader, DocumentSummary, ExpandFilterRequest, Outcome,
+    TranslateBatchRequest, TranslateBatchResponse, document_chunk, document_event,
 };
 use ncp_tls::TlsError;
+use tonic::Request;
 use tonic::transport::Channel;
 
 use crate::config;
@@ -20,6 +22,8 @@ use crate::national::{ByteStream, NationalError};
 const H2: &[u8] = b"\x02h2";
 /// Bytes of one chunk.
 const CHUNK: usize = 64 << 10;
+/// Codes of one batch, as the service takes them.
+const BATCH: usize = 1000;
 
 /// The service did not answer as it should.
 #[derive(Debug, thiserror::Error)]
@@ -76,45 +80,90 @@ impl Translator {
     }
 
     /// The entries with their metadata in European codes. Unmapped codes stay; eventCodeList keeps the national ones
-    /// beside the European, a single-valued code moves to an extra slot.
+    /// beside the European, a single-valued code moves to an extra slot, and one more slot names the snapshot.
     ///
     /// # Errors
     /// The service's.
     pub async fn entries_to_pivot(&self, entries: &[DocumentEntry]) -> Result<Vec<DocumentEntry>, TranslationError> {
-        let mut request = TranslateBatchRequest { language: "en".into(), ..TranslateBatchRequest::default() };
-        let mut seen: Vec<Coded> = Vec::new();
-        for code in entries.iter().flat_map(codes) {
-            if !code.code.is_empty() && !seen.iter().any(|s| s.same(code)) {
-                let system = match request.systems.iter().position(|s| *s == code.system) {
-                    Some(index) => index,
-                    None => {
-                        request.systems.push(code.system.clone());
-                        request.systems.len() - 1
-                    }
-                };
-                request.system.push(system as u32);
-                request.code.push(code.code.clone());
-                seen.push(code.clone());
+        let found = self.codes(entries, "en").await?;
+        Ok(entries.iter().map(|entry| with_targets(entry, &found)).collect())
+    }
+
+    /// The entries with displays in the first of a reader's languages in which the service has a name of the code. Codes
+    /// stay.
+    ///
+    /// # Errors
+    /// The service's.
+    pub async fn entries_to_reader(
+        &self,
+        entries: &[DocumentEntry],
+        languages: &str,
+    ) -> Result<Vec<DocumentEntry>, TranslationError> {
+        let found = self.codes(entries, languages).await?;
+        let mut entries = entries.to_vec();
+        for code in entries.iter_mut().flat_map(codes_mut) {
+            if let Some(display) = found.display(code) {
+                code.display = Some(display);
             }
         }
+        Ok(entries)
+    }
+
+    /// Every code of the entries, once, in batches that see one snapshot.
+    async fn codes(&self, entries: &[DocumentEntry], language: &str) -> Result<Answers, TranslationError> {
+        let all = entries.iter().flat_map(codes).filter(|c| !c.code.is_empty());
+        let distinct: BTreeSet<(&str, &str)> = all.map(|c| (c.system.as_str(), c.code.as_str())).collect();
+        let distinct: Vec<(&str, &str)> = distinct.into_iter().collect();
         let mut client = TranslationClient::new(self.channel.clone());
-        let call = client.translate_batch(request);
-        let answer =
-            tokio::time::timeout(self.deadline, call).await.map_err(|_| TranslationError::Deadline)??.into_inner();
-        let columns =
-            [answer.target_code.len(), answer.target_system.len(), answer.display.len(), answer.outcome.len()];
-        if columns.iter().any(|n| *n != seen.len()) {
-            return Err(TranslationError::Shape);
+        let mut out = Answers { snapshot: String::new(), codes: HashMap::new() };
+        let mut pinned = Vec::new();
+        let until = Instant::now() + self.deadline;
+        for batch in distinct.chunks(BATCH) {
+            let mut request = TranslateBatchRequest {
+                language: language.to_owned(),
+                snapshot: pinned.clone(),
+                ..TranslateBatchRequest::default()
+            };
+            for (system, code) in batch {
+                // Sorted, so that a system's codes stand together.
+                if request.systems.last().is_none_or(|last| last != system) {
+                    request.systems.push((*system).to_owned());
+                }
+                request.system.push(request.systems.len() as u32 - 1);
+                request.code.push((*code).to_owned());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let answer = within(left, request, |request| client.translate_batch(request)).await?;
+            out.take(batch, &answer)?;
+            pinned = answer.snapshot;
         }
-        let target = |code: &Coded| -> Option<Coded> {
-            let at = seen.iter().position(|s| s.same(code))?;
-            let mapped = [Outcome::Mapped as i32, Outcome::MappedApproximate as i32].contains(&answer.outcome[at]);
-            let system = answer.target_systems.get(answer.target_system[at] as usize)?;
-            let display = Some(answer.display[at].as_str()).filter(|d| !d.is_empty());
-            let system = system.strip_prefix("urn:oid:").unwrap_or(system);
-            mapped.then(|| Coded::new(&answer.target_code[at], system, display.or(code.display.as_deref())))
-        };
-        Ok(entries.iter().map(|entry| with_targets(entry, &target)).collect())
+        out.snapshot = hex::encode(pinned);
+        Ok(out)
+    }
+
+    /// For each of the codes, the national ones that may stand for it, itself among them.
+    ///
+    /// # Errors
+    /// The service's.
+    pub async fn alternatives(&self, codes: &[Coded]) -> Result<Vec<Vec<Coded>>, TranslationError> {
+        let mut out = vec![Vec::new(); codes.len()];
+        let mut client = TranslationClient::new(self.channel.clone());
+        let until = Instant::now() + self.deadline;
+        for (first, batch) in (0..).step_by(BATCH).zip(codes.chunks(BATCH)) {
+            let code = |c: &Coded| Code { system: c.system.clone(), code: c.code.clone(), ..Code::default() };
+            let request =
+                ExpandFilterRequest { codes: batch.iter().map(code).collect(), ..ExpandFilterRequest::default() };
+            let left = until.saturating_duration_since(Instant::now());
+            let answer = within(left, request, |request| client.expand_filter(request)).await?;
+            if answer.asked.len() != answer.codes.len() {
+                return Err(TranslationError::Shape);
+            }
+            for (asked, code) in answer.asked.iter().zip(answer.codes) {
+                let list = out.get_mut(first + *asked as usize).ok_or(TranslationError::Shape)?;
+                list.push(Coded::new(&code.code, bare(&code.system), None));
+            }
+        }
+        Ok(out)
     }
 
     /// A whole document: national codes to the pivot, or the pivot with designations in a reader's languages.
@@ -144,7 +193,9 @@ impl Translator {
         }
         let mut client = TranslationClient::new(self.channel.clone());
         let work = async {
-            let mut events = client.transcode_document(tokio_stream::iter(chunks)).await?.into_inner();
+            let mut request = Request::new(tokio_stream::iter(chunks));
+            request.set_timeout(self.document_deadline);
+            let mut events = client.transcode_document(request).await?.into_inner();
             let mut out = BytesMut::new();
             let mut summary = None;
             while let Some(event) = events.message().await? {
@@ -193,13 +244,91 @@ pub fn reader_languages(accept: Option<&str>, own: &str) -> String {
     out.join(",")
 }
 
-fn codes(entry: &DocumentEntry) -> impl Iterator<Item = &Coded> {
+/// One call whose deadline the service knows too.
+async fn within<T, A, F>(left: Duration, request: T, call: impl FnOnce(Request<T>) -> F) -> Result<A, TranslationError>
+where
+    F: Future<Output = Result<tonic::Response<A>, tonic::Status>>,
+{
+    let mut request = Request::new(request);
+    request.set_timeout(left);
+    let answer = tokio::time::timeout(left, call(request)).await.map_err(|_| TranslationError::Deadline)?;
+    Ok(answer?.into_inner())
+}
+
+/// XDS writes OIDs bare.
+fn bare(system: &str) -> &str {
+    system.strip_prefix("urn:oid:").unwrap_or(system)
+}
+
+/// What the service says of a code.
+struct Answer {
+    target: Option<Coded>,
+    display: String,
+}
+
+/// What the service says of the codes of entries, by system and code.
+struct Answers {
+    codes: HashMap<(String, String), Answer>,
+    snapshot: String,
+}
+
+impl Answers {
+    /// The columns of one batch.
+    fn take(&mut self, asked: &[(&str, &str)], answer: &TranslateBatchResponse) -> Result<(), TranslationError> {
+        let columns =
+            [answer.target_code.len(), answer.target_system.len(), answer.display.len(), answer.outcome.len()];
+        if columns.iter().any(|n| *n != asked.len()) {
+            return Err(TranslationError::Shape);
+        }
+        for (at, (system, code)) in asked.iter().enumerate() {
+            let mapped = [Outcome::Mapped as i32, Outcome::MappedApproximate as i32].contains(&answer.outcome[at]);
+            let target = match answer.target_systems.get(answer.target_system[at] as usize) {
+                Some(system) if mapped => Some(Coded::new(&answer.target_code[at], bare(system), None)),
+                None if mapped => return Err(TranslationError::Shape),
+                _ => None,
+            };
+            let display = answer.display[at].clone();
+            self.codes.insert(((*system).to_owned(), (*code).to_owned()), Answer { target, display });
+        }
+        Ok(())
+    }
+
+    fn of(&self, code: &Coded) -> Option<&Answer> {
+        self.codes.get(&(code.system.clone(), code.code.clone()))
+    }
+
+    fn target(&self, code: &Coded) -> Option<Coded> {
+        let answer = self.of(code)?;
+        let display = Some(&answer.display).filter(|d| !d.is_empty()).or(code.display.as_ref()).cloned();
+        answer.target.clone().map(|target| Coded { display, ..target })
+    }
+
+    /// A name of the code itself; what a target is called does not name the code.
+    fn display(&self, code: &Coded) -> Option<String> {
+        self.of(code).filter(|a| a.target.is_none() && !a.display.is_empty()).map(|a| a.display.clone())
+    }
+}
+
+fn codes_mut(entry: &mut DocumentEntry) -> impl Iterator<Item = &mut Coded> {
+    let single = [
+        &mut entry.class_code,
+        &mut entry.type_code,
+        &mut entry.practice_setting,
+        &mut entry.facility_type,
+        &mut entry.format_code,
+    ];
+    single.into_iter().chain(&mut entry.event_codes).chain(&mut entry.confidentiality)
+}
+
+/// Every code of an entry that a country may word in its own way.
+pub fn codes(entry: &DocumentEntry) -> impl Iterator<Item = &Coded> {
     let single =
         [&entry.class_code, &entry.type_code, &entry.practice_setting, &entry.facility_type, &entry.format_code];
     single.into_iter().chain(&entry.event_codes).chain(&entry.confidentiality)
 }
 
-fn with_targets(entry: &DocumentEntry, target: &impl Fn(&Coded) -> Option<Coded>) -> DocumentEntry {
+fn with_targets(entry: &DocumentEntry, found: &Answers) -> DocumentEntry {
+    let target = |code: &Coded| found.target(code);
     let mut out = entry.clone();
     let mut kept = Vec::new();
     let names = ["classCode", "typeCode", "practiceSettingCode", "healthcareFacilityTypeCode", "formatCode"];
@@ -216,8 +345,8 @@ fn with_targets(entry: &DocumentEntry, target: &impl Fn(&Coded) -> Option<Coded>
             *code = new;
         }
     }
-    out.extra_slots.extend(kept);
     let events: Vec<Coded> = entry.event_codes.iter().filter_map(target).collect();
+    let mut changed = !kept.is_empty() || !events.is_empty();
     for code in events {
         if !out.event_codes.iter().any(|c| c.same(&code)) {
             out.event_codes.push(code);
@@ -226,8 +355,13 @@ fn with_targets(entry: &DocumentEntry, target: &impl Fn(&Coded) -> Option<Coded>
     for code in &mut out.confidentiality {
         if let Some(new) = target(code) {
             *code = new;
+            changed = true;
         }
     }
+    if changed {
+        kept.push(("urn:ncp:terminology-snapshot".to_owned(), vec![found.snapshot.clone()]));
+    }
+    out.extra_slots.extend(kept);
     out
 }
 

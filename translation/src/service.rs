@@ -237,12 +237,16 @@ impl Translation for Service {
         let snapshot = self.store.serving();
         let asked: Vec<(String, String)> = request.codes.into_iter().map(|c| (c.system, c.code)).collect();
         let found = expand::expand(&snapshot, &asked, &request.national_systems);
-        let code = |(system, code)| pb::Code { system, code, ..pb::Code::default() };
         Ok(Response::new(pb::ExpandFilterResponse {
-            codes: found.codes.into_iter().map(code).collect(),
             exact: found.exact,
             unrestricted: found.unrestricted,
             snapshot: snapshot.digest().to_vec(),
+            asked: found.codes.iter().map(|c| c.asked as u32).collect(),
+            codes: found
+                .codes
+                .into_iter()
+                .map(|c| pb::Code { system: c.system, code: c.code, ..pb::Code::default() })
+                .collect(),
         }))
     }
 
@@ -312,7 +316,11 @@ pub fn batch(
         "" => None,
         name => Some(snapshot.system(name).ok_or_else(|| convert::unknown(codes::Unknown::TargetSystem))?),
     };
-    let languages = [if request.language.is_empty() { "en".to_owned() } else { request.language.clone() }];
+    let mut languages: Vec<String> =
+        request.language.split(',').map(|l| l.trim().to_owned()).filter(|l| !l.is_empty()).take(10).collect();
+    if languages.is_empty() {
+        languages.push("en".to_owned());
+    }
     let systems: Vec<_> = request.systems.iter().map(|name| snapshot.system(name)).collect();
     let mut targets: Vec<crate::snapshot::System> = Vec::new();
     let mut maps: Vec<u32> = Vec::new();

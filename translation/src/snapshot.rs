@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::build::{Built, plain, uri};
 use crate::format::{self, ACTIVE, CASE_SENSITIVE, COMPLETE, MAGIC, NONE, SECTIONS, Section, concept, map, row};
@@ -42,6 +43,7 @@ pub struct Snapshot {
     digest: [u8; 32],
     sections: [(usize, usize); SECTIONS],
     names: HashMap<String, u32>,
+    by_facet: OnceLock<[HashMap<String, Vec<Concept>>; 3]>,
 }
 
 impl Snapshot {
@@ -81,7 +83,7 @@ impl Snapshot {
                 return Err(SnapshotError::Format);
             }
         }
-        let mut out = Self { words, digest, sections, names: HashMap::new() };
+        let mut out = Self { words, digest, sections, names: HashMap::new(), by_facet: OnceLock::new() };
         let slots = out.section(Section::Index).len() / 2;
         if !slots.is_power_of_two() || out.section(Section::Concepts).len() / concept::WORDS >= slots {
             return Err(SnapshotError::Format);
@@ -459,6 +461,22 @@ impl Snapshot {
         let at = self.record::<{ concept::WORDS }>(Section::Concepts, concept.0)[concept::FACETS].checked_sub(1)?;
         let words = self.record::<3>(Section::Facets, at);
         Some([self.text(words[0]), self.text(words[1]), self.text(words[2])])
+    }
+
+    /// Concepts that have this word as facet: 0 modality, 1 region, 2 side. The index is made when first asked for.
+    pub fn with_facet(&self, facet: usize, word: &str) -> &[Concept] {
+        let index = self.by_facet.get_or_init(|| {
+            let mut out: [HashMap<String, Vec<Concept>>; 3] = Default::default();
+            for concept in self.concepts() {
+                for (words, word) in out.iter_mut().zip(self.facets(concept).unwrap_or_default()) {
+                    if !word.is_empty() {
+                        words.entry(word.to_owned()).or_default().push(concept);
+                    }
+                }
+            }
+            out
+        });
+        index.get(facet).and_then(|words| words.get(word)).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// A word of our own table of phrases.

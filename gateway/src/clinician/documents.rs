@@ -8,20 +8,18 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use ncp_audit::Event;
 use ncp_ihe::{DocumentEntry, DocumentRequest, HomeCommunityId, Oid, orcd};
-use ncp_proto::translation::Direction;
 use serde_json::json;
 
 use super::fhir::{accepts, answer};
 use super::problem::Problem;
+use super::reader;
 use super::sealed::{Document, Sealed, Treated, resource_id};
 use super::token::Bearer;
 use super::{Clinic, Context};
 use crate::initiating::Call;
 use crate::initiating::retrieve::{Retrieved, Wanted, retrieve};
 use crate::outcome::GatewayError;
-use crate::translate;
 
 /// What OrCD documents hold.
 const HELD: [&str; 3] = ["application/pdf", "image/png", "image/jpeg"];
@@ -79,12 +77,8 @@ pub async fn read_binary(
     }
     let call = clinic.treatment_call(&bearer, &treated)?;
     let fetched = fetch(&call, &document).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
-    let read = in_readers_words(&clinic, &headers, &document, fetched.bytes.clone()).await;
-    if let Some(done) = &read.transcoded {
-        let (id, patient) = (&document.unique_id, treated.person.patient.clone());
-        let event = Event::Translated(crate::audit_scope::transcoding(id, id, patient, done));
-        clinic.record(&event, &context).await?;
-    }
+    let own = reader::Own { clinic: &clinic, context: &context, headers: &headers, patient: &treated.person.patient };
+    let read = own.words(&document, fetched.bytes.clone()).await;
     if as_resource {
         let data = base64::engine::general_purpose::STANDARD.encode(&read.bytes);
         return Ok(answer(&json!({
@@ -108,50 +102,6 @@ pub async fn read_binary(
         response.headers_mut().extend(value.map(|v| (HeaderName::from_static(name), v)));
     }
     Ok(response)
-}
-
-/// A document as its reader gets it.
-struct Read {
-    bytes: Bytes,
-    /// Languages asked for and the snapshot that answered.
-    translation: Option<HeaderValue>,
-    /// What the service did, for the trail.
-    transcoded: Option<translate::Transcoded>,
-    warning: Option<HeaderValue>,
-}
-
-/// A pivot with designations in the reader's language. Without an answer in time, or for what is not translated, it goes
-/// on as it came, said so; an original, and anything that is no report, is never touched.
-async fn in_readers_words(clinic: &Clinic, headers: &HeaderMap, document: &Document, bytes: Bytes) -> Read {
-    let kept = |bytes, warning| Read { bytes, translation: None, transcoded: None, warning };
-    let translated = ["xml", "fhir+json"].iter().any(|kind| document.media_type.contains(kind));
-    if document.original.is_none() || !translated {
-        return kept(bytes, None);
-    }
-    let Some(translator) = &clinic.app.translator else {
-        return kept(bytes, Some(HeaderValue::from_static("not translated: no terminology service")));
-    };
-    let accept = headers.get(header::ACCEPT_LANGUAGE).and_then(|v| v.to_str().ok());
-    let own = clinic.app.config.translation.as_ref().map(|t| t.reader_language.as_str()).unwrap_or_default();
-    let languages = translate::reader_languages(accept, own);
-    let asked = translator.document(&document.media_type, bytes.clone(), Direction::PivotToLanguage, &languages).await;
-    match asked {
-        Ok(done) => {
-            let said = format!(
-                "languages=\"{languages}\"; snapshot={}; seen={}; written={}; unmapped={}",
-                done.snapshot,
-                done.summary.seen,
-                done.summary.mapped + done.summary.approximate,
-                done.summary.unmapped
-            );
-            let translation = HeaderValue::try_from(said).ok();
-            Read { bytes: done.bytes.clone(), translation, transcoded: Some(done), warning: None }
-        }
-        Err(error) => {
-            tracing::warn!(reason = %error, "document not translated for its reader");
-            kept(bytes, Some(HeaderValue::from_static("not translated: the codes' own designations stand")))
-        }
-    }
 }
 
 /// The document by ITI-39, checked against what was sealed of its metadata.

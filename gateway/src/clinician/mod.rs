@@ -42,6 +42,7 @@ pub mod dpop;
 pub mod fhir;
 pub mod prefer;
 pub mod problem;
+pub mod reader;
 pub mod resources;
 pub mod sealed;
 pub mod search;

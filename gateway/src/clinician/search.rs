@@ -5,14 +5,16 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
+use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName};
-use ncp_ihe::{Association, Availability, DocumentEntry, FindDocuments, StoredQuery};
+use ncp_ihe::{Association, Availability, DocumentEntry, FindDocuments, StoredQuery, orcd};
 use serde_json::{Value, json};
 
 use super::documents::{binary_url, document_id, sealed_document};
 use super::fhir::{answer, patient_id, patient_reference};
 use super::prefer::Preferences;
 use super::problem::{self, Problem};
+use super::reader;
 use super::resources::{self, Places};
 use super::sealed::{Sealed, Treated};
 use super::token::Bearer;
@@ -75,6 +77,8 @@ pub async fn search_documents(
     if listing.listed.is_empty() {
         return Err(problem::of_all(listing.failed.into_iter().map(|(_, problem)| problem).collect()));
     }
+    let read = listing.listed.iter_mut().map(|l| reader::displays(&clinic, &headers, &mut l.found.objects.entries));
+    listing.own_words = join_all(read).await.into_iter().all(|answered| answered);
     let base = clinic.base('p', &sealed, "fhir");
     let mut response = listing.bundle(&clinic, &bearer, &treated, &filter, &base, &context)?;
     let applied = HeaderName::from_static("preference-applied");
@@ -153,6 +157,8 @@ struct Listed {
 struct Listing {
     listed: Vec<Listed>,
     failed: Vec<(Arc<Peer>, Problem)>,
+    /// Names of codes are in the reader's words, where there are any.
+    own_words: bool,
 }
 
 /// A document and the original behind a translation.
@@ -195,6 +201,10 @@ impl Listing {
     fn issues(&self, reference: &str) -> Vec<Value> {
         let mut out: Vec<Value> =
             self.failed.iter().map(|(peer, problem)| problem.warning(&peer.home_community_id, reference)).collect();
+        if !self.own_words {
+            let text = "Names of codes are as they came: the terminology service did not answer.";
+            out.push(problem::outcome_issue("warning", "incomplete", "names-untranslated", text, reference));
+        }
         for Listed { peer, found, .. } in &self.listed {
             let mut say = |detail, text: String| {
                 let issue = problem::outcome_issue("warning", "incomplete", detail, &text, reference);
@@ -213,7 +223,9 @@ impl Listing {
 
 fn entry(clinic: &Clinic, bearer: &Bearer, line: &Line<'_>, patient: &str, own: &str) -> Result<Value, Problem> {
     let Line { of: Listed { peer, treated, .. }, shown, original } = line;
-    let original_facts = original.map(|o| sealed_document(o, None));
+    // A CDA that stands alone came as a pivot; it is read in the reader's words, and as it came behind the link.
+    let alone = shown.mime_type == "text/xml" && orcd::held_media_type(shown).is_none();
+    let original_facts = original.or(alone.then_some(*shown)).map(|o| sealed_document(o, None));
     let original_url = match &original_facts {
         Some(facts) => Some(binary_url(clinic, bearer, treated, facts)?),
         None => None,

@@ -13,6 +13,7 @@ use ncp_xml::Element;
 use tracing::Instrument;
 
 use super::pipeline::{self, Answer, Exchange, Message};
+use super::widen::Widened;
 use super::{orcd, pivot, registry};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
@@ -40,7 +41,8 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     let mut national = registry::release(policy, &asked, held, trail).await;
     national.set_home(&exchange.app.config.gateway.home_community_id);
     let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
-    let mut european = translate(exchange, &national, &mut errors).instrument(span).await;
+    let asked = asked.get();
+    let (mut european, widened) = translate(exchange, &asked.query, &national, &mut errors).instrument(span).await;
     if exchange.app.translator.is_some() {
         add_pivots(&mut national);
         add_pivots(&mut european);
@@ -50,10 +52,14 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         european.entries.extend(orcd::views(&european.entries));
     }
 
-    // A filter holds when the national or the European form of an entry fits it; both have the same entryUUIDs.
-    let asked = asked.get();
+    // A filter holds when the national or the European form of an entry fits it, or may fit it by a code that stands for
+    // an asked one; all forms have the same entryUUIDs.
     let mut chosen = asked.query.select(&national);
     chosen.extend(asked.query.select(&european));
+    if let Some(widened) = widened {
+        chosen.extend(widened.select(&national));
+        chosen.extend(widened.select(&european));
+    }
     european.retain(|uuid| chosen.contains(uuid));
     if with_orcd && european.entries.is_empty() {
         errors.extend(orcd::nothing_found(exchange, &asked.query));
@@ -132,27 +138,36 @@ fn not_among(held: &RegistryObjects, ids: ObjectIds) -> Option<ObjectIds> {
     (!left.is_empty()).then(|| wrap(left))
 }
 
-/// Metadata in European codes; without the service the national ones stand, with a warning.
+/// Metadata in European codes, and the query with the national codes that may stand for asked ones. Without the service
+/// the national codes stand, with a warning, and no entry is left out because its codes could not be read.
 async fn translate(
     exchange: &Exchange,
+    query: &StoredQuery,
     national: &RegistryObjects,
     errors: &mut Vec<RegistryError>,
-) -> RegistryObjects {
+) -> (RegistryObjects, Option<Widened>) {
     let mut out = national.clone();
-    let Some(translator) = &exchange.app.translator else { return out };
-    match translator.entries_to_pivot(&national.entries).await {
-        Ok(translated) => out.entries = translated,
-        Err(error) => {
-            tracing::warn!(reason = %error, "metadata not translated");
-            errors.push(RegistryError {
-                code: "WARNING_ORCD_MISSING_MANDATORY_METADATA".into(),
-                context: format!("metadata codes are national ones (reference {})", exchange.reference),
-                severity: Severity::Warning,
-                location: Some(exchange.app.config.gateway.home_community_id.to_string()),
-            });
+    let Some(translator) = &exchange.app.translator else { return (out, None) };
+    let both = tokio::join!(translator.entries_to_pivot(&national.entries), Widened::of(translator, query));
+    let found = match both {
+        (Ok(translated), Ok(widened)) => {
+            out.entries = translated;
+            return (out, widened);
         }
-    }
-    out
+        (Ok(translated), Err(error)) => {
+            out.entries = translated;
+            error
+        }
+        (Err(error), _) => error,
+    };
+    tracing::warn!(reason = %found, "metadata not translated");
+    errors.push(RegistryError {
+        code: "WARNING_ORCD_MISSING_MANDATORY_METADATA".into(),
+        context: format!("codes are national ones, filters by code are wider (reference {})", exchange.reference),
+        severity: Severity::Warning,
+        location: Some(exchange.app.config.gateway.home_community_id.to_string()),
+    });
+    (out, Widened::without_service(query, national))
 }
 
 /// A transcoded form beside each document that has one.

@@ -12,3 +12,4 @@ pub mod rate;
 pub mod registry;
 pub mod replay;
 pub mod security;
+pub mod widen;

@@ -142,6 +142,7 @@ pub struct TranslateBatchRequest {
     pub code: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "4")]
     pub target_system: ::prost::alloc::string::String,
+    /// of the reader, further ones after a comma
     #[prost(string, tag = "5")]
     pub language: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "6")]
@@ -267,11 +268,14 @@ pub struct ExpandFilterResponse {
     /// false: answers must be filtered again by the asked codes, after translation
     #[prost(bool, tag = "2")]
     pub exact: bool,
-    /// nothing national is known: ask without this filter, and filter afterwards
+    /// of a code nothing national is known: ask without this filter, and filter afterwards
     #[prost(bool, tag = "3")]
     pub unrestricted: bool,
     #[prost(bytes = "vec", tag = "4")]
     pub snapshot: ::prost::alloc::vec::Vec<u8>,
+    /// for each of codes: which of the asked ones it may stand for
+    #[prost(uint32, repeated, tag = "5")]
+    pub asked: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CoverageRequest {

@@ -223,18 +223,35 @@ fn designations_fall_back_openly() {
 #[test]
 fn filters_expand_to_every_national_code_and_never_to_nothing() {
     let s = shipped();
-    let ask = |code: &str| {
-        crate::expand::expand(&s, &[("http://loinc.org".into(), code.into())], &["2.16.578.1.12.4.1.1.7270".into()])
+    let ask = |system: &str, code: &str| {
+        crate::expand::expand(&s, &[(system.into(), code.into())], &["2.16.578.1.12.4.1.1.7270".into()])
     };
-    let chest = ask("24627-2");
-    assert!(chest.exact && !chest.unrestricted && chest.codes.iter().any(|c| c.1 == "SSC0AD"));
-    let brain = ask("24590-2");
-    assert!(
-        !brain.exact && brain.codes.iter().any(|c| c.1 == "SAA0AG"),
-        "an inexact row widens, answers are filtered again"
-    );
-    let nothing = ask("99999-9");
+    let has = |e: &crate::expand::Expansion, code: &str| e.codes.iter().any(|c| c.code == code);
+    let chest = ask("http://loinc.org", "24627-2");
+    assert!(chest.exact && !chest.unrestricted && has(&chest, "SSC0AD"));
+    let brain = ask("http://loinc.org", "24590-2");
+    assert!(!brain.exact && has(&brain, "SAA0AG"), "an inexact row widens, answers are filtered again");
+    let nothing = ask("http://loinc.org", "99999-9");
     assert!(nothing.unrestricted && !nothing.exact && nothing.codes.len() == 1, "zero codes are not \"no documents\"");
+}
+
+#[test]
+fn a_modality_and_a_region_expand_to_the_procedures_that_have_them() {
+    let s = shipped();
+    let ask = |system: &str, code: &str| {
+        let found = crate::expand::expand(&s, &[(system.into(), code.into())], &["2.16.578.1.12.4.1.1.7270".into()]);
+        assert!(!found.exact && !found.unrestricted, "{code}: {found:?}");
+        move |code: &str| found.codes.iter().any(|c| c.code == code)
+    };
+    let ct = ask("1.2.840.10008.2.16.4", "CT");
+    assert!(ct("SSC0AD") && ct("SSD0AD") && !ct("SSC0AG") && !ct("SSC0AA"));
+    let upper_trunk = ask("2.16.840.1.113883.6.96", "67734004");
+    assert!(upper_trunk("SSC0AD") && upper_trunk("SSC0AG") && !upper_trunk("SSD0AD"));
+    let mado = ask("http://snomed.info/sct", "1141981001");
+    for spine in ["737561001", "421060004"] {
+        assert!(ask("http://snomed.info/sct", spine)("SNA0AG"), "{spine} is the same region");
+    }
+    assert!(mado("SNA0AG"), "the cervical spine");
 }
 
 #[test]

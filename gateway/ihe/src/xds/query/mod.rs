@@ -125,6 +125,30 @@ impl StoredQuery {
         }
     }
 
+    /// The lists of codes that the query filters by, each an "any of". formatCode is none of them: it says how bytes
+    /// are read, and stands for no meaning that a country words in its own way.
+    pub fn filters_mut(&mut self) -> Vec<&mut Vec<Coded>> {
+        match self {
+            Self::FindDocuments(find) => {
+                let single = [
+                    &mut find.class_codes,
+                    &mut find.type_codes,
+                    &mut find.practice_settings,
+                    &mut find.facility_types,
+                ];
+                let filters = single.into_iter().chain(&mut find.event_codes).chain(&mut find.confidentiality);
+                filters.filter(|list| !list.is_empty()).collect()
+            }
+            Self::FindSubmissionSets(find) if !find.content_types.is_empty() => vec![&mut find.content_types],
+            Self::FindFolders(find) => find.codes.iter_mut().collect(),
+            Self::GetAll(GetAll { contents, .. })
+            | Self::GetRelatedDocuments { contents, .. }
+            | Self::GetFolderAndContents { contents, .. }
+            | Self::GetSubmissionSetAndContents { contents, .. } => contents.confidentiality.iter_mut().collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// The documents that the query names by id.
     pub fn documents_named(&self) -> Option<ObjectIds> {
         match self {
