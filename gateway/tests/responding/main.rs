@@ -4,5 +4,6 @@
 
 mod hazards;
 mod orcd;
+mod terminology;
 mod transactions;
 mod world;

@@ -11,7 +11,7 @@ use ncp_xml::Element;
 
 use crate::world::{HOME, SOURCES, World, other_patient, patient, study};
 
-fn home() -> HomeCommunityId {
+pub(crate) fn home() -> HomeCommunityId {
     HomeCommunityId::parse(HOME).expect("an OID")
 }
 
@@ -21,7 +21,7 @@ fn codes(errors: &[RegistryError]) -> Vec<&str> {
     codes
 }
 
-async fn query(
+pub(crate) async fn query(
     world: &World,
     home: Option<HomeCommunityId>,
     return_type: ReturnType,
@@ -43,7 +43,7 @@ async fn leaves(world: &World, asked: StoredQuery) -> QueryResponse {
     answer
 }
 
-fn named(answer: &QueryResponse) -> Vec<&str> {
+pub(crate) fn named(answer: &QueryResponse) -> Vec<&str> {
     let entries = answer.objects.entries.iter().map(|e| e.unique_id.as_str());
     let sets = answer.objects.submission_sets.iter().map(|s| s.unique_id.as_str());
     let folders = answer.objects.folders.iter().map(|f| f.unique_id.as_str());

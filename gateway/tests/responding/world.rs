@@ -104,6 +104,11 @@ target = "2.999.47.30.2"
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::start_with(async |_| String::new()).await
+    }
+
+    /// With further sections of the configuration, by the country's PKI.
+    pub(crate) async fn start_with(more: impl AsyncFnOnce(&CountryPki) -> String) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let pki =
@@ -121,7 +126,8 @@ impl World {
         crate::orcd::note(&study(11), MARKED, &files[0], &dir.path().join("data/dicom/11/note.dcm"));
         study(12).write(&second.join("dicom/12")).expect("a study");
         let port = free_port();
-        std::fs::write(dir.path().join("gateway.toml"), config(port, free_port())).expect("writes");
+        let config = config(port, free_port()) + &more(&no).await;
+        std::fs::write(dir.path().join("gateway.toml"), config).expect("writes");
         let log = std::fs::File::create(dir.path().join("gateway.log")).expect("a log");
         let gateway = Command::new(env!("CARGO_BIN_EXE_ncp-gateway"))
             .arg("--config")
