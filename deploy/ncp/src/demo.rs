@@ -339,19 +339,20 @@ pub(crate) fn program_path(program: &str) -> Result<PathBuf, Error> {
     Ok(std::env::current_exe()?.with_file_name(program))
 }
 
+/// The answer of a plain listener on loopback, head and body; `None` when nobody listens.
+pub(crate) async fn plain(port: u16, path: &str) -> Result<Option<String>, Error> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let Ok(mut tcp) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else { return Ok(None) };
+    tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    let mut text = String::new();
+    tcp.read_to_string(&mut text).await?;
+    Ok(Some(text))
+}
+
 /// Waits until `/readyz` answers 200.
 pub(crate) async fn wait_ready(port: u16) -> Result<(), Error> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let until = Instant::now() + Duration::from_secs(30);
-    loop {
-        if let Ok(mut tcp) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
-            tcp.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
-            let mut text = String::new();
-            tcp.read_to_string(&mut text).await?;
-            if text.starts_with("HTTP/1.1 200") {
-                return Ok(());
-            }
-        }
+    while !plain(port, "/readyz").await?.is_some_and(|text| text.starts_with("HTTP/1.1 200")) {
         if Instant::now() > until {
             return Err(
                 format!("no process is ready on port {port}; see the logs under the demonstration's folder").into()
@@ -359,6 +360,7 @@ pub(crate) async fn wait_ready(port: u16) -> Result<(), Error> {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    Ok(())
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::check::{Steps, ensure};
 use crate::clinician::{Client, Line, Piece};
-use crate::demo::{Country, Demo, offset};
+use crate::demo::{Country, Demo, offset, plain};
 use crate::issuer::{SCOPES, Token};
 use crate::relay::Relay;
 use crate::trail::facts;
@@ -58,7 +58,11 @@ pub(crate) async fn story(
     steps.done(&format!("documents {way}"), began, result);
 
     let began = Instant::now();
-    steps.done(&format!("binary {way}"), began, report(&client, &lines).await);
+    let read = report(&client, &lines).await;
+    let said = read.as_ref().ok().and_then(|r| r["said"].as_str()).unwrap_or_default().to_owned();
+    steps.done(&format!("binary {way}"), began, read);
+    let began = Instant::now();
+    steps.done(&format!("coverage {}", asking.code), began, coverage(asking, &said).await);
     if holding.code == "fi" {
         let began = Instant::now();
         steps.done(&format!("orcd {way}"), began, held(&client, &lines).await);
@@ -170,6 +174,18 @@ async fn held(client: &Client, lines: &[Line]) -> Result<Value, Error> {
     Ok(Value::Object(out))
 }
 
+/// The coverage page of the country that read the report: of the snapshot that gave its words, with every code system
+/// that is mapped from.
+async fn coverage(country: &Country, said: &str) -> Result<Value, Error> {
+    let page = plain(offset(country.code) + 451, "/coverage").await?.ok_or("no terminology service")?;
+    let digest = said.split("snapshot=").nth(1).and_then(|rest| rest.split(';').next()).unwrap_or_default();
+    ensure(digest.len() == 64 && page.contains(digest), "the page is of another snapshot")?;
+    for system in ["2.16.578.1.12.4.1.1.7270", "1.2.208.176.2.4", "2.999.246.1.1"] {
+        ensure(page.contains(&format!("<td>urn:oid:{system}</td>")), format!("{system} is not on the page"))?;
+    }
+    Ok(json!({ "systems": page.matches("<tr><td>").count(), "bytes": page.len() }))
+}
+
 /// Every instance of every study, compared with the archive's file.
 async fn images(
     client: &Client,
@@ -212,7 +228,8 @@ async fn trails(demo: &Demo, asking: &Country, holding: &Country, patient: &Pati
     let initiator = trail::walk(demo, asking, "initiator", patient).await?;
     let responder = trail::walk(demo, holding, "responder", patient).await?;
     let all = audit::search(&demo.dir, asking.code, Filter { limit: 1000, ..Filter::default() }).await?;
-    for issued in ["ITI-40", "EHDSI-92"] {
+    // Assertions issued, and the report that was translated for its reader, with the snapshot.
+    for issued in ["ITI-40", "EHDSI-92", "ncp:terminology-snapshot"] {
         let is = |f: &ncp_proto::audit::Found| {
             f.record.as_ref().is_some_and(|r| String::from_utf8_lossy(&r.message).contains(issued))
         };
