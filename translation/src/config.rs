@@ -24,8 +24,11 @@ pub struct Config {
     pub maps: Option<PathBuf>,
     /// Folder of built snapshots; the one named in its file `current` serves. Looked at again every few seconds.
     pub snapshots: Option<PathBuf>,
-    /// The FHIR façade, plain HTTP; keep it on loopback or behind a proxy that authenticates.
+    /// The FHIR façade: mutual TLS as for gRPC, or plain HTTP on loopback.
     pub fhir: Option<SocketAddr>,
+    /// The façade takes plain HTTP; on loopback only, for a proxy there that authenticates.
+    #[serde(default)]
+    pub fhir_plain: bool,
     /// Folder for counts of codes without a target.
     pub state_dir: Option<PathBuf>,
     /// Cache of translated documents.
@@ -77,7 +80,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| vec![format!("cannot read {}: {e}", path.display())])?;
     let table: toml::Table = toml::from_str(&text).map_err(|e| vec![e.message().to_owned()])?;
     let required = ["listen", "admin", "certificate", "key", "anchors"];
-    let optional = ["maps", "snapshots", "fhir", "state_dir", "redis", "reflection"];
+    let optional = ["maps", "snapshots", "fhir", "fhir_plain", "state_dir", "redis", "reflection"];
     let known = |k: &String| required.contains(&k.as_str()) || optional.contains(&k.as_str());
     let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
     for name in required {
@@ -98,6 +101,9 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         return Err(problems);
     }
     let mut config: Config = table.try_into().map_err(|e: toml::de::Error| vec![e.message().to_owned()])?;
+    if let Some(address) = config.fhir.filter(|a| config.fhir_plain && !a.ip().is_loopback()) {
+        problems.push(format!("fhir_plain: {address} is not on loopback"));
+    }
     let folder = path.parent().unwrap_or(Path::new("."));
     let paths = [Some(&mut config.certificate), Some(&mut config.key), Some(&mut config.anchors)];
     let optional = [config.maps.as_mut(), config.snapshots.as_mut(), config.state_dir.as_mut()];

@@ -10,6 +10,7 @@ use crate::build::{Builder, Built, Origin, Problem};
 mod fhir;
 mod loinc;
 mod openncp;
+mod release;
 mod rf2;
 mod sks;
 mod systems;
@@ -54,10 +55,18 @@ enum Kind {
 /// Everything that is wrong, with file and line.
 pub fn build(inputs: &[PathBuf]) -> Result<Built, Vec<Problem>> {
     let mut builder = Builder::default();
+    // Holds what is unpacked, until the snapshot is built.
+    let scratch = tempfile::tempdir().map_err(|e| vec![whole_file("inputs", e.to_string())])?;
     let mut sources = Vec::new();
-    for input in inputs {
-        sources.extend(listed(input)?);
+    for source in inputs.iter().map(|input| listed(input)).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+        if source.name.to_lowercase().ends_with(".zip") {
+            let into = scratch.path().join(format!("zip{}", sources.len()));
+            sources.extend(release::unpacked(&source, &into).map_err(|problem| vec![problem])?);
+        } else {
+            sources.push(source);
+        }
     }
+    let sources = release::as_snapshots(sources, scratch.path()).map_err(|problem| vec![problem])?;
     let mut kinds: Vec<(Kind, Source)> = Vec::new();
     for source in sources {
         match kind(&source) {

@@ -11,6 +11,7 @@ use ncp_tls::TlsFiles;
 use ncp_translation::cache::Cache;
 use ncp_translation::config::{self, Config};
 use ncp_translation::counters::Counters;
+use ncp_translation::https::Https;
 use ncp_translation::load;
 use ncp_translation::service::Service;
 use ncp_translation::snapshot::Snapshot;
@@ -132,7 +133,13 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
     tokio::spawn(served(admin, routes, "admin"));
     if let Some(address) = config.fhir {
         let listener = TcpListener::bind(address).await?;
-        tokio::spawn(served(listener, ncp_translation::facade::routes(store.clone()), "fhir"));
+        let routes = ncp_translation::facade::routes(store.clone());
+        if config.fhir_plain {
+            tokio::spawn(served(listener, routes, "fhir"));
+        } else {
+            let listener = Https::new(listener, files.mutual_acceptor(b"\x08http/1.1")?)?;
+            tokio::spawn(served(listener, routes, "fhir"));
+        }
     }
     if let Some(folder) = config.snapshots.clone() {
         tokio::spawn(watch(folder, store.clone(), cache.clone()));
@@ -154,7 +161,11 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
     Ok(())
 }
 
-async fn served(listener: TcpListener, routes: axum::Router, name: &'static str) {
+async fn served<L>(listener: L, routes: axum::Router, name: &'static str)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
     if let Err(error) = axum::serve(listener, routes).await {
         tracing::error!(reason = %error, name, "listener ended");
     }

@@ -17,7 +17,7 @@ const PREFERRED: &str = "900000000000548007";
 const IS_A: &str = "116680003";
 const CORE: [&str; 2] = ["900000000000207008", "900000000000012004"];
 
-/// Concepts first, then descriptions, then what refers to them. Full and Delta files are no state and are passed over.
+/// Concepts first, then descriptions, then what refers to them.
 pub(super) fn order(name: &str) -> Option<u8> {
     if !name.contains("Snapshot") {
         return None;

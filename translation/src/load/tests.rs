@@ -341,6 +341,82 @@ fn rf2_is_refused_with_file_and_line() {
     assert!(problems(&refs(&files)).iter().any(|p| p.contains("txt:5: line is longer than")));
 }
 
+/// The release of [`rf2`] in another form gives the same content.
+fn same_release(inputs: &[PathBuf]) {
+    let built = build(inputs).unwrap_or_else(|p| panic!("{p:#?}"));
+    let (other, files) = (Snapshot::built(built).expect("a snapshot"), rf2());
+    let plain = snapshot(&refs(&files));
+    let names = |s: &Snapshot| {
+        let rows = s.all_rows().map(|r| format!("{} {:?}", s.code(r.source), r.target.map(|t| s.code(t).to_owned())));
+        let concepts = s.concepts().map(|c| {
+            let active = s.contents(c).map(|c| (c.version.to_owned(), c.active)).collect::<Vec<_>>();
+            format!("{} {active:?} {:?}", s.code(c), s.names(c).map(|n| n.text.to_owned()).collect::<Vec<_>>())
+        });
+        let mut all: Vec<String> = rows.chain(concepts).collect();
+        all.sort();
+        all
+    };
+    assert_eq!(names(&other), names(&plain));
+}
+
+#[test]
+fn rf2_as_a_zip_file_as_published() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("SnomedCT_InternationalRF2_20260101.zip");
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).expect("creates"));
+    for (name, text) in rf2() {
+        let below = format!("SnomedCT_InternationalRF2/Snapshot/Terminology/{name}");
+        zip.start_file(below, zip::write::SimpleFileOptions::default()).expect("begins");
+        zip.write_all(text.as_bytes()).expect("writes");
+    }
+    zip.finish().expect("ends");
+    same_release(std::slice::from_ref(&path));
+    let mut bytes = std::fs::read(&path).expect("reads");
+    bytes.truncate(bytes.len() / 2);
+    std::fs::write(&path, bytes).expect("writes");
+    let told = build(&[path]).expect_err("half a file");
+    assert!(told[0].file.ends_with("RF2_20260101.zip"), "{told:?}");
+    let path = folder.path().join("evil.zip");
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).expect("creates"));
+    zip.start_file("../../sct2_Concept_Snapshot_INT_20260101.txt", zip::write::SimpleFileOptions::default())
+        .expect("begins");
+    zip.finish().expect("ends");
+    assert!(build(&[path]).expect_err("leads out")[0].text.contains("leads out"));
+}
+
+#[test]
+fn rf2_full_files_and_a_delta_reduce_to_the_newest_state_of_each_component() {
+    // Every component began in 2002, inactive; the Full file also holds its state of the release.
+    let began = |line: &str| {
+        let mut fields: Vec<&str> = line.split('\t').collect();
+        (fields[1], fields[2]) = ("20020101", "0");
+        fields.join("\t") + "\n"
+    };
+    let full = rf2().into_iter().map(|(name, text)| {
+        let text = text.replace("\r\n", "\n");
+        let (header, rows) = text.split_once('\n').unwrap_or((&text, ""));
+        let old: String = rows.lines().filter(|_| name.contains("Snapshot")).map(began).collect();
+        (name.replace("Snapshot", "Full"), format!("{header}\n{rows}{old}"))
+    });
+    let full: Vec<(String, String)> = full.collect();
+    let of_full = folder(&refs(&full));
+    same_release(&[of_full.path().to_owned()]);
+    // The Snapshot of the release before, and what changed since.
+    let mut before: Vec<(String, String)> =
+        rf2().into_iter().map(|(name, text)| (name.replace("20260101", "20250101"), text)).collect();
+    let concepts = before[0].1.replace("\t20260101\t1\t", "\t20250101\t0\t");
+    let (header, _) = concepts.split_once("\r\n").expect("lines");
+    let changed: String =
+        rf2()[0].1.lines().filter(|l| l.contains("\t20260101\t1\t")).map(|l| format!("{l}\n")).collect();
+    assert!(!changed.is_empty());
+    let delta = ("sct2_Concept_Delta_INT_20260101.txt".to_owned(), format!("{header}\n{changed}"));
+    before[0].1 = concepts;
+    before.push(delta);
+    let of_delta = folder(&refs(&before));
+    same_release(&[of_delta.path().to_owned()]);
+}
+
 fn loinc() -> Vec<(String, String)> {
     let deprecated = with_loinc_digit(99_001);
     vec![
