@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, offset};
 use crate::relay::Relay;
-use crate::{Error, consumer, faults, refusals, trail, treatment};
+use crate::{Error, consumer, faults, refusals, tools, trail, treatment};
 
 /// Transfer syntaxes that a viewer of today takes.
 const SYNTAXES: &[&str] =
@@ -77,7 +77,12 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
         let began = Instant::now();
         steps.done("peer-breaks-off fi-no", began, treatment::broken(&demo, &FINLAND, &large, &to_norway).await);
         refusals::run(&mut steps, &demo).await?;
+        let began = Instant::now();
+        let asking = neighbour(&demo, &FINLAND, &NORWAY)?;
+        steps.done("operators-tools", began, tools::commands(&demo, sources, &asking).await);
         faults::run(&mut steps, &mut demo).await;
+        let began = Instant::now();
+        steps.done("attack", began, tools::attack(&demo).await);
         let dir = demo.dir.clone();
         demo.stop().await?;
         let began = Instant::now();

@@ -27,6 +27,7 @@ mod refusals;
 mod relay;
 mod templates;
 mod terminology;
+mod tools;
 mod trail;
 mod treatment;
 
