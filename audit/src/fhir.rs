@@ -74,14 +74,26 @@ fn purpose(coded: &Coded) -> Value {
     json!({ "coding": [{ "system": ACT_REASON, "code": code }] })
 }
 
+/// A value without empty texts, lists and objects, which FHIR does not know.
+fn full(value: Value) -> Option<Value> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => (!text.is_empty()).then(|| text.into()),
+        Value::Array(items) => {
+            let items: Vec<Value> = items.into_iter().filter_map(full).collect();
+            (!items.is_empty()).then(|| items.into())
+        }
+        Value::Object(members) => {
+            let members: Map<String, Value> =
+                members.into_iter().filter_map(|(name, value)| Some((name, full(value)?))).collect();
+            (!members.is_empty()).then(|| members.into())
+        }
+        other => Some(other),
+    }
+}
+
 fn put(object: &mut Map<String, Value>, name: &str, value: Value) {
-    let empty = match &value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(items) => items.is_empty(),
-        _ => false,
-    };
-    if !empty {
+    if let Some(value) = full(value) {
         object.insert(name.to_owned(), value);
     }
 }
@@ -150,6 +162,7 @@ fn entity(object: &Object) -> Value {
         object
             .details
             .iter()
+            .filter(|(_, value)| !value.is_empty())
             .map(|(kind, value)| json!({ "type": kind, "valueBase64Binary": openssl::base64::encode_block(value) })),
     );
     if let Some(dicom) = &object.dicom {
@@ -248,4 +261,37 @@ fn from_entity(
         }
     }
     object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every empty text, list and object.
+    fn hollow(value: &Value) -> usize {
+        match value {
+            Value::Null => 1,
+            Value::String(text) => usize::from(text.is_empty()),
+            Value::Array(items) => usize::from(items.is_empty()) + items.iter().map(hollow).sum::<usize>(),
+            Value::Object(members) => usize::from(members.is_empty()) + members.values().map(hollow).sum::<usize>(),
+            Value::Bool(_) | Value::Number(_) => 0,
+        }
+    }
+
+    #[test]
+    fn nothing_in_an_audit_event_is_empty() {
+        let mut message = Message::read(
+            br#"<AuditMessage><EventIdentification EventOutcomeIndicator="0" EventDateTime="2026-11-23T09:14:11Z"><EventID
+             csd-code="110110" codeSystemName="DCM" originalText=""/></EventIdentification><ActiveParticipant UserID=""
+             UserIsRequestor="true"/><AuditSourceIdentification AuditSourceID="s"/></AuditMessage>"#,
+        )
+        .expect("reads");
+        let mut object = Object::new("2", "", "", Coded::default());
+        object.details = vec![("a".into(), Vec::new()), ("b".into(), b"c".to_vec())];
+        message.objects.push(object);
+        let event = to_audit_event(&message);
+        assert_eq!(hollow(&event), 0, "{event}");
+        assert_eq!(event["agent"], json!([{ "requestor": true }]));
+        assert_eq!(event["entity"][0]["detail"], json!([{ "type": "b", "valueBase64Binary": "Yw==" }]));
+    }
 }

@@ -248,6 +248,8 @@ async fn fhir(client: &Client) {
         ("&outcome=8", 1),
         ("&outcome=0,8", 4),
         (&format!("&patient.identifier={patient}"), 4),
+        (&format!("&patient:identifier={patient}"), 4),
+        (&format!("&patient={patient}&patient={patient}1"), 0),
         (&format!("&entity.identifier={patient}"), 4),
         ("&entity=2.999.5", 1),
         ("&entity-type=1&entity-role=1", 4),
@@ -287,6 +289,14 @@ async fn fhir(client: &Client) {
     patient_reads(client, resource["id"].as_str().expect("an id")).await;
     assert_eq!(get("/AuditEvent/9-999999".into()).await.0, StatusCode::NOT_FOUND);
     assert_eq!(get("/metadata".into()).await.1["fhirVersion"], "4.0.1");
+    for (method, path, expected) in [
+        (Method::POST, "/AuditEvent/_search?date=ge2026", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        (Method::DELETE, "/AuditEvent/0-0", StatusCode::METHOD_NOT_ALLOWED),
+        (Method::GET, "/Patient?name=x", StatusCode::NOT_FOUND),
+    ] {
+        let (status, answer) = client.fhir("auditor", method, path, &Value::Null).await;
+        assert_eq!((status, &answer["resourceType"]), (expected, &"OperationOutcome".into()), "{path}");
+    }
     // Every search is on the trail, without the patient.
     let used = SearchRequest { transaction: "110101".into(), limit: 1000, ..SearchRequest::default() };
     let mut used = client.query().await.search(used).await.expect("answers").into_inner();

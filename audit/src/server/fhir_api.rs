@@ -148,8 +148,13 @@ pub(super) async fn serve(api: Api, listener: TcpListener, acceptor: SslAcceptor
     let routes = axum::Router::new()
         .route("/", post(bundle))
         .route("/AuditEvent", post(create).get(search))
+        .route("/AuditEvent/_search", post(search_by_post))
         .route("/AuditEvent/{id}", get(read))
         .route("/metadata", get(metadata))
+        .fallback(async || problem(StatusCode::NOT_FOUND, "not-found", "Here are AuditEvent and metadata only."))
+        .method_not_allowed_fallback(async || {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "Records are neither changed nor deleted.")
+        })
         .with_state(api);
     let service = routes.into_make_service_with_connect_info::<Name>();
     let stopped = async move {
@@ -275,11 +280,40 @@ async fn search(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
+    match reader(&api, &name, &headers) {
+        Ok(reader) => page(&api, reader, &query.unwrap_or_default()).await,
+        Err(response) => response,
+    }
+}
+
+/// ITI-81 with its parameters in a form, so that no identifier of a person stands in a URL.
+async fn search_by_post(
+    State(api): State<Api>,
+    ConnectInfo(name): ConnectInfo<Name>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Response {
     let reader = match reader(&api, &name, &headers) {
         Ok(reader) => reader,
         Err(response) => return response,
     };
-    let parameters = match Parameters::read(query.as_deref().unwrap_or_default(), reader.only()) {
+    let form = "application/x-www-form-urlencoded";
+    if !headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(form.as_bytes())) {
+        return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported", &format!("Expected {form}."));
+    }
+    match body_of(body).await {
+        Ok(body) => {
+            let query = format!("{}&{}", query.unwrap_or_default(), String::from_utf8_lossy(&body));
+            page(&api, reader, &query).await
+        }
+        Err(response) => response,
+    }
+}
+
+/// One page of what was found.
+async fn page(api: &Api, reader: Reader, query: &str) -> Response {
+    let parameters = match Parameters::read(query, reader.only()) {
         Ok(parameters) => parameters,
         Err(QueryError::OtherPatient) => {
             return problem(StatusCode::FORBIDDEN, "forbidden", "The token is for another patient.");
@@ -351,7 +385,7 @@ fn is_of(found: &Found, only: Option<&str>) -> bool {
     only.is_none_or(|only| patient == Some(only))
 }
 
-async fn metadata() -> Response {
+async fn metadata(State(api): State<Api>) -> Response {
     let parameters: Vec<Value> =
         iti81::PARAMETERS.iter().map(|(name, kind)| json!({ "name": name, "type": kind })).collect();
     let resource = json!({
@@ -365,7 +399,7 @@ async fn metadata() -> Response {
         "date": "2026-11-24",
         "kind": "instance",
         "software": { "name": "ncp-audit", "version": env!("CARGO_PKG_VERSION") },
-        "implementation": { "description": "Audit Record Repository" },
+        "implementation": { "description": "Audit Record Repository", "url": &*api.base },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json"],
         "rest": [{ "mode": "server", "resource": [resource], "interaction": [{ "code": "batch" }] }],

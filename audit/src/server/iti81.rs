@@ -8,7 +8,7 @@ use super::database::Value;
 use super::index::{MOST, Search};
 
 /// What is understood, and its FHIR type.
-pub(super) const PARAMETERS: [(&str, &str); 20] = [
+pub(super) const PARAMETERS: [(&str, &str); 19] = [
     ("date", "date"),
     ("address", "string"),
     ("agent", "reference"),
@@ -28,7 +28,6 @@ pub(super) const PARAMETERS: [(&str, &str); 20] = [
     ("subtype", "token"),
     ("outcome", "token"),
     ("action", "token"),
-    ("_sort", "special"),
 ];
 
 /// Why a query is refused.
@@ -66,7 +65,8 @@ pub(super) struct Parameters {
     query: Vec<(String, String)>,
     tokens: Vec<(&'static str, Vec<String>)>,
     sources: Vec<String>,
-    patients: Vec<String>,
+    /// CX of each parameter's alternatives.
+    patients: Vec<Vec<String>>,
     entities: Vec<Vec<String>>,
     from_us: i64,
     to_us: i64,
@@ -93,6 +93,8 @@ impl Parameters {
         };
         let mut dated = false;
         for (name, value) in pairs(query) {
+            // FHIR R4 asks for a reference by identifier with a modifier, ITI-81 with a chained parameter.
+            let name = name.replace(":identifier", ".identifier");
             if out.query.len() > 64 || value.len() > 4096 {
                 return Err(QueryError::TooMany);
             }
@@ -114,12 +116,8 @@ impl Parameters {
                 "subtype" => out.tokens.push(("subtype", values())),
                 "action" => out.tokens.push(("action", values())),
                 "patient" | "patient.identifier" => {
-                    out.patients.extend(
-                        value
-                            .split(',')
-                            .map(|v| cx(v).ok_or(QueryError::Value("patient")))
-                            .collect::<Result<Vec<_>, _>>()?,
-                    );
+                    let any = value.split(',').map(|v| cx(v).ok_or(QueryError::Value("patient")));
+                    out.patients.push(any.collect::<Result<_, _>>()?);
                 }
                 "entity" | "entity.identifier" => out.entities.push(value.split(',').map(str::to_owned).collect()),
                 "source" | "source.identifier" => out.sources.extend(values()),
@@ -148,7 +146,7 @@ impl Parameters {
             }
         }
         match own {
-            Some(own) if out.patients.iter().any(|patient| patient != own) => Err(QueryError::OtherPatient),
+            Some(own) if out.patients.iter().flatten().any(|patient| patient != own) => Err(QueryError::OtherPatient),
             None if !dated => Err(QueryError::NoDate),
             _ => Ok(out),
         }
@@ -169,9 +167,7 @@ impl Parameters {
         let columns: Vec<(&'static str, Value)> =
             self.sources.iter().map(|s| ("source", s.as_str().into())).chain(own).collect();
         let mut tokens = self.tokens.clone();
-        if !self.patients.is_empty() {
-            tokens.push(("entity", self.patients.iter().map(|p| hash(p)).collect()));
-        }
+        tokens.extend(self.patients.iter().map(|any| ("entity", any.iter().map(|p| hash(p)).collect())));
         for any in &self.entities {
             let both = any.iter().flat_map(|value| [Some(bare(value)), cx(value).map(|cx| hash(&cx))]);
             tokens.push(("entity", both.flatten().collect()));

@@ -48,7 +48,7 @@ pub(crate) const FINLAND: Country = Country {
 };
 
 /// First port of a country: peers +443, clinicians +444, admin +445, translation +446, audit feed +447, audit query +448, audit admin +450,
-/// translation admin +451, Orthanc +452.
+/// translation admin +451, Orthanc +452, audit FHIR +453.
 pub(crate) fn offset(country: &str) -> u16 {
     if country == "fi" { 46000 } else { 47000 }
 }

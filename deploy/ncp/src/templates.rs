@@ -177,11 +177,16 @@ data_dir = "audit"
 key_file = "pki/audit.key"
 source = "ncp-audit-{}"
 enterprise_site = "{}"
+fhir = "127.0.0.1:{fhir}"
+fhir_base = "https://localhost:{fhir}"
+readers = ["internal-client.ncp.{}"]
 "#,
         port + 447,
         port + 448,
         port + 450,
         own.code,
-        own.code.to_uppercase()
+        own.code.to_uppercase(),
+        own.code,
+        fhir = port + 453,
     )
 }

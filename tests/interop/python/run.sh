@@ -19,4 +19,5 @@ done
 failed=0
 "$NCP_PYTHON" tests/interop/python/clinician.py || failed=1
 "$NCP_PYTHON" tests/interop/python/xca.py || failed=1
+"$NCP_PYTHON" tests/interop/python/audit.py || failed=1
 exit "$failed"
