@@ -172,6 +172,11 @@ impl Bound {
         self.peers.local_addr().ok()
     }
 
+    /// Where the admin listener answers.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.local_addr().ok()
+    }
+
     /// Where national consumers reach us.
     pub fn consumers_address(&self) -> Option<SocketAddr> {
         self.consumers.as_ref().and_then(|(_, listener)| listener.local_addr().ok())

@@ -14,6 +14,7 @@ use openssl::x509::X509Ref;
 
 mod blocked;
 mod initiating;
+mod metrics;
 mod rollover;
 mod smp;
 mod states;

@@ -26,6 +26,7 @@ pub(crate) struct World {
 pub(crate) struct Gateway {
     pub(crate) app: Arc<App>,
     pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) config: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     served: Option<tokio::task::JoinHandle<Result<(), String>>>,
@@ -147,11 +148,12 @@ impl Gateway {
         let app = app::build(loaded).await.unwrap_or_else(|problems| panic!("{problems:?}"));
         let bound = app::bind(app.clone()).await.expect("binds");
         let address = bound.peers_address().expect("an address");
+        let admin = bound.admin_address().expect("an address");
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(bound.serve_until(async {
             let _ = stopped.await;
         }));
-        Self { app, address, config, stop: Some(stop), served: Some(served) }
+        Self { app, address, admin, config, stop: Some(stop), served: Some(served) }
     }
 
     /// Stops and waits, so that its spool can be opened again.
