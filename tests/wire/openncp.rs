@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ncp_ihe::{PatientAnswer, PatientId, PatientResponse, QueryResponse, actions};
 use ncp_saml::{AssertionError, SignerIdentity, SignerTrust, Verifier};
 use ncp_soap::ns::SOAP;
-use ncp_tests::messages::{self, Capture, Origin};
+use ncp_tests::messages::{self, Capture, Origin, Side};
 use ncp_tests::neighbour::{Answer, Neighbour, XCA, XCPD, retrieve_response};
 use ncp_tests::pki::{Algorithm, CountryPki, Error};
 use ncp_tls::{CertificateFacts, Country};
@@ -85,11 +85,11 @@ async fn bodies_of_openncp_are_answered_as_their_class_deserves() {
     let dir = tempfile::tempdir().expect("a folder");
     let own = CountryPki::create(&dir.path().join("own"), "NO", Algorithm::Rsa2048).expect("a PKI");
     let asking = CountryPki::create(&dir.path().join("asking"), "FI", Algorithm::P256).expect("a PKI");
-    let captured = dir.path().join("captured");
-    let capture = Capture::new(&captured).expect("a capture");
+    let captured = |home: &str| dir.path().join("captured").join(home);
     let mut gateways = Vec::new();
     for home in HOMES {
         let node = gateway(&dir.path().join(home), home, &own, &asking).await.expect("a gateway");
+        let capture = Capture::new(&captured(home)).expect("a capture");
         let mut neighbour = node.asked_by(&asking, ASKING, &own, Some(&capture)).expect("a neighbour");
         neighbour.origin = Origin::Given;
         gateways.push((node, neighbour));
@@ -105,10 +105,12 @@ async fn bodies_of_openncp_are_answered_as_their_class_deserves() {
         wrong.extend(found.map(|what| format!("{file}: {what}, expected {class:?}")));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-    messages::assert_clean(&captured, BODIES.len());
-    let (kept, mut report) = (messages::load(&captured).expect("read"), messages::Report::default());
-    let records: Vec<String> = gateways.iter().flat_map(|(node, _)| node.records().expect("records")).collect();
-    messages::check_audit(&kept, &records, &mut report);
+    let mut report = messages::Report::default();
+    for (home, (node, _)) in HOMES.iter().zip(&gateways) {
+        messages::assert_clean(&captured(home), 1);
+        let kept = messages::load(&captured(home)).expect("read");
+        messages::check_audit(&kept, &node.records().expect("records"), Side::Answered(ASKING), &mut report);
+    }
     assert_eq!(report.findings, []);
 }
 

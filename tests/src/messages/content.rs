@@ -1,14 +1,14 @@
-//! Rules on documents and instances: 8, 9 and 10 of `ihe-transactions.md` 14.
+//! Rules on documents and instances: 8 to 11 of `ihe-transactions.md` 14.
 
 use std::collections::BTreeMap;
 
 use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, InMemDicomObject, OpenFileOptions};
 use ncp_ihe::ns::QUERY;
-use ncp_ihe::{Content, DocumentEntry, ImagingRequest, Manifest, QueryResponse};
+use ncp_ihe::{Content, DocumentEntry, EntryType, ImagingRequest, Manifest, QueryResponse};
 
 use super::rules::pairs;
-use super::{Message, Part, Report};
+use super::{Message, Part, Report, times};
 use crate::neighbour::retrieve_response;
 
 const KOS: &str = "1.2.840.10008.5.1.4.1.1.88.59";
@@ -38,6 +38,7 @@ pub(super) fn check(messages: &[Message], report: &mut Report) {
                 None => {
                     let entry = entries.get(&key(&document.request.repository, &document.request.document));
                     stored(response, entry, &part, report);
+                    dated(response, entry, &part, report);
                     manifest(response, &part, report, &mut locations);
                 }
             }
@@ -59,6 +60,18 @@ fn stored(response: &Message, entry: Option<&DocumentEntry>, part: &Part, report
     let fits = entry.hash.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(&hash))
         && entry.size == Some(part.bytes.len() as u64);
     report.judge(10, response, (!fits).then(|| "hash or size differ from the metadata".into()));
+}
+
+/// Rule 11: a CDA and a manifest say of their times what the metadata say.
+fn dated(response: &Message, entry: Option<&DocumentEntry>, part: &Part, report: &mut Report) {
+    let Some(entry) = entry.filter(|e| part.whole && e.entry_type == EntryType::Stable) else { return };
+    let manifest = || {
+        let object = dicom(&part.bytes).filter(|o| text(o, tags::SOP_CLASS_UID).as_deref() == Some(KOS))?;
+        Some(times::manifest(&object, entry))
+    };
+    if let Some(judged) = times::cda(&part.bytes, entry).or_else(manifest) {
+        report.judge(11, response, judged.err());
+    }
 }
 
 /// Rule 9, and what the manifest says of locations for rule 8.
@@ -126,7 +139,7 @@ pub(super) fn dicom(bytes: &[u8]) -> Option<DefaultDicomObject> {
     OpenFileOptions::new().read_until(tags::PIXEL_DATA).from_reader(bytes).ok()
 }
 
-fn text(object: &InMemDicomObject, tag: dicom_core::Tag) -> Option<String> {
+pub(super) fn text(object: &InMemDicomObject, tag: dicom_core::Tag) -> Option<String> {
     let value = object.element_opt(tag).ok().flatten()?.to_str().ok()?;
     Some(value.trim_matches(['\0', ' ']).to_owned())
 }

@@ -15,11 +15,12 @@ mod rules;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod times;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use audit::check_audit;
+pub use audit::{Side, check_audit};
 pub use capture::{Capture, HEAD, Origin, RecordedParts};
 pub use load::{Message, Part, Transaction, load};
 

@@ -205,7 +205,7 @@ fn addressing(message: &Message) -> Option<String> {
 }
 
 /// The status of a registry response and what holds its errors.
-fn registry_response(body: &Element) -> Option<(String, &Element)> {
+pub(super) fn registry_response(body: &Element) -> Option<(String, &Element)> {
     let holder = if body.is(XDSB, "RetrieveDocumentSetResponse") { body.child(RS, "RegistryResponse")? } else { body };
     let known = holder.is(RS, "RegistryResponse") || holder.is(QUERY, "AdhocQueryResponse");
     known.then(|| (holder.get("status").unwrap_or_default().to_owned(), holder))

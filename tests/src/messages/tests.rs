@@ -158,18 +158,24 @@ fn documents_and_instances_are_judged() {
             .replace("11111111-1111-4111-8111-111111111115", "11111111-1111-4111-8111-111111111199")
     };
     let hash = hex::encode(openssl::sha::sha1(&kos));
-    let entries = |size: usize| {
-        let text = sample("iti38-response-kos-leafclass").replace("da39a3ee5e6b4b0d3255bfef95601890afd80709", &hash);
-        text.replace("<rim:Value>2468</rim:Value>", &format!("<rim:Value>{size}</rim:Value>"))
+    // The manifest's local times are an hour ahead.
+    let (created, started) = ("20260224235759", "20260224152310");
+    let entries = |size: usize, created: &str| {
+        sample("iti38-response-kos-leafclass")
+            .replace("da39a3ee5e6b4b0d3255bfef95601890afd80709", &hash)
+            .replace("<rim:Value>2468</rim:Value>", &format!("<rim:Value>{size}</rim:Value>"))
+            .replace("20260312091500", created)
+            .replace("20260312083000", started)
     };
-    let envelope = ncp_soap::Envelope::read(entries(1).as_bytes(), &ncp_xml::Limits::ANSWER).expect("an envelope");
+    let envelope =
+        ncp_soap::Envelope::read(entries(1, created).as_bytes(), &ncp_xml::Limits::ANSWER).expect("an envelope");
     let listed = ncp_ihe::QueryResponse::read(&envelope.body).expect("entries").0.objects.entries.remove(0);
     let (unique, repository) = (listed.unique_id, listed.repository_unique_id.to_string());
-    let run = |size: usize, listed: &str, place: &str, bytes: &[u8]| {
+    let run_dated = |created: &str, size: usize, listed: &str, place: &str, bytes: &[u8]| {
         let dir = tempfile::tempdir().expect("a folder");
         let capture = Capture::new(dir.path()).expect("a capture");
         let keep = |xop, message: &str| capture.envelope(xop, Origin::Ours, message.as_bytes()).expect("kept");
-        keep(false, &entries(size));
+        keep(false, &entries(size, created));
         keep(true, &request(&repository, &unique));
         let id = keep(true, &response("k@x", &repository, &unique));
         capture.part(&id, "k@x", bytes, true).expect("kept");
@@ -180,9 +186,11 @@ fn documents_and_instances_are_judged() {
         assert!([8, 10].iter().all(|r| report.judged.contains_key(r)), "{}", report.summary());
         report
     };
+    let run = |size, listed: &str, place: &str, bytes: &[u8]| run_dated(created, size, listed, place, bytes);
     let good = run(kos.len(), &syntax, &location, &kos);
     assert_eq!(good.findings, []);
     assert!(good.judged.contains_key(&9));
+    assert_eq!(rules(&run_dated("20260225005759", kos.len(), &syntax, &location, &kos)), [11]);
     assert_eq!(rules(&run(kos.len() + 1, &syntax, &location, &kos)), [10]);
     assert_eq!(rules(&run(kos.len(), "1.2.840.10008.1.2.4.50", &location, &kos)), [8]);
     assert_eq!(rules(&run(kos.len(), &syntax, "1.2.3", &kos)), [8]);
@@ -195,23 +203,78 @@ fn documents_and_instances_are_judged() {
     assert!(rules(&run(kos.len(), &syntax, &location, &titled)).contains(&9));
 }
 
+/// Three countries are asked, of which one does not answer.
 #[test]
 fn records_are_counted_against_exchanges() {
     let dir = tempfile::tempdir().expect("a folder");
     let capture = Capture::new(dir.path()).expect("a capture");
-    capture.envelope(false, Origin::Given, sample("iti38-finddocuments-request").as_bytes()).expect("kept");
+    let id = "11111111-1111-4111-8111-111111111111";
+    for (home, message) in [("2.999.47", id), ("2.999.48", "2"), ("2.999.49", "3")] {
+        let renamed = |text: String| text.replace("2.999.47", home).replace(id, message);
+        capture
+            .envelope(false, Origin::Given, renamed(sample("iti38-finddocuments-request")).as_bytes())
+            .expect("kept");
+        if home != "2.999.49" {
+            let answer = renamed(sample("iti38-response-kos-leafclass"));
+            capture.envelope(false, Origin::Given, answer.as_bytes()).expect("kept");
+        }
+    }
     let messages = load(dir.path()).expect("read");
-    let record = |code: &str| {
+    let record = |(code, role, home, outcome): &(&str, &str, &str, u8)| {
+        let home = openssl::base64::encode_block(format!("urn:oid:{home}").as_bytes());
         format!(
-            "<AuditMessage><EventIdentification><EventTypeCode csd-code=\"{code}\"/></EventIdentification></AuditMessage>"
+            "<AuditMessage><EventIdentification EventActionCode=\"E\" EventDateTime=\"2026-01-02T10:00:00Z\" \
+             EventOutcomeIndicator=\"{outcome}\"><EventID csd-code=\"110112\" codeSystemName=\"DCM\" originalText=\"Query\"/>\
+             <EventTypeCode csd-code=\"{code}\" codeSystemName=\"IHE Transactions\" originalText=\"x\"/></EventIdentification>\
+             <ActiveParticipant UserID=\"x\" AlternativeUserID=\"7\" UserIsRequestor=\"true\">\
+             <RoleIDCode csd-code=\"{role}\" codeSystemName=\"eHealth DSI\" originalText=\"x\"/></ActiveParticipant>\
+             <AuditSourceIdentification AuditSourceID=\"x\"/>\
+             <ParticipantObjectIdentification ParticipantObjectID=\"q\" ParticipantObjectTypeCode=\"2\" \
+             ParticipantObjectTypeCodeRole=\"24\"><ParticipantObjectIDTypeCode csd-code=\"{code}\" \
+             codeSystemName=\"IHE Transactions\" originalText=\"x\"/><ParticipantObjectDetail \
+             type=\"urn:ihe:iti:xca:2010:homeCommunityId\" value=\"{home}\"/></ParticipantObjectIdentification></AuditMessage>"
         )
     };
-    for (records, broken) in
-        [(vec!["ITI-38"], false), (vec![], true), (vec!["ITI-38", "ITI-38"], true), (vec!["ITI-39"], true)]
-    {
+    let (ours, theirs) = ("ServiceConsumer", "ServiceProvider");
+    let good = [("ITI-38", ours, "2.999.47", 0), ("ITI-38", ours, "2.999.48", 0), ("ITI-38", ours, "2.999.49", 8)];
+    let judge = |records: &[(&str, &str, &str, u8)]| {
         let mut report = Report::default();
-        let records: Vec<String> = records.into_iter().map(record).collect();
-        check_audit(&messages, &records, &mut report);
-        assert_eq!(!report.findings.is_empty(), broken);
+        let records: Vec<String> = records.iter().map(record).collect();
+        check_audit(&messages, &records, Side::Asked, &mut report);
+        rules(&report)
+    };
+    assert_eq!(judge(&good), [0u8; 0]);
+    assert!(judge(&good[1..]).contains(&12));
+    // A second record, another transaction, the other role, another community, a failure that is not recorded as one.
+    let broken: [(usize, (&str, &str, &str, u8)); 4] = [
+        (0, ("ITI-39", ours, "2.999.47", 0)),
+        (0, ("ITI-38", theirs, "2.999.47", 0)),
+        (0, ("ITI-38", ours, "2.999.48", 0)),
+        (2, ("ITI-38", ours, "2.999.49", 0)),
+    ];
+    for (at, other) in broken {
+        let mut records = good;
+        records[at] = other;
+        assert!(judge(&records).contains(&12), "{other:?}");
     }
+    assert!(judge(&[good[0], good[0], good[1], good[2]]).contains(&12));
+}
+
+/// A report in CDA whose effectiveTime is the local time of the entry's instant.
+#[test]
+fn a_document_says_what_its_entry_says_of_its_time() {
+    let text = sample("iti38-response-kos-leafclass");
+    let envelope = ncp_soap::Envelope::read(text.as_bytes(), &ncp_xml::Limits::ANSWER).expect("an envelope");
+    let mut entry = ncp_ihe::QueryResponse::read(&envelope.body).expect("entries").0.objects.entries.remove(0);
+    entry.creation_time = ncp_ihe::Dtm::parse("20260312081500").ok();
+    let cda = |time: &str| {
+        let text =
+            format!("<ClinicalDocument xmlns=\"urn:hl7-org:v3\"><effectiveTime value=\"{time}\"/></ClinicalDocument>");
+        super::times::cda(text.as_bytes(), &entry).expect("a CDA").is_ok()
+    };
+    assert!(cda("20260312091500+0100"));
+    assert!(!cda("20260312081500+0100"));
+    let kos = super::content::dicom(&fixture(MANIFEST)).expect("a manifest");
+    entry.service_start = None;
+    assert!(super::times::manifest(&kos, &entry).is_err());
 }
