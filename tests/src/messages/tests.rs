@@ -246,13 +246,12 @@ fn records_are_counted_against_exchanges() {
     assert_eq!(judge(&good), [0u8; 0]);
     assert!(judge(&good[1..]).contains(&12));
     // A second record, another transaction, the other role, another community, a failure that is not recorded as one.
-    let broken: [(usize, (&str, &str, &str, u8)); 4] = [
+    for (at, other) in [
         (0, ("ITI-39", ours, "2.999.47", 0)),
         (0, ("ITI-38", theirs, "2.999.47", 0)),
         (0, ("ITI-38", ours, "2.999.48", 0)),
         (2, ("ITI-38", ours, "2.999.49", 0)),
-    ];
-    for (at, other) in broken {
+    ] {
         let mut records = good;
         records[at] = other;
         assert!(judge(&records).contains(&12), "{other:?}");
