@@ -403,7 +403,7 @@ pub(super) fn entry(
         mime_type: if file.ends_with(".xml") { "text/xml" } else { "text/plain" }.into(),
         title: Some("Physical".into()),
         comments: None,
-        // NIST submits both with 20051224; the CDA says 2008-05-22 10:08:45 at -0500, and rule 11 takes it by its word.
+        // As in `rg::report`.
         creation_time: ncp_ihe::Dtm::parse(if file.ends_with(".xml") { "20080522150845" } else { "20051224" }).ok(),
         service_start: ncp_ihe::Dtm::parse("200512240800").ok(),
         service_stop: ncp_ihe::Dtm::parse("200512241100").ok(),

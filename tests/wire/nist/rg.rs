@@ -116,6 +116,8 @@ pub(super) fn entry_uuid(unique_id: &str) -> String {
 fn report(file: &str, media_type: &str, unique_id: &str, patient: &str) -> String {
     let code =
         |code: &str, scheme: &str| format!("{{ code = \"{code}\", system = \"{scheme}\", display = \"{code}\" }}");
+    // NIST submits both with 20051224; the CDA itself says when it was made, and rule 11 takes it by its word.
+    let created = if file.ends_with(".xml") { "2008-05-22T10:08:45-05:00" } else { "2005-12-24T00:00:00Z" };
     format!(
         r#"file = "{file}"
 media_type = "{media_type}"
@@ -123,7 +125,7 @@ unique_id = "{unique_id}"
 patient = "{patient}"
 title = "Physical"
 language = "en-us"
-created = "2005-12-24T00:00:00Z"
+created = "{created}"
 service_start = "2005-12-24T08:00:00Z"
 author = "^Smitty^Gerald^^^"
 institution = "Cleveland Clinic"
