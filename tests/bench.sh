@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|saml|start|iti38|fanout|rad75|rad75-java|terminology|audit]
+# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|saml|start|iti38|fanout|rad75|terminology|audit]
 # metadata  an ITI-38 answer of 10, 1,000, 10,000 entries: time and peak memory of the codec, written (NCP-A) and read (NCP-B)
 # saml   sign and verify per second, one worker, against the bare OpenSSL operation in the same process
 # start  time to ready and idle memory of each process
 # iti38  queries with signed assertions per second with durable audit, and what each process spends on one
 # fanout one query to 1, 5 and 27 countries, against the same asked one by one; then one of them slow, bounded by its deadline
 # rad75  a study of 10 MiB, 100 MiB, 1 GiB, client to NCP-B to NCP-A to archive, against a chain of two nginx; peak memory
-# rad75-java  the same study through a relay written with IPF in the place of NCP-B; installs Java and Maven
 # audit  durable records a second against a bare group commit, what a record adds to an exchange, the way into the repository
 #        against rsyslog over TLS (fsync per batch; disk queue), searches over 10^5 index rows (NCP_BENCH_FULL=1: 10^7)
 # terminology  look-ups against a plain hash table, gRPC against an echo over the same mTLS, a CDA of 300 elements,
@@ -25,12 +24,6 @@ for name in ${1:-metadata saml start iti38 rad75 terminology fanout audit}; do
     metadata) "$target/examples/metadata_bench" ;;
     saml) "$target/examples/saml_bench" ;;
     start | iti38 | fanout | rad75) "$target/ncp" bench "$name" --sources "$PWD" ;;
-    rad75-java)
-      install_packages openjdk-17-jdk-headless maven
-      ipf="$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/ipf"
-      mvn -q -B -f tests/interop/ipf/pom.xml -Dncp.target="$ipf" compile dependency:build-classpath -Dmdep.outputFile="$ipf/classpath"
-      "$target/ncp" bench rad75 --sizes 100,1024 --java "$ipf/classes:$(cat "$ipf/classpath")" --sources "$PWD"
-      ;;
     terminology)
       "$target/ncp" bench terminology --full --sources "$PWD"
       tests/tsam.sh

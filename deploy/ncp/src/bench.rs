@@ -21,7 +21,7 @@ use crate::demo::{Demo, FINLAND, NORWAY, offset, wait_ready};
 use crate::issuer::Token;
 
 /// Instances asked for in one RAD-75.
-pub(crate) const BATCH: usize = 64;
+const BATCH: usize = 64;
 const PEER_PORT: u16 = 47460;
 const NGINX: &str = "/usr/sbin/nginx";
 /// Clients of the query benchmark.
@@ -34,9 +34,6 @@ pub(crate) enum Bench {
         /// Sizes in MiB.
         #[arg(long, value_delimiter = ',', default_value = "10,100,1024")]
         sizes: Vec<u32>,
-        /// Instead of nginx, a relay written with IPF in the place of NCP-B: the class path of tests/interop/ipf.
-        #[arg(long, value_name = "CLASSPATH")]
-        java: Option<String>,
         /// Where deploy/demo and tests/fixtures lie.
         #[arg(long, default_value = ".")]
         sources: PathBuf,
@@ -80,9 +77,9 @@ pub(crate) async fn run(bench: Bench) -> Result<(), Error> {
         Bench::Fanout { sources } => crate::fanout::run(dir.path(), &sources).await,
         Bench::Start { sources } => start(dir.path(), &sources).await,
         Bench::Terminology { full, sources } => crate::bench_terminology::run(&sources, full, dir.path()).await,
-        Bench::Rad75 { sizes, java, sources } => {
+        Bench::Rad75 { sizes, sources } => {
             for mib in sizes {
-                rad75(&dir.path().join(mib.to_string()), &sources, mib, java.as_deref()).await?;
+                rad75(&dir.path().join(mib.to_string()), &sources, mib).await?;
             }
             Ok(())
         }
@@ -106,7 +103,7 @@ async fn start(dir: &Path, sources: &Path) -> Result<(), Error> {
     demo.stop().await
 }
 
-async fn rad75(dir: &Path, sources: &Path, mib: u32, java: Option<&str>) -> Result<(), Error> {
+async fn rad75(dir: &Path, sources: &Path, mib: u32) -> Result<(), Error> {
     let mut demo = Demo::prepare(dir.join("demo"), sources)?;
     let study = Study {
         number: 9,
@@ -139,11 +136,6 @@ async fn rad75(dir: &Path, sources: &Path, mib: u32, java: Option<&str>) -> Resu
     let ours = rate(bytes, began.elapsed());
     ensure(instances == files.len(), format!("{instances} of {} instances", files.len()))?;
     let (top, after) = (figures(&peak)?, figures(&processor_seconds)?);
-    if let Some(classpath) = java {
-        let line = crate::bench_java::relay(&demo, classpath, &study, bytes, ours, top).await?;
-        println!("{line}");
-        return demo.stop().await;
-    }
     demo.stop_gateways().await?;
     let chain = nginx_chain(&demo, dir, &files).await?;
     let per_gb = |at: usize| ((after[at] - cpu[at]) / (bytes as f64 / 1e9) * 100.0).round() / 100.0;
@@ -164,7 +156,7 @@ async fn rad75(dir: &Path, sources: &Path, mib: u32, java: Option<&str>) -> Resu
     demo.stop().await
 }
 
-pub(crate) fn rate(bytes: u64, took: Duration) -> f64 {
+fn rate(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e6 / took.as_secs_f64()
 }
 
@@ -262,6 +254,10 @@ fn nginx(root: &Path, servers: &str) -> Result<tokio::process::Child, Error> {
 /// ITI-38 with signed assertions over kept connections, all cores, durable audit.
 async fn iti38(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
     let mut demo = Demo::prepare(dir.join("demo"), sources)?;
+    // One professional asks about one patient all the time, which no country would let her do.
+    let config = demo.dir.join("no/gateway.toml");
+    let unbounded = "[rate]\nwindow = \"10m\"\npatient = 0\npoint_of_care = 0\nprofessional = 0\npeer = 0\n";
+    std::fs::write(&config, std::fs::read_to_string(&config)? + "\n" + unbounded)?;
     demo.start().await?;
     let programs = ["ncp-gateway", "ncp-translation", "ncp-audit"];
     let cpu = |demo: &Demo| -> Result<Vec<f64>, Error> {
@@ -350,14 +346,14 @@ fn bare_verifications_per_second(key: &Path) -> Result<f64, Error> {
 }
 
 /// A memory figure of a process, KiB.
-pub(crate) fn memory(pid: u32, field: &str) -> Result<u64, Error> {
+fn memory(pid: u32, field: &str) -> Result<u64, Error> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|l| l.starts_with(field)).ok_or("no such field")?;
     Ok(line.split_whitespace().nth(1).ok_or("no value")?.parse()?)
 }
 
 /// User and system time of a process.
-pub(crate) fn processor_seconds(pid: u32) -> Result<f64, Error> {
+fn processor_seconds(pid: u32) -> Result<f64, Error> {
     Ok(ticks(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?))
 }
 

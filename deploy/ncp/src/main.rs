@@ -9,7 +9,6 @@ use clap::{Parser, Subcommand};
 mod attack;
 mod audit;
 mod bench;
-mod bench_java;
 mod bench_terminology;
 mod cert;
 mod check;
