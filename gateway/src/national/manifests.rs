@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use ncp_ihe::{
     Availability, Coded, DocumentEntry, DocumentRequest, Dtm, EntryType, KosDialect, MadoCodes, Manifest,
     ManifestInstance, ManifestPatient, ManifestSeries, Oid, PatientId, ReferenceId, StudyRequest, Uid,
@@ -186,21 +187,23 @@ impl ManifestSite {
                 }),
             }
         }
-        let date = study.study_date.clone().unwrap_or_default();
-        let time: String =
-            study.study_time.clone().unwrap_or_default().chars().take_while(char::is_ascii_digit).collect();
+        let started = started(study, &self.zone);
+        // Required by MADO: the images' own, else the zone's at that instant.
+        let at = started.clone().unwrap_or_else(|| Timestamp::UNIX_EPOCH.to_zoned(self.zone.clone()));
+        let timezone = at.strftime("%z").to_string();
         let content: Vec<&str> = study.instances.iter().map(|i| i.sop_instance.as_str()).collect();
-        let own = |what: &str| self.derived_uid(&[study.study.as_str(), what, &content.join(" ")]);
+        let own = |what: &str| self.derived_uid(&[study.study.as_str(), what, &content.join(" "), &timezone]);
+        let (sop_instance, own_series) = (own("manifest")?, own("series")?);
         Ok(Manifest {
+            timezone: Some(timezone),
             patient: study.facts.clone(),
             study_date: study.study_date.clone(),
             study_time: study.study_time.clone(),
-            timezone: study.timezone.clone(),
             description: study.description.clone(),
             accession: study.accession.clone(),
-            created: (date.len() == 8).then(|| format!("{date}{time:0<6}")),
+            created: started.map(|at| at.strftime("%Y%m%d%H%M%S").to_string()),
             series,
-            ..Manifest::new(own("manifest")?, own("series")?, study.study.clone())
+            ..Manifest::new(sop_instance, own_series, study.study.clone())
         })
     }
 
@@ -215,7 +218,7 @@ impl ManifestSite {
     /// DocumentEntry of a KOS (`ihe-transactions.md` 7.2).
     fn entry(&self, study: &IndexedStudy, patient_id: PatientId, manifest: &Manifest, bytes: &[u8]) -> DocumentEntry {
         let codes = &self.codes;
-        let started = utc(study, &self.zone);
+        let started = started(study, &self.zone).map(|at| Dtm::of(at.timestamp()));
         let mut reference_ids = vec![ReferenceId::study(&study.study)];
         reference_ids
             .extend(study.accession.as_ref().map(|a| ReferenceId::accession(a, Some(self.repository.clone()))));
@@ -262,8 +265,8 @@ impl ManifestSite {
     }
 }
 
-/// Study Date and Time as UTC: by the object's own offset, else by the archive's zone.
-fn utc(study: &IndexedStudy, zone: &TimeZone) -> Option<Dtm> {
+/// Study Date and Time: by the object's own offset, else by the archive's zone.
+fn started(study: &IndexedStudy, zone: &TimeZone) -> Option<Zoned> {
     let date = study.study_date.as_deref().filter(|d| d.len() == 8)?;
     let time: String =
         study.study_time.clone().unwrap_or_default().chars().take_while(char::is_ascii_digit).take(6).collect();
@@ -272,7 +275,7 @@ fn utc(study: &IndexedStudy, zone: &TimeZone) -> Option<Dtm> {
         Some(offset) => TimeZone::fixed(offset),
         None => zone.clone(),
     };
-    Some(Dtm::of(local.to_zoned(zone).ok()?.timestamp()))
+    local.to_zoned(zone).ok()
 }
 
 /// `+0200`
@@ -293,4 +296,76 @@ pub(crate) fn entry_uuid(unique_id: &str) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     uuid::Builder::from_custom_bytes(bytes).into_uuid().urn().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(date: Option<&str>, timezone: Option<&str>) -> Manifest {
+        let code = || Code { code: "1".into(), system: "2.999.1".into(), display: None };
+        let site = ManifestSite {
+            name: "archive".into(),
+            repository: Oid::parse("2.999.47.21.1").expect("an OID"),
+            location: Oid::parse("2.999.47.21.1").expect("an OID"),
+            uid_root: Oid::parse("2.999.47.31").expect("an OID"),
+            zone: TimeZone::get("Europe/Oslo").expect("a zone"),
+            language: "nb-NO".into(),
+            codes: ManifestCodes {
+                class: code(),
+                kind: code(),
+                practice_setting: code(),
+                facility_type: code(),
+                confidentiality: vec![code()],
+            },
+        };
+        let uid = |text: &str| Uid::parse(text).expect("a UID");
+        let study = IndexedStudy {
+            study: uid("2.999.1"),
+            patient: None,
+            facts: ManifestPatient::default(),
+            study_date: date.map(str::to_owned),
+            study_time: Some("093000.5".into()),
+            timezone: timezone.map(str::to_owned),
+            description: None,
+            accession: None,
+            instances: vec![IndexedInstance {
+                sop_instance: uid("2.999.1.1.1"),
+                sop_class: uid("1.2.840.10008.5.1.4.1.1.2"),
+                series: uid("2.999.1.1"),
+                series_number: None,
+                series_description: None,
+                modality: None,
+                number: None,
+                frames: None,
+                transfer_syntax: None,
+                file: None,
+                withheld: false,
+            }],
+        };
+        let patient = PatientId::parse_cx("1^^^&2.999.2&ISO").expect("a CX");
+        let (entry, bytes) = site.document(&study, patient).expect("a manifest");
+        let (again, _) = site.document(&study, entry.patient_id.clone()).expect("a manifest");
+        assert_eq!(again.hash, entry.hash);
+        let manifest = Manifest::read_kos(&bytes).expect("a KOS");
+        if let (Some(start), Some(offset), Some(date)) = (&entry.service_start, &manifest.timezone, date) {
+            let local = format!("{date}093000{offset}");
+            let at = jiff::Zoned::strptime("%Y%m%d%H%M%S%z", &local).expect("an instant");
+            assert_eq!(*start, Dtm::of(at.timestamp()));
+        }
+        manifest
+    }
+
+    #[test]
+    fn every_manifest_says_its_offset() {
+        let of = |date, timezone| manifest(date, timezone).timezone;
+        assert_eq!(of(Some("20260115"), None).as_deref(), Some("+0100"));
+        assert_eq!(of(Some("20260715"), None).as_deref(), Some("+0200"));
+        assert_eq!(of(Some("20260115"), Some("-0530")).as_deref(), Some("-0530"));
+        assert_eq!(of(Some("20260115"), Some("local")).as_deref(), Some("+0100"));
+        assert_eq!(of(None, None).as_deref(), Some("+0100"));
+        // With another offset it is another object.
+        let uid = |timezone| manifest(Some("20260115"), timezone).sop_instance;
+        assert_ne!(uid(Some("+0200")), uid(None));
+    }
 }
