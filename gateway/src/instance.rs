@@ -71,7 +71,7 @@ where
     }
 }
 
-/// Takes as much of an object as its header needs. The bytes are returned, to be sent on first.
+/// Takes as much of an object as its header needs. The bytes are returned, to be sent on first, disarmed.
 pub async fn header<C: Chunks>(
     object: &mut C,
     sop_instance: &str,
@@ -91,7 +91,10 @@ pub async fn header<C: Chunks>(
             }
         }
         match DicomHeader::scan(&held, ended) {
-            Scanned::Header(header) => return Ok((held.freeze(), check(&header, sop_instance, expected))),
+            Scanned::Header(header) => {
+                disarm(&mut held);
+                return Ok((held.freeze(), check(&header, sop_instance, expected)));
+            }
             Scanned::More if !ended && held.len() < MOST => enough = (held.len() * 2).min(MOST),
             Scanned::More | Scanned::NotDicom(_) => return Ok((held.freeze(), Err(Foreign::NotDicom))),
         }
@@ -99,10 +102,26 @@ pub async fn header<C: Chunks>(
 }
 
 /// The same for an instance that is there already.
-pub fn whole(bytes: &[u8], sop_instance: &str, expected: &Expected) -> Result<(), Foreign> {
-    match DicomHeader::scan(bytes, true) {
-        Scanned::Header(header) => check(&header, sop_instance, expected),
-        Scanned::More | Scanned::NotDicom(_) => Err(Foreign::NotDicom),
+///
+/// # Errors
+/// Why it is withheld.
+pub fn whole(bytes: Bytes, sop_instance: &str, expected: &Expected) -> Result<Bytes, Foreign> {
+    match DicomHeader::scan(&bytes, true) {
+        Scanned::Header(header) => check(&header, sop_instance, expected)?,
+        Scanned::More | Scanned::NotDicom(_) => return Err(Foreign::NotDicom),
+    }
+    let mut bytes = BytesMut::from(bytes);
+    disarm(&mut bytes);
+    Ok(bytes.freeze())
+}
+
+/// The 128 bytes before `DICM` are no part of the data set (PS3.10 7.1) and may hold a program or script that a receiver
+/// runs (T-DCM-12): whatever stands there goes on as zeros. Nothing else is changed.
+pub fn disarm(beginning: &mut [u8]) {
+    if let Some((preamble, rest)) = beginning.split_at_mut_checked(128)
+        && rest.starts_with(b"DICM")
+    {
+        preamble.fill(0);
     }
 }
 

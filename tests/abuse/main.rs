@@ -15,6 +15,7 @@ use openssl::x509::X509Ref;
 mod blocked;
 mod initiating;
 mod metrics;
+mod preamble;
 mod rollover;
 mod smp;
 mod states;

@@ -302,10 +302,13 @@ impl Fetch {
 
     /// An instance that came inside the XML; it is bounded by the answer's limit.
     async fn inline(&mut self, request: &DocumentRequest, bytes: Bytes) -> Result<Option<OutPart>, BoxError> {
-        if let Err(foreign) = instance::whole(&bytes, &request.document, &self.expected) {
-            self.withhold(request, foreign);
-            return Ok(None);
-        }
+        let bytes = match instance::whole(bytes, &request.document, &self.expected) {
+            Ok(bytes) => bytes,
+            Err(foreign) => {
+                self.withhold(request, foreign);
+                return Ok(None);
+            }
+        };
         self.done.insert(request.document.clone());
         let once = futures_util::stream::once(async { Ok::<_, BoxError>(bytes) }).boxed();
         let data = self.source.recorder.follow_instance(self.expected.study.as_str(), once);

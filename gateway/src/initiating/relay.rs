@@ -194,9 +194,13 @@ fn stream(
     Box::pin(async_stream::try_stream! {
         let _held = held;
         for (unit, bytes) in inline {
-            if let Some(expected) = expected(&unit) {
-                instance::whole(&bytes, &unit.request.document, &expected).map_err(|foreign| withheld(&recorder, foreign))?;
-            }
+            let bytes = match expected(&unit) {
+                None => bytes,
+                Some(expected) => {
+                    let checked = instance::whole(bytes, &unit.request.document, &expected);
+                    checked.map_err(|foreign| withheld(&recorder, foreign))?
+                }
+            };
             let once = futures_util::stream::once(async { Ok::<_, BoxError>(bytes) }).boxed();
             yield out(unit, &recorder, once);
         }

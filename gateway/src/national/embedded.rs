@@ -19,6 +19,7 @@ use super::{
     NationalError, PatientObjects, Retrieval,
 };
 use crate::config::Embedded;
+use crate::instance;
 use crate::policy::{Authorised, Disclose, LookUp};
 
 mod registry;
@@ -161,6 +162,9 @@ fn file_content(path: PathBuf, size: u64) -> ByteStream {
             let read = file.read_buf(&mut buffer).await.map_err(|e| unreadable(&path, &e))?;
             if read == 0 {
                 Err(NationalError::Mismatch("file is shorter than it was"))?;
+            }
+            if left == size {
+                instance::disarm(&mut buffer);
             }
             left = left.checked_sub(read as u64).ok_or(NationalError::Mismatch("file is longer than it was"))?;
             yield buffer.freeze();
