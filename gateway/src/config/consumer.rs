@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::initiating::{Organisation, Role, TREATMENT, treatment};
+use super::initiating::{Organisation, Role, TREATMENT, misnamed, treatment};
 use super::values::duration;
 use super::{Config, ConfigProblem};
 
@@ -96,6 +96,7 @@ impl Config {
         if c.roles.is_empty() {
             say("consumer.roles", "no role may ask: add a [consumer.roles.\"code\"]".into());
         }
+        problems.extend(misnamed("consumer", &c.roles));
         problems
     }
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::values::duration;
 use super::{Config, ConfigProblem};
+use crate::policy::roles::{ISCO, is_known};
 
 /// Longest life of a treatment relationship (`threats-and-needs.md` A.1).
 pub(super) const TREATMENT: Duration = Duration::from_secs(2 * 3600);
@@ -99,6 +100,9 @@ impl Config {
 
     pub(super) fn check_initiating(&self) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
+        if let Some(clinician) = &self.clinician {
+            problems.extend(misnamed("clinician", &clinician.roles));
+        }
         let mut say = |path: &str, what: String| problems.push(ConfigProblem::new(path, what));
         let mut files: Vec<(&str, &Path)> = Vec::new();
         if let Some(client) = &self.client {
@@ -155,6 +159,14 @@ impl Config {
         }
         problems
     }
+}
+
+/// Roles that no other country knows by that name.
+pub(super) fn misnamed(section: &str, roles: &BTreeMap<String, Role>) -> Vec<ConfigProblem> {
+    let known = |role: &Role| !role.display.is_empty() && is_known(ISCO, &role.code, &role.display);
+    let wrong = roles.iter().filter(|(_, role)| !known(role));
+    let what = "code and display are not those of a role of the eHDSI: other countries will refuse it";
+    wrong.map(|(name, _)| ConfigProblem::new(&format!("{section}.roles.{name}"), what.into())).collect()
 }
 
 pub(super) fn treatment() -> Duration {
