@@ -208,6 +208,9 @@ pub struct Decision {
     pub transaction: Option<Transaction>,
     /// wsa:MessageID.
     pub message_id: String,
+    /// The same message came before and was carried out then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeat: bool,
     /// SOAP header of the request, byte for byte: evidence that goes into the `ehdsi` dialect. Empty where no receiver
     /// takes that.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -18,6 +18,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) national: String,
     /// The countries it knows, `[[peer]]` as TOML.
     pub(crate) peers: String,
+    /// Lines of `[listener]`.
+    pub(crate) listener: String,
     /// Sections besides, as `[client]`.
     pub(crate) more: String,
 }
@@ -60,6 +62,7 @@ peers = "127.0.0.1:0"
 admin = "127.0.0.1:0"
 certificate = "{pki}/tls-server.pem"
 key = "{pki}/tls-server.key"
+{listener}
 
 [seal]
 certificate = "{pki}/seal.pem"
@@ -84,6 +87,7 @@ consent_file = "consent.toml"
 "#,
             home = setup.home,
             policies = policies.display(),
+            listener = setup.listener,
             national = setup.national,
             more = setup.more,
             peers = setup.peers,

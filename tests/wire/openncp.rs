@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ncp_ihe::{PatientAnswer, PatientId, PatientResponse, QueryResponse, actions};
 use ncp_saml::{AssertionError, SignerIdentity, SignerTrust, Verifier};
 use ncp_soap::ns::SOAP;
-use ncp_tests::messages::{self, Capture, Origin, Side};
+use ncp_tests::messages::{self, Capture, Origin, Trail};
 use ncp_tests::neighbour::{Answer, Neighbour, XCA, XCPD, retrieve_response};
 use ncp_tests::pki::{Algorithm, CountryPki, Error};
 use ncp_tls::{CertificateFacts, Country};
@@ -16,6 +16,8 @@ use ncp_xml::{Element, Limits};
 use openssl::x509::X509Ref;
 
 use crate::node::{Node, Setup, asking_peer, sources};
+
+mod points;
 
 /// The communities that the bodies are addressed to; a gateway each.
 const HOMES: [&str; 3] = ["2.16.17.710.820.1000.990.1", "1.2.208", "2.16.999.1000.990.1"];
@@ -88,7 +90,7 @@ async fn bodies_of_openncp_are_answered_as_their_class_deserves() {
     let captured = |home: &str| dir.path().join("captured").join(home);
     let mut gateways = Vec::new();
     for home in HOMES {
-        let node = gateway(&dir.path().join(home), home, &own, &asking).await.expect("a gateway");
+        let node = gateway(&dir.path().join(home), home, (&own, &asking), "", "").await.expect("a gateway");
         let capture = Capture::new(&captured(home)).expect("a capture");
         let mut neighbour = node.asked_by(&asking, ASKING, &own, Some(&capture)).expect("a neighbour");
         neighbour.origin = Origin::Given;
@@ -109,7 +111,8 @@ async fn bodies_of_openncp_are_answered_as_their_class_deserves() {
     for (home, (node, _)) in HOMES.iter().zip(&gateways) {
         messages::assert_clean(&captured(home), 1);
         let kept = messages::load(&captured(home)).expect("read");
-        messages::check_audit(&kept, &node.records().expect("records"), Side::Answered(ASKING), &mut report);
+        let trail = Trail { home: (*home).to_owned(), records: node.records().expect("records") };
+        messages::check_answered(&kept, &[trail], &[ASKING], &mut report);
     }
     assert_eq!(report.findings, []);
 }
@@ -171,7 +174,13 @@ fn judge(class: Class, answer: &Answer) -> Option<String> {
     (found != class).then(|| format!("{found:?} {}", codes.join(", ")))
 }
 
-async fn gateway(dir: &Path, home: &str, own: &CountryPki, asking: &CountryPki) -> Result<Node, Error> {
+async fn gateway(
+    dir: &Path,
+    home: &str,
+    (own, asking): (&CountryPki, &CountryPki),
+    listener: &str,
+    more: &str,
+) -> Result<Node, Error> {
     let data = dir.join("data");
     std::fs::create_dir_all(data.join("reports"))?;
     std::fs::create_dir_all(data.join("dicom"))?;
@@ -217,7 +226,7 @@ uid_root = "2.999.47.31"
         data.display()
     );
     let peers = asking_peer(asking, ASKING, "body");
-    Node::start(&Setup { dir, pki: own, home, national, peers, more: String::new() }).await
+    Node::start(&Setup { dir, pki: own, home, national, peers, listener: listener.into(), more: more.into() }).await
 }
 
 /// Trusts whatever certificate the header brings, so that only its signature decides.

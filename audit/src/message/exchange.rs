@@ -149,7 +149,10 @@ impl Scene<'_> {
             document_details(self.shared(Object::new("2", "3", &document.unique_id, id_type)), document)
         }));
         objects.extend(self.studies.iter().map(|study| self.study(study, row)));
-        objects.push(exchange_object(&self.intent.exchange_id));
+        let exchange = exchange_object(&self.intent.exchange_id);
+        let exchange = exchange.detail("ncp:community", &self.intent.peer.home_community_id);
+        let exchange = exchange.detail("wsa:MessageID", &self.decision.message_id);
+        objects.push(exchange.detail("ncp:repeat", if self.decision.repeat { "true" } else { "" }));
         if !self.intent.trace.is_empty() {
             let id_type = Coded::new("traceparent", "w3c", "traceparent");
             objects.push(Object::new("4", "26", &self.intent.trace, id_type));
@@ -222,7 +225,10 @@ impl Scene<'_> {
         }
         if let Some(first) = objects.first_mut() {
             let told = std::mem::take(first);
-            *first = told.detail("ncp:exchange-id", &self.intent.exchange_id).detail("traceparent", &self.intent.trace);
+            *first = told
+                .detail("ncp:exchange-id", &self.intent.exchange_id)
+                .detail("ncp:community", home)
+                .detail("traceparent", &self.intent.trace);
         }
         let event = Coded::new(row.event.0, "DCM", row.event.1).shown(row.text);
         self.message(row, event, participants, objects)

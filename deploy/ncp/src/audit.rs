@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use crate::Error;
+use crate::demo::Country;
 
 /// Which repository.
 #[derive(clap::Args)]
@@ -379,6 +380,32 @@ fn quoted(cell: &str) -> String {
 /// Searches the repository of a country of the demonstration.
 pub(crate) async fn search(dir: &Path, country: &str, filter: Filter) -> Result<Vec<Found>, Error> {
     Ok(ncp_audit::search(channel(dir, country)?, filter).await?)
+}
+
+/// Keeps the records of the exchanges of a country of the demonstration beside the messages of a capture, for
+/// `check-messages`.
+pub(crate) async fn keep(dir: &Path, country: &Country, into: &Path) -> Result<usize, Error> {
+    let into = into.join("audit").join(country.home);
+    std::fs::create_dir_all(&into)?;
+    let to_us = jiff::Timestamp::now().as_microsecond();
+    let mut kept = 0;
+    for role in ["initiator", "responder"] {
+        let mut skip = 0;
+        loop {
+            let filter = Filter { role: role.into(), to_us, limit: 1000, skip, ..Filter::default() };
+            let found = search(dir, country.code, filter).await?;
+            for one in &found {
+                let message = one.record.as_ref().map(|r| r.message.as_slice()).unwrap_or_default();
+                std::fs::write(into.join(format!("{kept:06}.xml")), message)?;
+                kept += 1;
+            }
+            skip += 1000;
+            if found.len() < 1000 {
+                break;
+            }
+        }
+    }
+    Ok(kept)
 }
 
 /// How many numbered records never came to the repository of a country of the demonstration.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ncp_ihe::{
     DocumentEntry, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, Oid, PatientAnswer, PatientId,
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, offset};
 use crate::relay::Relay;
-use crate::{Error, consumer, faults, refusals, tools, trail, treatment};
+use crate::{Error, audit, consumer, faults, refusals, tools, trail, treatment};
 
 /// Transfer syntaxes that a viewer of today takes.
 const SYNTAXES: &[&str] =
@@ -83,6 +83,10 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
         faults::run(&mut steps, &mut demo).await;
         let began = Instant::now();
         steps.done("attack", began, tools::attack(&demo).await);
+        if let Some(capture) = std::env::var_os("NCP_CAPTURE_DIR").map(PathBuf::from) {
+            let began = Instant::now();
+            steps.done("records-kept", began, records(&demo.dir, &capture).await);
+        }
         let dir = demo.dir.clone();
         demo.stop().await?;
         let began = Instant::now();
@@ -90,6 +94,21 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
     }
     println!("{}", json!({ "passed": steps.passed, "failed": steps.failed }));
     Ok(steps.failed == 0)
+}
+
+/// The audit records of both countries go beside the messages of the capture, when the last has come.
+async fn records(dir: &Path, capture: &Path) -> Result<serde_json::Value, Error> {
+    let mut counts = [0; 2];
+    loop {
+        let before = counts;
+        for (count, country) in counts.iter_mut().zip([&NORWAY, &FINLAND]) {
+            *count = audit::keep(dir, country, capture).await?;
+        }
+        if before == counts {
+            return Ok(json!({ "no": counts[0], "fi": counts[1] }));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Names and identifiers of the demonstration's persons stand in no log line of any process.

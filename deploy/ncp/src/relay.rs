@@ -89,19 +89,19 @@ impl Relay {
 async fn pass(towards: Arc<Towards>, request: Request<Incoming>) -> Result<Response<Body>, Error> {
     let (head, body) = request.into_parts();
     let bytes = body.collect().await?.to_bytes();
-    if let Some(capture) = &towards.capture {
-        let copy = Full::new(bytes.clone());
-        let message = ncp_soap::read_message(&head.headers, copy, &MessageLimits::default()).await?;
-        let announced = head.headers.get(hyper::header::CONTENT_TYPE);
-        let xop = announced.is_some_and(|t| t.as_bytes().starts_with(b"multipart/"));
-        capture.envelope(xop, Origin::Ours, &message.root)?;
-    }
     let path = head.uri.path().to_owned();
     let mut onward = Request::post(format!("{}{path}", towards.origin));
     for (name, value) in head.headers.iter().filter(|(name, _)| name.as_str().starts_with("content-")) {
         onward = onward.header(name, value);
     }
-    let answer = towards.http.request(onward.body(Full::new(bytes))?).await?;
+    let answer = towards.http.request(onward.body(Full::new(bytes.clone()))?).await?;
+    // What did not reach the other gateway is no message.
+    if let Some(capture) = &towards.capture {
+        let message = ncp_soap::read_message(&head.headers, Full::new(bytes), &MessageLimits::default()).await?;
+        let announced = head.headers.get(hyper::header::CONTENT_TYPE);
+        let xop = announced.is_some_and(|t| t.as_bytes().starts_with(b"multipart/"));
+        capture.envelope(xop, Origin::Gateway, &message.root)?;
+    }
     let cut = if path.contains("xcai") { towards.cut.swap(0, Ordering::AcqRel) } else { 0 };
     let mut left = if cut == 0 { u64::MAX } else { cut };
     Ok(answer.map(|body| {

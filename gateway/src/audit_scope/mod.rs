@@ -142,6 +142,11 @@ impl Trail {
         self.decision.message_id = addressing.message_id.clone().unwrap_or_default();
     }
 
+    /// Whether the message came before (R-ID-1): its record is then one of a repeat.
+    pub fn repeats(&mut self, repeat: bool) {
+        self.decision.repeat = repeat;
+    }
+
     /// The request's SOAP header, where the trail keeps it as evidence.
     pub fn evidence(&mut self, app: &App, envelope: &[u8]) {
         if app.audit.keeps_evidence() {

@@ -23,6 +23,7 @@ use ncp_soap::{Addressing, BoxError, Envelope, OutPart, SoapError};
 use ncp_xml::Element;
 use tracing::Instrument;
 
+use super::replay::Seen;
 use super::{deliver, iti38, iti39, iti55, rad75, security};
 use crate::app::{App, Snapshot};
 use crate::audit_scope::Trail;
@@ -284,7 +285,8 @@ pub(super) async fn authenticate<T>(
     trail: &mut Trail,
 ) -> Result<crate::policy::Authenticated<T>, GatewayError> {
     let span = tracing::info_span!("security", ncp.transaction = message.transaction.as_str());
-    let authenticated = security::authenticate(exchange, message, request).instrument(span).await?;
+    let (authenticated, seen) = security::authenticate(exchange, message, request).instrument(span).await?;
+    trail.repeats(seen == Seen::Repeat);
     trail.identified(authenticated.identity());
     if authenticated.identity().revocation_stale {
         trail.recorder().alert("revocation data of the signer are past their time, within the grace");

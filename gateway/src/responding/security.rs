@@ -10,13 +10,14 @@ use openssl::x509::{X509, X509Ref};
 
 use super::pipeline::{Exchange, Message};
 use super::rate::Asked;
-use super::replay::{Claims, HcpClaim, TrcClaim};
+use super::replay::{Claims, HcpClaim, Seen, TrcClaim};
 use crate::config::Peer;
 use crate::identity::{Identity, TransactionName};
 use crate::outcome::GatewayError;
 use crate::policy::Authenticated;
 
-/// Checks everything about who asks; the result is the only way into the next stage.
+/// Checks everything about who asks; the result is the only way into the next stage. Beside it, whether the message is
+/// one that came before.
 ///
 /// # Errors
 /// The first check that does not hold.
@@ -24,7 +25,7 @@ pub async fn authenticate<T>(
     exchange: &Exchange,
     message: &Message,
     request: T,
-) -> Result<Authenticated<T>, GatewayError> {
+) -> Result<(Authenticated<T>, Seen), GatewayError> {
     let peer = exchange.connection.peer.as_ref().ok_or_else(|| GatewayError::Identity("no configured peer".into()))?;
     let anchors = exchange.snapshot.seal_anchors.get(&peer.country).cloned();
     let anchors = anchors.ok_or_else(|| GatewayError::Identity("no seal anchors for the peer".into()))?;
@@ -77,7 +78,7 @@ pub async fn authenticate<T>(
         }),
         message: message.addressing.message_id.as_deref().map(|id| (id, digest.as_str())),
     };
-    exchange.app.replay.admit(&claims, now).await?;
+    let seen = exchange.app.replay.admit(&claims, now).await?;
     let asked = Asked {
         peer: &country,
         point_of_care: &hcp.locality,
@@ -109,7 +110,7 @@ pub async fn authenticate<T>(
         permissions: hcp.permissions.clone(),
         strongly_authenticated: hcp.strongly_authenticated,
     };
-    Ok(Authenticated::after_security_checks(request, Arc::new(identity)))
+    Ok((Authenticated::after_security_checks(request, Arc::new(identity)), seen))
 }
 
 /// Country of TLS = country of the signer = country of the registration; homeCommunityId is the peer's or an alias. The

@@ -1,105 +1,205 @@
 //! Rule 12: one audit record per role and community, failures included.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use ncp_ihe::ns::{HL7V3, RIM, XDSB};
 use ncp_xml::Element;
 
 use super::rules::{descendants, pairs, registry_response};
-use super::{Finding, Message, Report};
+use super::{Finding, Message, Origin, Report};
+use crate::pki::Error;
 
 const SUCCESS: &str = "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success";
 
-/// On which side of the exchanges the gateway stood whose records are judged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side<'a> {
-    /// It asked; the communities are those that its requests name.
-    Asked,
-    /// It answered one community, this one (bare).
-    Answered(&'a str),
+/// The records (ATNA messages) of one gateway.
+#[derive(Debug, Clone)]
+pub struct Trail {
+    /// Its homeCommunityId, bare.
+    pub home: String,
+    /// The messages.
+    pub records: Vec<String>,
 }
 
-/// What is counted: transaction, community of the other side where the record has one, whether it failed.
-type Kind = (String, String, bool);
+/// What the messages of one exchange say, the failure of any of them included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Recorded {
+    transaction: String,
+    /// The other side's, bare.
+    community: String,
+    message_id: String,
+    failed: bool,
+}
 
-/// Holds the records of one gateway (ATNA messages) against the exchanges that it had with others on one side: as many
-/// exchanges are recorded of a transaction, a community and a failure as went over the wire. A retrieve of which a part
-/// failed has two records of one exchange.
-pub fn check_audit(messages: &[Message], records: &[String], side: Side<'_>, report: &mut Report) {
-    let mut found = |what: String| {
-        report.findings.push(Finding { message: "audit".into(), rule: 12, what });
-    };
-    let mut kinds: BTreeMap<Kind, (usize, usize)> = BTreeMap::new();
-    for kind in carried(messages, side) {
-        kinds.entry(kind).or_default().0 += 1;
+/// Reads `audit/<homeCommunityId>/*.xml` of a folder of messages: a trail for each gateway.
+///
+/// # Errors
+/// Files.
+fn load_trails(folder: &Path) -> Result<Vec<Trail>, Error> {
+    let mut trails = Vec::new();
+    let Ok(gateways) = std::fs::read_dir(folder.join("audit")) else { return Ok(trails) };
+    for gateway in gateways {
+        let gateway = gateway?;
+        let files = std::fs::read_dir(gateway.path())?;
+        let records = files.map(|file| std::fs::read_to_string(file?.path())).collect::<Result<_, _>>()?;
+        trails.push(Trail { home: gateway.file_name().to_string_lossy().into_owned(), records });
     }
-    let mut exchanges: BTreeMap<String, Kind> = BTreeMap::new();
-    for (number, record) in records.iter().enumerate() {
-        let Ok(record) = ncp_audit::Message::read(record.as_bytes()) else {
-            found("a record does not read".into());
+    Ok(trails)
+}
+
+/// What a gateway answered: every request on the wire is recorded once, with its MessageID, by a gateway that it may be
+/// for, with the community of one that may have asked (`asking`, bare).
+pub fn check_answered(messages: &[Message], trails: &[Trail], asking: &[&str], report: &mut Report) {
+    let mut recorded: BTreeMap<String, Vec<(&str, Recorded)>> = BTreeMap::new();
+    for trail in trails {
+        for exchange in exchanges(trail, "ServiceProvider", report) {
+            recorded.entry(exchange.message_id.clone()).or_default().push((&trail.home, exchange));
+        }
+    }
+    let mut carried: BTreeMap<String, Vec<&Message>> = BTreeMap::new();
+    for request in messages.iter().filter(|m| m.is_request() && m.transaction.is_some()) {
+        carried.entry(request.addressing("MessageID").unwrap_or_default()).or_default().push(request);
+    }
+    let answers = pairs(messages);
+    for (id, requests) in carried {
+        let records = recorded.remove(&id).unwrap_or_default();
+        let (Some(request), Some(transaction)) = (requests.first(), requests.first().and_then(|r| r.transaction))
+        else {
             continue;
         };
-        if let Some((exchange, kind)) = recorded(&record, side) {
-            let exchange = exchange.unwrap_or_else(|| number.to_string());
-            let known = exchanges.entry(exchange).or_insert_with(|| kind.clone());
-            known.2 |= kind.2;
+        let mine = |asked: &Message| requests.iter().any(|r| std::ptr::eq(asked, *r));
+        let got: Vec<&Message> = answers.iter().filter(|(asked, _)| mine(asked)).map(|(_, answer)| *answer).collect();
+        // What nobody answered and nobody recorded did not get through TLS.
+        if got.is_empty() && records.is_empty() && request.origin != Origin::Gateway {
+            continue;
         }
-    }
-    for kind in exchanges.into_values() {
-        kinds.entry(kind).or_default().1 += 1;
-    }
-    for ((name, community, failed), (carried, recorded)) in &kinds {
-        if carried != recorded {
-            let failed = if *failed { "failed " } else { "" };
-            found(format!("{recorded} records of {carried} {failed}exchanges of {name} with {community:?}"));
-        }
-    }
-    *report.judged.entry(12).or_default() += kinds.len();
-}
-
-/// The exchanges of the wire.
-fn carried<'a>(messages: &'a [Message], side: Side<'a>) -> impl Iterator<Item = Kind> + 'a {
-    let answers = pairs(messages);
-    messages.iter().filter(|m| m.is_request()).filter_map(move |request| {
-        let name = request.transaction?.name;
-        let mut answers = answers.iter().filter(|(asked, _)| std::ptr::eq(*asked, request)).peekable();
-        let failed = answers.peek().is_none() || answers.any(|(_, answer)| failed(answer));
-        let community = match side {
-            Side::Asked => asked(&request.body),
-            Side::Answered(home) if names_asker(name) => home.to_owned(),
-            Side::Answered(_) => String::new(),
+        let fits = if got.iter().any(|answer| failed(answer)) {
+            records.iter().any(|(_, r)| r.failed)
+        } else {
+            // A stream that broke off later, and an answer that was not kept, may be a failure too.
+            transaction.xop || got.is_empty() || records.iter().any(|(_, r)| !r.failed)
         };
-        Some((name.to_owned(), community, failed))
-    })
+        let home = asked(&request.body);
+        let of_home = |own: &str| !trails.iter().any(|t| t.home == home) || own == home;
+        let names_asker = |own: &str, community: &str| match crosses_border(transaction.name) {
+            true => of_home(own) && community != own && asking.contains(&community),
+            false => community == own,
+        };
+        let name = transaction.name;
+        let broken = if records.len() != requests.len() {
+            Some(format!("{} records of {} messages of {name}", records.len(), requests.len()))
+        } else if records.iter().any(|(_, r)| r.transaction != name) {
+            Some(format!("{name} is recorded as another transaction"))
+        } else if !records.iter().all(|(own, r)| names_asker(own, &r.community)) {
+            Some(format!("the record of {name} does not name who asked"))
+        } else {
+            (!fits).then(|| format!("the record of {name} does not say how it ended"))
+        };
+        report.judge(12, request, broken);
+    }
 }
 
-/// What a record says, where it is of a transaction and of this side.
-fn recorded(record: &ncp_audit::Message, side: Side<'_>) -> Option<(Option<String>, Kind)> {
-    let name = record.types.first().map(|t| t.code.clone())?;
-    super::load::TRANSACTIONS.iter().find(|t| t.name == name)?;
+/// What a gateway asked of others: as many exchanges are recorded of a transaction, a community and a failure as went over
+/// the wire.
+///
+/// Where no answer was kept it is not known how they ended. Then a recorded failure may never have reached the wire, and
+/// every other record has its message; RAD-75 may have several, the batches of a study.
+pub fn check_asked(messages: &[Message], trail: &Trail, report: &mut Report) {
+    let answers = pairs(messages);
+    let crosses = |m: &&Message| m.is_request() && m.transaction.is_some_and(|t| crosses_border(t.name));
+    let of = |request: &Message| -> Vec<&Message> {
+        answers.iter().filter(|(asked, _)| std::ptr::eq(*asked, request)).map(|(_, answer)| *answer).collect()
+    };
+    let requests: Vec<&Message> = messages.iter().filter(crosses).collect();
+    let kept = requests.iter().any(|request| !of(request).is_empty());
+    let mut kinds: BTreeMap<(String, String), [usize; 4]> = BTreeMap::new();
+    for request in &requests {
+        let (found, name) = (of(request), request.transaction.map_or("", |t| t.name));
+        let failed = kept && (found.is_empty() || found.iter().any(|answer| failed(answer)));
+        kinds.entry((name.to_owned(), asked(&request.body))).or_default()[usize::from(failed)] += 1;
+    }
+    for exchange in exchanges(trail, "ServiceConsumer", report) {
+        let kind = kinds.entry((exchange.transaction, exchange.community)).or_default();
+        kind[2 + usize::from(exchange.failed)] += 1;
+    }
+    for ((name, community), [carried, carried_failed, recorded, recorded_failed]) in kinds {
+        *report.judged.entry(12).or_default() += 1;
+        let all = recorded + recorded_failed;
+        let fits = match (kept, name.as_str()) {
+            (true, _) => (carried, carried_failed) == (recorded, recorded_failed),
+            (false, "RAD-75") => recorded <= carried && (carried == 0 || all > 0),
+            (false, _) => (recorded..=all).contains(&carried),
+        };
+        if !fits {
+            let what = format!(
+                "{recorded} good and {recorded_failed} failed records of {carried} good and {carried_failed} failed \
+                 exchanges of {name} with {community:?}"
+            );
+            report.findings.push(Finding { message: "audit".into(), rule: 12, what });
+        }
+    }
+}
+
+/// Judges the trails that lie beside the messages: what each gateway answered, and what it asked of the others.
+pub(super) fn check(folder: &Path, messages: &[Message], report: &mut Report) -> Result<(), Error> {
+    let trails = load_trails(folder)?;
+    if trails.is_empty() {
+        return Ok(());
+    }
+    let homes: Vec<&str> = trails.iter().map(|t| t.home.as_str()).collect();
+    check_answered(messages, &trails, &homes, report);
+    for trail in &trails {
+        let theirs = |m: &&Message| m.origin == Origin::Gateway && asked(&m.body) != trail.home;
+        let sent: Vec<Message> = messages.iter().filter(theirs).cloned().collect();
+        check_asked(&sent, trail, report);
+    }
+    Ok(())
+}
+
+/// The exchanges of a trail in which the gateway had this role of the eHealth DSI. A retrieve of which a part failed has
+/// two records of one exchange.
+fn exchanges(trail: &Trail, role: &str, report: &mut Report) -> Vec<Recorded> {
+    let mut exchanges: BTreeMap<String, Recorded> = BTreeMap::new();
+    for (number, record) in trail.records.iter().enumerate() {
+        let Ok(record) = ncp_audit::Message::read(record.as_bytes()) else {
+            let what = "a record does not read".into();
+            report.findings.push(Finding { message: "audit".into(), rule: 12, what });
+            continue;
+        };
+        if let Some((exchange, recorded)) = recorded(&record, role) {
+            let known = exchanges.entry(exchange.unwrap_or_else(|| number.to_string()));
+            let failed = recorded.failed;
+            known.or_insert(recorded).failed |= failed;
+        }
+    }
+    exchanges.into_values().collect()
+}
+
+/// What a record says, where it is of a transaction and of this role.
+fn recorded(record: &ncp_audit::Message, role: &str) -> Option<(Option<String>, Recorded)> {
+    let transaction = record.types.first().map(|t| t.code.clone())?;
+    super::load::TRANSACTIONS.iter().find(|t| t.name == transaction)?;
     // The gateway's own side bears the number of its process.
     let own = record.participants.iter().find(|p| {
         !p.alternative.is_empty() && p.alternative.bytes().all(|b| b.is_ascii_digit()) && !p.roles.is_empty()
     })?;
-    let role = if side == Side::Asked { "ServiceConsumer" } else { "ServiceProvider" };
     own.roles.iter().find(|r| r.code == role)?;
-    let mut details = record.objects.iter().flat_map(|o| &o.details);
-    let home = details.find(|(kind, _)| kind.to_ascii_lowercase().ends_with("homecommunityid"));
-    let home = home.map(|(_, value)| bare(&String::from_utf8_lossy(value))).unwrap_or_default();
-    let failed = record.outcome != 0;
-    let community = match side {
-        // A message that was refused before its query was read has a record that names no community.
-        Side::Answered(asking) if names_asker(&name) && failed && home.is_empty() => asking.to_owned(),
-        Side::Answered(_) if !names_asker(&name) => String::new(),
-        _ => home,
+    let exchange = record.objects.iter().find(|o| o.id_type.code == "ncp-exchange");
+    let detail = |name: &str| {
+        let found = exchange?.details.iter().find(|(kind, _)| kind == name);
+        found.map(|(_, value)| String::from_utf8_lossy(value).into_owned())
     };
-    let exchange = record.objects.iter().find(|o| o.id_type.code == "ncp-exchange").map(|o| o.id.clone());
-    Some((exchange, (name, community, failed)))
+    let recorded = Recorded {
+        transaction,
+        community: detail("ncp:community").map(|home| bare(&home)).unwrap_or_default(),
+        message_id: detail("wsa:MessageID").unwrap_or_default(),
+        failed: record.outcome != 0,
+    };
+    Some((exchange.map(|o| o.id.clone()), recorded))
 }
 
-/// A retrieve's record names the community of the documents, not that of the one who asks.
-fn names_asker(transaction: &str) -> bool {
-    matches!(transaction, "ITI-38" | "ITI-55")
+fn crosses_border(transaction: &str) -> bool {
+    matches!(transaction, "ITI-38" | "ITI-39" | "ITI-55" | "RAD-75")
 }
 
 /// The community that a request is for, bare.

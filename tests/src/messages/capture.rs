@@ -17,6 +17,8 @@ pub const HEAD: usize = 64 << 10;
 pub enum Origin {
     /// The project: it is judged.
     Ours,
+    /// One of our gateways, seen on its way to another: judged, and held against that gateway's audit records.
+    Gateway,
     /// Others, or a test that breaks a rule on purpose: only its answer is judged.
     Given,
 }
@@ -50,8 +52,12 @@ impl Capture {
     pub fn envelope(&self, xop: bool, origin: Origin, envelope: &[u8]) -> Result<String, Error> {
         let id = uuid::Uuid::new_v4().to_string();
         let packaging = if xop { "xop" } else { "soap" };
-        let given = if origin == Origin::Given { "given." } else { "" };
-        std::fs::write(self.0.join(format!("{id}.{given}{packaging}.xml")), envelope)?;
+        let by = match origin {
+            Origin::Ours => "",
+            Origin::Gateway => "gateway.",
+            Origin::Given => "given.",
+        };
+        std::fs::write(self.0.join(format!("{id}.{by}{packaging}.xml")), envelope)?;
         Ok(id)
     }
 

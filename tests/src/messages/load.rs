@@ -204,6 +204,10 @@ fn message(path: &Path) -> Result<Message, Error> {
             parts.insert(stem, part);
         }
     }
-    let origin = if name.contains(".given.") { Origin::Given } else { Origin::Ours };
+    let origin = match name.split('.').nth(1) {
+        Some("given") => Origin::Given,
+        Some("gateway") => Origin::Gateway,
+        _ => Origin::Ours,
+    };
     Ok(Message { origin, xop: name.ends_with(".xop.xml"), name, bytes, headers, body, transaction, parts })
 }

@@ -4,8 +4,8 @@
 //!
 //! A folder holds `<id>.soap.xml` or `<id>.xop.xml` (the packaging) for each message and `<id>.parts/` with its parts,
 //! `<Content-ID>.part` whole or `<Content-ID>.head` cut after [`HEAD`] bytes. `<id>.given.….xml` is a message that a test
-//! was given by others: it is not judged itself, its answer is. Requests and responses find each other by
-//! `wsa:RelatesTo`.
+//! was given by others: it is not judged itself, its answer is. `audit/<homeCommunityId>/` holds the audit records of a
+//! gateway that took part. Requests and responses find each other by `wsa:RelatesTo`.
 
 mod audit;
 mod capture;
@@ -20,7 +20,7 @@ mod times;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-pub use audit::{Side, check_audit};
+pub use audit::{Trail, check_answered, check_asked};
 pub use capture::{Capture, HEAD, Origin, RecordedParts};
 pub use load::{Message, Part, Transaction, load};
 
@@ -84,7 +84,7 @@ impl Report {
 /// Files, xmllint.
 pub fn check(folder: &Path) -> Result<Report, Error> {
     let messages = load(folder)?;
-    let ours: Vec<&Message> = messages.iter().filter(|m| m.origin == Origin::Ours).collect();
+    let ours: Vec<&Message> = messages.iter().filter(|m| m.origin != Origin::Given).collect();
     let mut report = Report { messages: ours.len(), ..Report::default() };
     if let Some(schema) = schema_path() {
         report.schema = true;
@@ -92,6 +92,7 @@ pub fn check(folder: &Path) -> Result<Report, Error> {
     }
     rules::check(&messages, &mut report);
     content::check(&messages, &mut report);
+    audit::check(folder, &messages, &mut report)?;
     Ok(report)
 }
 

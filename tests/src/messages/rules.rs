@@ -30,7 +30,7 @@ const GET: &[&str] = &[
 const DATE_SLOTS: &[&str] = &["creationTime", "serviceStartTime", "serviceStopTime", "submissionTime"];
 
 pub(super) fn check(messages: &[Message], report: &mut Report) {
-    for message in messages.iter().filter(|m| m.origin == Origin::Ours) {
+    for message in messages.iter().filter(|m| m.origin != Origin::Given) {
         single(message, report);
     }
     for (request, response) in pairs(messages) {

@@ -220,8 +220,9 @@ fn records_are_counted_against_exchanges() {
         }
     }
     let messages = load(dir.path()).expect("read");
-    let record = |(code, role, home, outcome): &(&str, &str, &str, u8)| {
-        let home = openssl::base64::encode_block(format!("urn:oid:{home}").as_bytes());
+    let encoded = |text: &str| openssl::base64::encode_block(text.as_bytes());
+    let record = |(code, role, home, outcome): &(&str, &str, &str, u8), message: &str| {
+        let (home, message) = (encoded(&format!("urn:oid:{home}")), encoded(message));
         format!(
             "<AuditMessage><EventIdentification EventActionCode=\"E\" EventDateTime=\"2026-01-02T10:00:00Z\" \
              EventOutcomeIndicator=\"{outcome}\"><EventID csd-code=\"110112\" codeSystemName=\"DCM\" originalText=\"Query\"/>\
@@ -229,18 +230,19 @@ fn records_are_counted_against_exchanges() {
              <ActiveParticipant UserID=\"x\" AlternativeUserID=\"7\" UserIsRequestor=\"true\">\
              <RoleIDCode csd-code=\"{role}\" codeSystemName=\"eHealth DSI\" originalText=\"x\"/></ActiveParticipant>\
              <AuditSourceIdentification AuditSourceID=\"x\"/>\
-             <ParticipantObjectIdentification ParticipantObjectID=\"q\" ParticipantObjectTypeCode=\"2\" \
-             ParticipantObjectTypeCodeRole=\"24\"><ParticipantObjectIDTypeCode csd-code=\"{code}\" \
-             codeSystemName=\"IHE Transactions\" originalText=\"x\"/><ParticipantObjectDetail \
-             type=\"urn:ihe:iti:xca:2010:homeCommunityId\" value=\"{home}\"/></ParticipantObjectIdentification></AuditMessage>"
+             <ParticipantObjectIdentification ParticipantObjectID=\"{home}{message}{outcome}\" ParticipantObjectTypeCode=\"2\" \
+             ParticipantObjectTypeCodeRole=\"26\"><ParticipantObjectIDTypeCode csd-code=\"ncp-exchange\" \
+             codeSystemName=\"NCP\" originalText=\"x\"/><ParticipantObjectDetail type=\"ncp:community\" value=\"{home}\"/>\
+             <ParticipantObjectDetail type=\"wsa:MessageID\" value=\"{message}\"/>\
+             </ParticipantObjectIdentification></AuditMessage>"
         )
     };
     let (ours, theirs) = ("ServiceConsumer", "ServiceProvider");
     let good = [("ITI-38", ours, "2.999.47", 0), ("ITI-38", ours, "2.999.48", 0), ("ITI-38", ours, "2.999.49", 8)];
     let judge = |records: &[(&str, &str, &str, u8)]| {
         let mut report = Report::default();
-        let records: Vec<String> = records.iter().map(record).collect();
-        check_audit(&messages, &records, Side::Asked, &mut report);
+        let records = records.iter().enumerate().map(|(at, one)| record(one, &at.to_string())).collect();
+        check_asked(&messages, &Trail { home: "2.999.246".into(), records }, &mut report);
         rules(&report)
     };
     assert_eq!(judge(&good), [0u8; 0]);
@@ -257,6 +259,39 @@ fn records_are_counted_against_exchanges() {
         assert!(judge(&records).contains(&12), "{other:?}");
     }
     assert!(judge(&[good[0], good[0], good[1], good[2]]).contains(&12));
+
+    // The same messages at the sides that answered: who asked, and whose MessageID it was.
+    let (asking, ids) = ("2.999.246", [("2.999.47", id), ("2.999.48", "2"), ("2.999.49", "3")]);
+    let judge = |one: &(&str, &str, &str, u8), again: bool, message: &str| {
+        let mut report = Report::default();
+        let mut trails: Vec<Trail> = ids
+            .iter()
+            .map(|(home, id)| Trail {
+                home: (*home).to_owned(),
+                records: vec![record(&("ITI-38", theirs, asking, u8::from(*id == "3") * 8), &format!("urn:uuid:{id}"))],
+            })
+            .collect();
+        let changed = record(one, message);
+        if !again {
+            trails[0].records.clear();
+        }
+        trails[0].records.push(changed);
+        check_answered(&messages, &trails, &[asking], &mut report);
+        rules(&report)
+    };
+    let right = format!("urn:uuid:{id}");
+    assert_eq!(judge(&("ITI-38", theirs, asking, 0), false, &right), [0u8; 0]);
+    assert!(judge(&("ITI-38", theirs, asking, 4), true, &right).contains(&12), "recorded twice");
+    for (other, message) in [
+        (("ITI-38", theirs, "2.999.47", 0), right.as_str()),
+        (("ITI-38", theirs, "2.999.1", 0), &right),
+        (("ITI-38", theirs, asking, 8), &right),
+        (("ITI-55", theirs, asking, 0), &right),
+        (("ITI-38", ours, asking, 0), &right),
+        (("ITI-38", theirs, asking, 0), "urn:uuid:9"),
+    ] {
+        assert!(judge(&other, false, message).contains(&12), "{other:?}");
+    }
 }
 
 /// A report in CDA whose effectiveTime is the local time of the entry's instant.

@@ -92,7 +92,16 @@ uid_root = "2.999.47.31"
             data.display()
         );
         let peers = asking_peer(&self.asking, ASKING, security_errors);
-        Node::start(&Setup { dir: &dir, pki: &self.own, home: HOME, national, peers, more: String::new() }).await
+        Node::start(&Setup {
+            dir: &dir,
+            pki: &self.own,
+            home: HOME,
+            national,
+            peers,
+            listener: String::new(),
+            more: String::new(),
+        })
+        .await
     }
 }
 

@@ -85,7 +85,8 @@ patients = {{ transaction = "ITI-47", endpoint = "{patients}" }}
     );
     let dir = world.dir.path().join(name);
     let peers = asking_peer(&world.asking, ASKING, "body");
-    let setup = Setup { dir: &dir, pki: &world.own, home: HOME, national, peers, more: String::new() };
+    let setup =
+        Setup { dir: &dir, pki: &world.own, home: HOME, national, peers, listener: String::new(), more: String::new() };
     let node = Node::start(&setup).await?;
     let neighbour = node.asked_by(&world.asking, ASKING, &world.own, None)?;
     Ok((node, neighbour))

@@ -157,6 +157,7 @@ pub(super) async fn gateway(world: &World, dir: &Path, security_errors: &str) ->
         home: HOME,
         national,
         peers: asking_peer(&world.asking, ASKING, security_errors),
+        listener: String::new(),
         more: String::new(),
     };
     Node::start(&setup).await

@@ -127,6 +127,7 @@ tls = {{ certificate = "{pki}/internal-client.pem", key = "{pki}/internal-client
         home: HOME,
         national,
         peers: asking_peer(&world.asking, ASKING, "body"),
+        listener: String::new(),
         more: String::new(),
     };
     Node::start(&setup).await
