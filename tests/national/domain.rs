@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
+use ncp_ihe::ns::HL7V3;
 use ncp_ihe::{
     Content, CrossGatewayQueryRequest, DocumentEntry, DocumentResponse, HomeCommunityId, ImagingRequest, PatientAnswer,
     PatientMatch, PatientQuery, PatientRecord, PatientResponse, QueryResponse, RegistryError, RegistryObjects,
@@ -31,15 +32,23 @@ type Body = UnsyncBoxBody<Bytes, BoxError>;
 #[derive(Default)]
 pub(crate) struct Holdings {
     pub(crate) record: Option<PatientRecord>,
+    /// Persons that the supplier answers before `record`, a page of two at a time.
+    pub(crate) others: Vec<PatientRecord>,
+    /// Submission sets, folders and associations.
+    pub(crate) groups: RegistryObjects,
     pub(crate) entries: Vec<DocumentEntry>,
     pub(crate) documents: BTreeMap<String, Vec<u8>>,
     pub(crate) files: BTreeMap<String, PathBuf>,
+    /// The query whose answer comes in pages, and what of it is left.
+    pub(crate) paged: Option<(PatientQuery, Vec<PatientRecord>)>,
     /// Errors of the registry beside what it answers.
     pub(crate) registry_errors: Vec<RegistryError>,
     /// SOP instances that the source refuses, with its code for it.
     pub(crate) refused: BTreeMap<String, &'static str>,
     /// Bytes after which the source cuts a body.
     pub(crate) cut: Option<usize>,
+    /// Envelopes that the supplier got.
+    pub(crate) supplied: Vec<Bytes>,
     /// Actions that were asked, and the Security header of the last SOAP call.
     pub(crate) asked: Vec<String>,
     pub(crate) assertion: Option<String>,
@@ -94,6 +103,9 @@ impl Domain {
         {
             let mut holdings = self.0.lock().expect("not poisoned");
             holdings.asked.push(addressing.action.clone());
+            if head.uri.path() == "/pdq" {
+                holdings.supplied.push(message.root.clone());
+            }
             let text = String::from_utf8(message.root.to_vec()).expect("UTF-8");
             let start = text.find("<saml:Assertion");
             let end = text.find("</saml:Assertion>").map(|at| at + "</saml:Assertion>".len());
@@ -112,6 +124,10 @@ impl Domain {
         match (head.uri.path(), addressing.action.as_str()) {
             ("/registry", actions::ITI18_REQUEST) => simple(actions::ITI18_RESPONSE, self.queried(&envelope.body)),
             ("/pdq", actions::ITI47_REQUEST) => simple(actions::ITI47_RESPONSE, self.found(&envelope.body)),
+            ("/pdq", actions::ITI47_CONTINUE) => simple(actions::ITI47_RESPONSE, self.continued(&envelope.body)),
+            ("/pdq", actions::ITI47_CANCEL) => {
+                simple("urn:hl7-org:v3:MCCI_IN000002UV01", Element::new(HL7V3, "MCCI_IN000002UV01"))
+            }
             ("/repository", actions::ITI43_REQUEST) if packed => self.retrieved(&envelope.body, related),
             ("/source", actions::RAD69_REQUEST) if packed => self.imaged(&envelope.body, related),
             other => panic!("{other:?}"),
@@ -126,22 +142,51 @@ impl Domain {
             StoredQuery::GetDocuments(ids) => ids.name(e),
             other => panic!("{other:?}"),
         };
-        let entries = holdings.entries.iter().filter(wanted).cloned().collect();
+        let objects = match &request.query {
+            StoredQuery::GetAll(get) => {
+                assert_eq!(get.contents.entry_types.len(), 2);
+                let mut all = holdings.groups.clone();
+                all.entries.clone_from(&holdings.entries);
+                let chosen = request.query.select(&all);
+                all.retain(|uuid| chosen.contains(uuid));
+                all
+            }
+            _ => RegistryObjects::of_entries(holdings.entries.iter().filter(wanted).cloned().collect()),
+        };
         let errors = holdings.registry_errors.clone();
         let status = if errors.is_empty() { Status::Success } else { Status::PartialSuccess };
-        QueryResponse { status, errors, objects: RegistryObjects::of_entries(entries), object_refs: Vec::new() }
-            .to_element()
+        QueryResponse { status, errors, objects, object_refs: Vec::new() }.to_element()
     }
 
     fn found(&self, body: &Element) -> Element {
         let query = PatientQuery::read(body).expect("ITI-47");
         let home = HomeCommunityId(query.receiver.clone());
-        let record = self.0.lock().expect("not poisoned").record.clone().filter(|r| query.ids.contains(&r.id));
-        let answer = match record {
-            Some(record) => PatientAnswer::Matches(vec![PatientMatch { record, home, degree: 100 }]),
-            None => PatientAnswer::NoMatch { ehdsi_reason: false },
+        let mut holdings = self.0.lock().expect("not poisoned");
+        let record = holdings.record.clone().filter(|r| query.ids.contains(&r.id));
+        let mut all: Vec<PatientRecord> = holdings.others.iter().cloned().chain(record).collect();
+        let rest = all.split_off(all.len().min(if holdings.others.is_empty() { 1 } else { 2 }));
+        let page = page(&query, home, all, rest.len());
+        holdings.paged = Some((query, rest));
+        page
+    }
+
+    /// The next page of the query that is open.
+    fn continued(&self, body: &Element) -> Element {
+        let mut holdings = self.0.lock().expect("not poisoned");
+        let (query, mut rest) = holdings.paged.take().expect("an open query");
+        let continuation = body.path(HL7V3, &["controlActProcess", "queryContinuation"]).expect("a continuation");
+        let value = |local: &str, name: &str| {
+            continuation.child(HL7V3, local).and_then(|e| e.get(name)).expect("a value").to_owned()
         };
-        PatientResponse::element(&query, &answer, &query.receiver, Timestamp::now())
+        assert_eq!(value("statusCode", "code"), "waitContinuedQueryResponse");
+        let own = query.query.child(HL7V3, "queryId").and_then(|id| id.get("root"));
+        assert_eq!(own, Some(value("queryId", "root").as_str()));
+        assert_eq!(value("startResultNumber", "value"), (holdings.others.len() + 2 - rest.len()).to_string());
+        assert!(value("continuationQuantity", "value").parse::<usize>().expect("a number") <= rest.len());
+        let left = rest.split_off(rest.len().min(2));
+        let page = page(&query, HomeCommunityId(query.receiver.clone()), rest, left.len());
+        holdings.paged = Some((query, left));
+        page
     }
 
     async fn matched(&self, request: Request<Incoming>) -> Response<Body> {
@@ -209,6 +254,19 @@ impl Domain {
         }
         packed(actions::ITI43_RESPONSE, related, documents, errors, parts, holdings.cut)
     }
+}
+
+/// An answer of ITI-47 that holds so many results back.
+fn page(query: &PatientQuery, home: HomeCommunityId, records: Vec<PatientRecord>, left: usize) -> Element {
+    let matched = |record| PatientMatch { record, home: home.clone(), degree: 100 };
+    let answer = match records.is_empty() {
+        true => PatientAnswer::NoMatch { ehdsi_reason: false },
+        false => PatientAnswer::Matches(records.into_iter().map(matched).collect()),
+    };
+    let body = PatientResponse::element(query, &answer, &query.receiver, Timestamp::now());
+    let held = format!("<resultRemainingQuantity value=\"{left}\"/></queryAck>");
+    let text = body.to_xml().replacen("</queryAck>", &held, 1);
+    Element::parse(text.as_bytes(), &Limits::ANSWER).expect("XML")
 }
 
 fn response(request: ncp_ihe::DocumentRequest, media_type: &str, id: String) -> DocumentResponse {

@@ -3,9 +3,13 @@
 use std::process::Command;
 
 use ncp_ihe::{
-    Availability, Coded, DocumentEntry, DocumentRequest, Dtm, EntryType, HomeCommunityId, KosDialect, Manifest,
-    ManifestInstance, ManifestSeries, PatientAnswer, PatientRecord, PersonName, ReferenceId, Status, actions,
+    Association, Availability, Coded, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, Dtm,
+    EntryType, FindFolders, FindSubmissionSets, Folder, GetAll, HomeCommunityId, KosDialect, Manifest,
+    ManifestInstance, ManifestSeries, ObjectIds, PatientAnswer, PatientRecord, PersonName, QueryResponse, ReferenceId,
+    RegistryObjects, ReturnType, Status, StoredQuery, SubmissionSet, TimeRange, actions,
 };
+use ncp_tests::messages::{self, Capture, Origin};
+use ncp_tests::neighbour::XCA;
 use ncp_tests::synth::Study;
 
 use crate::domain::{Domain, error};
@@ -223,4 +227,193 @@ async fn objects_of_somebody_else_do_not_leave() {
     let study = Study { number: 9, ..study };
     let fetched = fetch(&neighbour, &images(&study, SOURCE, [1])).await;
     assert_eq!((fetched.response.status, codes(&fetched)), (Status::Failure, vec!["XDSDocumentUniqueIdError"]));
+}
+
+/// A supplier that answers in pages is asked until the person is found; one that never ends is told to stop.
+#[tokio::test]
+async fn a_supplier_that_answers_in_pages() {
+    let world = World::new();
+    let iti47 = r#"{ transaction = "ITI-47", endpoint = "https://localhost:PORT/pdq" }"#;
+    let (domain, neighbour, _) = domain(&world, &study(8, 1), iti47).await;
+    let other = |number: usize| {
+        let mut record = domain.0.lock().expect("not poisoned").record.clone().expect("a record");
+        record.id.extension = format!("other-{number}");
+        record
+    };
+    let others: Vec<PatientRecord> = (0..5).map(other).collect();
+    domain.0.lock().expect("not poisoned").others = others;
+    match neighbour.find(&oid(HOME), &patient()).await.expect("ITI-55") {
+        PatientAnswer::Matches(found) => assert_eq!((found.len(), &found[0].record.id), (1, &patient())),
+        other => panic!("{other:?}"),
+    }
+    let continued = |domain: &Domain, action: &str| {
+        domain.0.lock().expect("not poisoned").asked.iter().filter(|a| *a == action).count()
+    };
+    assert_eq!((continued(&domain, actions::ITI47_CONTINUE), continued(&domain, actions::ITI47_CANCEL)), (2, 0));
+    let many: Vec<PatientRecord> = (0..300).map(other).collect();
+    domain.0.lock().expect("not poisoned").others = many;
+    let answer = neighbour.find(&oid(HOME), &patient()).await.expect("ITI-55");
+    assert!(matches!(answer, PatientAnswer::Refused(_)), "{answer:?}");
+    assert_eq!(continued(&domain, actions::ITI47_CANCEL), 1);
+    let capture = Capture::new(&world.dir.path().join("captured")).expect("a capture");
+    for envelope in &domain.0.lock().expect("not poisoned").supplied {
+        capture.envelope(false, Origin::Ours, envelope).expect("kept");
+    }
+    messages::assert_clean(&world.dir.path().join("captured"), 5);
+}
+
+fn set(number: u32) -> SubmissionSet {
+    SubmissionSet {
+        entry_uuid: format!("urn:uuid:00000000-0000-4000-8000-00000005{number:04}"),
+        unique_id: format!("2.999.47.40.{number}"),
+        home: None,
+        availability: Availability::Approved,
+        patient_id: patient(),
+        source_id: "2.999.47.42".into(),
+        content_type: Coded::new("18748-4", "2.16.840.1.113883.6.1", None),
+        submission_time: Dtm::parse("20260103").ok(),
+        intended_recipients: Vec::new(),
+        title: None,
+        comments: None,
+        authors: Vec::new(),
+        extra_slots: Vec::new(),
+    }
+}
+
+fn folder(number: u32) -> Folder {
+    Folder {
+        entry_uuid: format!("urn:uuid:00000000-0000-4000-8000-00000006{number:04}"),
+        unique_id: format!("2.999.47.41.{number}"),
+        home: None,
+        availability: Availability::Approved,
+        patient_id: patient(),
+        codes: vec![Coded::new("imaging", "2.999.47.50", None)],
+        last_update: Dtm::parse("20260103").ok(),
+        title: None,
+        comments: None,
+        extra_slots: Vec::new(),
+    }
+}
+
+fn association(number: u32, kind: &str, source: &str, target: &str) -> Association {
+    Association {
+        uuid: format!("urn:uuid:00000000-0000-4000-8000-00000007{number:04}"),
+        kind: kind.into(),
+        source: source.into(),
+        target: target.into(),
+        submission_set_status: (kind == Association::HAS_MEMBER).then(|| "Original".into()),
+    }
+}
+
+/// Two documents, the second with a set and a folder of its own, or the first alone.
+fn holdings(with_second: bool) -> (Vec<DocumentEntry>, RegistryObjects) {
+    let (first, second) = (entry(patient(), KOS, &study(8, 1)), entry(patient(), "2.999.47.31.9", &study(9, 1)));
+    let member = Association::HAS_MEMBER;
+    let mut groups = RegistryObjects {
+        submission_sets: vec![set(1)],
+        folders: vec![folder(1)],
+        associations: vec![
+            association(1, member, &set(1).entry_uuid, &first.entry_uuid),
+            association(2, member, &folder(1).entry_uuid, &first.entry_uuid),
+        ],
+        ..RegistryObjects::default()
+    };
+    if !with_second {
+        return (vec![first], groups);
+    }
+    groups.submission_sets.push(set(2));
+    groups.folders.push(folder(2));
+    groups.associations.extend([
+        association(3, member, &set(2).entry_uuid, &second.entry_uuid),
+        association(4, member, &folder(2).entry_uuid, &second.entry_uuid),
+        association(5, member, &folder(1).entry_uuid, &second.entry_uuid),
+        association(6, "urn:ihe:iti:2007:AssociationType:APND", &second.entry_uuid, &first.entry_uuid),
+    ]);
+    (vec![first, second], groups)
+}
+
+/// Every stored query that answers submission sets, folders or associations, with the number of objects that it finds.
+fn group_queries() -> Vec<(StoredQuery, usize)> {
+    let approved = || vec![Availability::Approved];
+    let contents = || ContentFilter { entry_types: Vec::new(), ..ContentFilter::default() };
+    let (first, _) = holdings(false);
+    let document = || ObjectIds::EntryUuids(vec![first[0].entry_uuid.clone()]);
+    let (set, folder) = (set(1).entry_uuid, folder(1).entry_uuid);
+    let one = |uuid: &str| ObjectIds::EntryUuids(vec![uuid.to_owned()]);
+    let all = GetAll {
+        patient_id: patient(),
+        document_status: approved(),
+        set_status: approved(),
+        folder_status: approved(),
+        contents: contents(),
+    };
+    let find = FindSubmissionSets {
+        patient_id: patient(),
+        status: approved(),
+        source_ids: Vec::new(),
+        submitted: TimeRange::default(),
+        author_person: Vec::new(),
+        content_types: Vec::new(),
+    };
+    let folders =
+        FindFolders { patient_id: patient(), status: approved(), updated: TimeRange::default(), codes: Vec::new() };
+    let appended = vec!["urn:ihe:iti:2007:AssociationType:APND".to_owned()];
+    vec![
+        (StoredQuery::FindSubmissionSets(find), 1),
+        (StoredQuery::FindFolders(folders), 1),
+        (StoredQuery::GetAll(all), 5),
+        (StoredQuery::GetFolders(one(&folder)), 1),
+        (StoredQuery::GetFolderAndContents { folder: one(&folder), contents: contents() }, 3),
+        (StoredQuery::GetSubmissionSetAndContents { set: one(&set), contents: contents() }, 3),
+        (StoredQuery::GetSubmissionSets(vec![first[0].entry_uuid.clone()]), 2),
+        (StoredQuery::GetAssociations(vec![first[0].entry_uuid.clone()]), 2),
+        (StoredQuery::GetDocumentsAndAssociations(document()), 3),
+        (StoredQuery::GetFoldersForDocument(document()), 1),
+        (
+            StoredQuery::GetRelatedDocuments {
+                document: document(),
+                association_types: appended,
+                contents: contents(),
+            },
+            0,
+        ),
+    ]
+}
+
+/// Submission sets, folders and associations of the national registry are answered, and what belongs to a blocked document
+/// as if it had never been registered.
+#[tokio::test]
+async fn groups_of_the_registry_are_answered_without_a_trace_of_what_is_blocked() {
+    let iti47 = r#"{ transaction = "ITI-47", endpoint = "https://localhost:PORT/pdq" }"#;
+    let mut seen: Vec<Vec<String>> = Vec::new();
+    for (with_second, blocked) in [(false, false), (true, true), (true, false)] {
+        let world = World::new();
+        if blocked {
+            let block = format!("[[block]]\npatient = \"{}\"\ndocument = \"2.999.47.31.9\"\n", patient().to_cx());
+            std::fs::write(world.dir.path().join("consent.toml"), block).expect("writes");
+        }
+        let (domain, neighbour, _) = domain(&world, &study(8, 1), iti47).await;
+        {
+            let mut held = domain.0.lock().expect("not poisoned");
+            (held.entries, held.groups) = holdings(with_second);
+        }
+        let mut answers = Vec::new();
+        for (query, expected) in group_queries() {
+            let home = Some(HomeCommunityId(oid(HOME)));
+            let id = query.id();
+            let request = CrossGatewayQueryRequest { home, return_type: ReturnType::LeafClass, query };
+            let assertions = neighbour.assertions(&patient()).await.expect("signs");
+            let answer = neighbour.call(actions::ITI38_REQUEST, XCA, &assertions, request.to_element()).await;
+            let (answer, _) = QueryResponse::read(&answer.expect("an answer").body).expect("reads");
+            assert_eq!(answer.status, Status::Success, "{id}");
+            if !with_second {
+                assert_eq!(answer.objects.len(), expected, "{id}");
+            }
+            answers.push(answer.to_element().to_xml());
+        }
+        seen.push(answers);
+    }
+    assert_eq!(seen[0], seen[1], "blocked equals absent");
+    let differ = seen[0].iter().zip(&seen[2]).filter(|(a, b)| a != b).count();
+    assert_eq!(differ, 7, "without the block the second document shows");
 }

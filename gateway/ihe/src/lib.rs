@@ -48,6 +48,10 @@ pub mod actions {
     pub const ITI47_REQUEST: &str = "urn:hl7-org:v3:PRPA_IN201305UV02";
     /// ITI-47 response.
     pub const ITI47_RESPONSE: &str = "urn:hl7-org:v3:PRPA_IN201306UV02";
+    /// ITI-47, the next page of an answer.
+    pub const ITI47_CONTINUE: &str = "urn:hl7-org:v3:QUQI_IN000003UV01_Continue";
+    /// ITI-47, no further page is wanted.
+    pub const ITI47_CANCEL: &str = "urn:hl7-org:v3:QUQI_IN000003UV01_Cancel";
     /// ITI-39 request.
     pub const ITI39_REQUEST: &str = "urn:ihe:iti:2007:CrossGatewayRetrieve";
     /// ITI-39 response.

@@ -66,6 +66,8 @@ pub struct PatientObjects {
     pub patient: PatientId,
     /// In one of these statuses.
     pub status: Vec<Availability>,
+    /// Whether submission sets, folders and associations are needed beside the entries.
+    pub groups: bool,
 }
 
 /// Document Registry: metadata only. `home` is left empty; the Responding Gateway stamps its own.

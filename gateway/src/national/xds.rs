@@ -11,9 +11,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use hyper::body::Incoming as Body;
 use ncp_ihe::{
-    Availability, Content, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType, FindDocuments,
-    HomeCommunityId, ImagingRequest, Manifest, ObjectIds, Oid, PatientId, PatientQuery, PatientRecord, RegistryObjects,
-    RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, StoredQuery, StudyRequest, Uid, actions,
+    Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType,
+    FindDocuments, GetAll, HomeCommunityId, ImagingRequest, Manifest, ObjectIds, Oid, PatientId, PatientQuery,
+    PatientRecord, RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, StoredQuery,
+    StudyRequest, Uid, actions,
 };
 use ncp_saml::Signer;
 use ncp_soap::Parts;
@@ -163,8 +164,23 @@ impl XdsSource {
     /// # Errors
     /// The registry's.
     pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let PatientObjects { patient, status } = of.get();
-        self.documents_of(of.identity(), patient, status.clone()).await
+        let PatientObjects { patient, status, groups } = of.get();
+        if !groups {
+            return self.documents_of(of.identity(), patient, status.clone()).await;
+        }
+        // Which of them is the answer, and which may be shown, is decided here, so that what is blocked leaves no trace:
+        // the registry is asked for everything of the patient, whichever query came.
+        let all = GetAll {
+            patient_id: patient.clone(),
+            document_status: status.clone(),
+            set_status: status.clone(),
+            folder_status: status.clone(),
+            contents: ContentFilter {
+                entry_types: vec![EntryType::Stable, EntryType::OnDemand],
+                ..ContentFilter::default()
+            },
+        };
+        nobody_has_nothing(self.query(of.identity(), StoredQuery::GetAll(all)).await)
     }
 
     async fn documents_of(
@@ -175,11 +191,7 @@ impl XdsSource {
     ) -> Result<Registered, NationalError> {
         let entry_types = vec![EntryType::Stable, EntryType::OnDemand];
         let find = FindDocuments { status, entry_types, ..FindDocuments::of_patient(patient.clone()) };
-        match self.query(identity, StoredQuery::FindDocuments(find)).await {
-            // Registries say so of people without documents.
-            Err(NationalError::NoPatient) => Ok(Registered { objects: RegistryObjects::default(), failed: Vec::new() }),
-            other => other,
-        }
+        nobody_has_nothing(self.query(identity, StoredQuery::FindDocuments(find)).await)
     }
 
     /// ITI-43 of one document.
@@ -242,6 +254,14 @@ impl XdsSource {
         let listed = Arc::new(listed);
         self.recent.put(key, listed.clone(), listed.instances.len());
         Ok(Some(listed))
+    }
+}
+
+/// Registries do not know people without documents.
+fn nobody_has_nothing(answer: Result<Registered, NationalError>) -> Result<Registered, NationalError> {
+    match answer {
+        Err(NationalError::NoPatient) => Ok(Registered::default()),
+        other => other,
     }
 }
 

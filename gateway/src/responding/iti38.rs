@@ -110,7 +110,7 @@ async fn held(
         return Err(GatewayError::Internal("admitted without a patient"));
     };
     let query = &asked.get().query;
-    let of = PatientObjects { patient: patient.clone(), status: query.statuses() };
+    let of = PatientObjects { patient: patient.clone(), status: query.statuses(), groups: query.concerns_groups() };
     // Nobody and nothing have one answer: Success with an empty list leaks least.
     let Registered { objects: held, failed } = national.registered(&asked.derive(of)).await?;
     if let Some(ids) = query.documents_named().and_then(|ids| not_among(&held, ids)) {

@@ -5,7 +5,7 @@ mod response;
 
 use crate::{HomeCommunityId, PatientId};
 
-pub use request::PatientQuery;
+pub use request::{Page, PatientQuery};
 pub use response::PatientResponse;
 
 /// A name.

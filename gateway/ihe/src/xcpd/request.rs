@@ -28,6 +28,15 @@ pub struct PatientQuery {
     pub query: Element,
 }
 
+/// Which results of a query are wanted next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Number of the first, from 1.
+    pub start: usize,
+    /// How many.
+    pub quantity: usize,
+}
+
 pub(super) fn hl7(local: &str) -> Element {
     Element::new(HL7V3, local)
 }
@@ -121,6 +130,34 @@ impl PatientQuery {
         wrapper("PRPA_IN201305UV02", (&self.message_id.0, self.message_id.1.as_deref()), now, "AL")
             .with(device("receiver", "RCV", &self.receiver))
             .with(device("sender", "SND", &self.sender))
+            .with(process)
+    }
+
+    /// Asks for the next results of the query that was answered by message `answer` (ITI TF-2: 3.47.4.3,
+    /// QUQI_IN000003UV01); without a quantity it says that no more are wanted.
+    pub fn continuation(&self, answer: &Element, wanted: Option<Page>, now: Timestamp) -> Element {
+        let (name, status) = match wanted {
+            Some(_) => ("QUQI_IN000003UV01", "waitContinuedQueryResponse"),
+            None => ("QUQI_IN000003UV01_Cancel", "aborted"),
+        };
+        let number = |local: &str, value: usize| hl7(local).attr("value", value.to_string());
+        let continuation = hl7("queryContinuation")
+            .with_all(self.query.child(HL7V3, "queryId").cloned())
+            .with_all(wanted.map(|page| number("startResultNumber", page.start)))
+            .with(number("continuationQuantity", wanted.map_or(0, |page| page.quantity)))
+            .with(hl7("statusCode").attr("code", status));
+        let process = hl7("controlActProcess")
+            .attr("classCode", "CACT")
+            .attr("moodCode", "EVN")
+            .with(hl7("code").attr("code", "QUQI_TE000003UV01").attr("codeSystem", "2.16.840.1.113883.1.6"))
+            .with(continuation);
+        let acknowledgement = hl7("acknowledgement")
+            .with(hl7("typeCode").attr("code", "AA"))
+            .with(hl7("targetMessage").with_all(answer.child(HL7V3, "id").cloned()));
+        wrapper(name, (&uuid::Uuid::new_v4().to_string(), None), now, "AL")
+            .with(device("receiver", "RCV", &self.receiver))
+            .with(device("sender", "SND", &self.sender))
+            .with(acknowledgement)
             .with(process)
     }
 

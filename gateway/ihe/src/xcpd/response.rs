@@ -109,6 +109,12 @@ impl PatientResponse {
         Self::read_from(body, Some(community))
     }
 
+    /// How many results a supplier holds back until it is asked to continue; 0 when it answered them all.
+    pub fn remaining(body: &Element) -> usize {
+        let quantity = body.path(HL7V3, &["controlActProcess", "queryAck", "resultRemainingQuantity"]);
+        quantity.and_then(|q| q.get("value")).and_then(|v| v.trim().parse().ok()).unwrap_or(0)
+    }
+
     fn read_from(body: &Element, community: Option<&HomeCommunityId>) -> Result<PatientAnswer, MessageError> {
         if !body.is(HL7V3, "PRPA_IN201306UV02") {
             return Err(MessageError::Malformed("PRPA_IN201306UV02"));

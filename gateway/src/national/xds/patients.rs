@@ -5,11 +5,13 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use jiff::Timestamp;
+use ncp_ihe::xcpd::Page;
 use ncp_ihe::{
     Address, HomeCommunityId, Oid, PatientAnswer, PatientId, PatientQuery, PatientRecord, PatientResponse, PersonName,
     actions,
 };
 use ncp_tls::{HttpClient, SslConnector};
+use ncp_xml::Element;
 use serde_json::{Value, json};
 
 use super::XdsSource;
@@ -20,6 +22,8 @@ use crate::policy::{Authorised, LookUp};
 use crate::soap_client::{CallError, Packaging};
 
 const ANSWER_BYTES: usize = 4 << 20;
+/// Persons of one query, over all its pages; an identifier has few.
+const MOST_PERSONS: usize = 256;
 const FHIR: &str = "application/fhir+json";
 
 /// The Patient Demographics Supplier of the national domain.
@@ -83,16 +87,33 @@ impl Supplier {
             wanted.birth_date.clone(),
             wanted.gender.clone(),
         );
-        let body = request.to_element(Timestamp::now());
-        let transaction = (actions::ITI47_REQUEST, Packaging::Simple);
-        let answer = source.call(transaction, &self.config.endpoint, query.identity(), body).await?;
-        match PatientResponse::read_supplier(&answer.body, &HomeCommunityId(receiver)) {
-            Ok(PatientAnswer::Matches(matches)) => Ok(matches.into_iter().map(|m| m.record).collect()),
-            Ok(PatientAnswer::NoMatch { .. }) => Ok(Vec::new()),
-            Ok(PatientAnswer::Refused(refusal)) if refusal.reason == "ResponderBusy" => Err(NationalError::Busy),
-            Ok(PatientAnswer::Refused(refusal)) if refusal.asks_for_more() => Err(NationalError::Ambiguous),
-            Ok(PatientAnswer::Refused(_)) => Err(NationalError::broken("supplier refused the query")),
-            Err(_) => Err(NationalError::broken("supplier's answer is no PRPA_IN201306UV02")),
+        let community = HomeCommunityId(receiver);
+        let call = async |action, body| {
+            let transaction = (action, Packaging::Simple);
+            source.call(transaction, &self.config.endpoint, query.identity(), body).await
+        };
+        let mut answer = call(actions::ITI47_REQUEST, request.to_element(Timestamp::now())).await?.body;
+        let mut found = persons(&answer, &community)?;
+        loop {
+            let remaining = PatientResponse::remaining(&answer);
+            if remaining == 0 {
+                return Ok(found);
+            }
+            let quantity = remaining.min(MOST_PERSONS.saturating_sub(found.len()));
+            if quantity == 0 {
+                // Best effort: a supplier that is not told forgets the query by itself.
+                let cancel = request.continuation(&answer, None, Timestamp::now());
+                let _ = call(actions::ITI47_CANCEL, cancel).await;
+                return Err(NationalError::Ambiguous);
+            }
+            let page = Page { start: found.len() + 1, quantity };
+            let next = request.continuation(&answer, Some(page), Timestamp::now());
+            answer = call(actions::ITI47_CONTINUE, next).await?.body;
+            let more = persons(&answer, &community)?;
+            if more.is_empty() {
+                return Err(NationalError::broken("supplier holds back persons and does not continue"));
+            }
+            found.extend(more);
         }
     }
 
@@ -121,6 +142,18 @@ impl Supplier {
         }
         let entries = bundle.get("entry").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         Ok(entries.iter().filter_map(|e| record(e.get("resource")?)).collect())
+    }
+}
+
+/// The persons of one answer of ITI-47.
+fn persons(body: &Element, community: &HomeCommunityId) -> Result<Vec<PatientRecord>, NationalError> {
+    match PatientResponse::read_supplier(body, community) {
+        Ok(PatientAnswer::Matches(matches)) => Ok(matches.into_iter().map(|m| m.record).collect()),
+        Ok(PatientAnswer::NoMatch { .. }) => Ok(Vec::new()),
+        Ok(PatientAnswer::Refused(refusal)) if refusal.reason == "ResponderBusy" => Err(NationalError::Busy),
+        Ok(PatientAnswer::Refused(refusal)) if refusal.asks_for_more() => Err(NationalError::Ambiguous),
+        Ok(PatientAnswer::Refused(_)) => Err(NationalError::broken("supplier refused the query")),
+        Err(_) => Err(NationalError::broken("supplier's answer is no PRPA_IN201306UV02")),
     }
 }
 

@@ -125,6 +125,11 @@ impl StoredQuery {
         }
     }
 
+    /// Whether submission sets, folders or associations can be part of the answer.
+    pub fn concerns_groups(&self) -> bool {
+        !matches!(self, Self::FindDocuments(_) | Self::GetDocuments(_))
+    }
+
     /// The lists of codes that the query filters by, each an "any of". formatCode is none of them: it says how bytes
     /// are read, and stands for no meaning that a country words in its own way.
     pub fn filters_mut(&mut self) -> Vec<&mut Vec<Coded>> {
