@@ -70,6 +70,16 @@ fn kos(study: &Study) -> Vec<u8> {
 
 /// A domain with one study of the patient, and the gateway in front of it.
 async fn domain(world: &World, study: &Study, patients: &str) -> (Domain, Asker, Vec<std::path::PathBuf>) {
+    domain_and_register(world, study, patients, false).await
+}
+
+/// The same, with or without a national register beside it.
+async fn domain_and_register(
+    world: &World,
+    study: &Study,
+    patients: &str,
+    register: bool,
+) -> (Domain, Asker, Vec<std::path::PathBuf>) {
     let files = study.write(&world.dir.path().join("dicom")).expect("writes");
     let domain = Domain::default();
     {
@@ -102,7 +112,7 @@ patients = {}
 "#,
         patients.replace("PORT", &port.to_string())
     );
-    let neighbour = world.gateway(false, &connector).await;
+    let neighbour = world.gateway(register, &connector).await;
     (domain, neighbour, files)
 }
 
@@ -416,4 +426,20 @@ async fn groups_of_the_registry_are_answered_without_a_trace_of_what_is_blocked(
     assert_eq!(seen[0], seen[1], "blocked equals absent");
     let differ = seen[0].iter().zip(&seen[2]).filter(|(a, b)| a != b).count();
     assert_eq!(differ, 7, "without the block the second document shows");
+}
+
+/// T-DCM-9: where the national register says under which ids archives know a person, a manifest cannot add another.
+#[tokio::test]
+async fn a_manifest_does_not_outweigh_the_register() {
+    let iti47 = r#"{ transaction = "ITI-47", endpoint = "https://localhost:PORT/pdq" }"#;
+    for (patient_id, register, served) in
+        [(LOCAL_ID, true, true), ("IIG-DEPT1011", true, false), ("IIG-DEPT1011", false, true)]
+    {
+        let world = World::new();
+        let study = Study { patient_id: patient_id.into(), ..study(8, 1) };
+        let (_domain, neighbour, files) = domain_and_register(&world, &study, iti47, register).await;
+        let fetched = fetch(&neighbour, &images(&study, SOURCE, [1])).await;
+        assert_eq!((fetched.whole, fetched.instances.len()), (served, usize::from(served)), "{patient_id} {register}");
+        same_as_files(&fetched, &files, &study);
+    }
 }

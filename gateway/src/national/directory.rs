@@ -126,7 +126,9 @@ impl National {
                     Connector::DicomWeb(Box::new(DicomWebSource::new(archive, language, patients.clone())?))
                 }
                 config::Connector::Grpc(service) => Connector::Grpc(Box::new(GrpcSource::new(service)?)),
-                config::Connector::Xds(domain) => Connector::Xds(Box::new(XdsSource::new(domain, whole, signer)?)),
+                config::Connector::Xds(domain) => {
+                    Connector::Xds(Box::new(XdsSource::new(domain, whole, signer, patients.clone())?))
+                }
             });
         }
         Ok(Self { patients, connectors, setbacks: Setbacks::default(), patience: config.patience })

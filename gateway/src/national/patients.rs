@@ -79,11 +79,13 @@ impl Patients {
         self.0.iter().find(|(own, _)| own == id).map(|(_, p)| p)
     }
 
-    /// Adds how the objects of a study may name its patient.
+    /// How the objects of a study may name its patient, where the register says under which ids archives know her.
     pub(super) fn identify(&self, study: &mut LocatedStudy) {
         let Some(id) = &study.patient else { return };
         let Some(known) = self.get(id) else { return };
-        study.patient_ids = known.local_ids.iter().chain([&id.extension]).cloned().collect();
+        if !known.local_ids.is_empty() {
+            study.patient_ids = known.local_ids.iter().chain([&id.extension]).cloned().collect();
+        }
         study.birth_date = Some(known.birth_date.clone());
     }
 }

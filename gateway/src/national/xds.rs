@@ -2,7 +2,8 @@
 //! ITI-119. Messages are those of XCA and XCA-I; only actions and addresses differ.
 //!
 //! An imaging request is held to the manifests that the registry lists for the patient under treatment: they say whose
-//! study it is, which instances there are, and how its objects may name the patient.
+//! study it is, which instances there are, and, unless the country's register knows it, how its objects may name the
+//! patient.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use ncp_tls::Material;
 use ncp_xml::Element;
 
 use super::incoming::{Incoming, instances};
+use super::patients::Patients;
 use super::recent::Recent;
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedInstance, LocatedStudy,
@@ -53,6 +55,8 @@ pub struct XdsSource {
     route: Route,
     xua: Option<xua::Issuer>,
     patients: Option<patients::Supplier>,
+    /// The country's file; what it says of a person's ids outweighs what manifests say.
+    register: Arc<Patients>,
     repositories: Vec<Oid>,
     locations: Vec<Oid>,
     /// Manifests of a study of a patient: a study is asked for in batches.
@@ -81,7 +85,7 @@ impl XdsSource {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn new(config: &Xds, whole: &Config, signer: &Arc<Signer>) -> Result<Self, String> {
+    pub fn new(config: &Xds, whole: &Config, signer: &Arc<Signer>, register: Arc<Patients>) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
         let material = Material::load(&config.tls.certificate, &config.tls.key).map_err(wrong)?;
         let anchors = std::slice::from_ref(&config.tls.anchors);
@@ -97,6 +101,7 @@ impl XdsSource {
             repositories: config.repositories.iter().map(|r| r.id.clone()).collect(),
             locations: config.sources.iter().map(|s| s.id.clone()).collect(),
             recent: Recent::default(),
+            register,
             config: config.clone(),
         })
     }
@@ -386,7 +391,9 @@ impl ImagingDocumentSource for XdsSource {
         let mut out = Vec::new();
         for study in studies {
             let listed = self.listed(identity, patient, &study.study).await?;
-            out.push(Listed::locate(listed.as_deref(), patient, study, transfer_syntaxes));
+            let mut located = Listed::locate(listed.as_deref(), patient, study, transfer_syntaxes);
+            self.register.identify(&mut located);
+            out.push(located);
         }
         Ok(out)
     }
