@@ -112,8 +112,9 @@ impl Snapshot {
         let acceptor = peer_acceptor(config, learned).map_err(|e| keep(format!("listener: {e}"))).ok();
         let (mut clinician_acceptor, mut tokens) = (None, None);
         if let Some(side) = &config.clinician {
+            let client = if side.client_anchors.is_some() { ClientAuth::Optional } else { ClientAuth::None };
             match Material::load(&side.certificate, &side.key)
-                .and_then(|material| material.acceptor(ClientAuth::None, &[], b"\x08http/1.1"))
+                .and_then(|material| material.acceptor(client, side.client_anchors.as_slice(), b"\x08http/1.1"))
             {
                 Ok(acceptor) => clinician_acceptor = Some(acceptor),
                 Err(error) => keep(format!("clinician: {error}")),

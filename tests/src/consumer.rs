@@ -21,8 +21,10 @@ const XS: &str = "http://www.w3.org/2001/XMLSchema";
 pub const REGISTRY: &str = "/xds/registry";
 /// Path of ITI-43.
 pub const REPOSITORY: &str = "/xds/repository";
-/// Path of the WS-Trust endpoint.
+/// Path of the WS-Trust endpoint for TRC assertions.
 pub const TOKENS: &str = "/TRC-STS/SecurityTokenService";
+/// Path of the one for next-of-kin assertions.
+pub const KIN_TOKENS: &str = "/TRC-STS/NextOfKinTokenService";
 /// Path of RAD-69.
 pub const SOURCE: &str = "/xdsi/source";
 
@@ -128,7 +130,7 @@ impl Consumer {
         Ok(vec![user, trc])
     }
 
-    /// Asks the WS-Trust endpoint as OpenNCP's client does: no WS-Addressing but a MessageID.
+    /// Asks a WS-Trust endpoint, by what is asked for, as OpenNCP's client does: no WS-Addressing but a MessageID.
     ///
     /// # Errors
     /// Network, TLS, an answer that is no SOAP.
@@ -136,16 +138,18 @@ impl Consumer {
         let id = Element::new(ns::WSA, "MessageID").text(uuid::Uuid::new_v4().urn().to_string());
         let security = Element::new(ns::WSSE, "Security");
         let security = assertions.iter().fold(security, |all, one| all.raw(one.xml.clone()));
-        self.token_message(Envelope { headers: vec![id, security], body }.write()).await
+        let kin = body.elements().any(|e| e.local() == "NoKParameters");
+        let path = if kin { KIN_TOKENS } else { TOKENS };
+        self.token_message(path, Envelope { headers: vec![id, security], body }.write()).await
     }
 
     /// The same with the message given whole.
     ///
     /// # Errors
     /// As [`token`](Self::token).
-    pub async fn token_message(&self, message: Vec<u8>) -> Result<Answer, Error> {
+    pub async fn token_message(&self, path: &str, message: Vec<u8>) -> Result<Answer, Error> {
         let content_type = "application/soap+xml; charset=UTF-8";
-        post(&self.connector, "localhost", self.port, TOKENS, content_type, message, None).await
+        post(&self.connector, "localhost", self.port, path, content_type, message, None).await
     }
 
     /// One call; the transaction is told by its body.

@@ -111,14 +111,31 @@ pub struct NextOfKinClaims {
     pub name_id: String,
     /// ID of the HCP assertion.
     pub hcp_id: String,
-    /// Identifier of the next of kin.
-    pub kin_id: String,
+    /// Who asks for the patient.
+    pub kin: NextOfKin,
+}
+
+/// A next of kin; what is empty is not said.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NextOfKin {
+    /// Identifier.
+    pub id: String,
     /// First name.
     pub first_name: String,
     /// Family name.
     pub family_name: String,
+    /// Gender code.
+    pub gender: String,
     /// Birth date, `YYYYMMDD`.
     pub birth_date: String,
+    /// Street of the address.
+    pub street: String,
+    /// City.
+    pub city: String,
+    /// Postal code.
+    pub postal_code: String,
+    /// Country of the address.
+    pub country: String,
 }
 
 /// A signed assertion as text that stands for itself.
@@ -174,14 +191,20 @@ pub fn trc_template(id: &str, claims: &TrcClaims, issued: Timestamp, until: Time
 /// A next-of-kin assertion, unsigned.
 pub fn nok_template(id: &str, claims: &NextOfKinClaims, issued: Timestamp, until: Timestamp) -> Element {
     let issuer = format!("urn:initgw:{}:countryB", claims.country);
+    let kin = &claims.kin;
     let attributes = [
-        (NOK_ID, &claims.kin_id),
-        (NOK_FIRST, &claims.first_name),
-        (NOK_FAMILY, &claims.family_name),
-        (NOK_BIRTH, &claims.birth_date),
-    ]
-    .map(|(name, value)| text_attribute("NextOfKin", name, value))
-    .to_vec();
+        ("NextOfKinId", NOK_ID, &kin.id),
+        ("NextOfKinFirstName", NOK_FIRST, &kin.first_name),
+        ("NextOfKinFamilyName", NOK_FAMILY, &kin.family_name),
+        ("NextOfKinGender", NOK_GENDER, &kin.gender),
+        ("NextOfKinBirthDate", NOK_BIRTH, &kin.birth_date),
+        ("NextOfKinAddressStreet", NOK_STREET, &kin.street),
+        ("NextOfKinAddressCity", NOK_CITY, &kin.city),
+        ("NextOfKinAddressPostalCode", NOK_POSTAL_CODE, &kin.postal_code),
+        ("NextOfKinAddressCountry", NOK_COUNTRY, &kin.country),
+    ];
+    let attributes = attributes.into_iter().filter(|(_, _, value)| !value.is_empty());
+    let attributes = attributes.map(|(friendly, name, value)| text_attribute(friendly, name, value)).collect();
     let subject = (claims.name_id.as_str(), Some(claims.hcp_id.as_str()));
     assertion(id, (NOK, &issuer), issued, until, subject, (PREVIOUS_SESSION, issued), attributes)
 }

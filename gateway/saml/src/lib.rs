@@ -17,7 +17,8 @@ mod xua;
 pub use assertion::{AUDIENCE, HcpAssertion, NextOfKinAssertion, TrcAssertion, Verified};
 pub use error::AssertionError;
 pub use issue::{
-    Code, HcpClaims, NextOfKinClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, nok_template, trc_template,
+    Code, HcpClaims, NextOfKin, NextOfKinClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, nok_template,
+    trc_template,
 };
 pub use national::XuaAssertion;
 pub use token::TokenKey;
@@ -77,6 +78,16 @@ pub mod names {
     pub const NOK_FAMILY: &str = "urn:ehdsi:names:subject:nextofkin:familyname";
     /// Birth date of the next of kin.
     pub const NOK_BIRTH: &str = "urn:ehdsi:names:subject:nextofkin:birthdate";
+    /// Gender of the next of kin.
+    pub const NOK_GENDER: &str = "urn:ehdsi:names:subject:nextofkin:gender";
+    /// Street of the next of kin.
+    pub const NOK_STREET: &str = "urn:ehdsi:names:subject:nextofkin:address:street";
+    /// City of the next of kin.
+    pub const NOK_CITY: &str = "urn:ehdsi:names:subject:nextofkin:address:city";
+    /// Postal code of the next of kin.
+    pub const NOK_POSTAL_CODE: &str = "urn:ehdsi:names:subject:nextofkin:address:postalcode";
+    /// Country of the next of kin's address.
+    pub const NOK_COUNTRY: &str = "urn:ehdsi:names:subject:nextofkin:address:country";
     /// homeCommunityId of the asking community.
     pub const HOME: &str = "urn:ihe:iti:xca:2010:homeCommunityId";
     /// The patient whose records are asked for, CX (ITI TF-2: 3.40.4.1.2.2.1).

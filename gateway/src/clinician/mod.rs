@@ -20,6 +20,8 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
@@ -27,6 +29,7 @@ use jiff::Timestamp;
 use ncp_audit::{Event, PeerFacts};
 use ncp_ihe::PatientId;
 use ncp_saml::Purpose;
+use openssl::hash::MessageDigest;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -51,7 +54,7 @@ pub mod token;
 use dpop::{Called, Proofs};
 use problem::Problem;
 use sealed::{Hcp, Sealed, Sealer, Treated};
-use token::{Bearer, TokenError};
+use token::{Bearer, Binding, TokenError};
 
 /// Media type of FHIR.
 pub const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
@@ -81,7 +84,13 @@ pub struct Context {
     pub reference: String,
     /// Method and path of the call, which a proof of possession names.
     pub called: (Method, String),
+    /// The client certificate of the connection.
+    certificate: Certificate,
 }
+
+/// SHA-256 of the client certificate that a connection shows, base64url; none when it shows none.
+#[derive(Debug, Clone, Default)]
+struct Certificate(Option<String>);
 
 impl Clinic {
     /// Reads keys; nothing is bound.
@@ -135,7 +144,7 @@ impl Clinic {
         Err(problem)
     }
 
-    /// That the caller holds the key that the token is bound to, where it is bound.
+    /// That the caller holds the key or the certificate that the token is bound to, where it is bound.
     fn proved(
         &self,
         bearer: &Bearer,
@@ -143,7 +152,14 @@ impl Clinic {
         context: &Context,
         now: Timestamp,
     ) -> Result<(), TokenError> {
-        let Some(thumbprint) = &bearer.key else { return Ok(()) };
+        let thumbprint = match &bearer.binding {
+            Binding::Free => return Ok(()),
+            Binding::Certificate(bound) => {
+                let shown = context.certificate.0.as_ref() == Some(bound);
+                return if shown { Ok(()) } else { Err(TokenError::Certificate) };
+            }
+            Binding::Key(thumbprint) => thumbprint,
+        };
         let mut proofs = headers.get_all("dpop").iter();
         let (Some(proof), None) = (proofs.next(), proofs.next()) else { return Err(TokenError::Proof("not one")) };
         let proof = proof.to_str().map_err(|_| TokenError::Proof("form"))?;
@@ -270,7 +286,8 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
     let reference = uuid::Uuid::new_v4().to_string();
     let address = request.extensions().get::<SocketAddr>().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
     let called = (request.method().clone(), request.uri().path().to_owned());
-    request.extensions_mut().insert(Context { address, reference: reference.clone(), called });
+    let certificate = request.extensions().get::<Certificate>().cloned().unwrap_or_default();
+    request.extensions_mut().insert(Context { address, reference: reference.clone(), called, certificate });
     let response = match clinic.calls.clone().try_acquire_owned() {
         Err(_) => Problem::Busy.response(&reference),
         Ok(permit) => {
@@ -329,7 +346,9 @@ pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener) {
         async move {
             match accepted {
                 Ok(stream) => {
-                    let service = routes.layer(axum::Extension(address));
+                    let shown = stream.ssl().peer_certificate().and_then(|c| c.digest(MessageDigest::sha256()).ok());
+                    let shown = Certificate(shown.map(|digest| URL_SAFE_NO_PAD.encode(digest)));
+                    let service = routes.layer(axum::Extension(address)).layer(axum::Extension(shown));
                     serve_connection(stream, TowerToHyperService::new(service)).await;
                 }
                 Err(error) => tracing::debug!(reason = %error, "handshake with a clinician's system failed"),

@@ -42,9 +42,12 @@ pub enum TokenError {
     /// A required claim.
     #[error("token lacks {0}")]
     Claim(&'static str),
-    /// A token that is bound to a key came as one that is not, or the other way round, or is bound in a way we do not check.
-    #[error("token is bound to a key and came without it, or is not and should be")]
+    /// A token that is bound came as one that is not, or the other way round, or is bound in a way we do not check.
+    #[error("token is bound and came as one that is not, or is not and should be")]
     Binding,
+    /// The certificate that a token is bound to was not the one shown.
+    #[error("token is bound to another certificate than the one shown")]
+    Certificate,
     /// The proof that goes with a token bound to a key.
     #[error("proof of possession: {0}")]
     Proof(&'static str),
@@ -55,12 +58,23 @@ pub enum TokenError {
 pub struct Bearer {
     /// Issuer and subject: to whom sealed values are bound.
     pub subject: String,
-    /// Thumbprint of the key that the token is bound to (RFC 9449 6.1): the call needs a proof made with it.
-    pub key: Option<String>,
+    /// What the token is bound to.
+    pub binding: Binding,
     /// Granted scopes.
     pub scopes: Vec<String>,
     /// What an HCP identity assertion will say; none when the role may not ask other countries.
     pub claims: Option<HcpClaims>,
+}
+
+/// What a token is bound to, by thumbprint: the call must show that its sender has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Binding {
+    /// Nothing: whoever has it may use it.
+    Free,
+    /// A key (RFC 9449 6.1): a proof made with it.
+    Key(String),
+    /// A client certificate (RFC 8705 3.1): that of the connection.
+    Certificate(String),
 }
 
 impl Bearer {
@@ -146,7 +160,7 @@ impl Tokens {
         gateway: &Gateway,
         now: Timestamp,
     ) -> Result<Bearer, TokenError> {
-        let (token, bound) = presented(header).ok_or(TokenError::Missing)?;
+        let (token, proved) = presented(header).ok_or(TokenError::Missing)?;
         if token.is_empty() || token.len() > LONGEST {
             return Err(TokenError::Missing);
         }
@@ -159,25 +173,33 @@ impl Tokens {
         })
         .map_err(|_| TokenError::Signature)?;
         let bearer = claims(&payload, config, gateway, now)?;
-        let fits = bearer.key.is_some() == bound && (bound || !config.sender_constrained);
+        let fits = match &bearer.binding {
+            Binding::Free => !proved && !config.sender_constrained,
+            Binding::Key(_) => proved,
+            Binding::Certificate(_) => !proved,
+        };
         if fits { Ok(bearer) } else { Err(TokenError::Binding) }
     }
 }
 
-/// The token of an Authorization header, and whether it comes as one that is bound to a key.
+/// The token of an Authorization header, and whether it comes with a proof of a key.
 pub fn presented(header: Option<&str>) -> Option<(&str, bool)> {
     let header = header?;
     let bearer = header.strip_prefix("Bearer ").map(|token| (token.trim(), false));
     bearer.or_else(|| header.strip_prefix("DPoP ").map(|token| (token.trim(), true)))
 }
 
-/// `cnf`: none, or the thumbprint of a key. A binding that we do not check is not passed over.
-fn confirmation(payload: &JwtPayload) -> Result<Option<String>, TokenError> {
+/// `cnf`: none, or the thumbprint of a key or of a certificate. A binding that we do not check is not passed over.
+fn confirmation(payload: &JwtPayload) -> Result<Binding, TokenError> {
     match payload.claim("cnf") {
-        None => Ok(None),
+        None => Ok(Binding::Free),
         Some(Value::Object(cnf)) if cnf.len() == 1 => {
-            let key = cnf.get("jkt").and_then(Value::as_str).filter(|key| key.len() == 43);
-            key.map(|key| Some(key.to_owned())).ok_or(TokenError::Binding)
+            let of = |name: &str| cnf.get(name).and_then(Value::as_str).filter(|key| key.len() == 43);
+            match (of("jkt"), of("x5t#S256")) {
+                (Some(key), _) => Ok(Binding::Key(key.to_owned())),
+                (None, Some(certificate)) => Ok(Binding::Certificate(certificate.to_owned())),
+                (None, None) => Err(TokenError::Binding),
+            }
         }
         Some(_) => Err(TokenError::Binding),
     }
@@ -209,8 +231,8 @@ fn claims(payload: &JwtPayload, config: &Clinician, gateway: &Gateway, now: Time
     let scopes = text("scope")?.split(' ').map(ToOwned::to_owned).collect();
     let login = seconds("auth_time").unwrap_or(iat);
     let claims = professional(payload, subject, login, config, gateway);
-    let key = confirmation(payload)?;
-    Ok(Bearer { subject: format!("{issuer}|{subject}"), key, scopes, claims })
+    let binding = confirmation(payload)?;
+    Ok(Bearer { subject: format!("{issuer}|{subject}"), binding, scopes, claims })
 }
 
 /// `extensions.ihe_iua` (IUA 3.71.4.2.2.1) to the HCP identity assertion; the configuration says what a token does not.
@@ -302,6 +324,7 @@ mod tests {
             issuer: "https://idp.example".into(),
             audience: "https://ncp.example".into(),
             jwks_file: "j".into(),
+            client_anchors: None,
             sender_constrained: false,
             sealing_key_file: "s".into(),
             treatment: std::time::Duration::from_secs(60),
@@ -387,16 +410,19 @@ mod tests {
         let by_certificate = signed(&key, &payload(|claims| claims["cnf"] = json!({ "x5t#S256": thumbprint })));
         let odd = signed(&key, &payload(|claims| claims["cnf"] = json!("none")));
         let check = |clinician: &Clinician, scheme: &str, token: &str| {
-            tokens.check(Some(&format!("{scheme} {token}")), clinician, &gateway, now).map(|bearer| bearer.key)
+            tokens.check(Some(&format!("{scheme} {token}")), clinician, &gateway, now).map(|bearer| bearer.binding)
         };
-        assert_eq!(check(&clinician, "Bearer", &free), Ok(None));
-        assert_eq!(check(&clinician, "DPoP", &bound), Ok(Some(thumbprint.to_owned())));
-        for (scheme, token) in [("Bearer", &bound), ("DPoP", &free), ("Bearer", &by_certificate), ("DPoP", &odd)] {
+        let (of_key, of_certificate) = (Binding::Key(thumbprint.into()), Binding::Certificate(thumbprint.into()));
+        assert_eq!(check(&clinician, "Bearer", &free), Ok(Binding::Free));
+        assert_eq!(check(&clinician, "DPoP", &bound), Ok(of_key.clone()));
+        assert_eq!(check(&clinician, "Bearer", &by_certificate), Ok(of_certificate.clone()));
+        for (scheme, token) in [("Bearer", &bound), ("DPoP", &free), ("DPoP", &by_certificate), ("DPoP", &odd)] {
             assert_eq!(check(&clinician, scheme, token), Err(TokenError::Binding));
         }
         clinician.sender_constrained = true;
         assert_eq!(check(&clinician, "Bearer", &free), Err(TokenError::Binding));
-        assert_eq!(check(&clinician, "DPoP", &bound), Ok(Some(thumbprint.to_owned())));
+        assert_eq!(check(&clinician, "DPoP", &bound), Ok(of_key));
+        assert_eq!(check(&clinician, "Bearer", &by_certificate), Ok(of_certificate));
     }
 
     /// Forged with another key, without a signature, and with the public key as an HMAC secret.

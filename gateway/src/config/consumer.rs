@@ -41,6 +41,9 @@ pub struct Consumer {
     /// Paths of the WS-Trust endpoint that issues TRC assertions.
     #[serde(default = "trc_paths")]
     pub trc_paths: Vec<String>,
+    /// Paths of the one that issues next-of-kin assertions.
+    #[serde(default = "nok_paths")]
+    pub nok_paths: Vec<String>,
     /// What confirms the treatment relationship.
     #[serde(default)]
     pub confirmation: Confirmation,
@@ -109,6 +112,9 @@ fn retrieve_paths() -> Vec<String> {
 }
 fn trc_paths() -> Vec<String> {
     vec!["/TRC-STS/SecurityTokenService".into()]
+}
+fn nok_paths() -> Vec<String> {
+    vec!["/TRC-STS/NextOfKinTokenService".into()]
 }
 fn imaging_paths() -> Vec<String> {
     vec!["/xdsi/source".into()]

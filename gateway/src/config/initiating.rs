@@ -40,7 +40,11 @@ pub struct Clinician {
     pub audience: String,
     /// JWKS of the issuer.
     pub jwks_file: PathBuf,
-    /// Whether only tokens bound to a key (DPoP, RFC 9449) are taken; those that are bound always need their proof.
+    /// Anchors of the client certificates that systems may show, PEM: tokens bound to one (RFC 8705) are taken with it.
+    /// Without, no certificate is asked for.
+    pub client_anchors: Option<PathBuf>,
+    /// Whether only tokens bound to a key (DPoP, RFC 9449) or to a certificate are taken; those that are bound always need
+    /// their proof.
     #[serde(default)]
     pub sender_constrained: bool,
     /// 32 bytes in hex, mode 0600: seals the base URLs that we hand out.
@@ -94,6 +98,7 @@ impl Config {
         }
         if let Some(c) = clinician {
             all.extend([&mut c.certificate, &mut c.key, &mut c.jwks_file, &mut c.sealing_key_file]);
+            all.extend(&mut c.client_anchors);
         }
         all
     }
@@ -115,6 +120,7 @@ impl Config {
                 ("clinician.jwks_file", &c.jwks_file),
                 ("clinician.sealing_key_file", &c.sealing_key_file),
             ]);
+            files.extend(c.client_anchors.as_deref().map(|file| ("clinician.client_anchors", file)));
             if self.client.is_none() {
                 say("client", "is missing: [clinician] asks other countries and needs a client certificate".into());
             }

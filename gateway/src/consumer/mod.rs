@@ -140,6 +140,11 @@ impl Consumers {
         ];
         at.into_iter().find(|(paths, _)| paths.iter().any(|p| p == path)).map(|(_, asked)| asked)
     }
+
+    fn token_at(&self, path: &str) -> Option<sts::Token> {
+        let at = [(&self.config.trc_paths, sts::Token::Trc), (&self.config.nok_paths, sts::Token::Nok)];
+        at.into_iter().find(|(paths, _)| paths.iter().any(|p| p == path)).map(|(_, token)| token)
+    }
 }
 
 /// Accepts consumers until the drain begins.
@@ -186,10 +191,11 @@ async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request
     }
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
-    let (asked, token) = (consumers.expected_at(path), consumers.config.trc_paths.iter().any(|p| p == path));
-    if asked.is_none() && !token {
-        return listener::empty(StatusCode::NOT_FOUND);
-    }
+    let asked = match (consumers.expected_at(path), consumers.token_at(path)) {
+        (Some(asked), _) => Ok(asked),
+        (None, Some(token)) => Err(token),
+        (None, None) => return listener::empty(StatusCode::NOT_FOUND),
+    };
     let exchange = Exchange {
         snapshot: consumers.app.snapshot.load_full(),
         consumers,
@@ -197,8 +203,8 @@ async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request
         reference: uuid::Uuid::new_v4().to_string(),
     };
     let reply = match asked {
-        Some(asked) => respond(exchange, asked, &parts.headers, body).await,
-        None => sts::respond(&exchange, &parts.headers, body).await,
+        Ok(asked) => respond(exchange, asked, &parts.headers, body).await,
+        Err(token) => sts::respond(&exchange, token, &parts.headers, body).await,
     };
     listener::held_by((open, permit), reply)
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{Others, World, answered, entry, failed, home, listed, patient, refusal, second};
 
 /// What clinicians' systems call; the socket is another.
-const BASE: &str = "https://clinic.example";
+pub(crate) const BASE: &str = "https://clinic.example";
 const ISSUER: &str = "https://idp.example";
 
 /// The token issuer's key, and the section that trusts it.
@@ -49,6 +49,7 @@ key = "pki/tls-server.key"
 issuer = "{ISSUER}"
 audience = "{BASE}"
 jwks_file = "jwks.json"
+client_anchors = "pki/anchors.pem"
 sealing_key_file = "sealing.key"
 organisation = {{ name = "University hospital", id = "urn:oid:2.999.47.10", locality = "Radiology" }}
 acr = {{ two-factor = "urn:oasis:names:tc:SAML:2.0:ac:classes:SmartcardPKI" }}
@@ -61,8 +62,13 @@ permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
     }
 
     fn token(&self, subject: &str) -> String {
+        self.bound(subject, None)
+    }
+
+    /// A token that is bound as `cnf` says.
+    pub(crate) fn bound(&self, subject: &str, cnf: Option<Value>) -> String {
         let now = jiff::Timestamp::now().as_second();
-        let claims = json!({
+        let mut claims = json!({
             "iss": ISSUER, "sub": subject, "client_id": "ris", "aud": BASE, "jti": uuid::Uuid::new_v4().to_string(),
             "iat": now - 10, "exp": now + 600, "auth_time": now - 60, "acr": "two-factor",
             "scope": "user/Patient.rs user/DocumentReference.rs user/Binary.r",
@@ -72,6 +78,9 @@ permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
                 "purpose_of_use": [{ "code": "TREAT" }],
             } },
         });
+        if let Some(cnf) = cnf {
+            claims["cnf"] = cnf;
+        }
         let payload = JwtPayload::from_map(claims.as_object().expect("an object").clone()).expect("claims");
         let mut header = JwsHeader::new();
         header.set_key_id("1");
@@ -105,7 +114,11 @@ async fn call(world: &World, url: &str, prefer: &str, body: Option<&Value>) -> A
 }
 
 /// A country that knows the patient and answers ITI-38 as told.
-fn knows(of: &'static str, birth_date: &'static str, query: impl Fn() -> Reaction) -> impl Fn(&Asked) -> Reaction {
+pub(crate) fn knows(
+    of: &'static str,
+    birth_date: &'static str,
+    query: impl Fn() -> Reaction,
+) -> impl Fn(&Asked) -> Reaction {
     move |asked| {
         if asked.action != actions::ITI55_REQUEST {
             return query();

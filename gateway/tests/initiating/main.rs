@@ -22,6 +22,7 @@ use ncp_tests::synth::Study;
 use clinicians::Issuer;
 
 mod asynchronous;
+mod bound;
 mod clinicians;
 mod consumers;
 mod sts;
@@ -39,7 +40,20 @@ pub(crate) struct World {
     /// Where clinicians' systems reach it, and who issues their tokens.
     pub(crate) clinic: Option<(std::net::SocketAddr, Issuer)>,
     task: tokio::task::JoinHandle<Result<(), String>>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
+}
+
+impl World {
+    /// The audit records of its spool.
+    pub(crate) fn records(&self) -> Vec<String> {
+        let (folder, limits) = (self.dir.path(), ncp_audit::SpoolLimits { reserve: 0, ..Default::default() });
+        let options = ncp_audit::SpoolOptions {
+            limits,
+            ..ncp_audit::SpoolOptions::new(folder.join("spool"), folder.join("pki/spool.key"), Default::default())
+        };
+        let content = ncp_audit::read_spool(&options).expect("reads");
+        content.records.into_iter().map(|(_, _, xml)| xml).collect()
+    }
 }
 
 impl Drop for World {
@@ -120,7 +134,7 @@ impl Others {
             others.push(pki);
             countries.push(country);
         }
-        (World { consumer, claims, port, anchors, others, clinic, task, _dir: self.dir }, countries)
+        (World { consumer, claims, port, anchors, others, clinic, task, dir: self.dir }, countries)
     }
 }
 

@@ -10,6 +10,7 @@ use ncp_saml::{
     hcp_template,
 };
 use ncp_soap::{Addressing, Envelope, ns};
+use ncp_tests::consumer::TOKENS;
 use ncp_tests::neighbour::Answer;
 use ncp_tls::{Anchors, CertificateFacts, Country, Revocation};
 use ncp_xml::{Element, Limits};
@@ -19,6 +20,7 @@ use crate::{Others, World, listed, patient};
 
 const TRUST: &str = "http://docs.oasis-open.org/ws-sx/ws-trust/200512";
 const TRC: &str = "https://ehdsi.eu/assertion/trc";
+const NOK: &str = "https://ehdsi.eu/assertion/nok";
 const SAML: &str = "urn:oasis:names:tc:SAML:2.0:assertion";
 
 fn request(patient: &str, purpose: &str) -> Element {
@@ -35,6 +37,17 @@ async fn hcp(world: &World, claims: &HcpClaims, issued: Timestamp) -> SignedAsse
     let id = format!("_{}", uuid::Uuid::new_v4());
     let text = hcp_template(&id, claims, issued, Duration::from_secs(3600)).to_xml();
     world.consumer.sign(&id, &text).await.expect("signs")
+}
+
+/// What OpenNCP's client asks for: element by element, here with every detail.
+fn kin_request(purpose: &str, details: &[(&str, &str)]) -> Element {
+    let trust = |local: &str, text: &str| Element::new(TRUST, local).text(text);
+    let nok = |local: &str, text: &str| Element::new(NOK, local).text(text);
+    let parameters = Element::new(NOK, "NoKParameters").with(nok("PurposeOfUse", purpose));
+    Element::new(TRUST, "RequestSecurityToken")
+        .with(trust("RequestType", &format!("{TRUST}/Issue")))
+        .with(trust("TokenType", SAML))
+        .with(details.iter().fold(parameters, |all, (name, value)| all.with(nok(name, value))))
 }
 
 struct Norway(Anchors);
@@ -130,8 +143,69 @@ async fn what_must_not_confirm_a_treatment() {
     let renew = request(&cx, "TREATMENT").to_xml().replace("/Issue", "/Renew");
     assert_eq!(ask(one, Element::parse(renew.as_bytes(), &Limits::REQUEST).expect("XML")).await, "Sender");
     let evil = b"<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>".to_vec();
-    assert_eq!(subcode(&consumer.token_message(evil).await.expect("answers")), "Sender");
+    assert_eq!(subcode(&consumer.token_message(TOKENS, evil).await.expect("answers")), "Sender");
     assert_eq!(ask(one, request(&cx, "TREATMENT")).await, "", "the good one is served afterwards");
+}
+
+#[tokio::test]
+async fn a_next_of_kin_is_named_as_by_openncp() {
+    let (world, _countries) = Others::none().with("AA", "2.999.101", |_| listed(Vec::new())).await.world("").await;
+    let hcp = hcp(&world, &world.claims, Timestamp::now()).await;
+    let one = std::slice::from_ref(&hcp);
+    let cx = patient().to_cx();
+    let id = ("NextOfKinId", "2^^^&2.999.1&ISO");
+    let details = [
+        ("PatientId", cx.as_str()),
+        id,
+        ("NextOfKinFirstName", "Kari"),
+        ("NextOfKinFamilyName", "Testesen"),
+        ("NextOfKinGender", "F"),
+        ("NextOfKinAddressStreet", "Storgata 1"),
+        ("NextOfKinAddressCity", "Oslo"),
+        ("NextOfKinAddressPostalCode", "0155"),
+        ("NextOfKinAddressCountry", "NO"),
+        ("NextOfKinBirthDate", "1980-02-29"),
+    ];
+    let answer = world.consumer.token(one, kin_request("TREATMENT", &details)).await.expect("answers");
+    assert!(answer.fault().is_none(), "{:?}", answer.fault());
+    let text = String::from_utf8(answer.envelope.to_vec()).expect("text");
+    let (from, to) = (text.find("<saml:Assertion").expect("begins"), text.find("</saml:Assertion>").expect("ends"));
+    let issued = &text[from..to + "</saml:Assertion>".len()];
+    let found = accepted(&world, &hcp, issued).await.nok.expect("a next of kin");
+    assert_eq!((found.kin_id.as_str(), found.hcp_id.as_str()), (id.1, hcp.id.as_str()));
+    assert_eq!(found.birth_date.as_deref(), Some("19800229"));
+    assert_eq!((found.first_name.as_deref(), found.family_name.as_deref()), (Some("Kari"), Some("Testesen")));
+    for value in ["F", "Storgata 1", "Oslo", "0155", "NO"] {
+        assert!(issued.contains(&format!(">{value}<")), "{value}");
+    }
+    // EHDSI-96 names the patient, and the next of kin as guarantor.
+    let records = world.records();
+    let record = records.iter().find(|xml| xml.contains("EHDSI-96")).expect("on the trail");
+    for part in [&found.id, "4711", "2^^^&amp;2.999.1&amp;ISO"] {
+        assert!(record.contains(part), "{part}: {record}");
+    }
+
+    // The client of earlier versions names neither patient nor birth date; the service's own name of the postal code.
+    let short = kin_request("TREATMENT", &[id, ("NextOfKinPostalCode", "0155")]);
+    let answer = world.consumer.token(one, short).await.expect("answers");
+    assert!(answer.fault().is_none() && String::from_utf8_lossy(&answer.envelope).contains(">0155<"));
+    let long = "x".repeat(300);
+    for (purpose, details) in [
+        ("TREATMENT", vec![("NextOfKinFirstName", "Kari")]),
+        ("TREATMENT", vec![id, id]),
+        ("TREATMENT", vec![id, ("PatientId", "4711")]),
+        ("TREATMENT", vec![id, ("NextOfKinBirthDate", "31-02-1980")]),
+        ("TREATMENT", vec![id, ("NextOfKinFamilyName", long.as_str())]),
+        ("CURIOSITY", vec![id]),
+    ] {
+        let answer = world.consumer.token(one, kin_request(purpose, &details)).await.expect("answers");
+        assert_eq!(subcode(&answer), "Sender", "{purpose} {details:?}");
+    }
+    let answer = world.consumer.token(one, kin_request("EMERGENCY", &[id])).await.expect("answers");
+    assert_eq!(subcode(&answer), "wsse:FailedCheck");
+    let answer = world.consumer.token(&[], kin_request("TREATMENT", &[id])).await.expect("answers");
+    assert_eq!(subcode(&answer), "wsse:InvalidSecurity");
+    assert_eq!(world.records().iter().filter(|xml| xml.contains("EHDSI-96")).count(), 2);
 }
 
 /// OpenNCP's own sample is read; its assertion is of 2010, signed with SHA-1.
@@ -147,7 +221,7 @@ async fn the_sample_of_openncp_is_read_and_refused() {
     // The file holds a second, empty envelope behind the first.
     let sample = &sample[..sample.find("</S:Envelope>").expect("an end") + "</S:Envelope>".len()];
     let (world, _countries) = Others::none().with("AA", "2.999.101", |_| listed(Vec::new())).await.world("").await;
-    let answer = world.consumer.token_message(sample.as_bytes().to_vec()).await.expect("answers");
+    let answer = world.consumer.token_message(TOKENS, sample.as_bytes().to_vec()).await.expect("answers");
     assert_eq!(subcode(&answer), "wsse:InvalidSecurityToken");
 
     // The same message with an assertion of today and a patient named as patients are.
@@ -159,7 +233,7 @@ async fn the_sample_of_openncp_is_read_and_refused() {
     let message = message.replace("123423423223452323321235t", &cx);
     // The harness signs without a declaration of its own for the prefix that its PrefixList names.
     let message = message.replace("\n            xmlns:xs=\"http://www.w3.org/2001/XMLSchema\">", ">");
-    let answer = world.consumer.token_message(message.into_bytes()).await.expect("answers");
+    let answer = world.consumer.token_message(TOKENS, message.into_bytes()).await.expect("answers");
     assert!(answer.fault().is_none(), "{:?}", answer.fault());
     assert!(answer.body.path(TRUST, &["RequestSecurityTokenResponse", "RequestedSecurityToken"]).is_some());
 }

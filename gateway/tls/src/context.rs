@@ -30,6 +30,8 @@ pub struct TlsFiles {
 pub enum ClientAuth {
     /// It must, and it leads to an anchor.
     Required,
+    /// It may, and one that is shown leads to an anchor.
+    Optional,
     /// The callers authenticate otherwise (bearer tokens).
     None,
 }
@@ -101,6 +103,7 @@ impl Material {
         self.common(&mut builder, anchors)?;
         match client {
             ClientAuth::Required => builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT),
+            ClientAuth::Optional => builder.set_verify(SslVerifyMode::PEER),
             ClientAuth::None => builder.set_verify(SslVerifyMode::NONE),
         }
         if let Some(staple) = staple {

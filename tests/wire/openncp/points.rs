@@ -11,7 +11,7 @@ use ncp_ihe::{
     ReturnType, Status, StoredQuery, actions,
 };
 use ncp_saml::{HcpClaims, TrcClaims};
-use ncp_saml::{NextOfKinClaims, SignedAssertion, hcp_template, nok_template, trc_template};
+use ncp_saml::{NextOfKin, NextOfKinClaims, SignedAssertion, hcp_template, nok_template, trc_template};
 use ncp_tests::asking::{AUDIENCE, Asking, Known, PATIENTS as ROOT};
 use ncp_tests::consumer::Consumer;
 use ncp_tests::country::{Country, Reaction};
@@ -195,10 +195,13 @@ async fn point_6_assertions_that_come() {
         country: claims.country,
         name_id: claims.name_id.clone(),
         hcp_id: hcp.id.clone(),
-        kin_id: "1^^^&2.999.1&ISO".into(),
-        first_name: "G".into(),
-        family_name: "F".into(),
-        birth_date: "19500101".into(),
+        kin: NextOfKin {
+            id: "1^^^&2.999.1&ISO".into(),
+            first_name: "G".into(),
+            family_name: "F".into(),
+            birth_date: "19500101".into(),
+            ..NextOfKin::default()
+        },
     };
     let id = format!("_{}", uuid::Uuid::new_v4());
     let kin = signed(&two.neighbour, &id, nok_template(&id, &kin, now, two_hours), same).await;
