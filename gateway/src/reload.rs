@@ -24,6 +24,8 @@ use crate::snapshot::crl_file;
 const POLL: Duration = Duration::from_secs(2);
 /// Time for a CRL from its distribution point.
 const CRL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a seal that has a next one is looked at: the next signs when the present one nears its end.
+const SEAL: Duration = Duration::from_secs(3600);
 /// How often our own OCSP answer is fetched.
 const STAPLE: Duration = Duration::from_secs(3600);
 
@@ -100,6 +102,7 @@ impl Watched {
     /// Fetches what is due; true when something new came.
     async fn fetch(&mut self, app: &App) -> bool {
         let mut new = self.fetch_services(app).await;
+        new |= self.config.seal.next.is_some() && due(&mut self.due, "seal", SEAL);
         for peer in &self.config.peer {
             for url in &peer.revocation.crl_urls {
                 if due(&mut self.due, &format!("{} {url}", peer.country), peer.revocation.refresh) {

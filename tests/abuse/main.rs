@@ -19,6 +19,7 @@ mod preamble;
 mod rollover;
 mod smp;
 mod states;
+mod trail;
 mod world;
 
 use world::World;
@@ -96,6 +97,34 @@ async fn the_verifier_refuses_for_the_reason_named() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Trust in two countries at once, as no gateway has it: the binding of the two assertions must hold without it.
+struct Both([Arc<Trust>; 2]);
+
+impl SignerTrust for Both {
+    fn signer(&self, certificate: &X509Ref) -> Result<SignerIdentity, String> {
+        self.0[0].signer(certificate).or_else(|_| self.0[1].signer(certificate))
+    }
+}
+
+#[tokio::test]
+async fn a_treatment_is_of_the_country_of_its_professional() {
+    let world = World::new();
+    let gateway = world.start("countries", |text| text).await;
+    let (fi, se) = (world.neighbour("fi", &gateway), world.neighbour("se", &gateway));
+    let patient = ncp_ihe::PatientId::parse_cx(world::PATIENT).expect("a CX");
+    let hcp = fi.hcp(&fi.claims(), Timestamp::now()).await.expect("signs");
+    let verifier = Verifier::start(1).expect("starts");
+    for (of, expected) in [(&fi, Ok(())), (&se, Err(AssertionError::TrcBinding("signed by another country")))] {
+        let trc = of.trc(&hcp, &of.claims(), &patient).await.expect("signs");
+        let body = ncp_tests::neighbour::Neighbour::find_documents(&patient).to_element();
+        let message = fi.message(ncp_ihe::actions::ITI38_REQUEST, "/", &[hcp.clone(), trc], body);
+        let trust = Arc::new(Both([trust(&world, "fi"), trust(&world, "se")]));
+        let got = verifier.verify(message.into(), trust, Timestamp::now()).await.map(|_| ());
+        assert_eq!(got, expected);
+    }
+    gateway.stop().await;
 }
 
 #[tokio::test]

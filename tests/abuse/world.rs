@@ -22,11 +22,21 @@ pub(crate) struct World {
     pub(crate) no: CountryPki,
 }
 
+/// A country's section of the configuration.
+pub(crate) fn peer(code: &str, country: &str, home: &str) -> String {
+    format!(
+        "[[peer]]\ncountry = \"{country}\"\nname = \"{country}\"\nhome_community_id = \"urn:oid:{home}\"\n\
+         tls_anchors = \"{code}/anchors.pem\"\nseal_anchors = \"{code}/anchors.pem\"\ncrls = \"{code}/crls.pem\"\n"
+    )
+}
+
 /// A gateway that runs until it is dropped.
 pub(crate) struct Gateway {
     pub(crate) app: Arc<App>,
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Where clinicians' systems reach it, if it serves any.
+    pub(crate) clinic: Option<SocketAddr>,
     pub(crate) config: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     served: Option<tokio::task::JoinHandle<Result<(), String>>>,
@@ -58,12 +68,6 @@ impl World {
     /// The configuration with its own spool; `change` edits its text.
     pub(crate) fn config(&self, name: &str, change: impl FnOnce(String) -> String) -> PathBuf {
         let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/policies/no");
-        let peer = |code: &str, country: &str, home: &str| {
-            format!(
-                "[[peer]]\ncountry = \"{country}\"\nname = \"{country}\"\nhome_community_id = \"urn:oid:{home}\"\n\
-                 tls_anchors = \"{code}/anchors.pem\"\nseal_anchors = \"{code}/anchors.pem\"\ncrls = \"{code}/crls.pem\"\n"
-            )
-        };
         let text = format!(
             r#"
 [gateway]
@@ -135,7 +139,11 @@ uid_root = "{HOME}.31"
     }
 
     pub(crate) fn neighbour(&self, code: &str, gateway: &Gateway) -> Neighbour {
-        let home = if code == "fi" { "2.999.246" } else { "2.999.752" };
+        let home = match code {
+            "fi" => "2.999.246",
+            "dk" => "2.999.208",
+            _ => "2.999.752",
+        };
         let anchors = self.no.path("anchors.pem");
         Neighbour::new(&self.pki(code), home, &anchors, "127.0.0.1", gateway.address.port()).expect("a neighbour")
     }
@@ -149,11 +157,12 @@ impl Gateway {
         let bound = app::bind(app.clone()).await.expect("binds");
         let address = bound.peers_address().expect("an address");
         let admin = bound.admin_address().expect("an address");
+        let clinic = bound.clinicians_address();
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(bound.serve_until(async {
             let _ = stopped.await;
         }));
-        Self { app, address, admin, config, stop: Some(stop), served: Some(served) }
+        Self { app, address, admin, clinic, config, stop: Some(stop), served: Some(served) }
     }
 
     /// Stops and waits, so that its spool can be opened again.

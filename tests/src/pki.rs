@@ -39,6 +39,8 @@ pub struct Odd {
     pub from_days: i64,
     /// Last day of its life, from now.
     pub to_days: u32,
+    /// Seconds of its life from now, instead.
+    pub to_seconds: Option<i64>,
     /// Another subject, DER of the name.
     pub subject: Option<Vec<u8>>,
     /// This key instead of a new one.
@@ -62,6 +64,7 @@ impl Default for Odd {
         Self {
             from_days: 0,
             to_days: 90,
+            to_seconds: None,
             subject: None,
             key: None,
             public_key: None,
@@ -160,6 +163,9 @@ impl CountryPki {
         let common = format!("{name}.ncp.{}", self.country.to_lowercase());
         let issuer = (!odd.self_signed).then_some(&self.intermediate);
         let mut builder = begin(&self.country, &common, &key, issuer, odd.from_days, odd.to_days)?;
+        if let Some(seconds) = odd.to_seconds {
+            builder.set_not_after(&*Asn1Time::from_unix(jiff::Timestamp::now().as_second() + seconds)?)?;
+        }
         if let Some(der) = &odd.subject {
             let subject = X509Name::from_der(der)?;
             builder.set_subject_name(&subject)?;

@@ -12,3 +12,6 @@ pub mod roles;
 
 pub use decide::{Authenticated, Authorised, Disclose, LookUp, Policy, PolicyError, Refusal, Resource};
 pub use engine::{Facts, PolicyEngine};
+
+#[cfg(test)]
+mod tests;

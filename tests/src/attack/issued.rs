@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use ncp_ihe::{PatientId, actions};
-use ncp_saml::{Code, HcpClaims, Purpose, SealKey, SignedAssertion, Signer, TrcClaims, hcp_template, trc_template};
+use ncp_saml::{
+    Code, HcpClaims, NextOfKin, NextOfKinClaims, Purpose, SealKey, SignedAssertion, Signer, TrcClaims, hcp_template,
+    trc_template,
+};
+use ncp_tls::Country;
 use ncp_xml::{Element, Limits};
 use openssl::bn::BigNum;
 use openssl::pkey::PKey;
@@ -215,6 +219,18 @@ impl Rows<'_> {
         if let Some(third) = &self.attacker.third {
             self.sealed("T-KEY-8", "signer of another member state", third, "seal").await?;
         }
+        // The country's own authority vouches for another country: all it says fits together, but not with the peer.
+        let foreign = subject(&[&[(&C, other)], &[(&CN, "seal")]]);
+        pki.odd_leaf("attack-T-KEY-8b", Use::Seal, p256, &Odd { subject: Some(foreign), ..Odd::default() })?;
+        let seal = signer(pki, "attack-T-KEY-8b")?;
+        let claims = HcpClaims { country: Country::parse(other)?, ..self.claims.clone() };
+        let (now, life) = (Timestamp::now(), Duration::from_secs(HOUR as u64));
+        let hcp = seal.issue_hcp(&id(), &claims, now, life).await?;
+        let facts = TrcClaims { country: claims.country, ..self.trc_claims(&hcp) };
+        let trc = seal.issue_trc(&id(), &facts, now, now + SignedDuration::from_hours(1)).await?;
+        let message = self.query(&[hcp, trc]);
+        let input = "another country's name under the peer's own authority";
+        self.push("T-KEY-8b", input, &[INTEGRITY], UNTRUSTED, vec![message]);
         Ok(())
     }
 
@@ -251,7 +267,18 @@ impl Rows<'_> {
             let from = super::shapes::attribute(&xml, "NotBefore");
             xml.replacen(&format!("NotBefore=\"{from}\""), "NotBefore=\"2099-01-01T00:00:00Z\"", 1)
         };
-        self.edited("T-TIM-7", "NotBefore after NotOnOrAfter", &[INTEGRITY], "ends before", backwards).await
+        self.edited("T-TIM-7", "NotBefore after NotOnOrAfter", &[INTEGRITY], "ends before", backwards).await?;
+        let soon = (now + SignedDuration::from_mins(30)).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        for (id, input, name) in
+            [("T-TIM-2b", "IssueInstant in half an hour", "IssueInstant"), ("T-TIM-2c", "NotBefore then", "NotBefore")]
+        {
+            let later = |xml: String| {
+                let from = super::shapes::attribute(&xml, name);
+                xml.replacen(&format!("{name}=\"{from}\""), &format!("{name}=\"{soon}\""), 1)
+            };
+            self.edited(id, input, &[INTEGRITY], "not yet valid", later).await?;
+        }
+        Ok(())
     }
 
     async fn bindings(&mut self) -> Result<(), Error> {
@@ -297,8 +324,51 @@ impl Rows<'_> {
         let attribute = "<saml:Attribute Name=\"urn:oasis:names:tc:xspa:1.0:subject:organization-id\"><saml:AttributeValue>urn:oid:2.999.1</saml:AttributeValue></saml:Attribute></saml:AttributeStatement>";
         let organised = organised.replace("</saml:AttributeStatement>", attribute);
         let trc = self.seal.sign(&trc_id, Element::parse(organised.as_bytes(), &Limits::REQUEST)?).await?;
+        let facts_hcp = hcp.clone();
         let message = self.query(&[hcp, trc]);
         self.push("T-BND-7", "TRC of another organisation", &["1002"], "trc binding", vec![message]);
+
+        // What only a TRC must say, and what only one assertion may.
+        for (id, input, rule, from, to) in [
+            (
+                "T-BND-6c",
+                "TRC confirmed by the holder of a key",
+                "subject confirmation",
+                "sender-vouches",
+                "holder-of-key",
+            ),
+            ("T-BND-6d", "TRC with a login of its own", "authn context", "PreviousSession", "SmartcardPKI"),
+        ] {
+            let trc_id = self::id();
+            let template = trc_template(&trc_id, &facts, now, until).to_xml().replace(from, to);
+            let trc = self.seal.sign(&trc_id, Element::parse(template.as_bytes(), &Limits::REQUEST)?).await?;
+            let message = self.query(&[facts_hcp.clone(), trc]);
+            self.push(id, input, &[INTEGRITY], rule, vec![message]);
+        }
+        let version = |xml: String| xml.replacen("Version=\"2.0\"", "Version=\"1.1\"", 1);
+        self.edited("T-BND-6e", "SAML 1.1 by its Version", &[INTEGRITY], "version", version).await?;
+        let logins = |xml: String| {
+            let one = super::shapes::part(&xml, "<saml:AuthnStatement ", "</saml:AuthnStatement>");
+            xml.replacen(&one, &one.repeat(2), 1)
+        };
+        self.edited("T-ROL-7b", "two logins", &[INTEGRITY], "authn statement twice", logins).await?;
+        for (id, input, hcp_id, name_id, expected) in [
+            ("T-BND-3b", "next of kin of another HCP assertion", "_other", facts.name_id.as_str(), "1002"),
+            ("T-BND-3c", "next of kin of another subject", facts.hcp_id.as_str(), "somebody", "1002"),
+            ("T-BND-3d", "next of kin bound as it should be", facts.hcp_id.as_str(), facts.name_id.as_str(), SERVED),
+        ] {
+            let kin = NextOfKinClaims {
+                country: facts.country,
+                name_id: name_id.into(),
+                hcp_id: hcp_id.into(),
+                kin: NextOfKin { id: "kin-1".into(), ..NextOfKin::default() },
+            };
+            let nok = self.seal.issue_nok(&self::id(), &kin, now, until).await?;
+            let trc = self.seal.issue_trc(&self::id(), &facts, now, until).await?;
+            let message = self.query(&[nok, facts_hcp.clone(), trc]);
+            let rule = if expected == SERVED { "" } else { "trc binding" };
+            self.push(id, input, &[expected], rule, vec![message]);
+        }
 
         // Country of TLS, signer, Issuer text and registration.
         if let Some(third) = &self.attacker.third_neighbour {

@@ -99,9 +99,9 @@ fn wrapping(rows: &mut Rows<'_>, hcp: &str, trc: &str) {
     let outside = rows.attacker.envelope(&format!("{hcp}{}", security(&[unsigned.as_str(), trc].concat())));
     rows.bytes("T-XSW-10", "signed original in the Header outside Security, forged one in it", REFUSED, s, outside);
     let two = rows.attacker.envelope(&format!("{}{}", security(hcp), security(trc)));
-    rows.bytes("T-XSW-11", "two Security headers", REFUSED, s, two);
-    rows.row("T-XSW-12", "two HCP assertions", s, &[hcp, hcp, trc]);
-    rows.row("T-XSW-12b", "two TRC assertions", s, &[hcp, trc, &renamed(trc)]);
+    rows.bytes("T-XSW-11", "two Security headers", REFUSED, "security.twice", two);
+    rows.row("T-XSW-12", "two HCP assertions", "assertion.twice", &[hcp, hcp, trc]);
+    rows.row("T-XSW-12b", "two TRC assertions", "assertion.twice", &[hcp, trc, &renamed(trc)]);
     let id = attribute(hcp, "ID");
     for (row, name) in [("T-XSW-13", "xml:id"), ("T-XSW-13b", "Id"), ("T-XSW-13c", "id"), ("T-XSW-13d", "ID")] {
         let other = format!("<x xmlns=\"urn:x\" {name}=\"{id}\"/>");

@@ -1,0 +1,155 @@
+//! The decision point as a whole: what fails is a refusal, and each unit is decided by what it is.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use ncp_ihe::xcpd::PersonName;
+use ncp_ihe::{PatientId, PatientQuery, PatientRecord};
+
+use super::consent::{ConsentFile, ConsentSource, FhirConsent};
+use super::engine::tests::{DEFAULT, radiologist};
+use super::*;
+use crate::config::ConsentServer;
+use crate::identity::{Identity, TransactionName};
+
+const PATIENT: &str = "1^^^&2.999.1&ISO";
+
+fn patient() -> PatientId {
+    PatientId::parse_cx(PATIENT).expect("a CX")
+}
+
+fn file(text: &str) -> ConsentFile {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(text.as_bytes()).expect("writes");
+    ConsentFile::load(file.path()).expect("reads")
+}
+
+fn policy(text: &str, consent: ConsentSource) -> Policy {
+    Policy::new(PolicyEngine::parse(text).expect("valid policies"), consent)
+}
+
+/// A server at this address.
+fn server(url: String) -> Box<FhirConsent> {
+    let server = ConsentServer { url, anchors: None, token_file: None, required: false };
+    Box::new(FhirConsent::new(&server).expect("a client"))
+}
+
+async fn admit<T>(policy: &Policy, body: T) -> Result<Authorised<LookUp<T>>, PolicyError> {
+    let identity = Identity { trc_patient: Some(patient()), ..radiologist() };
+    let request = Authenticated::after_security_checks(body, Arc::new(identity));
+    policy.admit(request, TransactionName::Iti38, Some(&patient())).await
+}
+
+struct Unit(Facts);
+
+impl Resource for Unit {
+    fn patient(&self) -> Option<&PatientId> {
+        static PATIENT_ID: std::sync::LazyLock<PatientId> = std::sync::LazyLock::new(patient);
+        Some(&PATIENT_ID)
+    }
+    fn facts(&self) -> Facts {
+        self.0.clone()
+    }
+    fn block_keys(&self) -> Vec<String> {
+        vec!["2.999.7".into()]
+    }
+}
+
+fn unit(confidentiality: &str) -> Unit {
+    Unit(Facts { kind: "document", confidentiality: vec![confidentiality.into()], ..Facts::default() })
+}
+
+/// Cedar skips a forbid that fails to evaluate, so that without our own rule this request would be permitted.
+#[tokio::test]
+async fn a_rule_that_fails_is_a_refusal() {
+    let overflow = "forbid(principal, action, resource) when { 9223372036854775807 + 1 > 0 };";
+    let open = "permit(principal, action, resource);";
+    let failing = policy(&format!("{open}\n{overflow}"), ConsentSource::File(file("")));
+    assert!(matches!(admit(&failing, ()).await, Err(PolicyError::Failed(_))));
+    assert!(admit(&policy(open, ConsentSource::File(file(""))), ()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_consent_source_that_is_away_is_a_refusal() {
+    let away = policy(DEFAULT, ConsentSource::Fhir(server("http://127.0.0.1:1".into()), file("")));
+    assert!(matches!(admit(&away, ()).await, Err(PolicyError::Failed(_))));
+}
+
+/// Each document is decided by its own metadata, after the request was let in.
+#[tokio::test]
+async fn a_unit_is_released_by_what_it_is() {
+    let policy = policy(DEFAULT, ConsentSource::File(file("")));
+    let asked = admit(&policy, ()).await.expect("a professional");
+    let closed = policy.release(&asked, TransactionName::Iti38, unit("NORS")).await;
+    assert!(matches!(closed, Err(Refusal::Forbidden(_))));
+    assert!(policy.release(&asked, TransactionName::Iti38, unit("N")).await.is_ok());
+}
+
+/// What the law closes stays closed whatever the patient's server says.
+#[tokio::test]
+async fn the_file_closes_beside_the_server() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let bundle = r#"{"resourceType":"Bundle","type":"searchset"}"#;
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/fhir+json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                bundle.len()
+            );
+            let _ = stream.write_all(format!("{head}{bundle}").as_bytes()).await;
+        }
+    });
+    let released = async |law: &str| {
+        let policy = policy(DEFAULT, ConsentSource::Fhir(server(url.clone()), file(law)));
+        let asked = admit(&policy, ()).await.expect("a professional");
+        policy.release(&asked, TransactionName::Iti38, unit("N")).await.is_ok()
+    };
+    assert!(released("").await);
+    assert!(!released(&format!("[[block]]\npatient = \"{PATIENT}\"\ndocument = \"2.999.7\"\n")).await);
+    assert!(!released(&format!("[[opt_out]]\npatient = \"{PATIENT}\"\n")).await);
+}
+
+/// ITI-55 names nobody whose identifier was not in the query.
+#[tokio::test]
+async fn a_person_is_named_by_what_was_asked() {
+    let policy = policy(DEFAULT, ConsentSource::File(file("")));
+    let oid = |text: &str| ncp_ihe::Oid::parse(text).expect("an OID");
+    let query = PatientQuery::new(oid("2.999.246"), oid("2.999.47"), vec![patient()], None, None, None);
+    let request = Authenticated::after_security_checks(query, Arc::new(radiologist()));
+    let asked = policy.admit(request, TransactionName::Iti55, None).await.expect("a professional");
+    let record = |id: &str| PatientRecord {
+        id: PatientId::parse_cx(id).expect("a CX"),
+        other_ids: Vec::new(),
+        name: PersonName::default(),
+        birth_date: None,
+        gender: None,
+        address: None,
+    };
+    assert!(policy.release_identity(&asked, record(PATIENT)).await.is_ok());
+    let other = policy.release_identity(&asked, record("2^^^&2.999.1&ISO")).await;
+    assert!(matches!(other, Err(Refusal::OtherPatient)));
+}
+
+/// A document of nobody, or of somebody else, is not released.
+#[tokio::test]
+async fn a_unit_is_the_patients_of_the_treatment() {
+    struct Nobodys;
+    impl Resource for Nobodys {
+        fn patient(&self) -> Option<&PatientId> {
+            None
+        }
+        fn facts(&self) -> Facts {
+            Facts::default()
+        }
+        fn block_keys(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+    let policy = policy("permit(principal, action, resource);", ConsentSource::File(file("")));
+    let asked = admit(&policy, ()).await.expect("a professional");
+    assert!(matches!(policy.release(&asked, TransactionName::Iti39, Nobodys).await, Err(Refusal::OtherPatient)));
+}

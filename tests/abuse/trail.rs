@@ -1,0 +1,129 @@
+//! Nothing leaves before the decision about it is on disk: seen in a copy of the spool that is made while the answer is
+//! still on its way, and with a spool that cannot take the decision.
+
+use std::path::Path;
+
+use ncp_audit::{AuditSink, SpoolOptions};
+use ncp_ihe::{
+    DocumentRequest, HomeCommunityId, ImagingRequest, Oid, PatientId, RetrieveRequest, SeriesRequest, StudyRequest,
+    Uid, actions,
+};
+use ncp_tests::attack::verdict;
+use ncp_tests::neighbour::XCA;
+use ncp_tests::synth::Study;
+
+use crate::world::{Gateway, HOME, PATIENT, REPOSITORY, World};
+
+fn patient() -> PatientId {
+    PatientId::parse_cx(PATIENT).expect("a CX")
+}
+
+fn request(document: &str) -> DocumentRequest {
+    let home = HomeCommunityId::parse(HOME).ok();
+    DocumentRequest { home, repository: Oid::parse(REPOSITORY).expect("an OID"), document: document.into() }
+}
+
+fn options(gateway: &Gateway) -> SpoolOptions {
+    gateway.app.config.audit.spool_options("test".into())
+}
+
+/// The records that a start after a crash at this moment would find or make of what is on disk.
+async fn after_a_crash(gateway: &Gateway, to: &Path) -> Vec<String> {
+    let from = options(gateway);
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(&from.dir).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|end| end == "spool") {
+            std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("copies");
+        }
+    }
+    let copy = SpoolOptions { dir: to.to_owned(), ..from };
+    drop(AuditSink::open(&copy).await.expect("opens"));
+    let content = ncp_audit::read_spool(&copy).expect("reads");
+    content.records.into_iter().map(|(_, _, xml)| xml).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_decision_is_on_disk_before_the_first_byte() {
+    let world = World::new();
+    // More than the buffers between the two ends hold, so that the answer is on its way when its root has come.
+    let study = Study {
+        number: 1,
+        patient_id: "UV59569735".into(),
+        patient_name: "Testesen^Jon".into(),
+        birth_date: "19770530".into(),
+        sex: "M".into(),
+        description: "synthetic".into(),
+        instances: 12,
+        side: 1536,
+    };
+    study.write(&world.path("data/dicom/1")).expect("a study");
+    let gateway = world.start("trail", |text| text).await;
+    let finland = world.neighbour("fi", &gateway);
+    let instances = (1..=study.instances).map(|slice| request(&study.instance(slice))).collect();
+    let series = vec![SeriesRequest { series: Uid::parse(&study.series()).expect("a UID"), instances }];
+    let wanted = ImagingRequest {
+        studies: vec![StudyRequest { study: Uid::parse(&study.uid()).expect("a UID"), series }],
+        transfer_syntaxes: vec![Uid::parse("1.2.840.10008.1.2.1").expect("a UID")],
+    };
+    let (response, mut answer) = finland.images(&patient(), &wanted).await.expect("an answer");
+    assert_eq!(response.documents.len(), 12);
+    let found = after_a_crash(&gateway, &world.path("copy-rad75")).await;
+    let cut_off = |xml: &&String| xml.contains(&study.uid()) && xml.contains("EventOutcomeIndicator=\"12\"");
+    assert!(found.iter().any(|xml| cut_off(&xml)), "no decision: {found:#?}");
+    while answer.parts.next().await.expect("a part").is_some() {
+        while answer.parts.chunk().await.expect("a piece").is_some() {}
+    }
+    gateway.stop().await;
+}
+
+/// Each transaction's record says about whom: that is of the decision.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_transaction_decides() {
+    let world = World::new();
+    let gateway = world.start("decides", |text| text).await;
+    let finland = world.neighbour("fi", &gateway);
+    let patient = patient();
+    finland.find(&Oid::parse(HOME).expect("an OID"), &patient).await.expect("found");
+    finland.documents(&patient).await.expect("listed");
+    finland.document(&patient, &request("2.999.47.30.1")).await.expect("retrieved");
+    let spool = options(&gateway);
+    gateway.stop().await;
+    let records = ncp_audit::read_spool(&spool).expect("reads").records;
+    for transaction in ["ITI-55", "ITI-38", "ITI-39"] {
+        let of = |xml: &&(u64, u64, String)| xml.2.contains(transaction) && xml.2.contains(&patient.extension);
+        assert_eq!(records.iter().filter(of).count(), 1, "{transaction}: {records:#?}");
+    }
+}
+
+/// A spool of one segment: the intent fits, the decision about so many documents does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_decision_nothing_leaves() {
+    let world = World::new();
+    let gateway = world
+        .start("full", |text| {
+            text.replace(
+                "spool_segment_bytes = 4194304\nspool_reserve_bytes = 4194304",
+                "spool_segment_bytes = 65536\nspool_reserve_bytes = 0\nspool_bytes = 65536",
+            )
+        })
+        .await;
+    let finland = world.neighbour("fi", &gateway);
+    let ask = async |documents: usize| {
+        let documents = vec![request("2.999.47.30.1"); documents];
+        let body = RetrieveRequest { documents }.to_element();
+        let assertions = finland.assertions(&patient()).await.expect("signs");
+        let mut answer = finland.call(actions::ITI39_REQUEST, XCA, &assertions, body).await.expect("an answer");
+        let mut parts = 0;
+        while answer.parts.next().await.expect("a part").is_some() {
+            parts += 1;
+            while answer.parts.chunk().await.expect("a piece").is_some() {}
+        }
+        (verdict(&answer), parts)
+    };
+    assert_eq!(ask(1).await.1, 1, "there is room for a small one");
+    let (got, parts) = ask(900).await;
+    assert_eq!((got.as_str(), parts), ("XDSRepositoryError", 0));
+    // A full spool takes no record of a stop either.
+    drop(gateway);
+}
