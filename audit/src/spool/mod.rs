@@ -88,6 +88,8 @@ pub struct Status {
     pub epoch: u64,
     /// Records of this epoch.
     pub last_seq: u64,
+    /// Groups made durable since the start; one sync each.
+    pub groups: u64,
 }
 
 /// What a start found.

@@ -33,6 +33,7 @@ pub(super) struct Writer {
     at: Position,
     pub(super) epoch: u64,
     next_seq: u64,
+    groups: u64,
     /// The last segment may hold half a group under these numbers: no number is given twice.
     renumber: bool,
     /// The epoch before and its last number, for the first records of this one.
@@ -54,7 +55,21 @@ impl Writer {
     ) -> Self {
         let at = Position { segment: last_segment, offset: 0 };
         let held = VecDeque::new();
-        Self { folder, key, current: None, at, epoch, next_seq: 1, renumber: false, ended, ledger, held, tell, status }
+        Self {
+            folder,
+            key,
+            current: None,
+            at,
+            epoch,
+            next_seq: 1,
+            groups: 0,
+            renumber: false,
+            ended,
+            ledger,
+            held,
+            tell,
+            status,
+        }
     }
 
     pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -83,6 +98,7 @@ impl Writer {
         for _ in 0..3 {
             match self.write(&mut held, &mut group) {
                 Ok(()) => {
+                    self.groups += 1;
                     let mut ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner());
                     let items = held.iter().chain(group.iter().map(|job| &job.item));
                     items.for_each(|item| item.note(self.at.segment, &mut ledger));
@@ -193,7 +209,8 @@ impl Writer {
                 _ => tracing::error!(used, level = ?level, "audit spool runs out of space"),
             }
         }
-        let status = Status { level, used, segment: self.at.segment, epoch: self.epoch, last_seq: self.next_seq - 1 };
+        let (segment, last_seq) = (self.at.segment, self.next_seq - 1);
+        let status = Status { level, used, segment, epoch: self.epoch, last_seq, groups: self.groups };
         self.status.send_replace(status);
     }
 

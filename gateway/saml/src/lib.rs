@@ -9,6 +9,7 @@ mod error;
 mod ffi;
 mod issue;
 mod national;
+mod recent;
 mod structure;
 mod token;
 mod worker;

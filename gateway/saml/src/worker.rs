@@ -1,7 +1,6 @@
 //! Worker threads that own keys of libxmlsec1, since those must not move between threads; a key is lent to an operation,
 //! never duplicated.
 
-use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
@@ -24,11 +23,14 @@ use crate::issue::{
     nok_template, trc_template,
 };
 use crate::national::XuaAssertion;
-use crate::structure::{self, Kind, Profile};
+use crate::recent::Recent;
+use crate::structure::{self, Kind, Located, Profile};
 use crate::token::{TokenKey, TokenSigner};
 
 /// Verification keys that a worker keeps.
 const KEYS_PER_WORKER: usize = 64;
+/// Signatures that are known to verify, some 4 KiB each: those of the professionals who are at work.
+const SIGNATURES: usize = 4096;
 
 /// Who signed, as the caller's trust decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -301,33 +303,49 @@ struct Known {
     key: Key,
 }
 
-/// What a worker knows of signers, by certificate, oldest out first. Trust in one is asked for at every use.
-#[derive(Default)]
-struct Keys {
-    known: HashMap<Vec<u8>, Known>,
-    order: VecDeque<Vec<u8>>,
+/// What a worker has at hand. Trust in a signer is asked for at every use.
+struct Checks {
+    signers: Recent<Vec<u8>, Known>,
+    verified: Arc<Mutex<Recent<[u8; 32], Arc<[u8]>>>>,
 }
 
-impl Keys {
-    fn of(&mut self, der: &[u8]) -> Result<&mut Known, E> {
-        if !self.known.contains_key(der) {
+impl Checks {
+    fn signer(&mut self, der: &[u8]) -> Result<&mut Known, E> {
+        if self.signers.get_mut(der).is_none() {
             let certificate = X509::from_der(der).map_err(|_| E::Structure("keyinfo.certificate"))?;
             let key = Key::of_certificate(der)?;
-            if self.order.len() >= KEYS_PER_WORKER
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
-            }
-            self.known.insert(der.to_vec(), Known { certificate, key });
-            self.order.push_back(der.to_vec());
+            self.signers.put(der.to_vec(), Known { certificate, key });
         }
-        self.known.get_mut(der).ok_or(E::Unavailable("key"))
+        self.signers.get_mut(der).ok_or(E::Unavailable("key"))
+    }
+
+    /// The bytes that the signature of a located assertion is over. Whether it verifies depends on nothing but the
+    /// element and the start tags around it, its certificate included, so that the same bytes are verified once. Trust,
+    /// times and all that the digested bytes say are the caller's to check, each time.
+    fn digested(&mut self, message: &[u8], assertion: &Located) -> Result<Arc<[u8]>, E> {
+        let extent = ncp_xml::extent(message, &assertion.path).ok_or(E::Structure("path"))?;
+        let mut digest = openssl::sha::Sha256::new();
+        for piece in extent.around.iter().chain([&extent.element]) {
+            digest.update(&(piece.len() as u64).to_be_bytes());
+            digest.update(piece.as_bytes());
+        }
+        let name = digest.finish();
+        let verified = self.verified.clone();
+        let verified = || verified.lock().unwrap_or_else(|p| p.into_inner());
+        if let Some(digested) = verified().get_mut(&name) {
+            return Ok(digested.clone());
+        }
+        let known = self.signer(&assertion.certificate)?;
+        let signed = Signed::Element { path: &assertion.path, id: &assertion.id };
+        let digested: Arc<[u8]> = ffi::verify(message, signed, &mut known.key)?.into();
+        verified().put(name, digested.clone());
+        Ok(digested)
     }
 }
 
 /// Verifies the Security header of messages.
 pub struct Verifier {
-    pool: Pool<Keys>,
+    pool: Pool<Checks>,
 }
 
 impl Verifier {
@@ -336,7 +354,9 @@ impl Verifier {
     /// # Errors
     /// When a thread cannot start.
     pub fn start(workers: usize) -> Result<Self, E> {
-        Ok(Self { pool: Pool::start("seal-verify", workers, || Ok(Keys::default()))? })
+        let verified = Arc::new(Mutex::new(Recent::new(SIGNATURES)));
+        let checks = move || Ok(Checks { signers: Recent::new(KEYS_PER_WORKER), verified: verified.clone() });
+        Ok(Self { pool: Pool::start("seal-verify", workers, checks)? })
     }
 
     /// Verifies the assertions of a whole envelope, given both as bytes and as the tree read from them.
@@ -349,7 +369,7 @@ impl Verifier {
         trust: Arc<dyn SignerTrust>,
         now: Timestamp,
     ) -> Result<SecurityHeader, E> {
-        self.pool.run(move |keys| verify(keys, &message, &*trust, now)).await
+        self.pool.run(move |checks| verify(checks, &message, &*trust, now)).await
     }
 
     /// Verifies the assertions that a national consumer sends: XUA, and a TRC where the treatment is confirmed by one.
@@ -362,7 +382,7 @@ impl Verifier {
         trust: Arc<dyn SignerTrust>,
         now: Timestamp,
     ) -> Result<NationalHeader, E> {
-        self.pool.run(move |keys| verify_national(keys, &message, &*trust, now)).await
+        self.pool.run(move |checks| verify_national(checks, &message, &*trust, now)).await
     }
 
     /// Verifies signed service metadata (OASIS BDXR SMP 1.0) and returns the bytes that were digested. Of all that the
@@ -371,13 +391,13 @@ impl Verifier {
     /// # Errors
     /// The first check that does not hold.
     pub async fn verify_metadata(&self, message: Bytes, anchors: Arc<Anchors>, signer: String) -> Result<Vec<u8>, E> {
-        self.pool.run(move |keys| verify_metadata(keys, &message, &anchors, &signer)).await
+        self.pool.run(move |checks| verify_metadata(checks, &message, &anchors, &signer)).await
     }
 }
 
-fn verify_metadata(keys: &mut Keys, message: &[u8], anchors: &Anchors, signer: &str) -> Result<Vec<u8>, E> {
+fn verify_metadata(checks: &mut Checks, message: &[u8], anchors: &Anchors, signer: &str) -> Result<Vec<u8>, E> {
     let root = Element::parse(message, &Limits::REQUEST).map_err(|_| E::Structure("xml"))?;
-    let known = keys.of(&structure::metadata(&root)?)?;
+    let known = checks.signer(&structure::metadata(&root)?)?;
     anchors.verify(&known.certificate, &[]).map_err(|e| E::Trust(e.to_string()))?;
     let facts = CertificateFacts::of(&known.certificate).map_err(|e| E::Trust(e.to_string()))?;
     if facts.common_name != signer {
@@ -386,9 +406,9 @@ fn verify_metadata(keys: &mut Keys, message: &[u8], anchors: &Anchors, signer: &
     ffi::verify(message, Signed::Document, &mut known.key)
 }
 
-fn verify(keys: &mut Keys, message: &[u8], trust: &dyn SignerTrust, now: Timestamp) -> Result<SecurityHeader, E> {
+fn verify(checks: &mut Checks, message: &[u8], trust: &dyn SignerTrust, now: Timestamp) -> Result<SecurityHeader, E> {
     let audiences = trust.audiences();
-    let All { user: hcp, trc, nok } = all(keys, message, trust, now, Profile::CrossBorder, |bytes, country| {
+    let All { user: hcp, trc, nok } = all(checks, message, trust, now, Profile::CrossBorder, |bytes, country| {
         let value = HcpAssertion::read(bytes, country, now, audiences)?;
         Ok((value.id.clone(), value))
     })?;
@@ -405,12 +425,12 @@ fn verify(keys: &mut Keys, message: &[u8], trust: &dyn SignerTrust, now: Timesta
 }
 
 fn verify_national(
-    keys: &mut Keys,
+    checks: &mut Checks,
     message: &[u8],
     trust: &dyn SignerTrust,
     now: Timestamp,
 ) -> Result<NationalHeader, E> {
-    let All { user, trc, .. } = all(keys, message, trust, now, Profile::National, |bytes, _| {
+    let All { user, trc, .. } = all(checks, message, trust, now, Profile::National, |bytes, _| {
         let value = XuaAssertion::read(bytes, now, trust.audiences())?;
         Ok((value.id.clone(), value))
     })?;
@@ -432,7 +452,7 @@ type Builds<'a> = (&'a str, &'a str, &'a SignerIdentity);
 
 /// The identity assertion and, where there are, TRC and next of kin: structure, trust, signature, then the digested bytes.
 fn all<T>(
-    keys: &mut Keys,
+    checks: &mut Checks,
     message: &[u8],
     trust: &dyn SignerTrust,
     now: Timestamp,
@@ -443,10 +463,8 @@ fn all<T>(
     let located = structure::locate(&envelope, profile)?;
     let (mut user, mut trc, mut nok) = (None, None, None);
     for assertion in located {
-        let known = keys.of(&assertion.certificate)?;
-        let signer = trust.signer(&known.certificate).map_err(E::Trust)?;
-        let signed = Signed::Element { path: &assertion.path, id: &assertion.id };
-        let digested = ffi::verify(message, signed, &mut known.key)?;
+        let signer = trust.signer(&checks.signer(&assertion.certificate)?.certificate).map_err(E::Trust)?;
+        let digested = checks.digested(message, &assertion)?;
         let digest = hex::encode(openssl::sha::sha256(&digested));
         let country = signer.country;
         let id = match assertion.kind {

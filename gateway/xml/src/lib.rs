@@ -2,15 +2,18 @@
 //!
 //! * [`scan`] counts and refuses before another parser (libxml2) may see the bytes,
 //! * [`Element`] is a small tree: read with [`Element::parse`], built with its builder, written with [`Element::to_xml`],
-//! * a long list is read with [`Element::parse_lifting`] and written around with [`Element::to_xml_around`].
+//! * a long list is read with [`Element::parse_lifting`] and written around with [`Element::to_xml_around`],
+//! * [`extent`] tells where an element stands in the bytes.
 
 mod error;
+mod extent;
 mod lifting;
 mod reader;
 mod tree;
 mod writer;
 
 pub use error::XmlError;
+pub use extent::{Extent, extent};
 pub use lifting::LiftError;
 pub use reader::{Limits, scan};
 pub use tree::{Attribute, Element, Node};
