@@ -7,8 +7,10 @@ use std::process::Command;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use ncp_ihe::actions;
 use ncp_saml::{AssertionError, SecurityHeader, SignerIdentity, SignerTrust, TrcClaims, Verifier, trc_template};
 use ncp_tests::attack::{self, Finding, Row};
+use ncp_tests::neighbour::{Neighbour, XCA};
 use ncp_tls::{Anchors, CertificateFacts, Country, Purpose, Revocation};
 use openssl::x509::X509Ref;
 
@@ -118,12 +120,38 @@ async fn a_treatment_is_of_the_country_of_its_professional() {
     let verifier = Verifier::start(1).expect("starts");
     for (of, expected) in [(&fi, Ok(())), (&se, Err(AssertionError::TrcBinding("signed by another country")))] {
         let trc = of.trc(&hcp, &of.claims(), &patient).await.expect("signs");
-        let body = ncp_tests::neighbour::Neighbour::find_documents(&patient).to_element();
-        let message = fi.message(ncp_ihe::actions::ITI38_REQUEST, "/", &[hcp.clone(), trc], body);
+        let body = Neighbour::find_documents(&patient).to_element();
+        let message = fi.message(actions::ITI38_REQUEST, XCA, &[hcp.clone(), trc], body);
         let trust = Arc::new(Both([trust(&world, "fi"), trust(&world, "se")]));
         let got = verifier.verify(message.into(), trust, Timestamp::now()).await.map(|_| ());
         assert_eq!(got, expected);
     }
+    gateway.stop().await;
+}
+
+/// A verifier that knows an assertion takes it again, in another message too, and nothing that differs from it in a byte.
+#[tokio::test]
+async fn what_is_known_is_taken_byte_for_byte() {
+    let world = World::new();
+    let gateway = world.start("again", |text| text).await;
+    let patient = ncp_ihe::PatientId::parse_cx(world::PATIENT).expect("a CX");
+    let neighbour = world.neighbour("fi", &gateway);
+    let assertions = neighbour.assertions(&patient).await.expect("signs");
+    let body = || Neighbour::find_documents(&patient).to_element();
+    let message =
+        || String::from_utf8(neighbour.message(actions::ITI38_REQUEST, XCA, &assertions, body())).expect("text");
+    let (verifier, trust) = (Verifier::start(1).expect("starts"), trust(&world, "fi"));
+    let verify = async |message: String| verifier.verify(message.into(), trust.clone(), Timestamp::now()).await;
+    let (first, again) = (verify(message()).await.expect("verifies"), verify(message()).await.expect("verifies again"));
+    assert_eq!((first.hcp.id.as_str(), first.hcp.digest()), (again.hcp.id.as_str(), again.hcp.digest()));
+    for (from, to) in [("Radiologist on duty", "Radiologist on duly"), ("^^^&amp;", "9^^^&amp;")] {
+        assert!(message().contains(from), "{from}");
+        let error = verify(message().replace(from, to)).await.expect_err("changed");
+        assert!(matches!(error, AssertionError::Signature(_)), "{from}: {error}");
+    }
+    let late = Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    let error = verifier.verify(message().into(), trust.clone(), late).await.expect_err("ended");
+    assert!(matches!(error, AssertionError::Time(_)), "{error}");
     gateway.stop().await;
 }
 

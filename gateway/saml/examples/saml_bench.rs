@@ -67,7 +67,8 @@ fn main() -> Result<(), Error> {
         let claims = neighbour.claims();
         let signer = Signer::start(SealKey::load(&pki.path("seal.pem"), &pki.path("seal.key"))?, 1)?;
         let life = Duration::from_secs(3600);
-        let assertion = |n: usize| runtime.block_on(signer.issue_hcp(&format!("_{n}"), &claims, Timestamp::now(), life));
+        let assertion =
+            |n: usize| runtime.block_on(signer.issue_hcp(&format!("_{n}"), &claims, Timestamp::now(), life));
         let bytes = assertion(0)?.xml.len();
         let message = |n| Ok(format!("{BEFORE}{}{AFTER}", assertion(n)?.xml).into());
         let messages = (0..DISTINCT).map(message).collect::<Result<Vec<Bytes>, Error>>()?;
