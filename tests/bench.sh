@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|saml|start|iti38|fanout|rad75|terminology|audit]
+# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|assertions|start|iti38|fanout|rad75|terminology|audit]
 # metadata  an ITI-38 answer of 10, 1,000, 10,000 entries: time and peak memory of the codec, written (NCP-A) and read (NCP-B)
-# saml   sign and verify per second, one worker, against the bare OpenSSL operation in the same process
+# assertions  signed and verified per second, one worker, with path and CRL, first and again, against the bare OpenSSL operation;
+#        policy decisions per second
 # start  time to ready and idle memory of each process
 # iti38  queries with signed assertions per second with durable audit, and what each process spends on one
 # fanout one query to 1, 5 and 27 countries, against the same asked one by one; then one of them slow, bounded by its deadline
@@ -19,10 +20,13 @@ install_rust
 cargo build --release --locked -q -p ncp-saml -p ncp-ihe --examples
 cargo build --release --locked -q -p ncp -p ncp-gateway -p ncp-audit -p ncp-translation
 target="${CARGO_TARGET_DIR:-target}/release"
-for name in ${1:-metadata saml start iti38 rad75 terminology fanout audit}; do
+for name in ${1:-metadata assertions start iti38 rad75 terminology fanout audit}; do
   case "$name" in
     metadata) "$target/examples/metadata_bench" ;;
-    saml) "$target/examples/saml_bench" ;;
+    assertions)
+      "$target/examples/saml_bench"
+      "$target/ncp" bench policy --sources "$PWD"
+      ;;
     start | iti38 | fanout | rad75) "$target/ncp" bench "$name" --sources "$PWD" ;;
     terminology)
       "$target/ncp" bench terminology --full --sources "$PWD"

@@ -123,6 +123,7 @@ fn memory(config: &Config) -> Result<Memory, String> {
         tenant: config.gateway.country.to_string(),
         key: crate::clinician::sealed::read_key(file)?,
         timeout: config.replay.timeout,
+        replicas: config.replay.replicas(),
         on_loss: config.replay.on_loss,
     };
     Ok(Memory::Redis(options, journal))

@@ -1,6 +1,6 @@
 //! The replay set against a real redis-server: shared, lost, frozen, emptied, killed under load. Never open.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -63,19 +63,152 @@ impl Redis {
     }
 
     fn set(&self, node: &str, on_loss: OnLoss) -> ReplaySet {
-        let options = RedisOptions {
-            url: format!("redis+unix://{}", self.dir.path().join("redis.sock").display()),
-            tenant: "NO".into(),
-            key: [7; 32],
-            timeout: Duration::from_millis(300),
-            on_loss,
-        };
-        ReplaySet::open(&Memory::Redis(options, self.journal(node))).expect("opens")
+        let url = format!("redis+unix://{}", self.dir.path().join("redis.sock").display());
+        open(self.dir.path(), node, RedisOptions { on_loss, ..options(url) })
+    }
+}
+
+fn options(url: String) -> RedisOptions {
+    let timeout = Duration::from_millis(300);
+    RedisOptions { url, tenant: "NO".into(), key: [7; 32], timeout, replicas: 0, on_loss: OnLoss::Refuse }
+}
+
+/// The set of a gateway with a journal of its own.
+fn open(dir: &Path, node: &str, options: RedisOptions) -> ReplaySet {
+    ReplaySet::open(&Memory::Redis(options, dir.join(format!("{node}.journal")))).expect("opens")
+}
+
+/// Several servers that know each other, by TCP.
+struct Servers {
+    dir: tempfile::TempDir,
+    running: Vec<(u16, Child)>,
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        (0..self.running.len()).for_each(|index| self.kill(index));
+    }
+}
+
+impl Servers {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a folder"), running: Vec::new() }
     }
 
-    fn journal(&self, node: &str) -> PathBuf {
-        self.dir.path().join(format!("{node}.journal"))
+    fn add(&mut self, first: &[&str], arguments: &[&str]) -> u16 {
+        let port = free();
+        let own = self.dir.path().join(port.to_string());
+        std::fs::create_dir(&own).expect("a folder");
+        let child = Command::new("redis-server")
+            .args(first)
+            .args(["--port", &port.to_string()])
+            .args(arguments)
+            .current_dir(own)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        self.running.push((port, child));
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        port
     }
+
+    fn kill(&mut self, index: usize) {
+        let _ = self.running[index].1.kill();
+        let _ = self.running[index].1.wait();
+    }
+
+    fn hosts(&self) -> String {
+        self.running.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+}
+
+fn free() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Asks with fresh assertions until one is served.
+async fn served(set: &ReplaySet) {
+    let began = std::time::Instant::now();
+    for number in 0.. {
+        let answer = ask(set, "FI", &format!("_until-{number}"), Timestamp::now()).await;
+        if answer.is_ok() {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "{answer:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// The master dies: nothing is answered until Sentinel has made another, and that one knows what was bound.
+#[tokio::test]
+async fn a_failover_forgets_nothing() {
+    let mut servers = Servers::new();
+    let plain = ["--save", "", "--appendonly", "no"];
+    let master = servers.add(&[], &plain).to_string();
+    let replica = ["--replicaof", "127.0.0.1", &master, "--repl-diskless-sync-delay", "0"];
+    for _ in 0..2 {
+        servers.add(&[], &[&plain[..], &replica[..]].concat());
+    }
+    let config = servers.dir.path().join("sentinel.conf");
+    let monitor = format!(
+        "sentinel monitor ncp 127.0.0.1 {master} 1\nsentinel down-after-milliseconds ncp 500\nsentinel failover-timeout ncp 3000\n"
+    );
+    std::fs::write(&config, monitor).expect("writes");
+    let sentinel = servers.add(&[config.to_str().expect("a path"), "--sentinel"], &[]);
+    let url = format!("redis+sentinel://127.0.0.1:{sentinel}/ncp");
+    let options = RedisOptions { replicas: 1, ..options(url) };
+    let [one, two, three] = ["one", "two", "three"].map(|node| open(servers.dir.path(), node, options.clone()));
+    served(&one).await;
+    let issued = Timestamp::now();
+    ask(&one, "FI", "_1", issued).await.expect("first use");
+    assert_eq!(ask(&two, "SE", "_1", issued).await, Err(ReplayError::Rebound));
+    servers.kill(0);
+    assert_eq!(ask(&one, "FI", "_2", Timestamp::now()).await, Err(ReplayError::Unreachable));
+    served(&two).await;
+    served(&three).await;
+    assert_eq!(ask(&three, "SE", "_1", issued).await, Err(ReplayError::Rebound), "known to the new master alone");
+}
+
+/// Fewer replicas than asked for: what a failover would lose is not answered.
+#[tokio::test]
+async fn what_no_replica_holds_is_not_answered() {
+    let mut servers = Servers::new();
+    let port = servers.add(&[], &["--save", ""]);
+    let options = options(format!("redis://127.0.0.1:{port}"));
+    let alone = open(servers.dir.path(), "alone", options.clone());
+    let cautious = open(servers.dir.path(), "cautious", RedisOptions { replicas: 1, ..options });
+    served(&alone).await;
+    assert_eq!(ask(&cautious, "FI", "_1", Timestamp::now()).await, Err(ReplayError::Unreachable));
+}
+
+#[tokio::test]
+async fn a_cluster_is_one_memory() {
+    let mut servers = Servers::new();
+    for _ in 0..3 {
+        let bus = free().to_string();
+        servers.add(&[], &["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus]);
+    }
+    let hosts = servers.hosts();
+    let created = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(hosts.split(','))
+        .args(["--cluster-replicas", "0", "--cluster-yes"])
+        .output()
+        .expect("redis-cli");
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+    let options = options(format!("redis+cluster://{hosts}"));
+    let [one, two] = ["one", "two"].map(|node| open(servers.dir.path(), node, options.clone()));
+    served(&one).await;
+    let issued = Timestamp::now();
+    ask(&one, "FI", "_1", issued).await.expect("first use");
+    served(&two).await;
+    ask(&two, "FI", "_1", issued).await.expect("its own use at another replica");
+    assert_eq!(ask(&two, "SE", "_1", issued).await, Err(ReplayError::Rebound));
+    (0..3).for_each(|index| servers.kill(index));
+    assert_eq!(ask(&one, "FI", "_2", Timestamp::now()).await, Err(ReplayError::Unreachable));
 }
 
 fn claims<'a>(peer: &'a str, id: &'a str, issued: Timestamp) -> Claims<'a> {

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::Request;
+use ncp_gateway::policy::PolicyEngine;
+use ncp_gateway::policy::cases::Cases;
 use ncp_ihe::{PatientId, actions};
 use ncp_tests::neighbour::{Neighbour, XCA};
 use ncp_tests::synth::Study;
@@ -25,7 +27,7 @@ const BATCH: usize = 64;
 const PEER_PORT: u16 = 47460;
 const NGINX: &str = "/usr/sbin/nginx";
 /// Clients of the query benchmark.
-const CLIENTS: usize = 8;
+const CLIENTS: usize = 32;
 
 #[derive(clap::Subcommand)]
 pub(crate) enum Bench {
@@ -62,6 +64,12 @@ pub(crate) enum Bench {
         #[arg(long, default_value = ".")]
         sources: PathBuf,
     },
+    /// Policy decisions per second, one core: every case of a country's folder in turn.
+    Policy {
+        /// Where gateway/policies lies.
+        #[arg(long, default_value = ".")]
+        sources: PathBuf,
+    },
     /// Time to ready and idle memory of each process.
     Start {
         /// Where deploy/demo and tests/fixtures lie.
@@ -75,6 +83,7 @@ pub(crate) async fn run(bench: Bench) -> Result<(), Error> {
     match bench {
         Bench::Iti38 { seconds, sources } => iti38(dir.path(), &sources, seconds).await,
         Bench::Fanout { sources } => crate::fanout::run(dir.path(), &sources).await,
+        Bench::Policy { sources } => policy(&sources.join("gateway/policies/no")),
         Bench::Start { sources } => start(dir.path(), &sources).await,
         Bench::Terminology { full, sources } => crate::bench_terminology::run(&sources, full, dir.path()).await,
         Bench::Rad75 { sizes, sources } => {
@@ -84,6 +93,26 @@ pub(crate) async fn run(bench: Bench) -> Result<(), Error> {
             Ok(())
         }
     }
+}
+
+fn policy(folder: &Path) -> Result<(), Error> {
+    let engine = PolicyEngine::load(folder)?;
+    let asked = Cases::load(&folder.join("cases.toml"))?.case;
+    let asked = asked.iter().map(|case| case.question()).collect::<Result<Vec<_>, _>>()?;
+    let (began, mut count) = (Instant::now(), 0u32);
+    while began.elapsed() < Duration::from_secs(2) {
+        for question in &asked {
+            std::hint::black_box(question.ask(&engine));
+            count += 1;
+        }
+    }
+    let per_second = f64::from(count) / began.elapsed().as_secs_f64();
+    println!(
+        "{}",
+        json!({ "bench": "policy", "cases": asked.len(), "decisions_per_second": per_second.round(),
+            "us_each": (1e7 / per_second).round() / 10.0 })
+    );
+    Ok(())
 }
 
 async fn start(dir: &Path, sources: &Path) -> Result<(), Error> {
@@ -286,7 +315,9 @@ async fn iti38(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
                 let answer = http.request(request).await?;
                 ensure(answer.status() == 200, format!("HTTP {}", answer.status()))?;
                 let bytes = answer.into_body().collect().await?.to_bytes();
-                ensure(memchr::memmem::find(&bytes, b"ResponseStatusType:Success").is_some(), "no success")?;
+                if memchr::memmem::find(&bytes, b"ResponseStatusType:Success").is_none() {
+                    return Err(format!("no success after {done}: {}", error_codes(&bytes)).into());
+                }
                 done += 1;
             }
             Ok::<u64, Error>(done)
@@ -325,6 +356,14 @@ async fn iti38(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
         })
     );
     demo.stop().await
+}
+
+/// The codes of an answer that is no success, and their context.
+fn error_codes(answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let after =
+        |name: &str| text.split(name).skip(1).filter_map(|rest| rest.split('"').next()).collect::<Vec<_>>().join("; ");
+    format!("{} ({})", after("errorCode=\""), after("codeContext=\""))
 }
 
 /// The signature operation alone, one core, with a key like the seal's.

@@ -143,19 +143,33 @@ pub struct Replay {
     /// Longest wait for Redis.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
+    /// Replicas that must hold a binding before an answer; none: 1 with Sentinel and Cluster, otherwise 0.
+    pub replicas: Option<u32>,
     /// Without Redis: `refuse`, or `local` (this process alone decides).
     pub on_loss: OnLoss,
 }
 
 impl Default for Replay {
     fn default() -> Self {
-        Self { redis: None, key_file: None, timeout: Duration::from_millis(500), on_loss: OnLoss::Refuse }
+        Self {
+            redis: None,
+            key_file: None,
+            timeout: Duration::from_millis(500),
+            replicas: None,
+            on_loss: OnLoss::Refuse,
+        }
     }
 }
 
 impl Replay {
     pub(super) fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         self.key_file.iter_mut()
+    }
+
+    /// Replicas that must hold a binding: where a failover is possible, one that forgets would let a replay in.
+    pub fn replicas(&self) -> u32 {
+        let fails_over = |url: &String| url.starts_with("redis+sentinel://") || url.starts_with("redis+cluster://");
+        self.replicas.unwrap_or_else(|| u32::from(self.redis.as_ref().is_some_and(fails_over)))
     }
 }
 

@@ -96,6 +96,21 @@ impl Cases {
     }
 }
 
+/// A case as the policies are asked it.
+pub struct Question {
+    identity: Identity,
+    transaction: TransactionName,
+    stage: Stage,
+    facts: Facts,
+}
+
+impl Question {
+    /// What the policies decide.
+    pub fn ask(&self, engine: &PolicyEngine) -> Verdict {
+        engine.decide(&self.identity, self.transaction, self.stage, &self.facts)
+    }
+}
+
 impl Case {
     /// The look-up that a verified HCP assertion asks for.
     pub fn of(transaction: &str, hcp: &ncp_saml::HcpAssertion, next_of_kin: bool) -> Self {
@@ -127,6 +142,21 @@ impl Case {
     /// # Errors
     /// A transaction, stage, country or kind that is none.
     pub fn ask(&self, engine: &PolicyEngine) -> Result<Said, String> {
+        let question = self.question()?;
+        let verdict = match question.ask(engine) {
+            Verdict::Permit => "permit",
+            Verdict::Deny(_) => "deny",
+            Verdict::Failed(_) => "failed",
+        };
+        let Question { identity, transaction, stage, facts } = question;
+        Ok(Said { verdict, rules: engine.reasons(&identity, transaction, stage, &facts).names })
+    }
+
+    /// What a gateway would ask.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn question(&self) -> Result<Question, String> {
         let none = |what: &str| format!("{}: no such {what}", self.name);
         let transaction =
             [TransactionName::Iti55, TransactionName::Iti38, TransactionName::Iti39, TransactionName::Rad75]
@@ -149,12 +179,7 @@ impl Case {
             service_date: self.service_date.clone(),
         };
         let identity = self.identity().ok_or_else(|| none("country"))?;
-        let verdict = match engine.decide(&identity, transaction, stage, &facts) {
-            Verdict::Permit => "permit",
-            Verdict::Deny(_) => "deny",
-            Verdict::Failed(_) => "failed",
-        };
-        Ok(Said { verdict, rules: engine.reasons(&identity, transaction, stage, &facts).names })
+        Ok(Question { identity, transaction, stage, facts })
     }
 
     /// Whether the policies say what is expected.

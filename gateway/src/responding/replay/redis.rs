@@ -45,6 +45,8 @@ pub struct RedisOptions {
     pub key: [u8; 32],
     /// Longest wait for an answer.
     pub timeout: Duration,
+    /// Replicas that must hold what is bound before an answer, so that a failover forgets nothing (`WAIT`).
+    pub replicas: u32,
     /// Without Redis.
     pub on_loss: OnLoss,
 }
@@ -141,7 +143,14 @@ impl RedisSet {
         let fresh = self.epoch_value(now.as_millisecond())?;
         pipeline.cmd("SET").arg(&epoch).arg(&fresh).arg("NX");
         pipeline.cmd("GET").arg(&epoch);
-        let answers = self.run(&pipeline, bindings.len() * 2 + 2).await?;
+        let replicas = self.options.replicas;
+        if replicas > 0 {
+            pipeline.cmd("WAIT").arg(replicas).arg(u64::try_from(self.options.timeout.as_millis() / 2).unwrap_or(1));
+        }
+        let mut answers = self.run(&pipeline, bindings.len() * 2 + 2 + usize::from(replicas > 0)).await?;
+        if replicas > 0 && !matches!(answers.pop(), Some(Value::Int(holding)) if holding >= i64::from(replicas)) {
+            return Err(Failed::Lost("too few replicas hold it"));
+        }
         let held = answers.last().and_then(text).ok_or(Failed::Lost("no epoch"))?;
         let began = held.split('.').next().and_then(|ms| ms.parse().ok()).ok_or(Failed::Lost("no epoch"))?;
         if held != self.epoch_value(began)? {
