@@ -303,10 +303,13 @@ struct Known {
     key: Key,
 }
 
+/// Digested bytes by what they were read from.
+type Digested = Recent<[u8; 32], Arc<[u8]>>;
+
 /// What a worker has at hand. Trust in a signer is asked for at every use.
 struct Checks {
     signers: Recent<Vec<u8>, Known>,
-    verified: Arc<Mutex<Recent<[u8; 32], Arc<[u8]>>>>,
+    verified: Arc<Mutex<Digested>>,
 }
 
 impl Checks {
@@ -354,7 +357,7 @@ impl Verifier {
     /// # Errors
     /// When a thread cannot start.
     pub fn start(workers: usize) -> Result<Self, E> {
-        let verified = Arc::new(Mutex::new(Recent::new(SIGNATURES)));
+        let verified = Arc::new(Mutex::new(Digested::new(SIGNATURES)));
         let checks = move || Ok(Checks { signers: Recent::new(KEYS_PER_WORKER), verified: verified.clone() });
         Ok(Self { pool: Pool::start("seal-verify", workers, checks)? })
     }
