@@ -18,6 +18,7 @@ pub mod national;
 pub mod outcome;
 pub mod pending;
 pub mod policy;
+mod recent;
 pub mod reload;
 pub mod responding;
 pub mod shutdown;

@@ -29,6 +29,7 @@ mod terminology;
 mod tools;
 mod trail;
 mod treatment;
+mod viewer;
 
 /// What goes wrong in a tool is told to a person.
 pub(crate) type Error = Box<dyn std::error::Error + Send + Sync>;

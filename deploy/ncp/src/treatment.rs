@@ -15,7 +15,7 @@ use crate::demo::{Country, Demo, offset, plain};
 use crate::issuer::{SCOPES, Token};
 use crate::relay::Relay;
 use crate::trail::facts;
-use crate::{Error, audit, trail};
+use crate::{Error, audit, trail, viewer};
 
 /// Find, confirm, list, read, fetch; then what must be refused; then the trail of both countries.
 pub(crate) async fn story(
@@ -69,6 +69,8 @@ pub(crate) async fn story(
     }
     let began = Instant::now();
     steps.done(&format!("wado-rs {way}"), began, images(&client, &lines, archive, instances).await);
+    let began = Instant::now();
+    steps.done(&format!("viewer {way}"), began, viewer::walk(&client, &lines, archive).await);
     let began = Instant::now();
     steps.done(&format!("audit-both {way}"), began, trails(demo, asking, holding, patient).await);
     refusals(steps, demo, asking, patient, &entry, &base, &way).await

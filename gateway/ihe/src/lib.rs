@@ -28,6 +28,7 @@ pub use xds::{
     DocumentRequest, DocumentResponse, EntryType, FindDocuments, FindFolders, FindSubmissionSets, Folder, GetAll,
     ImagingRequest, ObjectIds, QueryResponse, ReferenceId, RegistryError, RegistryObjects, RetrieveRequest,
     RetrieveResponse, ReturnType, SeriesRequest, Severity, Status, StoredQuery, StudyRequest, SubmissionSet, TimeRange,
+    like,
 };
 
 /// `wsa:Action` values (`ihe-transactions.md` 1.2).

@@ -1,4 +1,5 @@
-//! WADO-RS of one study (RAD-107) under its sealed base: the manifest by ITI-39, the instances by RAD-75, streamed.
+//! WADO-RS under the sealed base of a study (RAD-107): the manifest by ITI-39, the instances by RAD-75, streamed. What is
+//! asked for is a study, a series or an instance; its metadata are read from the instances as they pass.
 
 use std::sync::Arc;
 
@@ -6,50 +7,225 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use ncp_ihe::imaging::{MetadataView, PIXELS, header_end, metadata as attributes};
 use ncp_ihe::{Manifest, Uid};
+use ncp_soap::{BoxError, OutPart};
+use serde::Deserialize;
 
 use super::documents::fetch;
 use super::fhir::accepts;
 use super::problem::Problem;
 use super::sealed::{Document, Sealed, Treated};
+use super::token::Bearer;
 use super::{Clinic, Context};
 use crate::initiating::PeerError;
 use crate::initiating::images::{self, Images};
 use crate::instance;
+use crate::listener::OutParts;
 use crate::outcome::GatewayError;
 
-/// `GET /s/{sealed}/dicomweb/studies/{study}`
-pub async fn retrieve_study(
-    State(clinic): State<Arc<Clinic>>,
-    Extension(context): Extension<Context>,
-    Path((sealed, study)): Path<(String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let covering = [("RAD-107", "ImagingStudy"), ("ITI-68", "Binary")];
-    let bearer = clinic.bearer(&context, &headers, &covering, "user/ImagingStudy.r").await?;
-    let Sealed::Document(treated, document) = clinic.open(&bearer, &sealed)? else {
+/// Bytes of one instance before its pixel data, tried first and at most.
+const FIRST: usize = 16 << 10;
+const MOST: usize = 4 << 20;
+pub(super) const DICOM_JSON: &str = "application/dicom+json";
+
+/// What a path names.
+#[derive(Debug, Deserialize)]
+pub struct Place {
+    sealed: String,
+    pub(super) study: Option<String>,
+    pub(super) series: Option<String>,
+    instance: Option<String>,
+}
+
+/// A study that may be shown.
+pub(super) struct Opened {
+    bearer: Bearer,
+    treated: Treated,
+    document: Document,
+    pub(super) manifest: Arc<Manifest>,
+    /// The base of its resources.
+    pub(super) root: String,
+}
+
+/// The study of a sealed base, its manifest from a moment ago or by ITI-39.
+///
+/// # Errors
+/// As the caller is told.
+pub(super) async fn open(
+    clinic: &Clinic,
+    context: &Context,
+    place: &Place,
+    headers: &HeaderMap,
+    (transaction, types): (&'static str, &[&str]),
+) -> Result<Opened, Problem> {
+    let covering = [(transaction, "ImagingStudy"), ("ITI-68", "Binary")];
+    let bearer = clinic.bearer(context, headers, &covering, "user/ImagingStudy.r").await?;
+    let Sealed::Document(treated, document) = clinic.open(&bearer, &place.sealed)? else {
         return Err(Problem::NotFound);
     };
-    let study = Uid::parse(&study).map_err(|_| Problem::NotFound)?;
-    if document.study.as_deref() != Some(study.as_str()) {
+    let study = document.study.as_deref().and_then(|s| Uid::parse(s).ok()).ok_or(Problem::NotFound)?;
+    if place.study.as_deref().is_some_and(|named| named != study.as_str()) {
         return Err(Problem::NotFound);
     }
-    if !accepts(&headers, &["multipart/related", "application/dicom"]) {
+    if !accepts(headers, types) {
         return Err(Problem::NotAcceptable);
     }
-    let call = Arc::new(clinic.treatment_call(&bearer, &treated)?);
-    let name = call.peer.name.clone();
-    let failed = |error: GatewayError| Problem::Country(name.clone(), error);
-    let kos = fetch(&call, &document).await.map_err(failed)?;
-    let manifest = Manifest::read_kos(&kos.bytes).map_err(|_| failed(PeerError::Malformed("manifest").into()))?;
-    let expected = expected(&manifest, &study, &treated, &document).ok_or_else(|| {
-        tracing::warn!(ncp.reference = %context.reference, "manifest is of another study or patient");
-        failed(PeerError::Mismatch.into())
-    })?;
-    let images = images::images(call, &manifest, expected).await.map_err(failed)?;
-    Ok(multipart(images))
+    let root = clinic.base('s', &place.sealed, "dicomweb");
+    let manifest = match clinic.manifests.get(&place.sealed) {
+        Some(manifest) => manifest,
+        None => {
+            let call = clinic.treatment_call(&bearer, &treated)?;
+            let failed = |error: GatewayError| Problem::Country(call.peer.name.clone(), error);
+            let kos = fetch(&call, &document).await.map_err(failed)?;
+            let manifest =
+                Manifest::read_kos(&kos.bytes).map_err(|_| failed(PeerError::Malformed("manifest").into()))?;
+            if expected(&manifest, &study, &treated, &document).is_none() {
+                tracing::warn!(ncp.reference = %context.reference, "manifest is of another study or patient");
+                return Err(failed(PeerError::Mismatch.into()));
+            }
+            let manifest = Arc::new(manifest);
+            clinic.manifests.put(place.sealed.clone(), manifest.clone(), manifest.instance_count());
+            manifest
+        }
+    };
+    Ok(Opened { bearer, treated, document, manifest, root })
+}
+
+impl Opened {
+    /// The instances that a path names, on their way.
+    async fn images(&self, clinic: &Clinic, place: &Place) -> Result<(Images, String), Problem> {
+        let wanted = restricted(&self.manifest, place).ok_or(Problem::NotFound)?;
+        let call = Arc::new(clinic.treatment_call(&self.bearer, &self.treated)?);
+        let name = call.peer.name.clone();
+        let failed = |error: GatewayError| Problem::Country(name.clone(), error);
+        let expected = expected(&self.manifest, &self.manifest.study, &self.treated, &self.document);
+        let expected = expected.ok_or_else(|| failed(PeerError::Mismatch.into()))?;
+        let images = images::images(call, &wanted, expected).await.map_err(failed)?;
+        Ok((images, name))
+    }
+}
+
+/// The part of a manifest that a path names.
+fn restricted(manifest: &Manifest, place: &Place) -> Option<Manifest> {
+    let mut out = manifest.clone();
+    out.series.retain(|s| place.series.as_deref().is_none_or(|uid| uid == s.series.as_str()));
+    if let Some(uid) = &place.instance {
+        for series in &mut out.series {
+            series.instances.retain(|i| i.sop_instance.as_str() == uid);
+        }
+        out.series.retain(|s| !s.instances.is_empty());
+    }
+    (out.instance_count() > 0).then_some(out)
+}
+
+/// `GET …/studies/{study}[/series/{series}[/instances/{instance}]]`
+pub async fn retrieve(
+    State(clinic): State<Arc<Clinic>>,
+    Extension(context): Extension<Context>,
+    Path(place): Path<Place>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let types = ["multipart/related", "application/dicom"];
+    let opened = open(&clinic, &context, &place, &headers, ("RAD-107", &types)).await?;
+    let (images, _) = opened.images(&clinic, &place).await?;
+    let alone = place.instance.is_some() && !accepts(&headers, &types[..1]);
+    Ok(if alone { single(images) } else { multipart(images) })
+}
+
+/// `GET …/metadata`: an element for each instance, complete, or the answer breaks off.
+pub async fn metadata(
+    State(clinic): State<Arc<Clinic>>,
+    Extension(context): Extension<Context>,
+    Path(place): Path<Place>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let types = [DICOM_JSON, "application/json"];
+    let opened = open(&clinic, &context, &place, &headers, ("RAD-107", &types)).await?;
+    let (Images { total, refused, parts }, name) = opened.images(&clinic, &place).await?;
+    let mut elements = Box::pin(elements(parts, opened.manifest.clone(), opened.root));
+    // What fails before the first byte can still be said.
+    let first = match elements.next().await {
+        Some(Ok(first)) => first,
+        Some(Err(error)) => {
+            tracing::warn!(ncp.reference = %context.reference, reason = %error, "metadata could not be read");
+            return Err(Problem::Country(name, PeerError::BrokeOff.into()));
+        }
+        None => return Err(Problem::NotFound),
+    };
+    let body = async_stream::try_stream! {
+        yield Bytes::from_static(b"[");
+        yield first;
+        while let Some(element) = elements.next().await {
+            yield Bytes::from_static(b",");
+            yield element?;
+        }
+        yield Bytes::from_static(b"]");
+    };
+    let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
+    let mut response = Body::from_stream(body).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
+    counted(&mut response, total, refused);
+    Ok(response)
+}
+
+/// The attributes of each instance as JSON, once it has come whole; of one instance no more than its header is held.
+fn elements(
+    mut parts: OutParts,
+    manifest: Arc<Manifest>,
+    root: String,
+) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
+    async_stream::try_stream! {
+        while let Some(part) = parts.next().await {
+            let header = header_of(part?).await?;
+            let told = element(&header, &manifest, &root).ok_or("an instance's attributes cannot be read")?;
+            yield told;
+        }
+    }
+}
+
+fn element(header: &[u8], manifest: &Manifest, root: &str) -> Option<Bytes> {
+    let ncp_ihe::Scanned::Header(ids) = ncp_ihe::DicomHeader::scan(header, true) else { return None };
+    let series =
+        manifest.series.iter().find(|s| s.instances.iter().any(|i| i.sop_instance.as_str() == ids.sop_instance))?;
+    let url = format!("{root}/studies/{}/series/{}/instances/{}", manifest.study, series.series, ids.sop_instance);
+    let patient_id = manifest.patient.ids.first().map(|issued| issued.id.as_str());
+    let told = attributes(header, &MetadataView { retrieve_url: &url, patient_id }).ok()?;
+    serde_json::to_vec(&told).ok().map(Bytes::from)
+}
+
+/// The bytes before the pixel data; what follows is read to its end and forgotten.
+async fn header_of(mut part: OutPart) -> Result<Bytes, BoxError> {
+    let mut held = BytesMut::new();
+    let mut enough = FIRST;
+    loop {
+        let mut ended = false;
+        while held.len() < enough {
+            match part.data.next().await.transpose()? {
+                Some(chunk) => held.extend_from_slice(&chunk),
+                None => {
+                    ended = true;
+                    break;
+                }
+            }
+        }
+        if let Some(end) = header_end(&held, PIXELS, MOST)? {
+            held.truncate(end);
+            break;
+        }
+        if ended {
+            break;
+        }
+        if held.len() >= MOST {
+            Err("an instance's attributes are too long")?;
+        }
+        enough = (held.len() * 2).min(MOST);
+    }
+    while part.data.next().await.transpose()?.is_some() {}
+    Ok(held.freeze())
 }
 
 /// What instances must agree with; none when the manifest itself does not agree with what was sealed.
@@ -79,13 +255,35 @@ fn multipart(images: Images) -> Response {
     let content_type = format!("multipart/related; type=\"application/dicom\"; boundary={boundary}");
     let body = ncp_soap::mime::write_multipart(&boundary, None, images.parts.boxed());
     let mut response = Body::new(body).into_response();
+    response.headers_mut().extend(HeaderValue::try_from(content_type).ok().map(|v| (header::CONTENT_TYPE, v)));
+    counted(&mut response, images.total, images.refused);
+    response
+}
+
+/// One instance as it is.
+fn single(Images { total, refused, mut parts }: Images) -> Response {
+    let body = async_stream::try_stream! {
+        while let Some(part) = parts.next().await {
+            let mut part: OutPart = part?;
+            while let Some(chunk) = part.data.next().await {
+                yield chunk?;
+            }
+        }
+    };
+    let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
+    let mut response = Body::from_stream(body).into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/dicom"));
+    counted(&mut response, total, refused);
+    response
+}
+
+/// How many instances there are, how many of them will not come; and never shown by a browser.
+fn counted(response: &mut Response, total: usize, refused: usize) {
     let headers = response.headers_mut();
-    headers.extend(HeaderValue::try_from(content_type).ok().map(|v| (header::CONTENT_TYPE, v)));
-    let count = HeaderValue::from(images.total);
-    headers.insert(HeaderName::from_static("x-ncp-instances"), count);
-    if images.refused > 0 {
-        let text = format!("299 ncp \"{} of {} instances not available\"", images.refused, images.total);
+    headers.insert(HeaderName::from_static("x-ncp-instances"), HeaderValue::from(total));
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
+    if refused > 0 {
+        let text = format!("299 ncp \"{refused} of {total} instances not available\"");
         headers.extend(HeaderValue::try_from(text).ok().map(|v| (header::WARNING, v)));
     }
-    response
 }

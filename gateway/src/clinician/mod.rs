@@ -6,7 +6,8 @@
 //! fhir      $match, $confirm-treatment                          => initiating
 //! search    DocumentReference                                  => initiating
 //! documents Binary                                              => initiating
-//! dicomweb  studies of a manifest                               => initiating
+//! dicomweb  a study, a series, an instance, their metadata      => initiating
+//! qido      what the manifest lists
 //! resources FHIR resources out of XDS metadata
 //! problem   every error to status and OperationOutcome
 //! ```
@@ -27,7 +28,7 @@ use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use ncp_audit::{Event, PeerFacts};
-use ncp_ihe::PatientId;
+use ncp_ihe::{Manifest, PatientId};
 use ncp_saml::Purpose;
 use openssl::hash::MessageDigest;
 use tokio::net::TcpListener;
@@ -37,6 +38,7 @@ use crate::app::App;
 use crate::config::{Clinician, Peer};
 use crate::initiating::{Call, Caller, Treatment};
 use crate::listener::{accept_until_drained, serve_connection};
+use crate::recent::Recent;
 use crate::shutdown::Drain;
 
 pub mod dicomweb;
@@ -45,6 +47,7 @@ pub mod dpop;
 pub mod fhir;
 pub mod prefer;
 pub mod problem;
+pub mod qido;
 pub mod reader;
 pub mod resources;
 pub mod sealed;
@@ -71,6 +74,8 @@ pub struct Clinic {
     pub config: Clinician,
     sealer: Sealer,
     proofs: Proofs,
+    /// Manifests by the sealed base that leads to them: a viewer asks for one study many times.
+    manifests: Recent<String, Manifest>,
     calls: Arc<Semaphore>,
     drain: Drain,
 }
@@ -104,6 +109,7 @@ impl Clinic {
             config: config.clone(),
             sealer,
             proofs: Proofs::default(),
+            manifests: Recent::default(),
             calls: Arc::new(Semaphore::new(CALLS)),
             drain,
         })
@@ -272,12 +278,26 @@ pub fn routes(clinic: Arc<Clinic>) -> Router {
         .route("/p/{sealed}/fhir/Patient/{id}/$confirm-treatment", post(fhir::confirm_treatment))
         .route("/p/{sealed}/fhir/DocumentReference", get(search::search_documents))
         .route("/p/{sealed}/fhir/Binary/{id}", get(documents::read_binary))
-        .route("/s/{sealed}/dicomweb/studies/{study}", get(dicomweb::retrieve_study))
+        .nest("/s/{sealed}/dicomweb", dicomweb_routes())
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(|| async { Problem::Method })
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(clinic.clone(), around))
         .with_state(clinic)
+}
+
+fn dicomweb_routes() -> Router<Arc<Clinic>> {
+    Router::new()
+        .route("/studies", get(qido::search_studies))
+        .route("/studies/{study}", get(dicomweb::retrieve))
+        .route("/studies/{study}/metadata", get(dicomweb::metadata))
+        .route("/studies/{study}/series", get(qido::search_series))
+        .route("/studies/{study}/instances", get(qido::search_instances))
+        .route("/studies/{study}/series/{series}", get(dicomweb::retrieve))
+        .route("/studies/{study}/series/{series}/metadata", get(dicomweb::metadata))
+        .route("/studies/{study}/series/{series}/instances", get(qido::search_instances))
+        .route("/studies/{study}/series/{series}/instances/{instance}", get(dicomweb::retrieve))
+        .route("/studies/{study}/series/{series}/instances/{instance}/metadata", get(dicomweb::metadata))
 }
 
 /// Around every call: its place among the others, its reference, the headers of every answer.

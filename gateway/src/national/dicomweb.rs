@@ -15,13 +15,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use super::incoming::failing;
 use super::manifests::{IndexedInstance, IndexedStudy, ManifestCodes, ManifestSite};
 use super::patients::Patients;
-use super::recent::Recent;
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, LocatedStudy, NationalError,
     PatientObjects, Retrieval,
 };
 use crate::config::DicomWeb;
 use crate::policy::{Authorised, Disclose, LookUp};
+use crate::recent::Recent;
 
 mod archive;
 mod json;

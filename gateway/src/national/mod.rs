@@ -38,7 +38,6 @@ pub mod grpc;
 mod incoming;
 mod manifests;
 pub mod patients;
-mod recent;
 mod setbacks;
 pub mod xds;
 

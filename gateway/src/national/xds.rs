@@ -24,7 +24,6 @@ use ncp_xml::Element;
 
 use super::incoming::{Incoming, instances};
 use super::patients::Patients;
-use super::recent::Recent;
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedInstance, LocatedStudy,
     Missing, NationalError, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval,
@@ -32,6 +31,7 @@ use super::{
 use crate::config::{Config, Xds};
 use crate::identity::Identity;
 use crate::policy::{Authorised, Disclose, LookUp};
+use crate::recent::Recent;
 use crate::soap_client::{Packaging, Route, SoapAnswer, SoapCall, read_retrieve};
 
 mod errors;

@@ -52,7 +52,7 @@ pub enum BoundsError {
 /// # Errors
 /// [`BoundsError`]
 pub fn check_bounds(bytes: &[u8]) -> Result<(), BoundsError> {
-    walk(bytes, None)
+    walk(bytes, None, 0).map(drop)
 }
 
 /// Walks the beginning of a Part 10 object up to the first element from `until` on; the bytes may end anywhere. A parser
@@ -61,16 +61,25 @@ pub fn check_bounds(bytes: &[u8]) -> Result<(), BoundsError> {
 /// # Errors
 /// [`BoundsError`]
 pub fn check_header_bounds(bytes: &[u8], until: Tag) -> Result<(), BoundsError> {
-    walk(bytes, Some(until))
+    walk(bytes, Some(until), BEYOND).map(drop)
 }
 
-fn walk(bytes: &[u8], until: Option<Tag>) -> Result<(), BoundsError> {
+/// Where the first element from `until` on begins; none while the bytes end before it. A value may lie so far `beyond`
+/// the bytes at hand.
+///
+/// # Errors
+/// [`BoundsError`]
+pub fn header_end(bytes: &[u8], until: Tag, beyond: usize) -> Result<Option<usize>, BoundsError> {
+    walk(bytes, Some(until), beyond)
+}
+
+fn walk(bytes: &[u8], until: Option<Tag>, beyond: usize) -> Result<Option<usize>, BoundsError> {
     if bytes.get(128..132) != Some(b"DICM") {
         return Err(BoundsError::Preamble);
     }
     let until = until.map(|tag| (tag.0, tag.1));
-    let mut walk = Walk { bytes, at: 132, whole: until.is_none(), until, big_endian: false, count: 0 };
-    let Some(syntax) = walk.meta()? else { return Ok(()) };
+    let mut walk = Walk { bytes, at: 132, whole: until.is_none(), until, beyond, big_endian: false, count: 0 };
+    let Some(syntax) = walk.meta()? else { return Ok(None) };
     if syntax == DEFLATED {
         return Err(BoundsError::Deflated);
     }
@@ -102,6 +111,7 @@ struct Walk<'a> {
     at: usize,
     whole: bool,
     until: Option<(u16, u16)>,
+    beyond: usize,
     big_endian: bool,
     count: usize,
 }
@@ -130,7 +140,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn data_set(&mut self, implicit: bool) -> Result<(), BoundsError> {
+    fn data_set(&mut self, implicit: bool) -> Result<Option<usize>, BoundsError> {
         let mut stack = vec![Frame { end: None, sequence: false, fragments: false, implicit }];
         while let Some(frame) = stack.last().copied() {
             if frame.end == Some(self.at) && stack.len() > 1 {
@@ -142,11 +152,12 @@ impl<'a> Walk<'a> {
             }
             if self.at == self.bytes.len() {
                 // The data set ends with its bytes; sequences of undefined length must have ended before.
-                return if stack.len() == 1 || !self.whole { Ok(()) } else { Err(BoundsError::Length) };
+                return if stack.len() == 1 || !self.whole { Ok(None) } else { Err(BoundsError::Length) };
             }
-            let Some(header) = self.header(frame.implicit)? else { return self.ended(()) };
+            let start = self.at;
+            let Some(header) = self.header(frame.implicit)? else { return self.ended(None) };
             if stack.len() == 1 && self.until.is_some_and(|until| header.tag >= until) {
-                return Ok(());
+                return Ok(Some(start));
             }
             self.count += 1;
             if self.count > ELEMENTS {
@@ -158,7 +169,7 @@ impl<'a> Walk<'a> {
                         return Err(BoundsError::Length);
                     }
                     if !self.skip(header.length, frame.end)? {
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
                 ITEM if frame.sequence => {
@@ -178,13 +189,13 @@ impl<'a> Walk<'a> {
                     }
                     None => {
                         if !self.skip(header.length, frame.end)? {
-                            return Ok(());
+                            return Ok(None);
                         }
                     }
                 },
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Whether an element holds items: (encapsulated pixel data, content without VR).
@@ -224,7 +235,7 @@ impl<'a> Walk<'a> {
         let end = self.end_of(length, limit)?;
         if end > self.bytes.len() {
             // A parser would reserve this much for bytes that may never come.
-            return if end - self.at <= BEYOND { Ok(false) } else { Err(BoundsError::Length) };
+            return if end - self.at <= self.beyond { Ok(false) } else { Err(BoundsError::Length) };
         }
         self.at = end;
         Ok(true)

@@ -9,6 +9,7 @@ mod compare;
 mod dicom;
 mod fhir_read;
 mod fhir_write;
+mod json;
 mod kos_read;
 mod kos_write;
 mod warning;
@@ -17,9 +18,10 @@ use std::str::FromStr;
 
 use crate::{Coded, Oid, Uid};
 
-pub use bounds::{BoundsError, check_bounds, check_header_bounds};
+pub use bounds::{BoundsError, check_bounds, check_header_bounds, header_end};
 pub use compare::{Converted, Difference, Disagreement, Field, ImageFacts, Place};
 pub use dicom::is_manifest_title;
+pub use json::{MetadataView, PIXELS, metadata};
 pub use kos_write::{KosDialect, MadoCodes};
 pub use warning::ManifestWarning;
 

@@ -12,7 +12,7 @@ pub use metadata::{
 };
 pub use query::{
     ContentFilter, CrossGatewayQueryRequest, FindDocuments, FindFolders, FindSubmissionSets, GetAll, ObjectIds,
-    ReturnType, StoredQuery, TimeRange,
+    ReturnType, StoredQuery, TimeRange, like,
 };
 pub use registry::{QueryResponse, RegistryError, Severity, Status};
 pub use retrieve::{

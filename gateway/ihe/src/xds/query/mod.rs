@@ -10,6 +10,8 @@ mod tests;
 use ncp_xml::Element;
 
 use super::metadata::{Availability, DocumentEntry, EntryType, Folder, ReferenceId, SubmissionSet};
+pub use select::like;
+
 use crate::ns::{QUERY, RIM};
 use crate::{Coded, Dtm, HomeCommunityId, MessageError, PatientId};
 

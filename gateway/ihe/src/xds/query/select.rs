@@ -151,9 +151,11 @@ fn all(wanted: &[Vec<Coded>], has: &[Coded]) -> bool {
     wanted.iter().all(|any_of| any_of.iter().any(|w| has.iter().any(|h| w.same(h))))
 }
 
+const SQL: [char; 2] = ['%', '_'];
+
 fn authored(patterns: &[String], authors: &[Author]) -> bool {
     let persons = || authors.iter().filter_map(|a| a.person.as_deref());
-    patterns.is_empty() || patterns.iter().any(|pattern| persons().any(|person| like(pattern, person)))
+    patterns.is_empty() || patterns.iter().any(|pattern| persons().any(|person| like(pattern, person, SQL)))
 }
 
 impl FindDocuments {
@@ -220,27 +222,32 @@ impl ContentFilter {
     }
 }
 
-/// SQL LIKE with `%` and `_`, in linear space and without back-tracking beyond the last `%`.
-fn like(pattern: &str, text: &str) -> bool {
+/// Matches a pattern with a character for any characters and one for one: `%` and `_` of SQL LIKE, `*` and `?` of DICOM. In
+/// linear space and without back-tracking beyond the last of the first kind.
+pub fn like(pattern: &str, text: &str, [many, one]: [char; 2]) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
-    let (mut p, mut t, mut star, mut mark) = (0, 0, None, 0);
-    while t < text.len() {
-        if p < pattern.len() && (pattern[p] == '_' || pattern[p] == text[t]) && pattern[p] != '%' {
-            p += 1;
-            t += 1;
-        } else if p < pattern.len() && pattern[p] == '%' {
-            star = Some(p);
-            mark = t;
-            p += 1;
-        } else if let Some(at) = star {
-            p = at + 1;
-            mark += 1;
-            t = mark;
-        } else {
-            return false;
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while let Some(c) = text.get(t) {
+        match pattern.get(p) {
+            Some(wanted) if *wanted == many => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(wanted) if *wanted == one || wanted == c => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, mark)) => {
+                    star = Some((at, mark + 1));
+                    p = at + 1;
+                    t = mark + 1;
+                }
+                None => return false,
+            },
         }
     }
-    pattern[p..].iter().all(|c| *c == '%')
+    pattern.iter().skip(p).all(|c| *c == many)
 }
 
 #[cfg(test)]
@@ -249,9 +256,13 @@ mod tests {
 
     #[test]
     fn like_patterns() {
-        assert!(like("%Olsen%", "^Olsen^Kari"));
-        assert!(like("_b%", "abc"));
-        assert!(!like("_b", "abc"));
-        assert!(like("%", ""));
+        assert!(like("%Olsen%", "^Olsen^Kari", SQL));
+        assert!(like("_b%", "abc", SQL));
+        assert!(!like("_b", "abc", SQL));
+        assert!(like("%", "", SQL));
+        let dicom = ['*', '?'];
+        assert!(like("*b*", "abc", dicom) && like("a?c", "abc", dicom) && like("*", "", dicom) && like("", "", dicom));
+        assert!(!like("a", "ab", dicom) && !like("?", "", dicom) && !like("*d", "abc", dicom));
+        assert!(like("a_", "a_", dicom) && !like("a_", "ab", dicom));
     }
 }

@@ -1,4 +1,4 @@
-//! What a connector looked up a moment ago: a study is asked for in batches, and each would otherwise list it anew.
+//! What was looked up a moment ago: a study is asked for in batches, and each would otherwise list it anew.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ const ENTRIES: usize = 64;
 const UNITS: usize = 200_000;
 
 /// A small store of recent answers, newest last.
-pub(super) struct Recent<K, V>(Mutex<VecDeque<Entry<K, V>>>);
+pub(crate) struct Recent<K, V>(Mutex<VecDeque<Entry<K, V>>>);
 
 struct Entry<K, V> {
     key: K,
@@ -28,14 +28,14 @@ impl<K, V> Default for Recent<K, V> {
 
 impl<K: PartialEq, V> Recent<K, V> {
     /// An answer that is young enough.
-    pub(super) fn get(&self, key: &K) -> Option<Arc<V>> {
+    pub(crate) fn get(&self, key: &K) -> Option<Arc<V>> {
         let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let found = entries.iter().find(|e| e.key == *key && e.at.elapsed() < LIFE)?;
         Some(found.value.clone())
     }
 
     /// Keeps an answer of that many units; the oldest go when there are too many.
-    pub(super) fn put(&self, key: K, value: Arc<V>, units: usize) {
+    pub(crate) fn put(&self, key: K, value: Arc<V>, units: usize) {
         let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         entries.retain(|e| e.key != key && e.at.elapsed() < LIFE);
         entries.push_back(Entry { key, value, units, at: Instant::now() });
