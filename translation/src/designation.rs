@@ -1,6 +1,8 @@
 //! The words for a code in a reader's language: the loaded release; else her national name by the reverse map; else our
 //! own phrase "modality region side", flagged, never called a name of LOINC or SNOMED CT; then the next language.
 
+use std::borrow::Cow;
+
 use crate::relationship::Relationship;
 use crate::snapshot::{Concept, Name, Snapshot};
 
@@ -30,26 +32,64 @@ pub struct Designation {
     pub several: bool,
 }
 
+/// The same, as it stands in the snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// Text.
+    pub text: Cow<'a, str>,
+    /// BCP 47 tag.
+    pub language: Cow<'a, str>,
+    /// As of [`Designation`].
+    pub fallback: bool,
+    /// Source.
+    pub origin: Origin,
+    /// As of [`Designation`].
+    pub several: bool,
+}
+
+/// A language that is asked for: its tag, and a language reference set behind `-x-`.
+struct Asked<'a> {
+    tag: &'a str,
+    refset: String,
+}
+
+impl<'a> Asked<'a> {
+    fn read(asked: &'a str) -> Self {
+        let private = asked.as_bytes().windows(3).position(|w| w == b"-x-");
+        let (tag, refset) = private.map_or((asked, ""), |at| (&asked[..at], &asked[at + 3..]));
+        Self { tag, refset: refset.trim_start_matches("sctlang-").replace('-', "") }
+    }
+}
+
 /// The primary subtag; Norwegian without a form, and Nynorsk, read Bokmål.
-fn primary(tag: &str) -> String {
-    let first = tag.split(['-', '_']).next().unwrap_or_default().to_ascii_lowercase();
-    if matches!(first.as_str(), "no" | "nn") { "nb".into() } else { first }
+fn primary(tag: &str) -> &str {
+    let end = tag.bytes().position(|b| matches!(b, b'-' | b'_')).unwrap_or(tag.len());
+    let first = &tag[..end];
+    if first.eq_ignore_ascii_case("no") || first.eq_ignore_ascii_case("nn") { "nb" } else { first }
+}
+
+fn same(a: &str, b: &str) -> bool {
+    primary(a).eq_ignore_ascii_case(primary(b))
 }
 
 /// The best designation in the first of the languages that has one.
 pub fn choose(snapshot: &Snapshot, concept: Concept, languages: &[String]) -> Option<Designation> {
-    let first = languages.first().map(|l| primary(l)).unwrap_or_default();
-    for language in languages {
-        let wanted = primary(language);
-        let found = release(snapshot, concept, language)
-            .or_else(|| national(snapshot, concept, language))
-            .or_else(|| phrase(snapshot, concept, &wanted));
-        if let Some(mut found) = found {
-            found.fallback |= wanted != first;
-            return Some(found);
-        }
-    }
-    None
+    let Found { text, language, fallback, origin, several } = find(snapshot, concept, languages)?;
+    Some(Designation { text: text.into_owned(), language: language.into_owned(), fallback, origin, several })
+}
+
+/// The same without a copy.
+pub fn find<'a>(snapshot: &'a Snapshot, concept: Concept, languages: &[String]) -> Option<Found<'a>> {
+    let found = languages.iter().find_map(|language| {
+        let asked = Asked::read(language);
+        let found = release(snapshot, concept, &asked)
+            .or_else(|| national(snapshot, concept, &asked))
+            .or_else(|| phrase(snapshot, concept, &primary(language).to_ascii_lowercase()))?;
+        Some((language, found))
+    });
+    let (language, mut found) = found?;
+    found.fallback |= languages.first().is_some_and(|first| !same(first, language));
+    Some(found)
 }
 
 fn language_of<'a>(snapshot: &'a Snapshot, concept: Concept, name: &Name<'a>) -> &'a str {
@@ -57,59 +97,57 @@ fn language_of<'a>(snapshot: &'a Snapshot, concept: Concept, name: &Name<'a>) ->
 }
 
 /// Names in the asked dialect before others of the language; `x-refset` picks a language reference set.
-fn release(snapshot: &Snapshot, concept: Concept, asked: &str) -> Option<Designation> {
-    let (tag, refset) = asked.split_once("-x-").unwrap_or((asked, ""));
-    let refset = refset.trim_start_matches("sctlang-").replace('-', "");
-    let wanted = primary(tag);
+fn release<'a>(snapshot: &'a Snapshot, concept: Concept, asked: &Asked<'_>) -> Option<Found<'a>> {
+    let Asked { tag, refset } = asked;
     let mut best: Option<(u32, Name<'_>, &str)> = None;
-    let mut same = 0;
+    let mut others = 0;
     for name in snapshot.names(concept) {
         let language = language_of(snapshot, concept, &name);
-        if primary(language) != wanted || (!refset.is_empty() && name.refset != refset) {
+        if !same(language, tag) || (!refset.is_empty() && name.refset != *refset) {
             continue;
         }
         let dialect = u32::from(!language.eq_ignore_ascii_case(tag));
         let rank = u32::from(!name.preferred) * 10 + name.usage * 2 + dialect;
         match &best {
             Some((known, _, _)) if *known < rank => {}
-            Some((known, of, _)) if *known == rank => same += usize::from(of.text != name.text),
+            Some((known, of, _)) if *known == rank => others += usize::from(of.text != name.text),
             _ => {
                 best = Some((rank, name, language));
-                same = 0;
+                others = 0;
             }
         }
     }
     let (_, name, language) = best?;
-    Some(Designation {
-        text: name.text.to_owned(),
-        language: language.to_owned(),
+    Some(Found {
+        text: name.text.into(),
+        language: language.into(),
         fallback: false,
         origin: Origin::Release,
-        several: same > 0 && !name.preferred,
+        several: others > 0 && !name.preferred,
     })
 }
 
-fn national(snapshot: &Snapshot, concept: Concept, asked: &str) -> Option<Designation> {
+fn national<'a>(snapshot: &'a Snapshot, concept: Concept, asked: &Asked<'_>) -> Option<Found<'a>> {
     let exact =
         |r: &crate::snapshot::Row| r.word.relationship() == Relationship::Equivalent && snapshot.is_current(r.map);
     for row in snapshot.rows_to(concept).filter(exact) {
         if let Some(found) = release(snapshot, row.source, asked) {
-            return Some(Designation { origin: Origin::National, ..found });
+            return Some(Found { origin: Origin::National, ..found });
         }
     }
     None
 }
 
-fn phrase(snapshot: &Snapshot, concept: Concept, language: &str) -> Option<Designation> {
+fn phrase<'a>(snapshot: &'a Snapshot, concept: Concept, language: &str) -> Option<Found<'a>> {
     let facets = snapshot.facets(concept)?;
     let words: Vec<&str> =
         facets.iter().filter(|f| !f.is_empty()).filter_map(|f| snapshot.phrase(f, language)).collect();
     if words.len() < 2 || words.len() != facets.iter().filter(|f| !f.is_empty()).count() {
         return None;
     }
-    Some(Designation {
-        text: words.join(" "),
-        language: language.to_owned(),
+    Some(Found {
+        text: words.join(" ").into(),
+        language: language.to_owned().into(),
         fallback: true,
         origin: Origin::Phrase,
         several: false,

@@ -1,15 +1,15 @@
 //! Layout of a snapshot: a header, a table of sections, and sections of fixed-width records of 32-bit words.
 //!
 //! ```text
-//! word 0-1   "NCPTERM1"
+//! word 0-1   "NCPTERM2"
 //! word 2     sections
 //! word 3 ..  for each section: first word, words
 //! ```
 //! Everything is little-endian; a big-endian machine refuses it by the magic. The name of a snapshot is the SHA-256 of
 //! its bytes. Text is kept once: `Strings` holds the bytes, `StringEnds` where each ends.
 
-/// `NCPTERM1` as two words.
-pub const MAGIC: [u32; 2] = [u32::from_le_bytes(*b"NCPT"), u32::from_le_bytes(*b"ERM1")];
+/// `NCPTERM2` as two words.
+pub const MAGIC: [u32; 2] = [u32::from_le_bytes(*b"NCPT"), u32::from_le_bytes(*b"ERM2")];
 
 /// "None" in a record.
 pub const NONE: u32 = u32::MAX;
@@ -30,7 +30,7 @@ pub enum Section {
     Versions,
     /// 16 words, see [`concept`].
     Concepts,
-    /// `[tag, concept + 1]`, open addressing, a power of two.
+    /// Concept + 1 in the low [`id_bits`], [`tag`] in the others; open addressing, a power of two.
     Index,
     /// `[version, flags]`, by concept, newest version first.
     Contents,
@@ -42,7 +42,7 @@ pub enum Section {
     Maps,
     /// `[map, source system, source version, target system, target version, mode, code, word, other map, display]`
     Groups,
-    /// 12 words, see [`row`].
+    /// 16 words, see [`row`].
     Rows,
     /// Rows by target concept.
     Reverse,
@@ -69,28 +69,31 @@ pub mod concept {
     pub const WORDS: usize = 16;
     /// System.
     pub const SYSTEM: usize = 0;
-    /// First byte of the code in `Strings`.
-    pub const CODE: usize = 1;
     /// Bytes of the code.
-    pub const CODE_LEN: usize = 2;
+    pub const CODE_LEN: usize = 1;
     /// Facets + 1.
-    pub const FACETS: usize = 3;
-    /// First and count in `Contents`.
-    pub const CONTENTS: usize = 4;
+    pub const FACETS: usize = 2;
     /// First and count in `Rows`.
-    pub const ROWS: usize = 6;
+    pub const ROWS: usize = 3;
     /// First and count in `Reverse`.
-    pub const REVERSE: usize = 8;
-    /// First and count in `Designations`.
-    pub const DESIGNATIONS: usize = 10;
-    /// First and count in `Parents`.
-    pub const PARENTS: usize = 12;
+    pub const REVERSE: usize = 5;
+    /// First in `Contents`; the next concept's first is the end, as for the two that follow.
+    pub const CONTENTS: usize = 7;
+    /// First in `Designations`.
+    pub const DESIGNATIONS: usize = 8;
+    /// First in `Parents`.
+    pub const PARENTS: usize = 9;
+    /// The code itself up to the end of the record, so that a look-up touches one cache line; the first byte of a longer
+    /// one in `Strings`.
+    pub const CODE: usize = 10;
+    /// Bytes of a code that stands in its record.
+    pub const CODE_BYTES: usize = (WORDS - CODE) * 4;
 }
 
 /// Words of a map row.
 pub mod row {
     /// Words.
-    pub const WORDS: usize = 12;
+    pub const WORDS: usize = 16;
     /// Source concept.
     pub const SOURCE: usize = 0;
     /// Target concept or none.
@@ -101,16 +104,20 @@ pub mod row {
     pub const GROUP: usize = 3;
     /// Word of the map.
     pub const WORD: usize = 4;
-    /// Priority, lower first.
-    pub const PRIORITY: usize = 5;
     /// First and count of dependencies in `Properties`.
-    pub const DEPENDS: usize = 6;
+    pub const DEPENDS: usize = 5;
     /// First and count of products in `Properties`.
-    pub const PRODUCTS: usize = 8;
+    pub const PRODUCTS: usize = 7;
     /// Comment.
-    pub const COMMENT: usize = 10;
+    pub const COMMENT: usize = 9;
     /// Display of the target as the map has it.
-    pub const DISPLAY: usize = 11;
+    pub const DISPLAY: usize = 10;
+    /// Bytes of the target's code that follow; 0: it is longer, and stands in its concept.
+    pub const CODE_LEN: usize = 11;
+    /// The target's code, so that a look-up need not touch the target.
+    pub const CODE: usize = 12;
+    /// Bytes of it.
+    pub const CODE_BYTES: usize = (WORDS - CODE) * 4;
 }
 
 /// Words of a map.
@@ -145,6 +152,17 @@ pub const ACTIVE: u32 = 1;
 pub const CASE_SENSITIVE: u32 = 2;
 /// The version has all its codes here.
 pub const COMPLETE: u32 = 4;
+
+/// Bits that hold any concept + 1.
+pub fn id_bits(concepts: usize) -> u32 {
+    (usize::BITS - concepts.leading_zeros()).min(31)
+}
+
+/// The bits of a hash that stand in an index slot above the concept.
+#[inline]
+pub fn tag(hash: u64, id_bits: u32) -> u32 {
+    ((hash >> 32) as u32) >> id_bits << id_bits
+}
 
 /// Hash of (system, code); stable across releases since it lies in files.
 #[inline]

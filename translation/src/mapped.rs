@@ -52,11 +52,49 @@ impl Words {
     }
 
     /// The words.
-    #[inline]
     pub(crate) fn words(&self) -> &[u32] {
         match &self.kind {
             Kind::Built(words) => words,
             Kind::File(map) => bytemuck::try_cast_slice(map).unwrap_or_default(),
         }
     }
+
+    /// Finds these ranges, as first word and count, once and for all; `None` if one lies outside.
+    pub(crate) fn cut<const N: usize>(self, ranges: &[(usize, usize); N]) -> Option<Cut<N>> {
+        let mut parts = [std::ptr::from_ref::<[u32]>(&[]); N];
+        for (part, (first, count)) in parts.iter_mut().zip(ranges) {
+            *part = std::ptr::from_ref(self.words().get(*first..first.checked_add(*count)?)?);
+        }
+        Some(Cut { _words: self, parts })
+    }
 }
+
+/// Words that were cut into parts, so that a look-up need not find them again.
+#[derive(Debug)]
+pub(crate) struct Cut<const N: usize> {
+    /// Kept alive, never handed out.
+    _words: Words,
+    /// Parts of it.
+    parts: [*const [u32]; N],
+}
+
+impl<const N: usize> Cut<N> {
+    /// One part.
+    #[inline]
+    pub(crate) fn part(&self, index: usize) -> &[u32] {
+        // SAFETY: the parts were taken from slices of `_words`, which is owned by `self` and neither changed nor dropped
+        // before it. Its bytes do not move with it: they lie on the heap or in the mapping. The reference lives as long as
+        // the borrow of `self`.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.parts[index]
+        }
+    }
+}
+
+// SAFETY: a shared view of immutable memory that `Words` owns; `Words` itself is `Send` and `Sync`.
+#[allow(unsafe_code)]
+unsafe impl<const N: usize> Send for Cut<N> {}
+// SAFETY: as above.
+#[allow(unsafe_code)]
+unsafe impl<const N: usize> Sync for Cut<N> {}

@@ -50,6 +50,7 @@ impl Word {
     }
 
     /// From a snapshot; an unknown number reads as not related.
+    #[inline]
     pub fn from_number(number: u8) -> Self {
         Self(if usize::from(number) < WORDS.len() { number } else { 8 })
     }
@@ -60,6 +61,7 @@ impl Word {
     }
 
     /// What it means.
+    #[inline]
     pub fn relationship(self) -> Relationship {
         WORDS[usize::from(self.0)].1
     }
@@ -108,6 +110,7 @@ impl Relationship {
     }
 
     /// As a number of a snapshot or of the wire.
+    #[inline]
     pub fn from_number(number: u8) -> Self {
         match number {
             0 => Self::Equivalent,
@@ -141,6 +144,7 @@ impl Allowed {
     pub const ALL: Self = Self { wider: true, narrower: true, related: true, fallback: true };
 
     /// Whether a target of that relationship is permitted.
+    #[inline]
     pub fn takes(self, relationship: Relationship) -> bool {
         match relationship {
             Relationship::Equivalent => true,

@@ -326,6 +326,16 @@ pub fn batch(
     let mut maps: Vec<u32> = Vec::new();
     let mut out =
         pb::TranslateBatchResponse { snapshot: snapshot.digest().to_vec(), ..pb::TranslateBatchResponse::default() };
+    let count = request.code.len();
+    for column in [&mut out.outcome, &mut out.relationship] {
+        column.reserve_exact(count);
+    }
+    for column in [&mut out.target_system, &mut out.map] {
+        column.reserve_exact(count);
+    }
+    for column in [&mut out.target_code, &mut out.display] {
+        column.reserve_exact(count);
+    }
     let index = |list: &mut Vec<u32>, item: u32| match list.iter().position(|i| *i == item) {
         Some(at) => at,
         None => {
@@ -345,7 +355,7 @@ pub fn batch(
                     && snapshot.depends(r).next().is_none()
             })
         });
-        let Some((row, target)) = best.and_then(|r| r.target.map(|t| (r, t))) else {
+        let Some((row, target)) = best.and_then(|r| Some((r, r.target?))) else {
             let already = system.is_some_and(|s| wanted.map_or_else(|| snapshot.is_target(s), |w| w == s));
             if !already {
                 counters.unmapped(request.systems.get(*at as usize).map_or("", String::as_str), code);
@@ -356,9 +366,9 @@ pub fn batch(
             out.target_code.push(String::new());
             out.relationship.push(pb::Relationship::Unspecified as i32);
             // A reader's word for a code that needs no other code.
-            let named = concept.filter(|_| already).and_then(|c| designation::choose(snapshot, c, &languages));
+            let named = concept.filter(|_| already).and_then(|c| designation::find(snapshot, c, &languages));
             let named = named.filter(|d| d.origin != designation::Origin::Phrase);
-            out.display.push(named.map(|d| d.text).unwrap_or_default());
+            out.display.push(named.map(|d| d.text.into_owned()).unwrap_or_default());
             out.map.push(u32::MAX);
             continue;
         };
@@ -366,18 +376,18 @@ pub fn batch(
         let outcome =
             if found == Relationship::Equivalent { pb::Outcome::Mapped } else { pb::Outcome::MappedApproximate };
         out.outcome.push(outcome as i32);
-        let system = snapshot.system_of(target);
+        let (system, target_code) = snapshot.row_target(&row).unwrap_or((snapshot.system_of(target), ""));
         let position = targets.iter().position(|s| *s == system).unwrap_or_else(|| {
             targets.push(system);
             targets.len() - 1
         });
         out.target_system.push(position as u32);
-        out.target_code.push(snapshot.code(target).to_owned());
+        out.target_code.push(target_code.to_owned());
         out.relationship.push(relationship(found) as i32);
         // Our own phrase is no name of the code, and a column has no place to say so.
-        let named = designation::choose(snapshot, target, &languages);
+        let named = designation::find(snapshot, target, &languages);
         let named = named.filter(|d| d.origin != designation::Origin::Phrase).map(|d| d.text);
-        out.display.push(named.unwrap_or_else(|| snapshot.row_display(&row).to_owned()));
+        out.display.push(named.unwrap_or_else(|| snapshot.row_display(&row).into()).into_owned());
         out.map.push(index(&mut maps, row.map) as u32);
     }
     out.target_systems = targets.iter().map(|s| snapshot.system_name(*s).to_owned()).collect();

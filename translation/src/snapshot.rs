@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use crate::build::{Built, plain, uri};
 use crate::format::{self, ACTIVE, CASE_SENSITIVE, COMPLETE, MAGIC, NONE, SECTIONS, Section, concept, map, row};
-use crate::mapped::Words;
+use crate::mapped::{Cut, Words};
 use crate::relationship::{Relationship, Word};
 
 mod records;
@@ -39,9 +39,10 @@ pub enum SnapshotError {
 /// Everything that one answer is made from.
 #[derive(Debug)]
 pub struct Snapshot {
-    words: Words,
+    sections: Cut<SECTIONS>,
     digest: [u8; 32],
-    sections: [(usize, usize); SECTIONS],
+    /// Bits of an index slot that hold a concept.
+    id_bits: u32,
     names: HashMap<String, u32>,
     by_facet: OnceLock<[HashMap<String, Vec<Concept>>; 3]>,
 }
@@ -79,15 +80,14 @@ impl Snapshot {
         let mut sections = [(0, 0); SECTIONS];
         for (section, range) in sections.iter_mut().zip(head[3..].chunks_exact(2)) {
             *section = (range[0] as usize, range[1] as usize);
-            if section.0.checked_add(section.1).is_none_or(|end| end > all.len()) {
-                return Err(SnapshotError::Format);
-            }
         }
-        let mut out = Self { words, digest, sections, names: HashMap::new(), by_facet: OnceLock::new() };
-        let slots = out.section(Section::Index).len() / 2;
-        if !slots.is_power_of_two() || out.section(Section::Concepts).len() / concept::WORDS >= slots {
+        let sections = words.cut(&sections).ok_or(SnapshotError::Format)?;
+        let mut out = Self { sections, digest, id_bits: 0, names: HashMap::new(), by_facet: OnceLock::new() };
+        let (slots, concepts) = (out.section(Section::Index).len(), out.count::<{ concept::WORDS }>(Section::Concepts));
+        if !slots.is_power_of_two() || concepts as usize >= slots {
             return Err(SnapshotError::Format);
         }
+        out.id_bits = format::id_bits(concepts as usize);
         let names: HashMap<String, u32> =
             out.section(Section::Names).chunks_exact(2).map(|w| (out.text(w[0]).to_owned(), w[1])).collect();
         out.names = names;
@@ -101,8 +101,7 @@ impl Snapshot {
 
     #[inline]
     fn section(&self, section: Section) -> &[u32] {
-        let (start, len) = self.sections[section as usize];
-        self.words.words().get(start..start + len).unwrap_or_default()
+        self.sections.part(section as usize)
     }
 
     #[inline]
@@ -177,26 +176,35 @@ impl Snapshot {
     #[inline]
     pub fn find(&self, system: System, code: &str) -> Option<Concept> {
         let index = self.section(Section::Index);
-        let mask = index.len() / 2 - 1;
+        let mask = index.len().wrapping_sub(1);
         let hash = format::hash(system.0, code);
-        let tag = (hash >> 32) as u32;
-        let mut slot = hash as usize & mask;
-        let bytes = self.bytes();
-        loop {
-            let (found, id) = (index[slot * 2], index[slot * 2 + 1]);
-            if id == 0 {
+        let tag = format::tag(hash, self.id_bits);
+        for step in 0..=mask {
+            let slot = *index.get((hash as usize).wrapping_add(step) & mask)?;
+            if slot == 0 {
                 return None;
             }
-            if found == tag {
-                let record = self.record::<{ concept::WORDS }>(Section::Concepts, id - 1);
-                let start = record[concept::CODE] as usize;
-                let end = start + record[concept::CODE_LEN] as usize;
-                if record[concept::SYSTEM] == system.0 && bytes.get(start..end) == Some(code.as_bytes()) {
-                    return Some(Concept(id - 1));
+            // The low bits hold the concept + 1, the others tell most of the wrong ones apart.
+            let differs = slot ^ tag;
+            if differs >> self.id_bits == 0 {
+                let id = differs.checked_sub(1)?;
+                let record = self.record::<{ concept::WORDS }>(Section::Concepts, id);
+                if record[concept::SYSTEM] == system.0 && self.code_bytes(record) == code.as_bytes() {
+                    return Some(Concept(id));
                 }
             }
-            slot = (slot + 1) & mask;
         }
+        None
+    }
+
+    #[inline]
+    fn code_bytes<'a>(&'a self, record: &'a [u32; concept::WORDS]) -> &'a [u8] {
+        let len = record[concept::CODE_LEN] as usize;
+        if len <= concept::CODE_BYTES {
+            return bytemuck::cast_slice(&record[concept::CODE..]).get(..len).unwrap_or_default();
+        }
+        let start = record[concept::CODE] as usize;
+        self.bytes().get(start..start + len).unwrap_or_default()
     }
 
     /// A code, as its system tells codes apart: by exact match, else without regard to case where no version minds it.
@@ -218,6 +226,7 @@ impl Snapshot {
     }
 
     /// System of a concept.
+    #[inline]
     pub fn system_of(&self, concept: Concept) -> System {
         System(self.record::<{ concept::WORDS }>(Section::Concepts, concept.0)[concept::SYSTEM])
     }
@@ -226,15 +235,25 @@ impl Snapshot {
     #[inline]
     pub fn code(&self, concept: Concept) -> &str {
         let record = self.record::<{ concept::WORDS }>(Section::Concepts, concept.0);
-        let start = record[concept::CODE] as usize;
-        let bytes = self.bytes().get(start..start + record[concept::CODE_LEN] as usize).unwrap_or_default();
-        std::str::from_utf8(bytes).unwrap_or_default()
+        std::str::from_utf8(self.code_bytes(record)).unwrap_or_default()
     }
 
     #[inline]
     fn range(&self, concept: Concept, at: usize) -> std::ops::Range<u32> {
         let record = self.record::<{ concept::WORDS }>(Section::Concepts, concept.0);
         record[at]..record[at].saturating_add(record[at + 1])
+    }
+
+    /// Records of a section that lie in the order of their concepts.
+    fn between<const N: usize>(&self, concept: Concept, at: usize, section: Section) -> std::ops::Range<u32> {
+        let start = self.record::<{ concept::WORDS }>(Section::Concepts, concept.0)[at];
+        let next = concept.0 + 1;
+        let end = if next < self.count::<{ concept::WORDS }>(Section::Concepts) {
+            self.record::<{ concept::WORDS }>(Section::Concepts, next)[at]
+        } else {
+            self.count::<N>(section)
+        };
+        start..end
     }
 
     /// Rows from a concept, best first.
@@ -265,6 +284,20 @@ impl Snapshot {
             word: Word::from_number(words[row::WORD] as u8),
             words: index,
         }
+    }
+
+    /// System and code of a row's target, without touching the target's concept where the code is short.
+    #[inline]
+    pub fn row_target(&self, row: &Row) -> Option<(System, &str)> {
+        let target = row.target?;
+        let words = self.record::<{ row::WORDS }>(Section::Rows, row.words);
+        let len = words[row::CODE_LEN] as usize;
+        let code = match bytemuck::cast_slice::<u32, u8>(&words[row::CODE..]).get(..len) {
+            Some(bytes) if len > 0 => std::str::from_utf8(bytes).unwrap_or_default(),
+            _ => self.code(target),
+        };
+        let system = System(self.record::<10>(Section::Groups, row.group)[3]);
+        Some((system, code))
     }
 
     /// Comment of a row.
@@ -302,7 +335,7 @@ impl Snapshot {
 
     /// Designations of a concept: preferred names first.
     pub fn names(&self, concept: Concept) -> impl Iterator<Item = Name<'_>> {
-        self.range(concept, concept::DESIGNATIONS).map(|d| {
+        self.between::<6>(concept, concept::DESIGNATIONS, Section::Designations).map(|d| {
             let words = self.record::<6>(Section::Designations, d);
             Name {
                 text: self.text(words[4]),
@@ -316,7 +349,7 @@ impl Snapshot {
 
     /// Versions in which a concept stands, newest first.
     pub fn contents(&self, concept: Concept) -> impl Iterator<Item = Content<'_>> {
-        self.range(concept, concept::CONTENTS).map(|c| {
+        self.between::<2>(concept, concept::CONTENTS, Section::Contents).map(|c| {
             let words = self.record::<2>(Section::Contents, c);
             Content {
                 version: self.text(self.record::<6>(Section::Versions, words[0])[1]),
@@ -328,7 +361,9 @@ impl Snapshot {
     /// Direct parents.
     pub fn parents(&self, concept: Concept) -> impl Iterator<Item = Concept> + '_ {
         let parents = self.section(Section::Parents);
-        self.range(concept, concept::PARENTS).filter_map(|p| parents.get(p as usize)).map(|p| Concept(*p))
+        self.between::<1>(concept, concept::PARENTS, Section::Parents)
+            .filter_map(|p| parents.get(p as usize))
+            .map(|p| Concept(*p))
     }
 
     /// Whether `ancestor` stands above `concept` in the hierarchy, or is the same.
@@ -481,8 +516,18 @@ impl Snapshot {
 
     /// A word of our own table of phrases.
     pub fn phrase(&self, key: &str, language: &str) -> Option<&str> {
-        let of = self.section(Section::Phrases).chunks_exact(3);
-        of.into_iter().find(|w| self.text(w[0]) == key && self.text(w[1]) == language).map(|w| self.text(w[2]))
+        // They lie by key and language.
+        let (mut low, mut high) = (0, self.count::<3>(Section::Phrases));
+        while low < high {
+            let middle = low.midpoint(high);
+            let words = self.record::<3>(Section::Phrases, middle);
+            match (self.text(words[0]), self.text(words[1])).cmp(&(key, language)) {
+                std::cmp::Ordering::Equal => return Some(self.text(words[2])),
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 
     /// The best row from a code into a system that the policy takes, by current maps.

@@ -29,6 +29,20 @@ fn ranges(count: usize, owners: impl Iterator<Item = u32>) -> Vec<[u32; 2]> {
     out
 }
 
+/// Where the consecutive records of each owner begin.
+fn starts(count: usize, owners: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut out = vec![0u32; count];
+    for owner in owners {
+        if let Some(next) = out.get_mut(owner as usize + 1) {
+            *next += 1;
+        }
+    }
+    for index in 1..count {
+        out[index] += out[index - 1];
+    }
+    out
+}
+
 fn properties(list: &[PropertyRecord], strings: &mut super::Interner, out: &mut Vec<u32>) -> [u32; 2] {
     let first = (out.len() / 4) as u32;
     for p in list {
@@ -102,11 +116,15 @@ impl Builder {
             words[row::MAP] = r.map;
             words[row::GROUP] = r.group;
             words[row::WORD] = u32::from(r.word.number());
-            words[row::PRIORITY] = r.priority;
             words[row::DEPENDS..row::DEPENDS + 2].copy_from_slice(&depends);
             words[row::PRODUCTS..row::PRODUCTS + 2].copy_from_slice(&products);
             words[row::COMMENT] = r.comment;
             words[row::DISPLAY] = r.display;
+            let target = self.concepts.get(r.target as usize).map_or("", |(_, code)| self.strings.text(*code));
+            if target.len() <= row::CODE_BYTES {
+                words[row::CODE_LEN] = target.len() as u32;
+                in_place(&mut words[row::CODE..], target);
+            }
             sections[Section::Rows as usize].extend(words);
         }
         let mut reverse: Vec<u32> =
@@ -116,11 +134,11 @@ impl Builder {
         let reverse_ranges = ranges(count, reverse.iter().map(|r| self.rows[*r as usize].target));
         sections[Section::Reverse as usize] = reverse;
 
-        let content_ranges = ranges(count, self.contents.iter().map(|c| c.concept));
+        let content_starts = starts(count, self.contents.iter().map(|c| c.concept));
         for c in &self.contents {
             sections[Section::Contents as usize].extend([c.version, if c.active { ACTIVE } else { 0 }]);
         }
-        let designation_ranges = ranges(count, self.designations.iter().map(|d| d.concept));
+        let designation_starts = starts(count, self.designations.iter().map(|d| d.concept));
         for d in &self.designations {
             sections[Section::Designations as usize].extend([
                 d.version,
@@ -131,7 +149,7 @@ impl Builder {
                 d.refset,
             ]);
         }
-        let parent_ranges = ranges(count, self.parents.iter().map(|p| p.0));
+        let parent_starts = starts(count, self.parents.iter().map(|p| p.0));
         sections[Section::Parents as usize].extend(self.parents.iter().map(|p| p.1));
 
         let mut facet_of = vec![0u32; count];
@@ -151,17 +169,18 @@ impl Builder {
             let (start, len) = self.strings.range(*code);
             let mut words = [0u32; concept::WORDS];
             words[concept::SYSTEM] = *system;
-            words[concept::CODE] = start;
             words[concept::CODE_LEN] = len;
             words[concept::FACETS] = facet_of[index];
-            for (at, range) in [
-                (concept::CONTENTS, content_ranges[index]),
-                (concept::ROWS, row_ranges[index]),
-                (concept::REVERSE, reverse_ranges[index]),
-                (concept::DESIGNATIONS, designation_ranges[index]),
-                (concept::PARENTS, parent_ranges[index]),
-            ] {
-                words[at..at + 2].copy_from_slice(&range);
+            words[concept::ROWS..concept::ROWS + 2].copy_from_slice(&row_ranges[index]);
+            words[concept::REVERSE..concept::REVERSE + 2].copy_from_slice(&reverse_ranges[index]);
+            words[concept::CONTENTS] = content_starts[index];
+            words[concept::DESIGNATIONS] = designation_starts[index];
+            words[concept::PARENTS] = parent_starts[index];
+            let code = self.strings.text(*code);
+            if code.len() <= concept::CODE_BYTES {
+                in_place(&mut words[concept::CODE..], code);
+            } else {
+                words[concept::CODE] = start;
             }
             sections[Section::Concepts as usize].extend(words);
         }
@@ -236,16 +255,17 @@ impl Builder {
     }
 
     fn index(&self) -> Vec<u32> {
-        let slots = (self.concepts.len() * 2).next_power_of_two().max(8);
-        let mut out = vec![0u32; slots * 2];
+        // At most two thirds are taken: small, so that it stays in the processor's cache.
+        let slots = (self.concepts.len() * 3 / 2 + 1).next_power_of_two().max(8);
+        let id_bits = format::id_bits(self.concepts.len());
+        let mut out = vec![0u32; slots];
         for (index, (system, code)) in self.concepts.iter().enumerate() {
             let hash = format::hash(*system, self.strings.text(*code));
             let mut slot = hash as usize & (slots - 1);
-            while out[slot * 2 + 1] != 0 {
+            while out[slot] != 0 {
                 slot = (slot + 1) & (slots - 1);
             }
-            out[slot * 2] = (hash >> 32) as u32;
-            out[slot * 2 + 1] = index as u32 + 1;
+            out[slot] = format::tag(hash, id_bits) | (index as u32 + 1);
         }
         out
     }
@@ -307,7 +327,7 @@ impl Builder {
             })
             .collect();
         let manifest = json!({
-            "format": "NCPTERM1",
+            "format": "NCPTERM2",
             "inputs": inputs,
             "ignored_files": self.ignored,
             "code_systems": versions,
@@ -319,6 +339,13 @@ impl Builder {
             },
         });
         format!("{manifest:#}\n")
+    }
+}
+
+/// A code in its record.
+fn in_place(words: &mut [u32], code: &str) {
+    for (word, bytes) in words.iter_mut().zip(padded(code.as_bytes(), 0)) {
+        *word = bytes;
     }
 }
 
