@@ -247,8 +247,26 @@ pub struct Outcome {
     pub failed_documents: Vec<DocumentObject>,
     /// Studies with instances that did not.
     pub failed_studies: Vec<StudyObject>,
+    /// Digest of the maps that translated the answer's metadata, hex; empty when none did.
+    #[serde(default)]
+    pub snapshot: String,
+    /// Requests that we sent: evidence, as [`Decision::request_header`] is of one that came.
+    #[serde(default)]
+    pub requests: Vec<Evidence>,
+    /// Responses that came or that we sent.
+    #[serde(default)]
+    pub responses: Vec<Evidence>,
     /// Raised besides.
     pub alerts: Vec<Event>,
+}
+
+/// A message, as the `ehdsi` dialect keeps it for proof.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Evidence {
+    /// wsa:MessageID.
+    pub message_id: String,
+    /// Its SOAP header; empty where another message of the exchange has the same assertions.
+    pub header: String,
 }
 
 impl Outcome {
@@ -262,6 +280,9 @@ impl Outcome {
             studies: Vec::new(),
             failed_documents: Vec::new(),
             failed_studies: Vec::new(),
+            snapshot: String::new(),
+            requests: Vec::new(),
+            responses: Vec::new(),
             alerts: Vec::new(),
         }
     }
@@ -377,6 +398,15 @@ pub enum Event {
     },
     /// EHDSI-94: a document went through the terminology service.
     Translated(Transcoding),
+    /// EHDSI-94: names of codes in a list of documents were put into the words of their reader.
+    NamesTranslated {
+        /// CX of the patient whose documents they are.
+        patient: String,
+        /// DocumentEntries of the list.
+        entries: u64,
+        /// Digest of the maps, hex.
+        maps: String,
+    },
     /// EHDSI-193: the capabilities of a country were looked up.
     SmpQueried {
         /// The service asked.
@@ -384,8 +414,10 @@ pub enum Event {
         /// What was asked for: participant and document type.
         query: String,
     },
-    /// EHDSI-CF: the other country could not be reached.
+    /// EHDSI-CF: the other country could not be reached, by a request or by an asynchronous answer.
     CommunicationFailed {
+        /// Which side we are.
+        role: Role,
         /// Why.
         rule: String,
         /// On whose behalf it was called.

@@ -201,6 +201,11 @@ pub fn from_audit_event(event: &Value) -> Result<Message, ReadError> {
             _ => coded,
         }
     });
+    // FHIR R4: agent 1..*. Who did it is what the trail is for.
+    let agents = list(event, "agent");
+    if agents.is_empty() {
+        return Err(ReadError::Missing("agent"));
+    }
     Ok(Message {
         event: kind,
         action: text(event, "/action"),
@@ -209,7 +214,7 @@ pub fn from_audit_event(event: &Value) -> Result<Message, ReadError> {
         types: list(event, "subtype").iter().map(code).collect(),
         description: text(event, "/outcomeDesc"),
         purposes: purposes.collect(),
-        participants: list(event, "agent")
+        participants: agents
             .iter()
             .map(|agent| {
                 let kinds = agent.get("type").map(|t| list(t, "coding")).unwrap_or_default();

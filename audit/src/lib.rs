@@ -21,8 +21,8 @@ pub mod server;
 pub use client::{Filter, gaps, search, watch};
 pub use delivery::{FhirTarget, SyslogTarget, feed, fhir_feed, syslog};
 pub use event::{
-    AssertionKind, Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts,
-    QueryObject, Role, StudyObject, Transaction, Transcoding,
+    AssertionKind, Decision, DocumentObject, Event, Evidence, HumanRequestor, Intent, Outcome, OutcomeIndicator,
+    PeerFacts, QueryObject, Role, StudyObject, Transaction, Transcoding,
 };
 pub use fhir::{from_audit_event, to_audit_event};
 pub use frame::KeyFileError;

@@ -229,6 +229,7 @@ fn events() -> Vec<(&'static str, &'static str, &'static str, i32, Event)> {
             "EHDSI-CF",
             12,
             Event::CommunicationFailed {
+                role: Role::Initiator,
                 rule: rule.clone(),
                 user: Some(user()),
                 patient: patient.clone(),

@@ -117,6 +117,19 @@ impl Client {
         body: &Value,
         token: Option<&str>,
     ) -> (StatusCode, Value) {
+        let (status, _, answer) = self.sent(name, method, path, body, token).await;
+        (status, answer)
+    }
+
+    /// Status, `Location` and body.
+    async fn sent(
+        &self,
+        name: &str,
+        method: Method,
+        path: &str,
+        body: &Value,
+        token: Option<&str>,
+    ) -> (StatusCode, Option<String>, Value) {
         let connector = self.pki.leaf(name).connector(b"\x08http/1.1").expect("connector");
         let client = ncp_tls::http_client(connector, None, Duration::from_secs(10));
         let address = self.config.fhir.expect("an address");
@@ -133,8 +146,9 @@ impl Client {
             .expect("a request");
         let answer = client.request(request).await.expect("an answer");
         let status = answer.status();
+        let location = answer.headers().get("location").map(|url| url.to_str().expect("text").to_owned());
         let bytes = answer.into_body().collect().await.expect("a body").to_bytes();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+        (status, location, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
     async fn query(&self) -> AuditQueryClient<tonic::transport::Channel> {
@@ -221,9 +235,19 @@ async fn fhir(client: &Client) {
     let message = Message::read(&example("ihe/iti-55-responder.xml")).expect("reads");
     let event = ncp_audit::to_audit_event(&message);
     let post = |body: Value| async move { client.fhir("hospital", Method::POST, "/AuditEvent", &body).await.0 };
-    assert_eq!(post(event.clone()).await, StatusCode::CREATED);
-    assert_eq!(post(event.clone()).await, StatusCode::OK, "a duplicate");
+    let (status, place, _) = client.sent("hospital", Method::POST, "/AuditEvent", &event, None).await;
+    assert!(status == StatusCode::CREATED && place.as_ref().is_some_and(|p| p.starts_with("https://")), "{place:?}");
+    let (status, again, _) = client.sent("hospital", Method::POST, "/AuditEvent", &event, None).await;
+    assert_eq!((status, again), (StatusCode::OK, place), "a duplicate stands where the first one does");
     assert_eq!(post(json!({ "resourceType": "Patient" })).await, StatusCode::UNPROCESSABLE_ENTITY);
+    for agents in [Value::Null, json!([])] {
+        let mut nobody = event.clone();
+        nobody["agent"] = agents;
+        let (status, answer) = client.fhir("hospital", Method::POST, "/AuditEvent", &nobody).await;
+        assert_eq!((status, &answer["resourceType"]), (StatusCode::UNPROCESSABLE_ENTITY, &"OperationOutcome".into()));
+        let why = answer.pointer("/issue/0/diagnostics").and_then(Value::as_str).unwrap_or_default();
+        assert!(why.contains("agent is missing"), "{answer}");
+    }
     let mut other = event.clone();
     other["outcome"] = "8".into();
     let bundle =
@@ -232,6 +256,8 @@ async fn fhir(client: &Client) {
     assert_eq!(status, StatusCode::OK);
     assert_eq!(answer.pointer("/entry/0/response/status"), Some(&"201".into()), "{answer}");
     assert_eq!(answer.pointer("/entry/1/response/status"), Some(&"422".into()), "{answer}");
+    assert_eq!(answer.pointer("/entry/1/response/outcome/resourceType"), Some(&"OperationOutcome".into()), "{answer}");
+    let location = answer.pointer("/entry/0/response/location").and_then(Value::as_str).expect("a place").to_owned();
 
     let get = |path: String| async move { client.fhir("auditor", Method::GET, &path, &Value::Null).await };
     let count = |bundle: &Value| bundle.get("entry").and_then(Value::as_array).map_or(0, Vec::len);
@@ -263,6 +289,29 @@ async fn fhir(client: &Client) {
         let (status, bundle) = get(format!("{day}{query}")).await;
         assert_eq!((status, count(&bundle)), (StatusCode::OK, expected), "{query}: {bundle}");
     }
+    // What was created stands where the answer said.
+    let created = &location[location.find("/AuditEvent/").expect("a path")..];
+    assert_eq!(get(created.to_owned()).await.1["outcome"], "8");
+    let one_id = &created["/AuditEvent/".len()..];
+    let total = |bundle: &Value| bundle.get("total").and_then(Value::as_u64);
+    for (query, entries, counted) in [
+        (&format!("?_id={one_id}")[..], 1, Some(1)),
+        (&format!("?_id={one_id},9-9,x&_id={one_id}"), 1, Some(1)),
+        (&format!("?_id={one_id}&_id=9-9"), 0, Some(0)),
+        (&format!("?_id={one_id}&outcome=0"), 0, Some(0)),
+        ("?date=2026-11-23&_summary=count", 0, Some(4)),
+        ("?date=2026-11-23&_count=0", 0, Some(4)),
+        ("?date=2026-11-23&_count=1", 1, None),
+        ("?date=2026-11-23&_count=1&_total=none", 1, None),
+        ("?date=2026-11-23&_count=1&_total=accurate&outcome=0&type=", 1, Some(3)),
+        ("?date=2026-11-23&_count=1&_total=estimate&_summary=false", 1, Some(4)),
+    ] {
+        let (status, bundle) = get(format!("/AuditEvent{query}")).await;
+        assert_eq!((status, count(&bundle), total(&bundle)), (StatusCode::OK, entries, counted), "{query}: {bundle}");
+    }
+    for wrong in ["_total=some", "_summary=short", "_count=-1"] {
+        assert_eq!(get(format!("/AuditEvent?date=2026&{wrong}")).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
     // Pages: three and one, by the links that were given.
     let (_, first) = get(format!("{day}&_count=3&_sort=date")).await;
     let link = |bundle: &Value| {
@@ -272,6 +321,7 @@ async fn fhir(client: &Client) {
     let next = link(&first).expect("another page");
     let (_, second) = get(next[next.find("/AuditEvent").expect("a path")..].to_owned()).await;
     assert_eq!((count(&first), count(&second), link(&second)), (3, 1, None));
+    assert_eq!((total(&first), total(&second)), (None, Some(4)), "the last page knows");
     let resource = first.pointer("/entry/0/resource").expect("a resource");
     for path in [
         "/id",

@@ -16,6 +16,7 @@ use ncp_tls::{Country, HttpClient, TlsError};
 use ncp_xml::{Element, Limits as XmlLimits};
 use tokio::sync::oneshot;
 
+use crate::audit_scope::Recorder;
 use crate::pending::{Arrived, Pending};
 
 /// A pooled client of one system.
@@ -53,6 +54,8 @@ pub struct SoapCall<'a> {
     pub listed: Option<usize>,
     /// The request names our reply address, and its answer may come there.
     pub elsewhere: Option<Elsewhere<'a>>,
+    /// Keeps the headers of request and answer, where the trail keeps evidence.
+    pub evidence: Option<&'a Recorder>,
 }
 
 /// An answer that comes over another connection.
@@ -170,6 +173,9 @@ impl SoapCall<'_> {
             headers.push(self.assertions.iter().fold(security, |all, one| all.raw(one.xml.clone())));
         }
         let message = Envelope { headers, body: self.body }.write();
+        if let (Some(evidence), Some(id)) = (self.evidence, &addressing.message_id) {
+            evidence.sent(id, &message);
+        }
         let (content_type, body) = match self.packaging {
             Packaging::Mtom => ncp_soap::mtom_request(message),
             Packaging::Simple => {
@@ -193,11 +199,15 @@ impl SoapCall<'_> {
         };
         let answered = tokio::time::timeout(self.patience, work).await;
         let Answer { envelope, listed, parts, taken } = answered.map_err(|_| CallError::Timeout)??;
+        let answered = Addressing::read(&envelope).ok();
+        if let (Some(evidence), Some(id)) = (self.evidence, answered.as_ref().and_then(|a| a.message_id.as_deref())) {
+            evidence.answered(id, envelope.headers.clone());
+        }
         if Fault::read(&envelope.body).is_some() {
             return Err(CallError::Fault);
         }
         // A foreign stack may leave the header out; one that names another message is not our answer.
-        let relates = Addressing::read(&envelope).ok().and_then(|a| a.relates_to);
+        let relates = answered.and_then(|a| a.relates_to);
         if relates.is_some() && relates != addressing.message_id {
             return Err(CallError::Malformed("relates to another message"));
         }

@@ -60,6 +60,15 @@ pub struct Transcoded {
     pub summary: DocumentSummary,
 }
 
+/// Metadata after the service.
+#[derive(Debug, Clone)]
+pub struct Entries {
+    /// The entries.
+    pub entries: Vec<DocumentEntry>,
+    /// Digest of the snapshot that was used, hex; empty when there was no code to ask for.
+    pub snapshot: String,
+}
+
 /// The client; connects when first used.
 #[derive(Clone)]
 pub struct Translator {
@@ -84,9 +93,10 @@ impl Translator {
     ///
     /// # Errors
     /// The service's.
-    pub async fn entries_to_pivot(&self, entries: &[DocumentEntry]) -> Result<Vec<DocumentEntry>, TranslationError> {
+    pub async fn entries_to_pivot(&self, entries: &[DocumentEntry]) -> Result<Entries, TranslationError> {
         let found = self.codes(entries, "en").await?;
-        Ok(entries.iter().map(|entry| with_targets(entry, &found)).collect())
+        let entries = entries.iter().map(|entry| with_targets(entry, &found)).collect();
+        Ok(Entries { entries, snapshot: found.snapshot })
     }
 
     /// The entries with displays in the first of a reader's languages in which the service has a name of the code. Codes
@@ -98,7 +108,7 @@ impl Translator {
         &self,
         entries: &[DocumentEntry],
         languages: &str,
-    ) -> Result<Vec<DocumentEntry>, TranslationError> {
+    ) -> Result<Entries, TranslationError> {
         let found = self.codes(entries, languages).await?;
         let mut entries = entries.to_vec();
         for code in entries.iter_mut().flat_map(codes_mut) {
@@ -106,7 +116,7 @@ impl Translator {
                 code.display = Some(display);
             }
         }
-        Ok(entries)
+        Ok(Entries { entries, snapshot: found.snapshot })
     }
 
     /// Every code of the entries, once, in batches that see one snapshot.

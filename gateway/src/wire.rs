@@ -42,6 +42,8 @@ pub struct Request {
     pub addressing: Addressing,
     /// Where the answer goes, if not back on the connection; always a configured address.
     pub answer_at: Option<String>,
+    /// MessageID of the answer.
+    pub answer_id: String,
 }
 
 /// To what and where an answer goes.
@@ -51,19 +53,25 @@ pub struct Back<'a> {
     pub relates_to: Option<&'a str>,
     /// The reply address of an asynchronous exchange.
     pub to: Option<&'a str>,
+    /// MessageID of the answer, where the trail knows it before; none: a new one.
+    pub message_id: Option<&'a str>,
 }
 
 impl Request {
     /// Where its answer goes.
     pub fn back(&self) -> Back<'_> {
-        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref() }
+        let message_id = Some(self.answer_id.as_str());
+        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref(), message_id }
     }
 }
 
 impl Back<'_> {
-    fn headers(self, action: &str) -> Vec<Element> {
-        let to = self.to.map(ToOwned::to_owned);
-        Addressing { to, ..Addressing::response(action, self.relates_to) }.to_headers()
+    /// The header blocks of an answer.
+    pub fn headers(self, action: &str) -> Vec<Element> {
+        let mut addressing = Addressing::response(action, self.relates_to);
+        addressing.to = self.to.map(ToOwned::to_owned);
+        addressing.message_id = self.message_id.map(ToOwned::to_owned).or(addressing.message_id);
+        addressing.to_headers()
     }
 }
 
@@ -118,7 +126,8 @@ where
     let (bytes, envelope) = read_envelope(limits, headers, body).await?;
     let addressing = Addressing::read(&envelope)?;
     let answer_at = addressing.reply_address(reply_to)?.map(ToOwned::to_owned);
-    Ok(Request { bytes, envelope, addressing, answer_at })
+    let answer_id = uuid::Uuid::new_v4().urn().to_string();
+    Ok(Request { bytes, envelope, addressing, answer_at, answer_id })
 }
 
 /// What a transaction answers: a value that knows no connection.

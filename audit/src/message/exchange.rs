@@ -8,7 +8,7 @@ use super::{
     of_event, point_of_care, purpose, remote,
 };
 use crate::event::{
-    Decision, DocumentObject, Intent, Outcome, OutcomeIndicator, QueryObject, Role, StudyObject, Transaction,
+    Decision, DocumentObject, Evidence, Intent, Outcome, OutcomeIndicator, QueryObject, Role, StudyObject, Transaction,
 };
 
 const HOME_XCA: &str = "urn:ihe:iti:xca:2010:homeCommunityId";
@@ -27,6 +27,7 @@ pub fn of_exchange(site: &Site, intent: &Intent, decision: &Decision, outcome: &
         error: &outcome.error_code,
         documents: &outcome.documents,
         studies: &outcome.studies,
+        outcome,
     };
     let mut out = Vec::new();
     if partly {
@@ -64,6 +65,7 @@ struct Scene<'a> {
     error: &'a str,
     documents: &'a [DocumentObject],
     studies: &'a [StudyObject],
+    outcome: &'a Outcome,
 }
 
 impl Scene<'_> {
@@ -142,7 +144,8 @@ impl Scene<'_> {
             let id_type = Coded::new(row.code, "IHE Transactions", row.text);
             let home = if row.kind == Kind::PatientQuery { HOME } else { HOME_XCA };
             let object = self.query(query, Object::new("2", "24", &query.id, id_type), row);
-            self.shared(object).detail(home, &self.intent.peer.home_community_id)
+            let object = self.shared(object).detail(home, &self.intent.peer.home_community_id);
+            object.detail("ncp:terminology-snapshot", &self.outcome.snapshot)
         }));
         objects.extend(self.documents.iter().map(|document| {
             let id_type = Coded::new("9", "RFC-3881", "Report Number");
@@ -200,25 +203,26 @@ impl Scene<'_> {
         }
         let home = &peer.home_community_id;
         objects.extend(self.decision.query.as_ref().map(|query| {
-            let id = if row.kind == Kind::PatientQuery { home } else { &self.decision.message_id };
+            let id = if row.kind == Kind::PatientQuery { home } else { self.message_id() };
             let id = if id.is_empty() { &query.id } else { id };
             let object = Object::new("2", "24", id, Coded::new(row.code, "IHE Transactions", row.text).shown(row.text));
-            self.query(query, object, row).detail(HOME, home)
+            let object = self.query(query, object, row).detail(HOME, home);
+            object.detail("ncp:terminology-snapshot", &self.outcome.snapshot)
         }));
         if matches!(row.kind, Kind::Documents | Kind::Images) {
             let id_type = Coded::new(row.code, "IHE Transactions", row.text).shown(row.text);
-            objects.push(Object::new("2", "3", &self.decision.message_id, id_type).detail(HOME, home));
+            objects.push(Object::new("2", "3", self.message_id(), id_type).detail(HOME, home));
         }
         objects.extend(self.documents.iter().map(|document| {
             let id_type = Coded::new("12", "DCM", "Cross Gateway Retrieve").shown("Cross Gateway Retrieve");
             document_details(Object::new("2", "4", &document.unique_id, id_type), document)
         }));
         objects.extend(self.studies.iter().map(|study| self.study(study, row)));
-        if !self.decision.message_id.is_empty() {
-            let id_type = Coded::new("req", "eHealth DSI Msg", "Request Message").shown("Request Message");
-            let object = Object::new("4", "", &self.decision.message_id, id_type);
-            objects.push(object.detail("securityheader", &self.decision.request_header));
-        }
+        let came =
+            Evidence { message_id: self.decision.message_id.clone(), header: self.decision.request_header.clone() };
+        let requests = std::iter::once(&came).filter(|m| !m.message_id.is_empty()).chain(&self.outcome.requests);
+        objects.extend(requests.map(|message| evidence(message, "req", "Request Message")));
+        objects.extend(self.outcome.responses.iter().map(|message| evidence(message, "rsp", "Response Message")));
         if objects.is_empty() {
             let id_type = Coded::new("12", "DCM", "URI");
             objects.push(Object::new("2", "4", &self.intent.exchange_id, id_type));
@@ -252,9 +256,15 @@ impl Scene<'_> {
         query.class_codes.iter().fold(object, |object, code| object.detail("ncp:class-code", code))
     }
 
+    /// MessageID of the request, or of the first.
+    fn message_id(&self) -> &str {
+        let sent = self.outcome.requests.first().map(|message| message.message_id.as_str());
+        Some(self.decision.message_id.as_str()).filter(|id| !id.is_empty()).or(sent).unwrap_or_default()
+    }
+
     /// The exchange that the object is of, as the other side may know it too.
     fn shared(&self, object: Object) -> Object {
-        object.detail("ncp:exchange-id", &self.intent.exchange_id).detail("wsa:MessageID", &self.decision.message_id)
+        object.detail("ncp:exchange-id", &self.intent.exchange_id).detail("wsa:MessageID", self.message_id())
     }
 
     fn study(&self, study: &StudyObject, row: Row) -> Object {
@@ -279,6 +289,12 @@ impl Scene<'_> {
         let disclosed = if self.intent.role == Role::Responder { "11" } else { "12" };
         Object { life_cycle: disclosed.to_owned(), dicom: Some(dicom), ..object }
     }
+}
+
+/// A message of the exchange, for proof (`openncp-wire.md` 3.4).
+fn evidence(message: &Evidence, code: &str, text: &str) -> Object {
+    let id_type = Coded::new(code, "eHealth DSI Msg", text).shown(text);
+    Object::new("4", "", &message.message_id, id_type).detail("securityheader", &message.header)
 }
 
 fn document_details(object: Object, document: &DocumentObject) -> Object {

@@ -7,7 +7,7 @@ use super::{
     AuditRecord, Coded, Dialect, Message, Object, Participant, Site, application_server, ehdsi_role, human,
     point_of_care, purpose, remote,
 };
-use crate::event::{AssertionKind, Event, HumanRequestor, OutcomeIndicator as O, PeerFacts, Transcoding};
+use crate::event::{AssertionKind, Event, HumanRequestor, OutcomeIndicator as O, PeerFacts, Role, Transcoding};
 
 /// `transaction` of a heartbeat.
 pub(crate) const HEARTBEAT: &str = "NCP-HEARTBEAT";
@@ -151,7 +151,16 @@ fn row<'a>(event: &'a Event, exchange_id: &str) -> Row<'a> {
                 id_type.shown("SignedServiceMetadata"),
             ))
         }
-        Event::CommunicationFailed { rule, user, patient, peer } => {
+        Event::NamesTranslated { patient, entries, maps } => {
+            let side = |code: &str, text: &str| {
+                let id_type = Coded::new(code, "eHealth DSI Translation", text).shown(text);
+                Object { life_cycle: "5".into(), ..Object::new("4", "", exchange_id, id_type) }
+            };
+            let input = side("in", "Input Data").detail("ncp:document-entries", &entries.to_string());
+            let output = side("out", "Output Data").detail("ncp:terminology-snapshot", maps);
+            Row { patient, ..Row::service("EHDSI-94", "ncpTransformationMgr::Translate") }.with(input).with(output)
+        }
+        Event::CommunicationFailed { rule, user, patient, peer, .. } => {
             let id_type = Coded::new("9", "eHealth DSI Security", "Error Code");
             let row = Row::service("EHDSI-CF", "epsosCommunicationFailure");
             Row { user: user.as_ref(), patient, ..row }
@@ -193,28 +202,35 @@ pub fn of_event(site: &Site, event: &Event, exchange_id: &str, at: Timestamp) ->
         participants.push(Participant { user_id: user.clone(), requestor: true, roles, ..Participant::default() });
         application.roles = vec![Coded::new("110152", "DCM", "Destination Role ID")];
     }
+    let calls = matches!(event, Event::SmpQueried { .. } | Event::CommunicationFailed { role: Role::Initiator, .. });
     participants.extend(row.user.map(human));
     participants.extend(row.user.and_then(|user| point_of_care(&user.organisation)));
     match event {
         // Who calls is ours, the service is the other's; in what is checked it is the other way round.
-        Event::SmpQueried { .. } | Event::CommunicationFailed { .. } => {
+        _ if calls => {
             application.requestor = true;
             application.roles.push(ehdsi_role("ServiceConsumer", "Service Consumer"));
         }
-        Event::Translated(_) => application.roles = vec![ehdsi_role("ServiceProvider", "Service Provider")],
+        Event::Translated(_) | Event::NamesTranslated { .. } => {
+            application.roles = vec![ehdsi_role("ServiceProvider", "Service Provider")]
+        }
         Event::AssertionChecked { .. }
         | Event::HcpIssued { .. }
         | Event::TrcIssued { .. }
-        | Event::NokIssued { .. } => {
+        | Event::NokIssued { .. }
+        | Event::CommunicationFailed { .. } => {
             application.roles.push(ehdsi_role("ServiceProvider", "Service Provider"));
         }
         _ => {}
     }
     participants.push(application);
     participants.extend(row.peer.map(|peer| {
-        let serves = matches!(event, Event::SmpQueried { .. } | Event::CommunicationFailed { .. });
-        let role = serves.then(|| ehdsi_role("ServiceProvider", "Service Provider"));
-        Participant { requestor: !serves, roles: role.into_iter().collect(), ..remote(peer) }
+        let role = match event {
+            _ if calls => Some(ehdsi_role("ServiceProvider", "Service Provider")),
+            Event::CommunicationFailed { .. } => Some(ehdsi_role("ServiceConsumer", "Service Consumer")),
+            _ => None,
+        };
+        Participant { requestor: !calls, roles: role.into_iter().collect(), ..remote(peer) }
     }));
     let mut objects: Vec<Object> = Vec::new();
     if !row.patient.is_empty() {

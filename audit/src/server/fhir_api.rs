@@ -175,9 +175,13 @@ fn fhir(status: StatusCode, body: &Value) -> Response {
         .into_response()
 }
 
-fn problem(status: StatusCode, code: &str, text: &str) -> Response {
+fn outcome(code: &str, text: &str) -> Value {
     let issue = json!({ "severity": "error", "code": code, "diagnostics": text });
-    fhir(status, &json!({ "resourceType": "OperationOutcome", "issue": [issue] }))
+    json!({ "resourceType": "OperationOutcome", "issue": [issue] })
+}
+
+fn problem(status: StatusCode, code: &str, text: &str) -> Response {
+    fhir(status, &outcome(code, text))
 }
 
 fn unavailable() -> Response {
@@ -193,11 +197,22 @@ async fn body_of(body: Body) -> Result<Vec<u8>, Response> {
     }
 }
 
-fn status_of(kept: Kept) -> StatusCode {
-    match kept {
-        Kept::Stored => StatusCode::CREATED,
-        Kept::Duplicate => StatusCode::OK,
-        Kept::Rejected => StatusCode::UNPROCESSABLE_ENTITY,
+impl Api {
+    /// Where a resource can be read.
+    fn url(&self, place: Place) -> String {
+        format!("{}/AuditEvent/{}", self.base, place.id())
+    }
+
+    /// Status, place and reason of what was sent.
+    fn told(&self, kept: Kept) -> (StatusCode, Option<String>, String) {
+        match kept {
+            Kept::Stored(place) => (StatusCode::CREATED, Some(self.url(place)), String::new()),
+            Kept::Duplicate(place) => (StatusCode::OK, place.map(|place| self.url(place)), String::new()),
+            Kept::Rejected(why) => {
+                let text = format!("The body is no AuditEvent ({why}); it was kept apart.");
+                (StatusCode::UNPROCESSABLE_ENTITY, None, text)
+            }
+        }
     }
 }
 
@@ -216,13 +231,18 @@ async fn create(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, bo
         Ok(bytes) => keep(&api, name, vec![bytes]).await,
         Err(response) => return response,
     };
-    match kept.map(|kept| kept.first().copied()) {
-        Err(response) => response,
-        Ok(Some(Kept::Rejected) | None) => {
-            problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The body is no AuditEvent; it was kept apart.")
-        }
-        Ok(Some(kept)) => status_of(kept).into_response(),
+    let (status, location, problems) = match kept.map(|mut kept| kept.pop()) {
+        Err(response) => return response,
+        Ok(None) => return unavailable(),
+        Ok(Some(kept)) => api.told(kept),
+    };
+    if !problems.is_empty() {
+        return problem(status, "invalid", &problems);
     }
+    let mut response = status.into_response();
+    let location = location.and_then(|url| HeaderValue::from_str(&url).ok());
+    response.headers_mut().extend(location.map(|url| (header::LOCATION, url)));
+    response
 }
 
 /// Several, as a batch Bundle; each entry has a status of its own.
@@ -241,7 +261,17 @@ async fn bundle(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, bo
     match keep(&api, name, resources).await {
         Err(response) => response,
         Ok(kept) => {
-            let entry = |kept: Kept| json!({ "response": { "status": status_of(kept).as_u16().to_string() } });
+            let entry = |kept: Kept| {
+                let (status, location, problems) = api.told(kept);
+                let mut response = json!({ "status": status.as_u16().to_string() });
+                if let Some(url) = location {
+                    response["location"] = url.into();
+                }
+                if !problems.is_empty() {
+                    response["outcome"] = outcome("invalid", &problems);
+                }
+                json!({ "response": response })
+            };
             let entries: Vec<Value> = kept.into_iter().map(entry).collect();
             fhir(StatusCode::OK, &json!({ "resourceType": "Bundle", "type": "batch-response", "entry": entries }))
         }
@@ -269,7 +299,7 @@ fn resource(place: Place, found: &Found) -> Value {
     let record = found.record.clone().unwrap_or_default();
     let message = index::message_of(&record.media_type, &record.message);
     let mut event = message.map_or_else(|| json!({ "resourceType": "AuditEvent" }), |m| to_audit_event(&m));
-    event["id"] = format!("{}-{}", place.segment, place.offset).into();
+    event["id"] = place.id().into();
     event
 }
 
@@ -326,24 +356,32 @@ async fn page(api: &Api, reader: Reader, query: &str) -> Response {
         let mut search = asked.search(&|cx| repository.patient_hash(cx));
         // One more than shown tells whether there is another page.
         search.limit += 1;
-        repository.search(&reader.shown(), &told, &search)
+        let (by, alone) = (reader.shown(), asked.total_alone);
+        search.limit = if alone { 0 } else { search.limit };
+        let found = repository.search(&by, &told, &search)?;
+        let total = (alone || asked.total).then(|| repository.count(&search)).transpose()?;
+        Ok((found, total))
     });
-    let Ok(mut found) = searched.await else { return unavailable() };
+    let Ok((mut found, total)) = searched.await else { return unavailable() };
     let more = found.len() > parameters.count as usize;
     found.truncate(parameters.count as usize);
-    let mut links =
-        vec![json!({ "relation": "self", "url": format!("{}/AuditEvent?{}", api.base, parameters.link(0)) })];
+    // The last page knows it without counting, unless it is beyond the end.
+    let seen = u64::from(parameters.skip) + found.len() as u64;
+    let total = total.or_else(|| (!more && (parameters.skip == 0 || !found.is_empty())).then_some(seen));
+    let mut links = vec![
+        json!({ "relation": "self", "url": format!("{}/AuditEvent?{}", api.base, parameters.link(parameters.skip)) }),
+    ];
     if more {
         let next = parameters.link(parameters.skip + parameters.count);
         links.push(json!({ "relation": "next", "url": format!("{}/AuditEvent?{next}", api.base) }));
     }
-    let entry = |(place, found): &(Place, Found)| {
-        let resource = resource(*place, found);
-        let url = format!("{}/AuditEvent/{}", api.base, resource["id"].as_str().unwrap_or_default());
-        json!({ "fullUrl": url, "resource": resource, "search": { "mode": "match" } })
-    };
+    let entry = |(place, found): &(Place, Found)| json!({ "fullUrl": api.url(*place), "resource": resource(*place, found), "search": { "mode": "match" } });
     let entries: Vec<Value> = found.iter().map(entry).collect();
-    let mut bundle = json!({ "resourceType": "Bundle", "type": "searchset", "link": links });
+    let mut bundle = json!({ "resourceType": "Bundle", "type": "searchset" });
+    if let Some(total) = total {
+        bundle["total"] = total.into();
+    }
+    bundle["link"] = links.into();
     if !entries.is_empty() {
         bundle["entry"] = entries.into();
     }
@@ -361,13 +399,11 @@ async fn read(
         Err(response) => return response,
     };
     let only = reader.only().map(str::to_owned);
-    let place = id
-        .split_once('-')
-        .and_then(|(segment, offset)| Some(Place { segment: segment.parse().ok()?, offset: offset.parse().ok()? }));
+    let place = Place::of_id(&id);
     let missing = || problem(StatusCode::NOT_FOUND, "not-found", "No such AuditEvent.");
     let Some(place) = place else { return missing() };
     let read = api.shared.blocking(move |repository| {
-        let query = format!("AuditEvent/{}-{}", place.segment, place.offset);
+        let query = format!("AuditEvent/{}", place.id());
         repository.own_event(&crate::Event::AuditLogUsed { user: reader.shown(), query })?;
         repository.read(place)
     });

@@ -84,6 +84,8 @@ pub struct Search {
     pub columns: Vec<(&'static str, Value)>,
     /// Token and its values, any of.
     pub tokens: Vec<(&'static str, Vec<String>)>,
+    /// Records themselves, any of.
+    pub places: Option<Vec<Place>>,
     /// Event times from (inclusive) and to (exclusive), µs; 0: open.
     pub event_us: (i64, i64),
     /// Received before, µs; 0: open. Pages of one search share it, so that they do not shift.
@@ -229,17 +231,17 @@ impl Index {
         Ok(rows.first().map(|row| row[0].text().to_owned()))
     }
 
-    /// Whether a message without number came before since `since_us`; if so it is counted as a duplicate.
+    /// Where a message without number lies that came before since `since_us`; if so it is counted as a duplicate.
     ///
     /// # Errors
     /// The database's.
-    pub fn repeated(&mut self, sender: &str, digest: &str, since_us: i64) -> Result<bool, AuditError> {
-        let sql = "SELECT id FROM record WHERE sender = $1 AND digest = $2 AND epoch = 0 AND received_us >= $3 LIMIT 1";
+    pub fn repeated(&mut self, sender: &str, digest: &str, since_us: i64) -> Result<Option<Place>, AuditError> {
+        let sql = "SELECT id, segment, place FROM record WHERE sender = $1 AND digest = $2 AND epoch = 0 AND received_us >= $3 LIMIT 1";
         let rows = self.db.rows(sql, &[sender.into(), digest.into(), since_us.into()])?;
-        let Some(row) = rows.first() else { return Ok(false) };
+        let Some(row) = rows.first() else { return Ok(None) };
         let sql = "INSERT INTO duplicate VALUES ($1, 1) ON CONFLICT (record) DO UPDATE SET times = duplicate.times + 1";
         self.db.execute(sql, std::slice::from_ref(&row[0]))?;
-        Ok(true)
+        Ok(Some(place(&row[1], &row[2])))
     }
 
     /// Adds records in one transaction.
@@ -309,43 +311,22 @@ impl Index {
     /// # Errors
     /// The database's.
     pub fn search(&mut self, search: &Search) -> Result<Vec<Place>, AuditError> {
-        let mut sql = "SELECT segment, place FROM record WHERE 1 = 1".to_owned();
-        let mut values: Vec<Value> = Vec::new();
-        let mut bind = |value: Value| {
-            values.push(value);
-            format!("${}", values.len())
-        };
-        for (column, value) in &search.columns {
-            let place = bind(value.clone());
-            // Both the certificate's name and what the message says of itself are a source to who searches.
-            sql.push_str(&match *column {
-                "source" => {
-                    let again = bind(value.clone());
-                    format!(" AND (source = {place} OR sender = {again})")
-                }
-                column => format!(" AND {column} = {place}"),
-            });
-        }
-        for (name, any) in &search.tokens {
-            let name = bind((*name).into());
-            let any: Vec<String> = any.iter().map(|v| bind(v.as_str().into())).collect();
-            let any = any.join(",");
-            sql.push_str(&format!(" AND id IN (SELECT record FROM token WHERE name = {name} AND value IN ({any}))"));
-        }
-        let bounds = [
-            ("event_us >=", search.event_us.0),
-            ("event_us <", search.event_us.1),
-            ("received_us <", search.received_before),
-        ];
-        for (operator, bound) in bounds.into_iter().filter(|(_, bound)| *bound != 0) {
-            let place = bind(bound.into());
-            sql.push_str(&format!(" AND {operator} {place}"));
-        }
+        let (mut sql, values) = fitting("segment, place", search);
         let order = if search.ascending { "ASC" } else { "DESC" };
         let (limit, skip) = (search.limit, search.skip);
         sql.push_str(&format!(" ORDER BY event_us {order}, id {order} LIMIT {limit} OFFSET {skip}"));
         let rows = self.db.rows(&sql, &values)?;
         Ok(rows.iter().map(|row| place(&row[0], &row[1])).collect())
+    }
+
+    /// How many fit, on all pages.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn count(&mut self, search: &Search) -> Result<u64, AuditError> {
+        let (sql, values) = fitting("count(*)", search);
+        let rows = self.db.rows(&sql, &values)?;
+        Ok(rows.first().and_then(|row| row.first()).map_or(0, Value::int) as u64)
     }
 
     /// Each source and epoch: its numbers, when it was last heard, how far its clock is ahead, duplicates.
@@ -464,6 +445,53 @@ impl Index {
 
 fn place(segment: &Value, offset: &Value) -> Place {
     Place { segment: segment.int() as u64, offset: offset.int() as u64 }
+}
+
+/// The rows that fit, of which `what` is selected.
+fn fitting(what: &str, search: &Search) -> (String, Vec<Value>) {
+    let mut sql = format!("SELECT {what} FROM record WHERE 1 = 1");
+    let mut values: Vec<Value> = Vec::new();
+    let mut bind = |value: Value| {
+        values.push(value);
+        format!("${}", values.len())
+    };
+    for (column, value) in &search.columns {
+        let place = bind(value.clone());
+        // Both the certificate's name and what the message says of itself are a source to who searches.
+        sql.push_str(&match *column {
+            "source" => {
+                let again = bind(value.clone());
+                format!(" AND (source = {place} OR sender = {again})")
+            }
+            column => format!(" AND {column} = {place}"),
+        });
+    }
+    for (name, any) in &search.tokens {
+        let name = bind((*name).into());
+        let any: Vec<String> = any.iter().map(|v| bind(v.as_str().into())).collect();
+        let any = any.join(",");
+        sql.push_str(&format!(" AND id IN (SELECT record FROM token WHERE name = {name} AND value IN ({any}))"));
+    }
+    let bounds = [
+        ("event_us >=", search.event_us.0),
+        ("event_us <", search.event_us.1),
+        ("received_us <", search.received_before),
+    ];
+    for (operator, bound) in bounds.into_iter().filter(|(_, bound)| *bound != 0) {
+        let place = bind(bound.into());
+        sql.push_str(&format!(" AND {operator} {place}"));
+    }
+    if let Some(places) = &search.places {
+        let any: Vec<String> = places
+            .iter()
+            .map(|at| {
+                let (segment, place) = (bind((at.segment as i64).into()), bind((at.offset as i64).into()));
+                format!("(segment = {segment} AND place = {place})")
+            })
+            .collect();
+        sql.push_str(&format!(" AND ({})", if any.is_empty() { "1 = 0".to_owned() } else { any.join(" OR ") }));
+    }
+    (sql, values)
 }
 
 fn columns(entry: &Entry, id: i64) -> [Value; COLUMNS] {

@@ -6,9 +6,11 @@ use jiff::tz::TimeZone;
 
 use super::database::Value;
 use super::index::{MOST, Search};
+use super::store::Place;
 
 /// What is understood, and its FHIR type.
-pub(super) const PARAMETERS: [(&str, &str); 19] = [
+pub(super) const PARAMETERS: [(&str, &str); 20] = [
+    ("_id", "token"),
     ("date", "date"),
     ("address", "string"),
     ("agent", "reference"),
@@ -71,6 +73,8 @@ pub(super) struct Parameters {
     from_us: i64,
     to_us: i64,
     ascending: bool,
+    /// Records asked for by `_id`.
+    ids: Option<Vec<Place>>,
     /// The patient whose own trail is read.
     own: Option<String>,
     received_before: i64,
@@ -78,6 +82,10 @@ pub(super) struct Parameters {
     pub(super) skip: u32,
     /// Entries of a page.
     pub(super) count: u32,
+    /// How many there are on all pages is asked for.
+    pub(super) total: bool,
+    /// And nothing else.
+    pub(super) total_alone: bool,
 }
 
 impl Parameters {
@@ -97,6 +105,10 @@ impl Parameters {
             let name = name.replace(":identifier", ".identifier");
             if out.query.len() > 64 || value.len() > 4096 {
                 return Err(QueryError::TooMany);
+            }
+            // A parameter without a value says nothing (FHIR R4 3.1.1.2).
+            if value.is_empty() {
+                continue;
             }
             let values = || value.split(',').filter(|v| !v.is_empty()).map(bare).collect::<Vec<String>>();
             match name.as_str() {
@@ -129,8 +141,27 @@ impl Parameters {
                 },
                 "_count" => {
                     let count: u32 = value.parse().map_err(|_| QueryError::Value("_count"))?;
+                    out.total_alone |= count == 0;
                     out.count = count.clamp(1, MOST - 1);
                 }
+                "_id" => {
+                    let any = value.split(',').filter_map(Place::of_id);
+                    out.ids = Some(match out.ids.take() {
+                        Some(before) => any.filter(|place| before.contains(place)).collect(),
+                        None => any.collect(),
+                    });
+                }
+                "_total" => match value.as_str() {
+                    "none" => {}
+                    "estimate" | "accurate" => out.total = true,
+                    _ => return Err(QueryError::Value("_total")),
+                },
+                // What is shorter than the whole is a server's to give; the whole is never wrong.
+                "_summary" => match value.as_str() {
+                    "count" => out.total_alone = true,
+                    "true" | "text" | "data" | "false" => {}
+                    _ => return Err(QueryError::Value("_summary")),
+                },
                 "_page" => {
                     let (before, skip) = value.split_once('.').ok_or(QueryError::Value("_page"))?;
                     out.received_before = before.parse().map_err(|_| QueryError::Value("_page"))?;
@@ -147,7 +178,7 @@ impl Parameters {
         }
         match own {
             Some(own) if out.patients.iter().flatten().any(|patient| patient != own) => Err(QueryError::OtherPatient),
-            None if !dated => Err(QueryError::NoDate),
+            None if !dated && out.ids.is_none() => Err(QueryError::NoDate),
             _ => Ok(out),
         }
     }
@@ -176,6 +207,7 @@ impl Parameters {
         Search {
             columns,
             tokens,
+            places: self.ids.clone(),
             event_us: (open(self.from_us), open(self.to_us)),
             received_before: self.received_before,
             limit: self.count,

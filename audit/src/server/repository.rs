@@ -21,12 +21,15 @@ const REPEATED: i64 = 7 * 24 * 3600 * 1_000_000;
 /// A source that sends nothing for so long is silent, µs.
 const SILENT: i64 = 5 * 60 * 1_000_000;
 
-/// What became of a message of a foreign sender.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What became of a message of a foreign sender, and where it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kept {
-    Stored,
-    Duplicate,
-    Rejected,
+    /// A new record.
+    Stored(Place),
+    /// It was there already; one of the same group has no place yet.
+    Duplicate(Option<Place>),
+    /// No audit message, and why.
+    Rejected(String),
 }
 
 /// The repository.
@@ -163,10 +166,10 @@ impl Repository {
             }
             fresh.push(record);
         }
-        self.append(source, fresh)
+        self.append(source, fresh).map(drop)
     }
 
-    fn append(&mut self, source: &str, records: Vec<Record>) -> Result<(), AuditError> {
+    fn append(&mut self, source: &str, records: Vec<Record>) -> Result<Vec<Place>, AuditError> {
         let received_us = Timestamp::now().as_microsecond();
         let found = |record| Found { source: source.to_owned(), record: Some(record), received_us };
         let found: Vec<Found> = records.into_iter().map(found).collect();
@@ -176,14 +179,14 @@ impl Repository {
         let key = &self.key;
         let hash = |id: &str| patient_hash(key, id);
         let entries: Vec<Entry> =
-            places.into_iter().zip(&found).map(|(place, found)| Entry::new(place, found.clone(), &hash)).collect();
+            places.iter().zip(&found).map(|(place, found)| Entry::new(*place, found.clone(), &hash)).collect();
         self.index.add(&entries)?;
         self.behind = false;
         for found in found {
             // Nobody may be watching.
             let _ = self.kept.send(Arc::new(found));
         }
-        Ok(())
+        Ok(places)
     }
 
     /// Keeps messages of a foreign sender: `source` is the name in its certificate. What is no audit message is kept
@@ -200,7 +203,8 @@ impl Repository {
         self.catch_up()?;
         let now = Timestamp::now().as_microsecond();
         let mut records = Vec::new();
-        let mut out = Vec::new();
+        // For each message what became of it; a new one has its place when it is stored.
+        let mut out: Vec<Option<Kept>> = Vec::new();
         let mut here = std::collections::HashSet::new();
         for incoming in messages {
             let Incoming { media_type, content } = incoming;
@@ -223,27 +227,32 @@ impl Repository {
             match message {
                 Ok(message) => {
                     let digest = hex::encode(openssl::sha::sha256(&record.message));
-                    let again = !here.insert((message.source.clone(), digest.clone()))
-                        || self.index.repeated(&message.source, &digest, now - REPEATED)?;
-                    if again {
-                        out.push(Kept::Duplicate);
+                    if !here.insert((message.source.clone(), digest.clone())) {
+                        out.push(Some(Kept::Duplicate(None)));
+                        continue;
+                    }
+                    if let Some(place) = self.index.repeated(&message.source, &digest, now - REPEATED)? {
+                        out.push(Some(Kept::Duplicate(Some(place))));
                         continue;
                     }
                     record.event_time_us = message.at.as_microsecond();
                     record.facts = Some(message.facts());
                     record.seq = self.arrival(source)?;
-                    out.push(Kept::Stored);
+                    out.push(None);
                 }
                 Err(reason) => {
                     tracing::warn!(source, reason, "audit message refused, its bytes are kept apart");
-                    record.rejected = reason;
-                    out.push(Kept::Rejected);
+                    record.rejected.clone_from(&reason);
+                    out.push(Some(Kept::Rejected(reason)));
                 }
             }
             records.push(record);
         }
-        self.append(source, records)?;
-        Ok(out)
+        let rejected: Vec<bool> = records.iter().map(|r| !r.rejected.is_empty()).collect();
+        let places = self.append(source, records)?;
+        let mut stored = places.into_iter().zip(rejected).filter(|(_, rejected)| !rejected).map(|(place, _)| place);
+        let kept = out.into_iter().map(|kept| kept.or_else(|| stored.next().map(Kept::Stored)));
+        kept.map(|kept| kept.ok_or(AuditError::Stopped)).collect()
     }
 
     /// The next arrival count of a foreign sender.
@@ -290,6 +299,14 @@ impl Repository {
         self.own_event(&Event::AuditLogUsed { user: user.to_owned(), query: query.to_owned() })?;
         let places = self.index.search(search)?;
         places.into_iter().map(|place| Ok((place, self.store.read(place)?))).collect()
+    }
+
+    /// How many fit, on all pages; beside a search, which is on the trail.
+    ///
+    /// # Errors
+    /// The database's.
+    pub(crate) fn count(&mut self, search: &Search) -> Result<u64, AuditError> {
+        self.index.count(search)
     }
 
     /// Sources, gaps, and what was refused.

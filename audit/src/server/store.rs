@@ -21,6 +21,19 @@ pub struct Place {
     pub offset: u64,
 }
 
+impl Place {
+    /// As a FHIR id.
+    pub(super) fn id(self) -> String {
+        format!("{}-{}", self.segment, self.offset)
+    }
+
+    /// The place that a FHIR id names.
+    pub(super) fn of_id(id: &str) -> Option<Self> {
+        let (segment, offset) = id.split_once('-')?;
+        Some(Self { segment: segment.parse().ok()?, offset: offset.parse().ok()? })
+    }
+}
+
 /// Takes each record of a walk.
 pub(super) type Visitor<'a> = &'a mut dyn FnMut(Place, Found) -> Result<(), AuditError>;
 

@@ -175,6 +175,8 @@ fn replay(open: &mut BTreeMap<String, (Intent, Decision)>, item: Item) {
 pub struct SpoolContent {
     /// Epoch, seq and XML of every record, oldest first.
     pub records: Vec<(u64, u64, String)>,
+    /// XML in the `ehdsi` dialect of those that have one.
+    pub ehdsi: Vec<String>,
     /// Exchanges without an end.
     pub open: usize,
     /// Segments and bytes.
@@ -199,6 +201,7 @@ pub fn read_spool(options: &crate::SpoolOptions) -> Result<SpoolContent, AuditEr
     while let Some((_, item)) = reader.next(end)? {
         if let Item::Records { epoch, first_seq, records, .. } = &item {
             out.records.extend(records.iter().enumerate().map(|(i, r)| (*epoch, first_seq + i as u64, r.xml.clone())));
+            out.ehdsi.extend(records.iter().filter_map(|r| r.ehdsi.clone()));
         }
         replay(&mut open, item);
     }

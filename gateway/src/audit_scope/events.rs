@@ -1,11 +1,12 @@
 //! What an exchange's trail holds beside its own message: assertions that were checked, documents that were transcoded,
 //! another country that could not be reached.
 
-use ncp_audit::{AssertionKind, Event, Transcoding};
+use ncp_audit::{AssertionKind, Event, HumanRequestor, PeerFacts, Role, Transcoding};
 use ncp_ihe::DocumentRequest;
 
 use super::Trail;
 use crate::identity::Identity;
+use crate::initiating::PeerError;
 use crate::outcome::GatewayError;
 use crate::responding::pivot;
 use crate::translate::Transcoded;
@@ -40,18 +41,44 @@ impl Trail {
         self.alerts.push(Event::Translated(transcoding(original, &wanted.document, patient, done)));
     }
 
+    /// What a record needs to say that the answer did not reach the other country.
+    pub fn way_back(&self) -> WayBack {
+        WayBack {
+            user: self.decision.user.clone(),
+            patient: self.decision.patient.clone().unwrap_or_default(),
+            peer: self.peer.clone(),
+        }
+    }
+
     /// The way to the other country failed (EHDSI-CF).
     pub(super) fn way_failed(&mut self, error: &GatewayError) {
         if let GatewayError::Peer(error) = error
             && error.is_of_the_way()
         {
             self.alerts.push(Event::CommunicationFailed {
+                role: Role::Initiator,
                 rule: error.to_string(),
                 user: self.decision.user.clone(),
                 patient: self.decision.patient.clone().unwrap_or_default(),
                 peer: self.peer.clone(),
             });
         }
+    }
+}
+
+/// For whom an asynchronous answer is, and where it goes.
+pub struct WayBack {
+    user: Option<HumanRequestor>,
+    patient: String,
+    peer: PeerFacts,
+}
+
+impl WayBack {
+    /// The answer could not be delivered (EHDSI-CF).
+    pub fn failed(self, error: &PeerError) -> Event {
+        let rule = format!("answer could not be delivered: {error}");
+        let Self { user, patient, peer } = self;
+        Event::CommunicationFailed { role: Role::Responder, rule, user, patient, peer }
     }
 }
 

@@ -6,7 +6,7 @@ mod follow;
 mod objects;
 mod recorder;
 
-pub use events::transcoding;
+pub use events::{WayBack, transcoding};
 pub use recorder::Recorder;
 
 use jiff::Timestamp;
@@ -26,6 +26,7 @@ use crate::national::{LocatedStudy, Missing};
 use crate::outcome::{Alert, GatewayError};
 use crate::policy::Refusal;
 use crate::responding::pipeline::Exchange;
+use crate::wire::Back;
 
 use objects::{document_object, study_object};
 
@@ -153,6 +154,18 @@ impl Trail {
             let header = objects::header_of(envelope).unwrap_or_default();
             self.decision.request_header = String::from_utf8_lossy(header).into_owned();
         }
+    }
+
+    /// The SOAP header of the answer, where the trail keeps evidence.
+    pub fn answered(&self, app: &App, action: &str, back: Back<'_>) {
+        if app.audit.keeps_evidence() {
+            self.progress.answered(back.message_id.unwrap_or_default(), back.headers(action));
+        }
+    }
+
+    /// The answer's metadata are in the codes of these maps, hex.
+    pub fn metadata_translated(&self, snapshot: &str) {
+        self.progress.snapshot(snapshot);
     }
 
     /// Who asks, from verified assertions.

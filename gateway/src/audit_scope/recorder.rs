@@ -6,12 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use ncp_audit::{DocumentObject, Outcome, StudyObject};
+use ncp_audit::{DocumentObject, Evidence, Outcome, StudyObject};
 use ncp_ihe::DocumentRequest;
 use ncp_soap::BoxError;
+use ncp_xml::Element;
 use openssl::sha::Sha256;
 
-use super::objects::document_object;
+use super::objects::{document_object, header_of};
+
+/// Messages of one exchange that are kept as evidence.
+const MESSAGES: usize = 64;
+/// A longer SOAP header is not kept, bytes; the message's ID is.
+const HEADER: usize = 256 << 10;
 
 /// Counts what really goes out or comes in, while it does; once for several trails where an exchange passes through.
 #[derive(Clone)]
@@ -31,6 +37,8 @@ pub(super) struct Progress {
     documents: Vec<DocumentObject>,
     studies: BTreeMap<String, (StudyObject, Sha256Of)>,
     snapshot: String,
+    requests: Vec<Evidence>,
+    responses: Vec<Evidence>,
 }
 
 /// SHA-256 over the digests of whole instances.
@@ -130,6 +138,21 @@ impl Recorder {
         self.each(|progress| snapshot.clone_into(&mut progress.snapshot));
     }
 
+    /// A request as it left. Those that follow carry the same assertions, so that their IDs are enough.
+    pub fn sent(&self, message_id: &str, envelope: &[u8]) {
+        let header = String::from_utf8_lossy(header_of(envelope).unwrap_or_default());
+        self.each(|progress| {
+            let header = if progress.requests.is_empty() { &header } else { "" };
+            keep(&mut progress.requests, message_id, header);
+        });
+    }
+
+    /// A response as it came, or as it will leave.
+    pub fn answered(&self, message_id: &str, headers: Vec<Element>) {
+        let header = Element::new(ncp_soap::ns::SOAP, "Header").with_all(headers).to_xml();
+        self.each(|progress| keep(&mut progress.responses, message_id, &header));
+    }
+
     /// One document that did not come.
     pub fn failed_document(&self, request: &DocumentRequest) {
         self.each(|progress| progress.failed_documents.push(document_object(request)));
@@ -163,6 +186,7 @@ impl Recorder {
         self.each(|progress| {
             let progress = std::mem::take(progress);
             let snapshot = progress.snapshot;
+            outcome.snapshot.clone_from(&snapshot);
             let documents = progress.documents.into_iter();
             outcome.documents.extend(documents.map(|d| DocumentObject { snapshot: snapshot.clone(), ..d }));
             let studies = progress.studies.into_values();
@@ -175,9 +199,18 @@ impl Recorder {
                 .extend(studies.map(|(study, all)| StudyObject { sha256: hex::encode(all.0.finish()), ..study }));
             outcome.failed_studies.extend(progress.failed.into_values());
             outcome.failed_documents.extend(progress.failed_documents);
+            outcome.requests.extend(progress.requests);
+            outcome.responses.extend(progress.responses);
             alerts.extend(progress.alerts);
         });
         alerts
+    }
+}
+
+fn keep(messages: &mut Vec<Evidence>, message_id: &str, header: &str) {
+    if messages.len() < MESSAGES && !message_id.is_empty() {
+        let header = if header.len() <= HEADER { header } else { "" };
+        messages.push(Evidence { message_id: message_id.to_owned(), header: header.to_owned() });
     }
 }
 

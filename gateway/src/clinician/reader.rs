@@ -70,19 +70,29 @@ impl Own<'_> {
         );
         Read { bytes: done.bytes, translation: HeaderValue::try_from(said).ok(), warning: None }
     }
-}
 
-/// Names of the codes of entries in the reader's language; false when the service did not answer.
-pub async fn displays(clinic: &Clinic, headers: &HeaderMap, entries: &mut Vec<DocumentEntry>) -> bool {
-    let Some(translator) = &clinic.app.translator else { return true };
-    match translator.entries_to_reader(entries, &languages(clinic, headers)).await {
-        Ok(read) => *entries = read,
-        Err(error) => {
-            tracing::warn!(reason = %error, "metadata not translated for its reader");
+    /// Names of the codes of entries in the reader's language; false when the service did not answer. What was translated
+    /// is on the trail before it is read.
+    pub async fn displays(&self, entries: &mut Vec<DocumentEntry>) -> bool {
+        let Some(translator) = &self.clinic.app.translator else { return true };
+        if entries.is_empty() {
+            return true;
+        }
+        let read = match translator.entries_to_reader(entries, &languages(self.clinic, self.headers)).await {
+            Ok(read) => read,
+            Err(error) => {
+                tracing::warn!(reason = %error, "metadata not translated for its reader");
+                return false;
+            }
+        };
+        let (patient, count) = (self.patient.to_owned(), read.entries.len() as u64);
+        let event = Event::NamesTranslated { patient, entries: count, maps: read.snapshot };
+        if self.clinic.record(&event, self.context).await.is_err() {
             return false;
         }
+        *entries = read.entries;
+        true
     }
-    true
 }
 
 fn languages(clinic: &Clinic, headers: &HeaderMap) -> String {

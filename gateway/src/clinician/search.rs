@@ -77,7 +77,12 @@ pub async fn search_documents(
     if listing.listed.is_empty() {
         return Err(problem::of_all(listing.failed.into_iter().map(|(_, problem)| problem).collect()));
     }
-    let read = listing.listed.iter_mut().map(|l| reader::displays(&clinic, &headers, &mut l.found.objects.entries));
+    let read = listing.listed.iter_mut().map(|listed| {
+        let patient = listed.treated.person.patient.as_str();
+        let own = reader::Own { clinic: &clinic, context: &context, headers: &headers, patient };
+        let entries = &mut listed.found.objects.entries;
+        async move { own.displays(entries).await }
+    });
     listing.own_words = join_all(read).await.into_iter().all(|answered| answered);
     let base = clinic.base('p', &sealed, "fhir");
     let mut response = listing.bundle(&clinic, &bearer, &treated, &filter, &base, &context)?;

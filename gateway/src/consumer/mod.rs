@@ -236,6 +236,7 @@ async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: In
         }
     };
     trail.message(asked, &request.addressing);
+    trail.evidence(&app, &request.bytes);
     let back = request.back();
     let answered = match asked {
         Asked::Iti18 => query::respond(&exchange, &request, &mut trail).await,
@@ -244,6 +245,7 @@ async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: In
     match answered {
         Ok(answer) => {
             measure("success");
+            trail.answered(&app, asked.response_action(), back);
             match answer {
                 Answer::Simple(body) => {
                     trail.finish().await;

@@ -65,7 +65,7 @@ pub(super) async fn respond(exchange: &Exchange, token: Token, headers: &HeaderM
 }
 
 fn back(id: Option<&str>) -> wire::Back<'_> {
-    wire::Back { relates_to: id, to: None }
+    wire::Back { relates_to: id, ..wire::Back::default() }
 }
 
 /// A fault, and the alert that its row asks for.

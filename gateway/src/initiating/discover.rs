@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use ncp_ihe::{PatientAnswer, PatientId, PatientMatch, PatientQuery, PatientResponse, PersonName};
 
 use super::{Call, PeerError, close};
+use crate::audit_scope::{Recorder, Trail};
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
 
@@ -30,17 +31,17 @@ pub async fn discover(call: &Call, sought: Sought) -> Result<Vec<PatientMatch>, 
     let Sought { ids, name, birth_date, gender } = sought;
     let query = PatientQuery::new(own, receiver, ids.clone(), name, birth_date, gender);
     // The message of ITI-55 omits the patient at NCP-B; the record's facts carry her for the index.
-    let describe = |trail: &mut crate::audit_scope::Trail| {
+    let describe = |trail: &mut Trail| {
         trail.patient_query(&query);
         ids.first().into_iter().for_each(|id| trail.patient(id));
     };
     let trail = call.begin(TransactionName::Iti55, describe).await?;
-    let result = ask(call, &query).await;
+    let result = ask(call, &query, &trail.recorder()).await;
     close(trail, result).await
 }
 
-async fn ask(call: &Call, query: &PatientQuery) -> Result<Vec<PatientMatch>, GatewayError> {
-    let answer = call.send(TransactionName::Iti55, query.to_element(Timestamp::now())).await?;
+async fn ask(call: &Call, query: &PatientQuery, recorder: &Recorder) -> Result<Vec<PatientMatch>, GatewayError> {
+    let answer = call.send(TransactionName::Iti55, query.to_element(Timestamp::now()), recorder).await?;
     match PatientResponse::read(&answer.body).map_err(|_| PeerError::Malformed("PRPA_IN201306UV02"))? {
         PatientAnswer::Matches(matches) => {
             let peer = &call.peer;

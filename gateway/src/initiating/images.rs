@@ -163,7 +163,7 @@ impl Source {
     /// Asks for one batch and reads the root of the answer.
     async fn ask(&self, wanted: &[Wanted]) -> Result<Batch, GatewayError> {
         let body = request(&self.study, wanted)?.to_element();
-        let answer = self.call.send(TransactionName::Rad75, body).await?;
+        let answer = self.call.send(TransactionName::Rad75, body, &self.recorder).await?;
         let response = retrieve::read_response(&answer.body)?;
         let asked: BTreeSet<&str> = wanted.iter().map(|w| w.request.document.as_str()).collect();
         let (mut promised, mut inline) = (BTreeMap::new(), Vec::new());

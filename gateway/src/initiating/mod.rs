@@ -21,7 +21,7 @@ use ncp_xml::Element;
 use tokio::sync::oneshot;
 
 use crate::app::{App, Snapshot};
-use crate::audit_scope::Trail;
+use crate::audit_scope::{Recorder, Trail};
 use crate::config::Peer;
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
@@ -157,7 +157,12 @@ impl Call {
     ///
     /// # Errors
     /// [`PeerError`] as [`GatewayError`]; the seal.
-    async fn send(&self, transaction: TransactionName, body: Element) -> Result<Answered, GatewayError> {
+    async fn send(
+        &self,
+        transaction: TransactionName,
+        body: Element,
+        recorder: &Recorder,
+    ) -> Result<Answered, GatewayError> {
         let began = Instant::now();
         let pass = self.app.guards.enter(self.peer.country, transaction)?;
         let assertions = self.assertions().await?;
@@ -172,6 +177,7 @@ impl Call {
             transaction,
             assertions: &assertions,
             elsewhere: own_reply_to.map(|address| Elsewhere { address, pending, country }),
+            evidence: self.app.audit.keeps_evidence().then_some(recorder),
         };
         let once = |patience| peers::send(&message, body.clone(), patience);
         let mut answer = once(patience).await;

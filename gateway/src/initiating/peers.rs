@@ -10,6 +10,7 @@ use ncp_soap::SoapError;
 use ncp_tls::{Anchors, Country, Material, ServerOf, http_client};
 use ncp_xml::Element;
 
+use crate::audit_scope::Recorder;
 use crate::config::{Client, Limits, Peer};
 use crate::identity::TransactionName;
 pub(super) use crate::soap_client::code_only;
@@ -137,6 +138,7 @@ pub(super) struct Outgoing<'a> {
     pub(super) transaction: TransactionName,
     pub(super) assertions: &'a [SignedAssertion],
     pub(super) elsewhere: Option<Elsewhere<'a>>,
+    pub(super) evidence: Option<&'a Recorder>,
 }
 
 /// Sends and reads.
@@ -144,7 +146,7 @@ pub(super) struct Outgoing<'a> {
 /// # Errors
 /// [`PeerError`].
 pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Duration) -> Result<PeerAnswer, PeerError> {
-    let Outgoing { limits, route, endpoint, transaction, assertions, elsewhere } = *message;
+    let Outgoing { limits, route, endpoint, transaction, assertions, elsewhere, evidence } = *message;
     let (action, packaging) = match transaction {
         TransactionName::Iti55 => (actions::ITI55_REQUEST, Packaging::Simple),
         TransactionName::Iti38 => (actions::ITI38_REQUEST, Packaging::Simple),
@@ -153,6 +155,7 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
     };
     let answer_bytes = limits.answer_bytes;
     let listed = (transaction == TransactionName::Iti38).then_some(limits.results);
-    let call = SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, listed, elsewhere };
+    let call =
+        SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, listed, elsewhere, evidence };
     Ok(call.send(route).await?)
 }

@@ -6,6 +6,7 @@ use ncp_ihe::{
 use ncp_xml::Element;
 
 use super::{Call, PeerError, close};
+use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
 
@@ -52,12 +53,12 @@ pub async fn forward(call: &Call, request: &CrossGatewayQueryRequest, asked: &El
 
 async fn carry(call: &Call, request: &CrossGatewayQueryRequest, body: Element) -> Result<Found, GatewayError> {
     let trail = call.begin(TransactionName::Iti38, |trail| trail.stored_query(request, &body)).await?;
-    let result = ask(call, body).await;
+    let result = ask(call, body, &trail.recorder()).await;
     close(trail, result).await
 }
 
-async fn ask(call: &Call, body: Element) -> Result<Found, GatewayError> {
-    let answer = call.send(TransactionName::Iti38, body).await?;
+async fn ask(call: &Call, body: Element, recorder: &Recorder) -> Result<Found, GatewayError> {
+    let answer = call.send(TransactionName::Iti38, body, recorder).await?;
     let read = answer.listed.response(&answer.body).map_err(|_| PeerError::Malformed("AdhocQueryResponse"))?;
     let (response, mut unusable) = read;
     match PeerError::refused(response.status, &response.errors) {

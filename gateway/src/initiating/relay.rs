@@ -101,7 +101,7 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
         Portion::Documents(request) => request.to_element(),
         Portion::Images(request) => request.to_element(),
     };
-    let answer = call.send(portion.transaction(), body).await?;
+    let answer = call.send(portion.transaction(), body, own).await?;
     let response = retrieve::read_response(&answer.body)?;
     let mut open: BTreeMap<(String, String), (DocumentRequest, Option<Uid>)> = BTreeMap::new();
     for (request, study) in portion.units() {

@@ -5,6 +5,7 @@ use ncp_ihe::{Content, DocumentRequest, RetrieveRequest, RetrieveResponse};
 use openssl::hash::MessageDigest;
 
 use super::{Call, PeerError, close};
+use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
 
@@ -35,15 +36,20 @@ pub struct Retrieved {
 pub async fn retrieve(call: &Call, wanted: &Wanted) -> Result<Retrieved, GatewayError> {
     let request = RetrieveRequest { documents: vec![wanted.request.clone()] };
     let trail = call.begin(TransactionName::Iti39, |trail| trail.document_requests(&request.documents)).await?;
-    let result = fetch(call, request, wanted).await;
+    let result = fetch(call, request, wanted, &trail.recorder()).await;
     if let Ok(document) = &result {
         trail.document_received(&wanted.request, &document.bytes);
     }
     close(trail, result).await
 }
 
-async fn fetch(call: &Call, request: RetrieveRequest, wanted: &Wanted) -> Result<Retrieved, GatewayError> {
-    let mut answer = call.send(TransactionName::Iti39, request.to_element()).await?;
+async fn fetch(
+    call: &Call,
+    request: RetrieveRequest,
+    wanted: &Wanted,
+    recorder: &Recorder,
+) -> Result<Retrieved, GatewayError> {
+    let mut answer = call.send(TransactionName::Iti39, request.to_element(), recorder).await?;
     let response = read_response(&answer.body)?;
     if let Some(error) = PeerError::refused(response.status, &response.errors) {
         return Err(error.into());

@@ -139,9 +139,19 @@ impl XdsSource {
         let answer_bytes = self.answer_bytes;
         let assertions = &assertions;
         let listed = (action == actions::ITI18_REQUEST).then_some(self.results);
-        let elsewhere = None;
-        let call =
-            SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, listed, elsewhere };
+        let (elsewhere, evidence) = (None, None);
+        let call = SoapCall {
+            endpoint,
+            action,
+            packaging,
+            assertions,
+            body,
+            patience,
+            answer_bytes,
+            listed,
+            elsewhere,
+            evidence,
+        };
         call.send(&self.route).await.map_err(of_call)
     }
 

@@ -42,7 +42,9 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     national.set_home(&exchange.app.config.gateway.home_community_id);
     let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
     let asked = asked.get();
-    let (mut european, widened) = translate(exchange, &asked.query, &national, &mut errors).instrument(span).await;
+    let translated = translate(exchange, &asked.query, &national, &mut errors).instrument(span).await;
+    let Translated { objects: mut european, widened, snapshot } = translated;
+    trail.metadata_translated(&snapshot);
     if exchange.app.translator.is_some() {
         add_pivots(&mut national);
         add_pivots(&mut european);
@@ -138,6 +140,14 @@ fn not_among(held: &RegistryObjects, ids: ObjectIds) -> Option<ObjectIds> {
     (!left.is_empty()).then(|| wrap(left))
 }
 
+/// What the terminology service made of an answer.
+struct Translated {
+    objects: RegistryObjects,
+    widened: Option<Widened>,
+    /// Digest of its maps, hex; empty when it did not answer.
+    snapshot: String,
+}
+
 /// Metadata in European codes, and the query with the national codes that may stand for asked ones. Without the service
 /// the national codes stand, with a warning, and no entry is left out because its codes could not be read.
 async fn translate(
@@ -145,20 +155,15 @@ async fn translate(
     query: &StoredQuery,
     national: &RegistryObjects,
     errors: &mut Vec<RegistryError>,
-) -> (RegistryObjects, Option<Widened>) {
-    let mut out = national.clone();
-    let Some(translator) = &exchange.app.translator else { return (out, None) };
-    let both = tokio::join!(translator.entries_to_pivot(&national.entries), Widened::of(translator, query));
-    let found = match both {
-        (Ok(translated), Ok(widened)) => {
-            out.entries = translated;
-            return (out, widened);
-        }
-        (Ok(translated), Err(error)) => {
-            out.entries = translated;
-            error
-        }
-        (Err(error), _) => error,
+) -> Translated {
+    let mut out = Translated { objects: national.clone(), widened: None, snapshot: String::new() };
+    let Some(translator) = &exchange.app.translator else { return out };
+    let (entries, widened) =
+        tokio::join!(translator.entries_to_pivot(&national.entries), Widened::of(translator, query));
+    let entries = entries.map(|found| (out.objects.entries, out.snapshot) = (found.entries, found.snapshot));
+    let found = match (entries, widened) {
+        (Ok(()), Ok(widened)) => return Translated { widened, ..out },
+        (Err(error), _) | (Ok(()), Err(error)) => error,
     };
     tracing::warn!(reason = %found, "metadata not translated");
     errors.push(RegistryError {
@@ -167,7 +172,7 @@ async fn translate(
         severity: Severity::Warning,
         location: Some(exchange.app.config.gateway.home_community_id.to_string()),
     });
-    (out, Widened::without_service(query, national))
+    Translated { widened: Widened::without_service(query, national), ..out }
 }
 
 /// A transcoded form beside each document that has one.

@@ -26,7 +26,7 @@ use tracing::Instrument;
 use super::replay::Seen;
 use super::{deliver, iti38, iti39, iti55, rad75, security};
 use crate::app::{App, Snapshot};
-use crate::audit_scope::Trail;
+use crate::audit_scope::{Trail, WayBack};
 use crate::config::SecurityErrors;
 use crate::identity::TransactionName;
 use crate::listener::{PeerConnection, Reply};
@@ -59,11 +59,14 @@ pub struct Message {
     pub transaction: TransactionName,
     /// Where the answer goes, if not back on the connection; the peer's configured address.
     pub answer_at: Option<String>,
+    /// MessageID of the answer.
+    pub answer_id: String,
 }
 
 impl Message {
     fn back(&self) -> Back<'_> {
-        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref() }
+        let message_id = Some(self.answer_id.as_str());
+        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref(), message_id }
     }
 }
 
@@ -113,17 +116,20 @@ where
     };
 
     let Some(address) = message.answer_at.clone() else {
-        let (reply, trail) = carry_out(&exchange, &message, trail, began).instrument(span).await;
+        let Carried { reply, trail, .. } = carry_out(&exchange, &message, trail, began).instrument(span).await;
         if let Some(trail) = trail {
             trail.finish().await;
         }
         return Replied::Now(reply);
     };
     let work = async move {
-        let (reply, trail) = carry_out(&exchange, &message, trail, began).await;
+        let Carried { reply, trail, way_back } = carry_out(&exchange, &message, trail, began).await;
         let delivered = deliver::deliver(&exchange, &address, reply).await;
         if let Err(error) = &delivered {
             tracing::warn!(ncp.reference = %exchange.reference, reason = %error, "answer could not be delivered");
+            if let Err(error) = exchange.app.audit.event(&way_back.failed(error), &exchange.reference).await {
+                tracing::error!(reason = %error, "event not stored");
+            }
         }
         match (trail, delivered) {
             (Some(trail), Ok(())) => trail.finish().await,
@@ -135,8 +141,16 @@ where
     Replied::Later(Box::pin(work.instrument(span)))
 }
 
-/// Stages 3 to 8 and the reply. The trail is still open when the reply is whole and nothing follows it.
-async fn carry_out(exchange: &Exchange, message: &Message, mut trail: Trail, began: Instant) -> (Reply, Option<Trail>) {
+/// An exchange that was carried out.
+struct Carried {
+    reply: Reply,
+    /// Still open when the reply is whole and nothing follows it.
+    trail: Option<Trail>,
+    way_back: WayBack,
+}
+
+/// Stages 3 to 8 and the reply.
+async fn carry_out(exchange: &Exchange, message: &Message, mut trail: Trail, began: Instant) -> Carried {
     let transaction = message.transaction;
     let answered = answer(exchange, message, &mut trail).await;
     let outcome = match &answered {
@@ -144,18 +158,24 @@ async fn carry_out(exchange: &Exchange, message: &Message, mut trail: Trail, beg
         Err(error) => error.class(),
     };
     measure(exchange, Some(transaction), outcome, began);
-    match answered {
+    let way_back = trail.way_back();
+    if answered.is_ok() {
+        trail.answered(&exchange.app, response_action(message), message.back());
+    }
+    let (reply, trail) = match answered {
         Ok(Answer::Simple(body)) => (simple_reply(message, body), Some(trail)),
         Ok(Answer::Listed(found)) => (wire::listed(response_action(message), message.back(), found), Some(trail)),
         // The trail goes with the stream: its outcome is written after the last byte.
         Ok(Answer::Parts(body, parts)) => (parts_reply(message, body, parts, trail), None),
         Err(error) => {
             tracing::info!(ncp.transaction = transaction.as_str(), ncp.reference = %exchange.reference, reason = %error, "refused");
-            let reply = refusal(exchange, message, &error);
+            let (action, reply) = refusal(exchange, message, &error);
+            trail.answered(&exchange.app, action, message.back());
             trail.refused(&error).await;
             (reply, None)
         }
-    }
+    };
+    Carried { reply, trail, way_back }
 }
 
 /// Stage 2: bounded reading, addressing, dispatch on `wsa:Action` and body element.
@@ -167,9 +187,9 @@ where
     let peer = exchange.connection.peer.as_ref();
     let reply_to = peer.and_then(|p| p.asynchronous.as_ref()).and_then(|a| a.peer_reply_to.as_deref());
     let read = wire::read(&exchange.app.config.limits, reply_to, headers, body).await?;
-    let wire::Request { bytes, envelope, addressing, answer_at } = read;
+    let wire::Request { bytes, envelope, addressing, answer_at, answer_id } = read;
     let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
-    Ok(Message { bytes, envelope, addressing, transaction, answer_at })
+    Ok(Message { bytes, envelope, addressing, transaction, answer_at, answer_id })
 }
 
 fn dispatch(app: &App, path: &str, addressing: &Addressing, body: &Element) -> Result<TransactionName, SoapError> {
@@ -249,12 +269,13 @@ fn parts_reply(message: &Message, body: Element, parts: crate::listener::OutPart
     wire::mtom(action, back, body, trail.follow(parts))
 }
 
-/// A refusal in the shape that the transaction and the peer's configuration ask for.
-fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Reply {
+/// A refusal in the shape that the transaction and the peer's configuration ask for, and its action.
+fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> (&'static str, Reply) {
+    let fault = || (ncp_soap::FAULT_ACTION, wire::fault(error, message.back(), &exchange.reference));
     let row = error.row();
     let wants_fault = exchange.connection.peer.as_ref().is_some_and(|p| p.security_errors == SecurityErrors::Fault);
     if row.as_fault || (wants_fault && !row.wss.is_empty()) {
-        return wire::fault(error, message.back(), &exchange.reference);
+        return fault();
     }
     let body = match message.transaction {
         TransactionName::Iti55 => iti55::refusal(exchange, message, error),
@@ -262,8 +283,8 @@ fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Repl
         TransactionName::Iti39 | TransactionName::Rad75 => iti39::refusal(exchange, message.transaction, error),
     };
     match body {
-        Some(body) => simple_reply(message, body),
-        None => wire::fault(error, message.back(), &exchange.reference),
+        Some(body) => (response_action(message), simple_reply(message, body)),
+        None => fault(),
     }
 }
 

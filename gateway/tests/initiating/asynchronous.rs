@@ -6,6 +6,7 @@ use ncp_tests::country::{Country, Reaction};
 use ncp_tests::neighbour::{Neighbour, XCA, retrieve_response};
 use ncp_xml::Element;
 
+use crate::common::trail::evidence;
 use crate::consumers::ask;
 use crate::{Held, Others, entry, images, listed, parts, patient, second};
 
@@ -99,6 +100,63 @@ async fn an_answer_goes_to_the_configured_address_and_to_no_other() {
     let (response, _) = QueryResponse::read(&answer.body).expect("a response");
     // This gateway has no national side; that is what its answer says.
     assert_eq!(response.status, Status::Failure);
+}
+
+#[tokio::test]
+async fn an_answer_that_cannot_be_delivered_is_on_the_trail() {
+    let address = format!("https://localhost:{}/reply", port());
+    let lines = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}");
+    let taking = Others::none().with("AA", "2.999.101", |_| Reaction::Status(202)).await;
+    let (world, _countries) = taking.peers(0, lines).world("").await;
+    let neighbour =
+        Neighbour::new(&world.others[0], "2.999.101", &world.anchors, "localhost", world.port).expect("a neighbour");
+    let (message, _) = query(&neighbour, &address).await;
+    let taken = neighbour.post(XCA, "application/soap+xml", message).await.err().map(|e| e.to_string());
+    assert!(taken.is_some_and(|t| t.contains("202")));
+    let mut failed = Vec::new();
+    for _ in 0..100 {
+        failed = world.trail().ihe.into_iter().filter(|m| m.types[0].code == "EHDSI-CF").collect();
+        if !failed.is_empty() {
+            break;
+        }
+        tokio::time::sleep(second() / 20).await;
+    }
+    let [record] = &failed[..] else { panic!("{} records", failed.len()) };
+    assert_eq!((record.outcome, record.patient()), (12, patient().to_cx().as_str()));
+    assert!(record.description.contains("answer could not be delivered"), "{}", record.description);
+    let role = |code: &str| record.participants.iter().find(|p| p.roles.iter().any(|r| r.code == code));
+    assert!(role("ServiceConsumer").is_some_and(|p| p.requestor), "who asked is the other country");
+    assert!(role("ServiceProvider").is_some_and(|p| !p.requestor && p.user_id == "ncp-gateway-no"));
+    let exchange =
+        |m: &ncp_audit::Message| m.objects.iter().find(|o| o.id_type.code == "ncp-exchange").map(|o| o.id.clone());
+    let query = world.trail().ihe.into_iter().find(|m| m.types[0].code == "ITI-38").expect("the query's own record");
+    assert_eq!(exchange(&query), exchange(record));
+}
+
+#[tokio::test]
+async fn what_is_sent_and_what_comes_back_is_kept_as_evidence() {
+    let others = Others::none()
+        .section(async |pki| crate::common::trail::ehdsi_receiver(pki))
+        .await
+        .with("AA", "2.999.101", |_| listed(vec![entry("2.999.101", 1)]))
+        .await;
+    let (world, countries) = others.world("").await;
+    ask(&world, Neighbour::find_documents(&patient()).to_element()).await;
+    let trail = world.trail();
+    let of = |code: &str| trail.ehdsi.iter().find(|m| m.types[0].code == code).expect("a record");
+    // Towards the other country: what it saw, with the assertions that we issued.
+    let asked = &countries[0].asked()[0];
+    let (requests, responses) = (evidence(of("ITI-38"), "req"), evidence(of("ITI-38"), "rsp"));
+    let [(id, header)] = &requests[..] else { panic!("{} requests", requests.len()) };
+    assert_eq!(Some(id), asked.message_id.as_ref());
+    assert!(String::from_utf8_lossy(&asked.envelope).contains(header.as_str()), "byte for byte");
+    assert_eq!(header.matches(":Assertion ").count(), 2, "{header}");
+    assert!(responses.iter().all(|(answer, header)| header.contains(id.as_str()) && answer != id), "{responses:?}");
+    assert_eq!(responses.len(), 1);
+    // Towards the national consumer.
+    let (requests, responses) = (evidence(of("ITI-18"), "req"), evidence(of("ITI-18"), "rsp"));
+    assert!(requests.len() == 1 && requests[0].1.contains("Assertion"), "{requests:?}");
+    assert!(responses.len() == 1 && responses[0].1.contains(&requests[0].0), "{responses:?}");
 }
 
 async fn arrived(country: &Country) -> ncp_tests::country::Asked {

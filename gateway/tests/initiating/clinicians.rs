@@ -93,6 +93,18 @@ type Answered = (u16, Option<String>, Value);
 
 /// One call as the professional; `url` is ours or one that we handed out.
 async fn call(world: &World, url: &str, prefer: &str, body: Option<&Value>) -> Answered {
+    let (head, bytes) = sent(world, url, ("prefer", prefer), body).await;
+    let applied = head.headers.get("preference-applied").and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
+    (head.status.as_u16(), applied, serde_json::from_slice(&bytes).expect("JSON"))
+}
+
+/// The same with any header, and the answer as it came.
+pub(crate) async fn sent(
+    world: &World,
+    url: &str,
+    (name, value): (&str, &str),
+    body: Option<&Value>,
+) -> (http::response::Parts, Bytes) {
     let clinic = world.clinic.as_ref().expect("a clinicians' side");
     let path = url.strip_prefix(BASE).unwrap_or(url);
     let connector =
@@ -103,14 +115,11 @@ async fn call(world: &World, url: &str, prefer: &str, body: Option<&Value>) -> A
         .uri(format!("https://localhost:{}{path}", clinic.0.port()))
         .header("authorization", format!("Bearer {}", clinic.1.token("hpr-1")))
         .header("content-type", "application/fhir+json")
-        .header("prefer", prefer)
+        .header(name, value)
         .body(Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default())))
         .expect("a request");
-    let response = http.request(request).await.expect("answers");
-    let status = response.status().as_u16();
-    let applied = response.headers().get("preference-applied").and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
-    let bytes = response.into_body().collect().await.expect("a body").to_bytes();
-    (status, applied, serde_json::from_slice(&bytes).expect("JSON"))
+    let (head, body) = http.request(request).await.expect("answers").into_parts();
+    (head, body.collect().await.expect("a body").to_bytes())
 }
 
 /// A country that knows the patient and answers ITI-38 as told.
@@ -119,9 +128,18 @@ pub(crate) fn knows(
     birth_date: &'static str,
     query: impl Fn() -> Reaction,
 ) -> impl Fn(&Asked) -> Reaction {
+    knowing(of, birth_date, move |_| query())
+}
+
+/// The same, answering everything else as told.
+pub(crate) fn knowing(
+    of: &'static str,
+    birth_date: &'static str,
+    other: impl Fn(&Asked) -> Reaction,
+) -> impl Fn(&Asked) -> Reaction {
     move |asked| {
         if asked.action != actions::ITI55_REQUEST {
-            return query();
+            return other(asked);
         }
         let query = PatientQuery::read(&asked.body).expect("ITI-55");
         let record = PatientRecord {
@@ -142,8 +160,17 @@ fn of_community(issue: &Value) -> &str {
     issue.pointer("/extension/0/valueOid").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn code(issue: &Value) -> &str {
+pub(crate) fn code(issue: &Value) -> &str {
     issue.pointer("/details/coding/0/code").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Finds the patient in one country, confirms the treatment, and lists its documents.
+pub(crate) async fn documents(world: &World, accept_language: &str) -> Value {
+    let base = base(&confirm(world, &matches(world).await).await);
+    let url = format!("{base}/DocumentReference");
+    let (head, bytes) = sent(world, &url, ("accept-language", accept_language), None).await;
+    assert_eq!(head.status.as_u16(), 200);
+    serde_json::from_slice(&bytes).expect("JSON")
 }
 
 /// The matches of all countries, by `fullUrl`.

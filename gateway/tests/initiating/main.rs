@@ -24,8 +24,11 @@ use clinicians::Issuer;
 mod asynchronous;
 mod bound;
 mod clinicians;
+#[path = "../common/mod.rs"]
+mod common;
 mod consumers;
 mod sts;
+mod terminology;
 
 /// A gateway in this process with a consumer in front of it.
 pub(crate) struct World {
@@ -46,13 +49,12 @@ pub(crate) struct World {
 impl World {
     /// The audit records of its spool.
     pub(crate) fn records(&self) -> Vec<String> {
-        let (folder, limits) = (self.dir.path(), ncp_audit::SpoolLimits { reserve: 0, ..Default::default() });
-        let options = ncp_audit::SpoolOptions {
-            limits,
-            ..ncp_audit::SpoolOptions::new(folder.join("spool"), folder.join("pki/spool.key"), Default::default())
-        };
-        let content = ncp_audit::read_spool(&options).expect("reads");
-        content.records.into_iter().map(|(_, _, xml)| xml).collect()
+        common::trail::content(self.dir.path()).records.into_iter().map(|(_, _, xml)| xml).collect()
+    }
+
+    /// The same, read.
+    pub(crate) fn trail(&self) -> common::trail::Records {
+        common::trail::read(self.dir.path())
     }
 }
 
@@ -70,6 +72,7 @@ pub(crate) struct Others {
     port: u16,
     lines: String,
     issuer: Option<Issuer>,
+    more: String,
 }
 
 impl Others {
@@ -82,7 +85,14 @@ impl Others {
             port: 0,
             lines: String::new(),
             issuer: None,
+            more: String::new(),
         }
+    }
+
+    /// With further sections of the configuration, by the country's PKI.
+    pub(crate) async fn section(mut self, more: impl AsyncFnOnce(&CountryPki) -> String) -> Self {
+        self.more += &more(&self.asking.pki).await;
+        self
     }
 
     /// The gateway serves clinicians too.
@@ -115,10 +125,9 @@ impl Others {
         let of = |(pki, home, country)| Known { pki, home, country, lines: self.lines.clone() };
         let known: Vec<Known<'_>> = self.running.iter().map(|(p, h, c)| of((p, h.clone(), c))).collect();
         let path = self.asking.write([self.port, 0, 0], limits, &policies, &known).expect("writes");
-        if self.issuer.is_some() {
-            let text = std::fs::read_to_string(&path).expect("reads");
-            std::fs::write(&path, text + &Issuer::section()).expect("writes");
-        }
+        let clinic = self.issuer.as_ref().map(|_| Issuer::section()).unwrap_or_default();
+        let text = std::fs::read_to_string(&path).expect("reads");
+        std::fs::write(&path, text + &clinic + &self.more).expect("writes");
         let config = config::load(&path).expect("a configuration");
         let bound = app::bind(app::build(config).await.expect("builds")).await.expect("binds");
         let consumers = bound.consumers_address().expect("an address").port();

@@ -2,8 +2,11 @@
 //! the hazards of the threat table under their ids.
 #![allow(clippy::print_stdout)]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod hazards;
 mod orcd;
 mod terminology;
+mod trail;
 mod transactions;
 mod world;

@@ -1,16 +1,9 @@
 //! NCP-A with a terminology service that answers, keeps silent, or is gone.
 
 use ncp_ihe::{Coded, DocumentEntry, FindDocuments, QueryResponse, ReturnType, Severity, Status, StoredQuery};
-use ncp_proto::translation::translation_server::TranslationServer;
-use ncp_tests::pki::CountryPki;
-use ncp_tls::TlsFiles;
-use ncp_translation::cache::Cache;
-use ncp_translation::counters::Counters;
-use ncp_translation::service::Service;
-use ncp_translation::snapshot::Snapshot;
-use ncp_translation::store::Store;
-use tokio::net::TcpListener;
 
+use crate::common::terminology::{gone, serving, silent};
+use crate::common::trail;
 use crate::transactions::{home, named, query};
 use crate::world::{World, patient};
 
@@ -20,54 +13,6 @@ const LOINC: &str = "2.16.840.1.113883.6.1";
 const NCRP: &str = "2.16.578.1.12.4.1.1.7270";
 /// The report in national codes, and its pivot.
 const REPORT: [&str; 2] = ["2.999.47.30.1", "2.999.47.30.1^PIVOT"];
-
-fn section(pki: &CountryPki, port: u16) -> String {
-    let path = |name: &str| pki.path(name).display().to_string();
-    format!(
-        "\n[translation]\nendpoint = \"https://127.0.0.1:{port}\"\nserver_name = \"localhost\"\ndeadline = \"1s\"\ntls = {{ certificate = \"{}\", key = \"{}\", anchors = \"{}\" }}\n",
-        path("internal-client.pem"),
-        path("internal-client.key"),
-        path("anchors.pem")
-    )
-}
-
-/// The service with the shipped maps, in this process.
-async fn serving(pki: &CountryPki) -> String {
-    let maps = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../translation/maps");
-    let built = ncp_translation::load::build(&[maps]).expect("the shipped maps build");
-    let store = Store::new(Snapshot::built(built).expect("a snapshot")).expect("passes its self-test");
-    let files = TlsFiles {
-        cert_chain: pki.path("internal-server.pem"),
-        key: pki.path("internal-server.key"),
-        anchors: pki.path("anchors.pem"),
-        crls: None,
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    let incoming = ncp_tls::incoming(listener, files.mutual_acceptor(b"\x02h2").expect("tls"));
-    let service = TranslationServer::new(Service::new(store, Counters::default(), Cache::none()));
-    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-    section(pki, port)
-}
-
-/// A service that takes connections and never says a word.
-async fn silent(pki: &CountryPki) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    tokio::spawn(async move {
-        let mut held = Vec::new();
-        while let Ok((stream, _)) = listener.accept().await {
-            held.push(stream);
-        }
-    });
-    section(pki, port)
-}
-
-/// A service that is not there.
-async fn gone(pki: &CountryPki) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    section(pki, listener.local_addr().expect("an address").port())
-}
 
 /// Documents with an event code among these, for each list.
 async fn with_events(world: &World, events: &[&[(&str, &str)]]) -> QueryResponse {
@@ -123,6 +68,10 @@ async fn filters_in_european_codes_find_what_is_coded_nationally() {
     let slot = |name: &str| report.extra_slots.iter().find(|(n, _)| n == name).map(|(_, values)| values[0].clone());
     assert_eq!(slot("urn:ncp:national:classCode").as_deref(), Some("E00-1^^2.16.578.1.12.4.1.1.9602"));
     assert_eq!(slot("urn:ncp:terminology-snapshot").map(|digest| digest.len()), Some(64));
+    // The trail names the maps that the answer was made with.
+    let trail = world.trail();
+    let last = trail.ihe.iter().rfind(|m| m.types[0].code == "ITI-38").expect("a record");
+    assert_eq!(trail::detail(last, "ncp:terminology-snapshot"), slot("urn:ncp:terminology-snapshot"));
     let events: Vec<&str> = report.event_codes.iter().map(|c| c.code.as_str()).collect();
     assert!(events.contains(&"SSC0AD") && events.len() > 1, "the national code stays beside the European: {events:?}");
 }
@@ -140,5 +89,8 @@ async fn without_an_answer_originals_go_out_with_a_warning_and_no_filter_hides_w
             let national = answer.objects.entries.iter().find(|e| e.unique_id == REPORT[0]).expect("the report");
             assert_eq!(national.class_code.code, "E00-1");
         }
+        let records = world.trail().ihe;
+        let queries: Vec<_> = records.iter().filter(|m| m.types[0].code == "ITI-38").collect();
+        assert!(queries.len() >= 3 && queries.iter().all(|m| trail::detail(m, "ncp:terminology-snapshot").is_none()));
     }
 }

@@ -162,6 +162,11 @@ impl World {
         std::fs::read_to_string(self.dir.path().join("gateway.log")).unwrap_or_default()
     }
 
+    /// The audit messages so far.
+    pub(crate) fn trail(&self) -> crate::common::trail::Records {
+        crate::common::trail::read(self.dir.path())
+    }
+
     /// Where peers are served.
     pub(crate) fn port(&self) -> u16 {
         self.port
