@@ -221,7 +221,7 @@ fn matches(
         let url = format!("{}/Patient/{id}", clinic.base('p', &sealed, "fhir"));
         entries.push(resources::match_entry(&url, resources::patient(&id, &found.record, &found.home), certain));
     }
-    Ok(answer(&resources::searchset(None, entries, issues)))
+    Ok(answer(&resources::searchset(&[], entries.len(), entries, issues)))
 }
 
 pub(super) fn patient_id(person: &Person) -> String {

@@ -277,6 +277,7 @@ pub fn routes(clinic: Arc<Clinic>) -> Router {
         .route("/fhir/Patient/$match", post(fhir::search_patient))
         .route("/p/{sealed}/fhir/Patient/{id}/$confirm-treatment", post(fhir::confirm_treatment))
         .route("/p/{sealed}/fhir/DocumentReference", get(search::search_documents))
+        .route("/p/{sealed}/fhir/DocumentReference/_search", post(search::post_search))
         .route("/p/{sealed}/fhir/Binary/{id}", get(documents::read_binary))
         .nest("/s/{sealed}/dicomweb", dicomweb_routes())
         .fallback(|| async { Problem::NotFound })

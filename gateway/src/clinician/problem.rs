@@ -32,6 +32,8 @@ pub enum Problem {
     NotAcceptable,
     /// 409
     Conflict,
+    /// 410: a list is another than that of the earlier pages.
+    Changed,
     /// 413
     TooLarge,
     /// 422
@@ -76,6 +78,10 @@ impl Problem {
             Self::Conflict => {
                 let text = "The search has expired; search the patient again.";
                 (S::CONFLICT, "conflict", "expired", text.into())
+            }
+            Self::Changed => {
+                let text = "The results have changed since the first page; start the search again.";
+                (S::GONE, "conflict", "results-changed", text.into())
             }
             Self::TooLarge => {
                 let text = "Too many results; narrow the search.";

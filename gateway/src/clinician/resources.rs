@@ -69,12 +69,13 @@ pub fn match_entry(full_url: &str, resource: Value, certain: bool) -> Value {
 }
 
 /// A searchset. `total` is left out when something is missing.
-pub fn searchset(own: Option<String>, entries: Vec<Value>, issues: Vec<Value>) -> Value {
+pub fn searchset(links: &[(&str, String)], total: usize, entries: Vec<Value>, issues: Vec<Value>) -> Value {
     let mut out = json!({ "resourceType": "Bundle", "type": "searchset" });
     if issues.is_empty() {
-        set(&mut out, "total", Some(entries.len()));
+        set(&mut out, "total", Some(total));
     }
-    set(&mut out, "link", own.map(|url| json!([{ "relation": "self", "url": url }])));
+    let links: Vec<Value> = links.iter().map(|(relation, url)| json!({ "relation": relation, "url": url })).collect();
+    set(&mut out, "link", (!links.is_empty()).then_some(links));
     let mut entries = entries;
     if !issues.is_empty() {
         let outcome = super::problem::outcome(issues);

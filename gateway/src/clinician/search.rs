@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use futures_util::future::join_all;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
 use ncp_ihe::{Association, Availability, DocumentEntry, FindDocuments, StoredQuery, orcd};
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use super::prefer::Preferences;
 use super::problem::{self, Problem};
 use super::reader;
 use super::resources::{self, Places};
-use super::sealed::{Sealed, Treated};
+use super::sealed::{Sealed, Treated, resource_id};
 use super::token::Bearer;
 use super::{Clinic, Context};
 use crate::config::Peer;
@@ -29,23 +29,51 @@ const DOCUMENTS: usize = 1000;
 /// Association of a transformation; the source is the translation.
 const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
 
-/// `GET /p/{confirmed}/fhir/DocumentReference` (ITI-67): every country for which the treatment was confirmed is asked, each
-/// with its deadline; one that fails is an issue beside what the others list.
+/// `GET /p/{confirmed}/fhir/DocumentReference` (ITI-67).
 pub async fn search_documents(
-    State(clinic): State<Arc<Clinic>>,
-    Extension(context): Extension<Context>,
+    state: State<Arc<Clinic>>,
+    context: Extension<Context>,
     Path(sealed): Path<String>,
     RawQuery(parameters): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    search(state, context, &sealed, &parameters.unwrap_or_default(), &headers).await
+}
+
+/// `POST /p/{confirmed}/fhir/DocumentReference/_search`: the same, with the parameters in the body, the URL, or both.
+pub async fn post_search(
+    state: State<Arc<Clinic>>,
+    context: Extension<Context>,
+    Path(sealed): Path<String>,
+    RawQuery(parameters): RawQuery,
+    headers: HeaderMap,
+    body: String,
+) -> Result<Response, Problem> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().is_some_and(|k| k.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")) {
+        return Err(Problem::Request("form", "The body must be application/x-www-form-urlencoded."));
+    }
+    let all = format!("{}&{}", parameters.unwrap_or_default(), body.replace('+', "%20"));
+    search(state, context, &sealed, &all, &headers).await
+}
+
+/// Every country for which the treatment was confirmed is asked, each
+/// with its deadline; one that fails is an issue beside what the others list.
+async fn search(
+    State(clinic): State<Arc<Clinic>>,
+    Extension(context): Extension<Context>,
+    sealed: &str,
+    parameters: &str,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let covering = [("ITI-67", "DocumentReference")];
-    let bearer = clinic.bearer(&context, &headers, &covering, "user/DocumentReference.rs").await?;
+    let bearer = clinic.bearer(&context, headers, &covering, "user/DocumentReference.rs").await?;
     let text = "Confirm the treatment relationship first: POST Patient/{id}/$confirm-treatment.";
-    let Sealed::Confirmed(treated) = clinic.open(&bearer, &sealed)? else {
+    let Sealed::Confirmed(treated) = clinic.open(&bearer, sealed)? else {
         return Err(Problem::Request("treatment-not-confirmed", text));
     };
-    let preferences = Preferences::read(&headers);
-    let filter = Filter::read(parameters.as_deref().unwrap_or_default(), &treated, preferences.strict)?;
+    let preferences = Preferences::read(headers);
+    let filter = Filter::read(parameters, &treated, preferences.strict)?;
     let relationships = treated.each();
     let mut calls = Vec::with_capacity(relationships.len());
     for one in &relationships {
@@ -79,33 +107,55 @@ pub async fn search_documents(
     }
     let read = listing.listed.iter_mut().map(|listed| {
         let patient = listed.treated.person.patient.as_str();
-        let own = reader::Own { clinic: &clinic, context: &context, headers: &headers, patient };
+        let own = reader::Own { clinic: &clinic, context: &context, headers, patient };
         let entries = &mut listed.found.objects.entries;
         async move { own.displays(entries).await }
     });
     listing.own_words = join_all(read).await.into_iter().all(|answered| answered);
-    let base = clinic.base('p', &sealed, "fhir");
+    let base = clinic.base('p', sealed, "fhir");
     let mut response = listing.bundle(&clinic, &bearer, &treated, &filter, &base, &context)?;
     let applied = HeaderName::from_static("preference-applied");
     response.headers_mut().extend(preferences.applied().map(|value| (applied, value)));
     Ok(response)
 }
 
+/// Entries of a page at most.
+const PAGE: usize = 200;
+
 /// What a search narrows to; what is not known is ignored, as MHD says, or refused where the caller wants that.
+#[derive(Default)]
 struct Filter {
     types: Vec<String>,
     content_types: Vec<String>,
     study: Option<String>,
     status: Vec<Availability>,
+    /// Entries of a page.
+    count: Option<usize>,
+    /// Entries of earlier pages, and the digest of the whole list that those were of.
+    page: Option<(usize, String)>,
+    /// The parameters that were used, as they came.
+    used: Vec<String>,
 }
 
 impl Filter {
     fn read(query: &str, treated: &Treated, strict: bool) -> Result<Self, Problem> {
-        let mut out = Self { types: Vec::new(), content_types: Vec::new(), study: None, status: Vec::new() };
+        let mut out = Self::default();
+        let number = |text: &str| text.parse::<usize>().ok();
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned();
+            let mut used = true;
             match name {
+                "_count" => {
+                    let count = number(&value).filter(|n| *n > 0);
+                    out.count = Some(count.ok_or(Problem::Request("count", "_count is a number from 1."))?.min(PAGE));
+                    used = false;
+                }
+                "_page" => {
+                    let page = value.split_once('.').and_then(|(skip, of)| Some((number(skip)?, of.to_owned())));
+                    out.page = Some(page.ok_or(Problem::Request("page", "_page is not one of our links."))?);
+                    used = false;
+                }
                 "patient" => {
                     let id = value.rsplit('/').next();
                     if !treated.each().iter().any(|one| id == Some(&patient_id(&one.person))) {
@@ -127,7 +177,10 @@ impl Filter {
                 }
                 "_format" => {}
                 _ if strict => return Err(unsupported()),
-                _ => {}
+                _ => used = false,
+            }
+            if used {
+                out.used.push(pair.to_owned());
             }
         }
         if out.status.is_empty() {
@@ -185,21 +238,50 @@ impl Listing {
         context: &Context,
     ) -> Result<Response, Problem> {
         let mut lines: Vec<Line<'_>> = self.listed.iter().flat_map(lines).filter(|l| filter.takes(l.shown)).collect();
-        if lines.len() > DOCUMENTS {
+        let truncated = lines.len() > DOCUMENTS;
+        if truncated && filter.count.is_none() {
             return Err(Problem::TooLarge);
         }
         lines.sort_by(|a, b| {
             let key = |l: &Line<'_>| (l.of.peer.home_community_id.to_string(), l.shown.unique_id.clone());
             b.shown.service_start.cmp(&a.shown.service_start).then_with(|| key(a).cmp(&key(b)))
         });
+        lines.truncate(DOCUMENTS);
+        let digest = digest(&lines);
+        let skip = match &filter.page {
+            Some((_, of)) if *of != digest => return Err(Problem::Changed),
+            Some((skip, _)) => *skip,
+            None => 0,
+        };
         let patient = patient_reference(clinic, bearer, treated)?;
         let own = format!("{base}/DocumentReference");
-        let mut entries = Vec::with_capacity(lines.len());
-        for line in &lines {
+        let count = filter.count.unwrap_or(DOCUMENTS);
+        let mut entries = Vec::with_capacity(lines.len().min(count));
+        for line in lines.iter().skip(skip).take(count) {
             entries.push(entry(clinic, bearer, line, &patient, &own)?);
         }
-        let issues = self.issues(&context.reference);
-        Ok(answer(&resources::searchset(Some(own), entries, issues)))
+        let mut issues = self.issues(&context.reference);
+        if truncated {
+            let text = format!("Only the newest {DOCUMENTS} documents are shown; narrow the search.");
+            issues.push(problem::outcome_issue(
+                "warning",
+                "too-costly",
+                "results-truncated",
+                &text,
+                &context.reference,
+            ));
+        }
+        let link = |further: &[String]| {
+            let all: Vec<&str> = filter.used.iter().chain(further).map(String::as_str).collect();
+            if all.is_empty() { own.clone() } else { format!("{own}?{}", all.join("&")) }
+        };
+        let counted: Vec<String> = filter.count.map(|count| format!("_count={count}")).into_iter().collect();
+        let mut links = vec![("self", link(&counted))];
+        let next = skip.saturating_add(count);
+        if next < lines.len() {
+            links.push(("next", link(&[counted, vec![format!("_page={next}.{digest}")]].concat())));
+        }
+        Ok(answer(&resources::searchset(&links, lines.len(), entries, issues)))
     }
 
     /// What is missing, country by country.
@@ -224,6 +306,15 @@ impl Listing {
         }
         out
     }
+}
+
+/// What a list is known by in the link to its next page: nothing is kept here, so that it is asked for again.
+fn digest(lines: &[Line<'_>]) -> String {
+    let mut ids = Vec::with_capacity(lines.len() * 2);
+    for line in lines {
+        ids.extend([line.of.peer.country.as_str(), &line.shown.unique_id]);
+    }
+    resource_id(&ids)
 }
 
 fn entry(clinic: &Clinic, bearer: &Bearer, line: &Line<'_>, patient: &str, own: &str) -> Result<Value, Problem> {

@@ -93,7 +93,16 @@ type Answered = (u16, Option<String>, Value);
 
 /// One call as the professional; `url` is ours or one that we handed out.
 async fn call(world: &World, url: &str, prefer: &str, body: Option<&Value>) -> Answered {
-    let (head, bytes) = sent(world, url, ("prefer", prefer), body).await;
+    send(world, url, prefer, body.map(json_body)).await
+}
+
+fn json_body(body: &Value) -> (&'static str, String) {
+    ("application/fhir+json", body.to_string())
+}
+
+/// The same with a body of any type.
+async fn send(world: &World, url: &str, prefer: &str, body: Option<(&str, String)>) -> Answered {
+    let (head, bytes) = raw(world, url, ("prefer", prefer), body).await;
     let applied = head.headers.get("preference-applied").and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
     (head.status.as_u16(), applied, serde_json::from_slice(&bytes).expect("JSON"))
 }
@@ -102,8 +111,17 @@ async fn call(world: &World, url: &str, prefer: &str, body: Option<&Value>) -> A
 pub(crate) async fn sent(
     world: &World,
     url: &str,
-    (name, value): (&str, &str),
+    header: (&str, &str),
     body: Option<&Value>,
+) -> (http::response::Parts, Bytes) {
+    raw(world, url, header, body.map(json_body)).await
+}
+
+async fn raw(
+    world: &World,
+    url: &str,
+    (name, value): (&str, &str),
+    body: Option<(&str, String)>,
 ) -> (http::response::Parts, Bytes) {
     let clinic = world.clinic.as_ref().expect("a clinicians' side");
     let path = url.strip_prefix(BASE).unwrap_or(url);
@@ -114,9 +132,9 @@ pub(crate) async fn sent(
         .method(if body.is_some() { "POST" } else { "GET" })
         .uri(format!("https://localhost:{}{path}", clinic.0.port()))
         .header("authorization", format!("Bearer {}", clinic.1.token("hpr-1")))
-        .header("content-type", "application/fhir+json")
+        .header("content-type", body.as_ref().map_or("application/fhir+json", |(kind, _)| kind))
         .header(name, value)
-        .body(Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default())))
+        .body(Full::new(Bytes::from(body.map(|(_, text)| text).unwrap_or_default())))
         .expect("a request");
     let (head, body) = http.request(request).await.expect("answers").into_parts();
     (head, body.collect().await.expect("a body").to_bytes())
@@ -307,4 +325,64 @@ async fn when_every_country_fails_there_is_no_bundle() {
     assert_eq!((strict.0, strict.1.as_str()), (400, "not-supported"));
     assert_eq!(search(&found[2..], "?surprise=1", "handling=lenient").await.0, 200);
     assert_eq!(search(&found[2..], "?patient=somebody", "").await.0, 400);
+}
+
+/// POST finds what GET finds. Pages are disjoint and whole, and a list that changed between two of them is told from one that
+/// did not.
+#[tokio::test]
+async fn a_search_by_post_and_in_pages() {
+    let listing: std::sync::Arc<std::sync::atomic::AtomicU32> = std::sync::Arc::new(3.into());
+    let documents = listing.clone();
+    let list = move || {
+        listed((1..=documents.load(std::sync::atomic::Ordering::Relaxed)).map(|n| entry("2.999.101", n)).collect())
+    };
+    let (world, _countries) =
+        Others::none().with("AA", "2.999.101", knows("2.999.101", "19800101", list)).await.clinicians().world("").await;
+    let base = base(&confirm(&world, &matches(&world).await).await);
+    let url = format!("{base}/DocumentReference");
+    let ids = |bundle: &Value| -> Vec<String> {
+        let entries = bundle["entry"].as_array().expect("entries").iter();
+        entries.filter_map(|e| e["resource"]["masterIdentifier"]["value"].as_str().map(ToOwned::to_owned)).collect()
+    };
+    let link = |bundle: &Value, relation: &str| {
+        let links = bundle["link"].as_array().expect("links").iter();
+        links.filter(|l| l["relation"] == relation).find_map(|l| l["url"].as_str().map(ToOwned::to_owned))
+    };
+    let (status, _, whole) = call(&world, &format!("{url}?status=current"), "", None).await;
+    assert_eq!((status, ids(&whole).len(), link(&whole, "next")), (200, 3, None));
+    assert_eq!(link(&whole, "self"), Some(format!("{url}?status=current")));
+
+    let form = |kind: &'static str, text: &str| Some((kind, text.to_owned()));
+    let search = format!("{url}/_search");
+    let kind = "application/x-www-form-urlencoded; charset=UTF-8";
+    let (status, _, posted) = send(&world, &search, "", form(kind, "status=current")).await;
+    assert_eq!((status, ids(&posted)), (200, ids(&whole)));
+    let both = format!("{search}?contenttype=text%2Fnothing");
+    assert_eq!(send(&world, &both, "", form(kind, "status=current")).await.2["total"], 0);
+    assert_eq!(send(&world, &search, "", form("application/json", "{}")).await.0, 400);
+    assert_eq!(send(&world, &search, "handling=strict", form(kind, "surprise=1")).await.0, 400);
+
+    let mut next = Some(format!("{url}?status=current&_count=1"));
+    let mut paged = Vec::new();
+    while let Some(page) = next {
+        let (status, _, bundle) = call(&world, &page, "", None).await;
+        assert_eq!((status, &bundle["total"], ids(&bundle).len()), (200, &json!(3), 1), "{page}");
+        paged.extend(ids(&bundle));
+        next = link(&bundle, "next");
+    }
+    assert_eq!(paged, ids(&whole));
+
+    let first = call(&world, &format!("{url}?_count=2"), "", None).await.2;
+    listing.store(4, std::sync::atomic::Ordering::Relaxed);
+    let (status, _, body) = call(&world, &link(&first, "next").expect("a next page"), "", None).await;
+    assert_eq!((status, code(&body["issue"][0])), (410, "results-changed"));
+    for bad in ["_count=0", "_count=x", "_page=1", "_page=x.y"] {
+        assert_eq!(call(&world, &format!("{url}?{bad}"), "", None).await.0, 400, "{bad}");
+    }
+    // Beyond a thousand the newest are shown, in pages alone.
+    listing.store(1_050, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(call(&world, &url, "", None).await.0, 413);
+    let (_, _, many) = call(&world, &format!("{url}?_count=500"), "", None).await;
+    let outcome = many["entry"].as_array().and_then(|e| e.last()).expect("an outcome");
+    assert_eq!((ids(&many).len(), code(&outcome["resource"]["issue"][0])), (200, "results-truncated"));
 }
