@@ -61,7 +61,7 @@ permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
         )
     }
 
-    fn token(&self, subject: &str) -> String {
+    pub(crate) fn token(&self, subject: &str) -> String {
         self.bound(subject, None)
     }
 
@@ -89,10 +89,10 @@ permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
 }
 
 /// An answer: status, `Preference-Applied`, JSON.
-type Answered = (u16, Option<String>, Value);
+pub(crate) type Answered = (u16, Option<String>, Value);
 
 /// One call as the professional; `url` is ours or one that we handed out.
-async fn call(world: &World, url: &str, prefer: &str, body: Option<&Value>) -> Answered {
+pub(crate) async fn call(world: &World, url: &str, prefer: &str, body: Option<&Value>) -> Answered {
     send(world, url, prefer, body.map(json_body)).await
 }
 
@@ -192,7 +192,7 @@ pub(crate) async fn documents(world: &World, accept_language: &str) -> Value {
 }
 
 /// The matches of all countries, by `fullUrl`.
-async fn matches(world: &World) -> Vec<String> {
+pub(crate) async fn matches(world: &World) -> Vec<String> {
     let identifier = json!({ "system": format!("urn:oid:{PATIENTS}"), "value": patient().extension });
     let person = json!({ "resourceType": "Patient", "identifier": [identifier] });
     let (status, _, bundle) = call(world, "/fhir/Patient/$match", "", Some(&person)).await;
@@ -202,7 +202,7 @@ async fn matches(world: &World) -> Vec<String> {
 }
 
 /// `$confirm-treatment` in the country of the first, and in those of the others.
-async fn confirm(world: &World, urls: &[String]) -> Answered {
+pub(crate) async fn confirm(world: &World, urls: &[String]) -> Answered {
     let mut parameters = vec![
         json!({ "name": "purpose", "valueCoding": { "code": "TREAT" } }),
         json!({ "name": "relationship", "valueBoolean": true }),
@@ -213,7 +213,7 @@ async fn confirm(world: &World, urls: &[String]) -> Answered {
 }
 
 /// The base that a confirmation answered.
-fn base((status, _, body): &Answered) -> String {
+pub(crate) fn base((status, _, body): &Answered) -> String {
     assert_eq!(*status, 200, "{body}");
     let reference = body.pointer("/parameter/0/valueReference/reference").and_then(Value::as_str).expect("a patient");
     reference.split_once("/Patient/").expect("a reference").0.to_owned()

@@ -27,6 +27,7 @@ mod clinicians;
 #[path = "../common/mod.rs"]
 mod common;
 mod consumers;
+mod dicomweb;
 mod sts;
 mod terminology;
 

@@ -98,6 +98,34 @@ def images():
     return {"studies": studies, "instances": len(came)}
 
 
+def viewer():
+    """QIDO-RS, a series, an instance and metadata, by dicomweb-client."""
+    held, seen = archive(), 0
+    for line in state["lines"]:
+        root = next((text for text in strings(line) if text.endswith("/dicomweb")), None)
+        for study in studies_of(line) if root else []:
+            client = DICOMwebClient(url=root, session=session)
+            assert [pydicom.Dataset.from_json(s).StudyInstanceUID for s in client.search_for_studies()] == [study]
+            for found in map(pydicom.Dataset.from_json, client.search_for_series(study, fields=["SeriesDescription"])):
+                series = found.SeriesInstanceUID
+                listed = [pydicom.Dataset.from_json(i) for i in client.search_for_instances(study, series)]
+                assert len(listed) == found.NumberOfSeriesRelatedInstances
+                told = {m.SOPInstanceUID: m for m in map(pydicom.Dataset.from_json, client.retrieve_series_metadata(study, series))}
+                came = {d.SOPInstanceUID: d for d in client.retrieve_series(study, series)}
+                assert set(told) == set(came) == {i.SOPInstanceUID for i in listed}, series
+                one = listed[0].SOPInstanceUID
+                dataset = client.retrieve_instance(study, series, one)
+                assert client.retrieve_instance_metadata(study, series, one)["00080018"]["Value"] == [one]
+                if "Rows" in dataset:
+                    assert (told[one].Rows, told[one].Columns) == (dataset.Rows, dataset.Columns)
+                    assert told[one].get("PixelSpacing") == dataset.get("PixelSpacing")
+                if one in held and "PixelData" in dataset:
+                    assert hashlib.sha256(dataset.PixelData).hexdigest() == held[one], one
+                seen += len(told)
+    assert seen > 20, seen
+    return {"instances": seen}
+
+
 def studies_of(line):
     """Study Instance UIDs among the identifiers that a DocumentReference relates to."""
     related = [r.get("identifier", {}).get("value", "") for r in line.get("context", {}).get("related", [])]
@@ -119,6 +147,7 @@ for name, step in [
     ("documents", documents),
     ("report", report),
     ("images", images),
+    ("viewer", viewer),
     ("without token", refused),
 ]:
     steps.run(f"clinician {name}", step)
