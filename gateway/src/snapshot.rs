@@ -195,7 +195,8 @@ impl Trust {
             crls.extend(ncp_tls::read_crls(&file)?);
         }
         let ocsp = sources.ocsp_url.as_deref().map(|url| Arc::new(Ocsp::new(url)));
-        let revocation = Revocation { crls: Arc::new(crls), grace: sources.grace(), ocsp };
+        let crl_needed = peer.crls.is_some() || !sources.crl_urls.is_empty();
+        let revocation = Revocation { crls: Arc::new(crls), crl_needed, grace: sources.grace(), ocsp };
         for (map, anchors, purpose) in [
             (&mut self.seals, &peer.seal_anchors, Purpose::Seal),
             (&mut self.clients, &peer.tls_anchors, Purpose::TlsClient),
@@ -213,8 +214,8 @@ pub fn crl_file(peer: &Peer, url: &str) -> Option<PathBuf> {
     peer.revocation.cache.as_ref().map(|folder| folder.join(format!("{}-{name}.crl", peer.country)))
 }
 
-/// The CRLs fetched so far. One that is missing leaves its certificates uncovered only where no other CRL is there:
-/// with any CRL, OpenSSL wants one for every certificate of a path.
+/// The CRLs fetched so far. With a distribution point configured OpenSSL wants a CRL for every certificate of a path, so
+/// that nothing is taken before the first has come.
 fn fetched(peer: &Peer) -> impl Iterator<Item = PathBuf> {
     peer.revocation.crl_urls.iter().filter_map(|url| crl_file(peer, url)).filter(|file| file.is_file())
 }

@@ -1,7 +1,7 @@
 //! The replay set against a real redis-server: shared, lost, frozen, emptied, killed under load. Never open.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -39,10 +39,16 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
-        while !socket.exists() {
+        // The socket is there before the server listens.
+        while !Self::cli(dir, &["PING"]).status.success() {
             std::thread::sleep(Duration::from_millis(10));
         }
         child
+    }
+
+    fn cli(dir: &Path, words: &[&str]) -> Output {
+        let mut command = Command::new("redis-cli");
+        command.arg("-s").arg(dir.join("redis.sock")).args(words).output().expect("redis-cli")
     }
 
     fn signal(&self, signal: Signal) {
@@ -57,9 +63,7 @@ impl Redis {
     }
 
     fn command(&self, words: &[&str]) {
-        let mut command = Command::new("redis-cli");
-        let done = command.arg("-s").arg(self.dir.path().join("redis.sock")).args(words).output().expect("redis-cli");
-        assert!(done.status.success());
+        assert!(Self::cli(self.dir.path(), words).status.success());
     }
 
     fn set(&self, node: &str, on_loss: OnLoss) -> ReplaySet {
@@ -69,7 +73,7 @@ impl Redis {
 }
 
 fn options(url: String) -> RedisOptions {
-    let timeout = Duration::from_millis(300);
+    let timeout = Duration::from_secs(1);
     RedisOptions { url, tenant: "NO".into(), key: [7; 32], timeout, replicas: 0, on_loss: OnLoss::Refuse }
 }
 
@@ -302,6 +306,9 @@ async fn stopped_and_frozen_answer_as_configured() {
     redis.again();
     pause().await;
     assert!(ask(&closed, "SE", "_1", issued).await.is_err());
+    pause().await;
+    // The new memory begins with the first that reaches it.
+    let _ = ask(&closed, "FI", "_2", Timestamp::now()).await;
     pause().await;
     ask(&closed, "FI", "_3", Timestamp::now()).await.expect("a new memory serves what is issued from now on");
 }

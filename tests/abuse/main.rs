@@ -2,7 +2,7 @@
 //! it the verifier alone, with two other implementations of XML signatures to differ from.
 #![allow(clippy::print_stdout)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use ncp_tls::{Anchors, CertificateFacts, Country, Purpose, Revocation};
 use openssl::x509::X509Ref;
 
 mod blocked;
+mod crl;
 mod initiating;
 mod metrics;
 mod preamble;
@@ -167,6 +168,61 @@ async fn the_same_facts_give_the_same_assertion() {
     let now = Timestamp::now();
     let one = trc_template("_t", &facts, now, now + jiff::SignedDuration::from_hours(1)).to_xml();
     assert_eq!(one, trc_template("_t", &facts, now, now + jiff::SignedDuration::from_hours(1)).to_xml());
+}
+
+/// Every message of every row, ours and signxml's view of it: what we accept it takes, and what we refuse for its signature
+/// it refuses. The report lists where the two differ, which they may where we refuse for another reason than the signature.
+#[tokio::test]
+async fn a_second_implementation_agrees_on_every_row() {
+    let Some(python) = std::env::var_os("NCP_PYTHON").map(PathBuf::from) else {
+        println!("skipped: needs NCP_PYTHON with signxml (tests/run.sh sets it)");
+        return;
+    };
+    let world = World::new();
+    let gateway = world.start("second", |text| text).await;
+    let verifier = Verifier::start(1).expect("starts");
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut ours = std::collections::BTreeMap::new();
+    for row in world.attacker(&gateway).rows().await.expect("rows") {
+        for (number, message) in row.messages.iter().enumerate() {
+            let file = dir.path().join(format!("{}.{number}.xml", row.id.replace(' ', "-")));
+            std::fs::write(&file, &message.bytes).expect("writes");
+            // A third country's TLS makes no difference to who signed.
+            let got = verifier.verify(message.bytes.clone().into(), trust(&world, "fi"), Timestamp::now()).await;
+            ours.insert(file.display().to_string(), got.map(|_| ()).map_err(|error| error.to_string()));
+        }
+    }
+    gateway.stop().await;
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("abuse/second_opinion.py");
+    let out = Command::new(python).arg(script).args(ours.keys()).output().expect("python");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let said = String::from_utf8_lossy(&out.stdout).into_owned();
+    let (mut both, mut neither, mut wrong, mut differ) = (0, 0, Vec::new(), Vec::new());
+    for line in said.lines() {
+        let (file, theirs) = line.split_once(' ').expect("a verdict");
+        let name = file.rsplit('/').next().unwrap_or_default();
+        match (&ours[file], theirs.starts_with("taken")) {
+            (Ok(()), true) => both += 1,
+            // It reads the value up to the comment; libxmlsec1 reads it whole, and a shorter value verifies nothing.
+            (Ok(()), false) if name == "T-SIG-8b.0.xml" => {}
+            (Ok(()), false) => wrong.push(format!("{name}: we accept, signxml: {theirs}")),
+            (Err(reason), true) if reason.starts_with("signature:") => {
+                wrong.push(format!("{name}: {reason}, {theirs}"))
+            }
+            (Err(reason), true) => differ.push(format!("| {} | {reason} |", name.trim_end_matches(".xml"))),
+            (Err(_), false) => neither += 1,
+        }
+    }
+    assert_eq!(said.lines().count(), ours.len());
+    let report = format!(
+        "# Second implementation\n\nMessages: {}. Accepted by both: {both}, refused by both: {neither}. Refused by us alone:\n\n| message | our reason |\n|---|---|\n{}\n",
+        ours.len(),
+        differ.join("\n"),
+    );
+    std::fs::write(report_folder().join("abuse-second-opinion.md"), report).expect("writes");
+    println!("{both} accepted by both, {neither} refused by both, {} refused by us alone", differ.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(both > 20, "{both} accepted rows are no check");
 }
 
 /// xmlsec1 and signxml take what we sign (both algorithms).

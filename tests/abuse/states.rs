@@ -20,7 +20,7 @@ fn patient() -> PatientId {
 }
 
 /// One query with these assertions, over Finland's TLS.
-async fn ask(world: &World, gateway: &Gateway, assertions: &[SignedAssertion]) -> String {
+pub(crate) async fn ask(world: &World, gateway: &Gateway, assertions: &[SignedAssertion]) -> String {
     let body = Neighbour::find_documents(&patient()).to_element();
     match world.neighbour("fi", gateway).call(actions::ITI38_REQUEST, XCA, assertions, body).await {
         Ok(answer) => verdict(&answer),
@@ -28,12 +28,12 @@ async fn ask(world: &World, gateway: &Gateway, assertions: &[SignedAssertion]) -
     }
 }
 
-async fn good(world: &World, gateway: &Gateway) -> Vec<SignedAssertion> {
+pub(crate) async fn good(world: &World, gateway: &Gateway) -> Vec<SignedAssertion> {
     world.neighbour("fi", gateway).assertions(&patient()).await.expect("signs")
 }
 
 /// Assertions signed by another leaf of Finland.
-async fn sealed_by(world: &World, gateway: &Gateway, leaf: &str) -> Vec<SignedAssertion> {
+pub(crate) async fn sealed_by(world: &World, gateway: &Gateway, leaf: &str) -> Vec<SignedAssertion> {
     let pki = world.pki("fi");
     let file = |end: &str| pki.path(&format!("{leaf}.{end}"));
     let signer = Signer::start(SealKey::load(&file("pem"), &file("key")).expect("a seal"), 1).expect("starts");
@@ -85,11 +85,12 @@ async fn revocation() {
     }
     finland.crl("crls.pem", &[], (-60, 3600)).expect("CRLs");
 
-    let responder = Responder::start(&finland, &["ocsp-revoked", "tls-client", "seal"]);
+    finland.leaf("ocsp-good", Use::Seal, Algorithm::P256, 0, 90).expect("a leaf");
+    let responder = Responder::start(&finland, &["ocsp-revoked", "tls-client", "seal", "ocsp-good"]);
     let lines = format!("ocsp_url = \"http://127.0.0.1:{}\", mode = \"hard\"", responder.port);
     let gateway = world.start("ocsp", |text| mode(text, &lines)).await;
-    let got = ask(&world, &gateway, &good(&world, &gateway).await).await;
-    findings.push(Finding::new("T-KEY-5-good", "OCSP says good", &[SERVED], got));
+    let got = ask(&world, &gateway, &sealed_by(&world, &gateway, "ocsp-good").await).await;
+    findings.push(Finding::new("T-KEY-5-good", "OCSP says good of two signers at their first use", &[SERVED], got));
     let got = ask(&world, &gateway, &sealed_by(&world, &gateway, "ocsp-revoked").await).await;
     findings.push(Finding::new("T-KEY-5", "OCSP says revoked", &[INTEGRITY], got));
     finland.leaf("unknown", Use::Seal, Algorithm::P256, 0, 90).expect("a leaf");

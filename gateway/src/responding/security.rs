@@ -16,6 +16,9 @@ use crate::identity::{Identity, TransactionName};
 use crate::outcome::GatewayError;
 use crate::policy::Authenticated;
 
+/// Signers that a message may have: of its HCP, its TRC and its next-of-kin assertion.
+const SIGNERS: usize = 3;
+
 /// Checks everything about who asks; the result is the only way into the next stage. Beside it, whether the message is
 /// one that came before.
 ///
@@ -32,13 +35,19 @@ pub async fn authenticate<T>(
     let now = Timestamp::now();
     let ours = vec![exchange.app.config.gateway.home_community_id.to_string()];
     let trust = Arc::new(CountryTrust { anchors, country: peer.country, audiences: ours, asked: Mutex::default() });
-    let header = match exchange.app.verifier.verify(message.bytes.clone(), trust.clone(), now).await {
-        // The signer's path holds and its responder must be asked, which a verifying thread does not wait for.
-        Err(AssertionError::Trust(_)) if let Some(signer) = trust.take_asked() => {
-            trust.anchors.ask(&signer, &[]).await.map_err(|e| AssertionError::Trust(e.to_string()))?;
-            exchange.app.verifier.verify(message.bytes.clone(), trust, now).await?
+    let mut asked = 0;
+    let header = loop {
+        match exchange.app.verifier.verify(message.bytes.clone(), trust.clone(), now).await {
+            // A signer's path holds and its responder must be asked, which a verifying thread does not wait for.
+            Err(AssertionError::Trust(_))
+                if asked < SIGNERS
+                    && let Some(signer) = trust.take_asked() =>
+            {
+                trust.anchors.ask(&signer, &[]).await.map_err(|e| AssertionError::Trust(e.to_string()))?;
+                asked += 1;
+            }
+            other => break other?,
         }
-        other => other?,
     };
     let (hcp, trc, nok) = (header.hcp, header.trc, header.nok);
     one_identity(peer, exchange, hcp.signer(), hcp.home_community_id.as_deref())?;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ncp_ihe::actions;
-use ncp_tests::neighbour::{Neighbour, XCA};
+use ncp_tests::neighbour::{Neighbour, XCA, XCPD};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::{Heard, World, http, patient};
@@ -173,6 +173,8 @@ async fn addressing_rows(world: &World, evil: &str) -> Vec<Row> {
         &[400],
         "ActionMismatch",
     ));
+    let elsewhere = http(XCPD, SOAP, "", query(world).await.as_bytes());
+    out.push(row("T-WSA-2 path", elsewhere, &[400], "ActionNotSupported"));
     let parameter = format!("{SOAP}; action=\"{}\"", actions::ITI39_REQUEST);
     out.push(row("T-WSA-2 parameter", http(XCA, &parameter, "", good.as_bytes()), &[200], SUCCESS));
     let again = query(world).await;

@@ -316,15 +316,24 @@ async fn patient_discovery_of_every_case() {
     assert_eq!((found.len(), &found[0].record.id, &found[0].home.0), (1, &patient(), &own));
     let none = read(&ask(vec![patient()], HOME, Some("19990101"), actions::ITI55_REQUEST).await);
     assert!(matches!(none, PatientAnswer::NoMatch { .. }), "{none:?}");
-    for (ids, receiver, reason, detail, attributes) in [
-        (vec![], HOME, "DemographicsQueryNotAllowed", "ERROR_PI_GENERIC", 0),
-        (vec![patient()], "2.999.99", "AnswerNotAvailable", "ERROR_PI_GENERIC", 0),
-        (vec![patient(), other_patient()], HOME, "AdditionalDemographicsRequested", "ERROR_PI_MULTIPLE_MATCHES", 1),
+    let (several, generic) = ("ERROR_PI_MULTIPLE_MATCHES", "ERROR_PI_GENERIC");
+    for (ids, receiver, reason, detail, attributes, text) in [
+        (vec![], HOME, "DemographicsQueryNotAllowed", generic, 0, "a patient identifier is required"),
+        (vec![patient()], "2.999.99", "AnswerNotAvailable", generic, 0, "homeCommunityId is not ours"),
+        (
+            vec![patient(), other_patient()],
+            HOME,
+            "AdditionalDemographicsRequested",
+            several,
+            1,
+            "more than one patient fits",
+        ),
     ] {
         let answer = read(&ask(ids, receiver, None, actions::ITI55_REQUEST).await);
         let PatientAnswer::Refused(refusal) = answer else { panic!("{answer:?}") };
         assert_eq!((refusal.reason.as_str(), refusal.detail.as_str()), (reason, detail));
         assert_eq!(refusal.attributes.len(), attributes);
+        assert!(refusal.text.starts_with(&format!("{text} (reference ")), "the table's text: {}", refusal.text);
     }
     let deferred = ask(vec![patient()], HOME, None, actions::ITI55_DEFERRED_REQUEST).await;
     assert!(deferred.is(ncp_ihe::ns::HL7V3, "MCCI_IN000002UV01") && deferred.to_xml().contains("NS250"));
@@ -349,14 +358,15 @@ async fn security_refusals_are_faults_where_the_peer_wants_them() {
         let assertions = world.sweden.assertions(&patient()).await.expect("signs");
         let mut tampered = assertions.clone();
         tampered[0].xml = tampered[0].xml.replace("Radiologist on duty", "Somebody else");
-        for (sent, subcode) in [
-            (Vec::new(), "wsse:InvalidSecurity"),
-            (vec![assertions[0].clone()], "wsse:InvalidSecurity"),
-            (tampered.clone(), "wsse:InvalidSecurityToken"),
+        for (sent, subcode, text) in [
+            (Vec::new(), "wsse:InvalidSecurity", "no identity assertion of the health professional"),
+            (vec![assertions[0].clone()], "wsse:InvalidSecurity", "no treatment relationship assertion"),
+            (tampered.clone(), "wsse:InvalidSecurityToken", "the assertions could not be verified"),
         ] {
             let answer = world.sweden.call(action, path, &sent, body.clone()).await.expect("an answer");
             let fault = answer.fault().unwrap_or_else(|| panic!("no fault: {}", answer.body.to_xml()));
             assert_eq!((answer.status.as_u16(), fault.code.as_str(), fault.subcode.as_str()), (400, "Sender", subcode));
+            assert!(fault.reason.starts_with(&format!("{text} (reference ")), "the table's text: {}", fault.reason);
         }
         let answer = world.sweden.call(action, path, &assertions, body.clone()).await.expect("an answer");
         assert!(answer.fault().is_none(), "good assertions are served: {}", answer.body.to_xml());

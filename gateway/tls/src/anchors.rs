@@ -65,12 +65,12 @@ impl Anchors {
         let all = context::certificates(anchors)?;
         let self_issued = |c: &X509| c.subject_name().try_cmp(c.issuer_name()).is_ok_and(|o| o.is_eq());
         let (roots, intermediates): (Vec<X509>, Vec<X509>) = all.into_iter().partition(self_issued);
-        let path = store(&roots, &[], purpose, None)?;
+        let path = store(&roots, None, purpose, None)?;
         // OpenSSL keeps a store's purpose when it verifies an answer's signer, who is no TLS client.
-        let responders = store(&roots, &[], Purpose::Seal, None)?;
-        let strict = match revocation.crls.is_empty() {
+        let responders = store(&roots, None, Purpose::Seal, None)?;
+        let strict = match revocation.crls.is_empty() && !revocation.crl_needed {
             true => None,
-            false => Some(store(&roots, &revocation.crls, purpose, None)?),
+            false => Some(store(&roots, Some(revocation.crls.as_slice()), purpose, None)?),
         };
         Ok(Self { roots, intermediates, path, responders, strict, stale: Mutex::default(), revocation, purpose })
     }
@@ -189,7 +189,7 @@ impl Anchors {
         }
         let mut kept = self.stale.lock().unwrap_or_else(|p| p.into_inner());
         if kept.as_ref().is_none_or(|(at, _)| *at != first) {
-            let made = store(&self.roots, &self.revocation.crls, self.purpose, Some(first - 1))?;
+            let made = store(&self.roots, Some(self.revocation.crls.as_slice()), self.purpose, Some(first - 1))?;
             *kept = Some((first, Arc::new(made)));
         }
         Ok(kept.as_ref().map(|(_, store)| store.clone()))
@@ -225,14 +225,15 @@ fn fingerprint(certificate: &X509Ref) -> Result<String, TlsError> {
     Ok(hex::encode(certificate.digest(MessageDigest::sha256()).map_err(ssl_error("certificate"))?))
 }
 
+/// With CRLs, if only none yet, every certificate of a path must be covered by one.
 fn store(
     roots: &[X509],
-    crls: &[openssl::x509::X509Crl],
+    crls: Option<&[openssl::x509::X509Crl]>,
     purpose: Purpose,
     at: Option<i64>,
 ) -> Result<X509Store, TlsError> {
     let mut store = X509StoreBuilder::new().map_err(ssl_error("trust store"))?;
-    let mut parameters = parameters(purpose, !crls.is_empty())?;
+    let mut parameters = parameters(purpose, crls.is_some())?;
     if let Some(at) = at {
         parameters.set_time(at);
     }
@@ -240,7 +241,7 @@ fn store(
     for root in roots {
         store.add_cert(root.clone()).map_err(ssl_error("trust store"))?;
     }
-    for crl in crls {
+    for crl in crls.unwrap_or_default() {
         crate::ffi::add_crl(&mut store, crl).map_err(ssl_error("crl"))?;
     }
     Ok(store.build())

@@ -16,6 +16,8 @@ pub const CRL_BYTES: usize = 16 << 20;
 pub struct Revocation {
     /// CRLs. When there is one, every certificate of a path must be covered by one.
     pub crls: std::sync::Arc<Vec<X509Crl>>,
+    /// Whether there must be one: until the first has come, nothing is covered.
+    pub crl_needed: bool,
     /// How long a CRL or an OCSP answer is believed after its `nextUpdate`; zero is the hard mode.
     pub grace: Duration,
     /// The configured responder.
@@ -30,7 +32,7 @@ impl Revocation {
 
     /// Whether any source is configured.
     pub fn is_configured(&self) -> bool {
-        !self.crls.is_empty() || self.ocsp.is_some()
+        !self.crls.is_empty() || self.crl_needed || self.ocsp.is_some()
     }
 }
 

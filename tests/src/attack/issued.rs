@@ -345,6 +345,13 @@ impl Rows<'_> {
             let message = self.query(&[facts_hcp.clone(), trc]);
             self.push(id, input, &[INTEGRITY], rule, vec![message]);
         }
+        let moved = |xml: String| {
+            let issuer = super::shapes::part(&xml, "<saml:Issuer ", "</saml:Issuer>");
+            let subject = super::shapes::part(&xml, "<saml:Subject>", "</saml:Subject>");
+            xml.replace(&subject, &issuer).replacen(&issuer, &subject, 1)
+        };
+        self.edited("T-XSW-14b", "Issuer after the Signature, signed so", &[INTEGRITY], "signature.place", moved)
+            .await?;
         let version = |xml: String| xml.replacen("Version=\"2.0\"", "Version=\"1.1\"", 1);
         self.edited("T-BND-6e", "SAML 1.1 by its Version", &[INTEGRITY], "version", version).await?;
         let logins = |xml: String| {

@@ -100,7 +100,7 @@ fn wrapping(rows: &mut Rows<'_>, hcp: &str, trc: &str) {
     rows.bytes("T-XSW-10", "signed original in the Header outside Security, forged one in it", REFUSED, s, outside);
     let two = rows.attacker.envelope(&format!("{}{}", security(hcp), security(trc)));
     rows.bytes("T-XSW-11", "two Security headers", REFUSED, "security.twice", two);
-    rows.row("T-XSW-12", "two HCP assertions", "assertion.twice", &[hcp, hcp, trc]);
+    rows.row("T-XSW-12", "two HCP assertions", s, &[hcp, hcp, trc]);
     rows.row("T-XSW-12b", "two TRC assertions", "assertion.twice", &[hcp, trc, &renamed(trc)]);
     let id = attribute(hcp, "ID");
     for (row, name) in [("T-XSW-13", "xml:id"), ("T-XSW-13b", "Id"), ("T-XSW-13c", "id"), ("T-XSW-13d", "ID")] {
@@ -185,6 +185,9 @@ fn references(rows: &mut Rows<'_>, hcp: &str, trc: &str) {
         let changed = with_transforms(transforms.replacen(exclusive, &format!("Algorithm=\"{algorithm}\""), 1));
         rows.row(number, &format!("Transform {algorithm}"), "algorithm", &[&changed, trc]);
     }
+    let enveloped = "Algorithm=\"http://www.w3.org/2000/09/xmldsig#enveloped-signature\"";
+    let changed = with_transforms(transforms.replacen(enveloped, exclusive, 1));
+    rows.row("T-TRF-7b", "no enveloped-signature among the transforms", "transform.enveloped", &[&changed, trc]);
     let reference = part(hcp, "<ds:Reference ", "</ds:Reference>");
     rows.row(
         "T-TRF-4",
