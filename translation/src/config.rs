@@ -29,6 +29,12 @@ pub struct Config {
     /// The façade takes plain HTTP; on loopback only, for a proxy there that authenticates.
     #[serde(default)]
     pub fhir_plain: bool,
+    /// `iss` of tokens by which callers without certificate may use the façade; with `token_audience` and `jwks_file`.
+    pub token_issuer: Option<String>,
+    /// Our name in their `aud`.
+    pub token_audience: Option<String>,
+    /// The issuer's public keys.
+    pub jwks_file: Option<PathBuf>,
     /// Folder for counts of codes without a target.
     pub state_dir: Option<PathBuf>,
     /// Cache of translated documents.
@@ -40,6 +46,21 @@ pub struct Config {
 
 fn yes() -> bool {
     true
+}
+
+impl Config {
+    /// Who may come with a token.
+    ///
+    /// # Errors
+    /// The issuer's keys.
+    pub fn bearers(&self) -> Result<Option<crate::facade::Bearers>, String> {
+        match (&self.token_issuer, &self.token_audience, &self.jwks_file) {
+            (Some(issuer), Some(audience), Some(file)) => {
+                crate::facade::Bearers::load(issuer, audience, file).map(Some).map_err(|e| format!("jwks_file: {e}"))
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 /// `[redis]`
@@ -80,8 +101,10 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| vec![format!("cannot read {}: {e}", path.display())])?;
     let table: toml::Table = toml::from_str(&text).map_err(|e| vec![e.message().to_owned()])?;
     let required = ["listen", "admin", "certificate", "key", "anchors"];
+    let tokens = ["token_issuer", "token_audience", "jwks_file"];
     let optional = ["maps", "snapshots", "fhir", "fhir_plain", "state_dir", "redis", "reflection"];
-    let known = |k: &String| required.contains(&k.as_str()) || optional.contains(&k.as_str());
+    let known =
+        |k: &String| required.contains(&k.as_str()) || optional.contains(&k.as_str()) || tokens.contains(&k.as_str());
     let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
     for name in required {
         match table.get(name) {
@@ -97,6 +120,11 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     if table.contains_key("maps") == table.contains_key("snapshots") {
         problems.push("maps, snapshots: give one of them".to_owned());
     }
+    let given = tokens.iter().filter(|name| table.contains_key(**name)).count();
+    if given != 0 && (given != tokens.len() || table.get("fhir_plain").and_then(toml::Value::as_bool) == Some(true)) {
+        problems
+            .push("token_issuer, token_audience, jwks_file: give all three, without fhir_plain, or none".to_owned());
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -106,7 +134,8 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     let paths = [Some(&mut config.certificate), Some(&mut config.key), Some(&mut config.anchors)];
-    let optional = [config.maps.as_mut(), config.snapshots.as_mut(), config.state_dir.as_mut()];
+    let optional =
+        [config.maps.as_mut(), config.snapshots.as_mut(), config.state_dir.as_mut(), config.jwks_file.as_mut()];
     let redis = config.redis.as_mut().map(|r| &mut r.key);
     for path in paths.into_iter().chain(optional).chain([redis]).flatten() {
         if path.is_relative() {
@@ -125,6 +154,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             problems.push(format!("{name}: no such folder: {}", path.display()));
         }
     }
+    problems.extend(config.bearers().err());
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 

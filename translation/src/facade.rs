@@ -2,10 +2,12 @@
 //! says 5.0): metadata, ConceptMap/$translate, CodeSystem/$lookup, CodeSystem/$validate-code,
 //! ValueSet/$validate-code, ConceptMap?url=.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{Path, RawQuery, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::extract::{ConnectInfo, Extension, Path, RawQuery, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use serde_json::{Value, json};
@@ -17,8 +19,10 @@ use crate::store::Store;
 use crate::translate::{self, Answer, Match, Query};
 use crate::{coverage, designation};
 
+mod bearer;
 mod parameters;
 
+pub use bearer::{Bearers, Caller};
 use parameters::Parameters;
 
 /// Bytes of a request at most.
@@ -44,13 +48,30 @@ impl Refused {
     }
 }
 
-/// The routes.
+/// What the handler needs.
+#[derive(Clone)]
+struct Facade {
+    store: Store,
+    bearers: Option<Arc<Bearers>>,
+}
+
+/// The routes for callers who were authenticated before.
 pub fn routes(store: Store) -> Router {
-    Router::new().route("/{*path}", any(serve)).layer(axum::extract::DefaultBodyLimit::max(BODY)).with_state(store)
+    routed(Facade { store, bearers: None })
+}
+
+/// The routes for callers with a certificate or a token; serve them with [`Caller`] as what is known of a connection.
+pub fn routes_for(store: Store, bearers: Bearers) -> Router {
+    routed(Facade { store, bearers: Some(Arc::new(bearers)) })
+}
+
+fn routed(facade: Facade) -> Router {
+    Router::new().route("/{*path}", any(serve)).layer(axum::extract::DefaultBodyLimit::max(BODY)).with_state(facade)
 }
 
 async fn serve(
-    State(store): State<Store>,
+    State(Facade { store, bearers }): State<Facade>,
+    caller: Option<Extension<ConnectInfo<Caller>>>,
     method: Method,
     Path(path): Path<String>,
     RawQuery(query): RawQuery,
@@ -66,12 +87,16 @@ async fn serve(
         _ => (Release::R4, path),
     };
     let snapshot = store.serving();
-    let answered = match method {
-        Method::GET => Parameters::of_query(query.as_deref().unwrap_or_default()),
-        Method::POST => Parameters::of_body(&body),
-        _ => Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "GET or POST".into())),
-    }
-    .and_then(|parameters| answer(&snapshot, release, rest, &method, &parameters));
+    let token = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let caller = caller.map(|Extension(ConnectInfo(caller))| caller);
+    let admitted = bearers.map_or(Ok(()), |bearers| bearers.admit(caller, token, rest));
+    let answered = admitted
+        .and_then(|()| match method {
+            Method::GET => Parameters::of_query(query.as_deref().unwrap_or_default()),
+            Method::POST => Parameters::of_body(&body),
+            _ => Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "GET or POST".into())),
+        })
+        .and_then(|parameters| answer(&snapshot, release, rest, &method, &parameters));
     let version = if release == Release::R5 { "5.0" } else { "4.0" };
     let kind = format!("application/fhir+json; fhirVersion={version}; charset=utf-8");
     let (status, value) = match answered {
@@ -81,7 +106,12 @@ async fn serve(
             (status, json!({"resourceType": "OperationOutcome", "issue": [issue]}))
         }
     };
-    (status, [(header::CONTENT_TYPE, kind)], value.to_string()).into_response()
+    let mut response = (status, [(header::CONTENT_TYPE, kind)], value.to_string()).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        let scheme = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+    }
+    response
 }
 
 fn answer(

@@ -18,7 +18,6 @@ pub mod expand;
 pub mod facade;
 pub mod format;
 pub mod generate;
-pub mod https;
 pub mod load;
 mod mapped;
 pub mod relationship;

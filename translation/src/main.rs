@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use ncp_proto::translation::translation_server::TranslationServer;
-use ncp_tls::TlsFiles;
+use ncp_tls::{Accepted, ClientAuth, Material, TlsFiles};
 use ncp_translation::cache::Cache;
 use ncp_translation::config::{self, Config};
 use ncp_translation::counters::Counters;
-use ncp_translation::https::Https;
+use ncp_translation::facade;
 use ncp_translation::load;
 use ncp_translation::service::Service;
 use ncp_translation::snapshot::Snapshot;
@@ -129,16 +129,23 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
             .build_v1()
     });
     let reflection = reflection.transpose()?;
-    let routes = health_routes().merge(ncp_translation::facade::coverage_routes(store.clone(), counters.clone()));
+    let routes = health_routes().merge(facade::coverage_routes(store.clone(), counters.clone()));
     tokio::spawn(served(admin, routes, "admin"));
     if let Some(address) = config.fhir {
         let listener = TcpListener::bind(address).await?;
-        let routes = ncp_translation::facade::routes(store.clone());
+        let bearers = config.bearers()?;
+        let client = if bearers.is_some() { ClientAuth::Optional } else { ClientAuth::Required };
+        let routes = match bearers {
+            Some(bearers) => facade::routes_for(store.clone(), bearers),
+            None => facade::routes(store.clone()),
+        };
         if config.fhir_plain {
             tokio::spawn(served(listener, routes, "fhir"));
         } else {
-            let listener = Https::new(listener, files.mutual_acceptor(b"\x08http/1.1")?)?;
-            tokio::spawn(served(listener, routes, "fhir"));
+            let material = Material::load(&config.certificate, &config.key)?;
+            let acceptor = material.acceptor(client, std::slice::from_ref(&config.anchors), b"\x08http/1.1")?;
+            let routes = routes.into_make_service_with_connect_info::<facade::Caller>();
+            tokio::spawn(ended("fhir", axum::serve(Accepted::new(listener, acceptor), routes).into_future()));
         }
     }
     if let Some(folder) = config.snapshots.clone() {
@@ -166,7 +173,11 @@ where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
 {
-    if let Err(error) = axum::serve(listener, routes).await {
+    ended(name, axum::serve(listener, routes).into_future()).await;
+}
+
+async fn ended(name: &'static str, serving: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = serving.await {
         tracing::error!(reason = %error, name, "listener ended");
     }
 }

@@ -11,13 +11,13 @@ use axum::extract::{ConnectInfo, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::{IncomingStream, Listener};
+use axum::serve::IncomingStream;
 use jiff::Timestamp;
 use ncp_proto::audit::Found;
-use ncp_tls::{SslAcceptor, TlsStream};
+use ncp_tls::{Accepted, SslAcceptor};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::iti81::{self, Parameters, QueryError};
 use super::repository::{Incoming, Kept};
@@ -28,11 +28,9 @@ use super::{Config, index};
 use crate::AuditError;
 use crate::fhir::to_audit_event;
 
-const HANDSHAKE: Duration = Duration::from_secs(10);
 const BODY: Duration = Duration::from_secs(30);
 /// A Bundle may be so long, bytes.
 const LONGEST: usize = 16 << 20;
-const CONNECTIONS: usize = 256;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -90,61 +88,14 @@ impl Api {
 #[derive(Clone)]
 struct Name(String);
 
-impl Connected<IncomingStream<'_, Tls>> for Name {
-    fn connect_info(stream: IncomingStream<'_, Tls>) -> Self {
+impl Connected<IncomingStream<'_, Accepted>> for Name {
+    fn connect_info(stream: IncomingStream<'_, Accepted>) -> Self {
         Self(ncp_tls::peer_certificate(stream.io()).map(|c| c.common_name).unwrap_or_default())
     }
 }
 
-/// Connections after their handshake; a slow one holds nobody up.
-struct Tls {
-    ready: mpsc::Receiver<(TlsStream, SocketAddr)>,
-    address: SocketAddr,
-}
-
-impl Listener for Tls {
-    type Io = TlsStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TlsStream, SocketAddr) {
-        match self.ready.recv().await {
-            Some(connection) => connection,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        Ok(self.address)
-    }
-}
-
-fn shaking_hands(listener: TcpListener, acceptor: SslAcceptor, address: SocketAddr) -> Tls {
-    let (sender, ready) = mpsc::channel(64);
-    let slots = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-    tokio::spawn(async move {
-        loop {
-            let accepted = tokio::select! { accepted = listener.accept() => accepted, () = sender.closed() => return };
-            let Ok((tcp, address)) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-            let (sender, acceptor) = (sender.clone(), acceptor.clone());
-            tokio::spawn(async move {
-                match ncp_tls::accept(&acceptor, tcp, HANDSHAKE).await {
-                    Ok(stream) => drop(sender.send((stream, address)).await),
-                    Err(error) => tracing::info!(reason = %error, address = %address.ip(), "handshake refused"),
-                }
-                drop(slot);
-            });
-        }
-    });
-    Tls { ready, address }
-}
-
 /// Serves until told to stop.
 pub(super) async fn serve(api: Api, listener: TcpListener, acceptor: SslAcceptor, mut stop: watch::Receiver<bool>) {
-    let Ok(address) = listener.local_addr() else { return };
     let routes = axum::Router::new()
         .route("/", post(bundle))
         .route("/AuditEvent", post(create).get(search))
@@ -160,7 +111,7 @@ pub(super) async fn serve(api: Api, listener: TcpListener, acceptor: SslAcceptor
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let served = axum::serve(shaking_hands(listener, acceptor, address), service).with_graceful_shutdown(stopped).await;
+    let served = axum::serve(Accepted::new(listener, acceptor), service).with_graceful_shutdown(stopped).await;
     if let Err(error) = served {
         tracing::error!(reason = %error, "fhir listener ended");
     }

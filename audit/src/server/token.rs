@@ -3,98 +3,40 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use josekit::jwk::JwkSet;
-use josekit::jws::{ES256, JwsVerifier, RS256};
-use josekit::jwt::{self, JwtPayload};
-use serde_json::Value;
-
-/// Longest token, bytes.
-const LONGEST: usize = 16 << 10;
-/// Clocks may differ by so much, seconds.
-const SKEW: i64 = 60;
+use ncp_tls::{IssuerKeys, scope_covers};
 
 /// Who issues tokens, and for whom they must be.
 pub(super) struct Issuer {
     name: String,
     audience: String,
-    keys: Vec<(Option<String>, &'static str, Box<dyn JwsVerifier + Send + Sync>)>,
+    keys: IssuerKeys,
 }
 
 impl Issuer {
-    /// Reads the issuer's public keys: P-256 and RSA; symmetric ones are refused.
+    /// Reads the issuer's public keys.
     ///
     /// # Errors
     /// What is wrong, for operators.
     pub(super) fn load(name: &str, audience: &str, jwks: &Path) -> Result<Self, String> {
-        let shown = jwks.display();
-        let bytes = std::fs::read(jwks).map_err(|e| format!("cannot read {shown}: {e}"))?;
-        let set = JwkSet::from_bytes(&bytes).map_err(|e| format!("{shown}: no JWKS: {e}"))?;
-        let mut keys: Vec<(Option<String>, &'static str, Box<dyn JwsVerifier + Send + Sync>)> = Vec::new();
-        for jwk in set.keys() {
-            let id = jwk.key_id().map(ToOwned::to_owned);
-            let unusable = |e| format!("{shown}: {e}");
-            match (jwk.key_type(), jwk.curve()) {
-                ("EC", Some("P-256")) => {
-                    keys.push((id, "ES256", Box::new(ES256.verifier_from_jwk(jwk).map_err(unusable)?)));
-                }
-                ("RSA", _) => keys.push((id, "RS256", Box::new(RS256.verifier_from_jwk(jwk).map_err(unusable)?))),
-                (kind, _) => return Err(format!("{shown}: key of type {kind} is not taken")),
-            }
-        }
-        if keys.is_empty() {
-            return Err(format!("{shown}: no key"));
-        }
-        Ok(Self { name: name.to_owned(), audience: audience.to_owned(), keys })
+        Ok(Self { name: name.to_owned(), audience: audience.to_owned(), keys: IssuerKeys::load(jwks)? })
     }
 
     /// The patient (CX, claim `patient_id`) whose audit events the bearer may read.
     pub(super) fn patient(&self, header: &str, now: Timestamp) -> Option<String> {
         let token = header.strip_prefix("Bearer ")?.trim();
-        if token.is_empty() || token.len() > LONGEST {
-            return None;
-        }
-        let (payload, _) = jwt::decode_with_verifier_selector(token, |header| {
-            let fits = |(id, algorithm, _): &&(Option<String>, &str, Box<dyn JwsVerifier + Send + Sync>)| {
-                header.algorithm() == Some(algorithm) && (header.key_id().is_none() || header.key_id() == id.as_deref())
-            };
-            Ok(self.keys.iter().find(fits).map(|(.., verifier)| verifier.as_ref() as &dyn JwsVerifier))
-        })
-        .ok()?;
-        self.holds(&payload, now.as_second())
+        let claims = self.keys.check(token, &self.name, &self.audience, now).ok()?;
+        let granted = claims.scopes().any(|scope| scope_covers(scope, &["patient"], "AuditEvent", &['s']));
+        (granted && !claims.is_bound()).then(|| claims.text("patient_id").ok().map(str::to_owned))?
     }
-
-    fn holds(&self, payload: &JwtPayload, now: i64) -> Option<String> {
-        let text = |name: &str| payload.claim(name).and_then(Value::as_str).filter(|t| !t.is_empty() && t.len() <= 512);
-        let seconds = |name: &str| payload.claim(name).and_then(Value::as_i64);
-        let addressed = match payload.claim("aud")? {
-            Value::String(one) => *one == self.audience,
-            Value::Array(several) => several.iter().any(|a| a.as_str() == Some(&self.audience)),
-            _ => false,
-        };
-        let in_time = seconds("exp")?.saturating_add(SKEW) > now
-            && seconds("iat")? <= now + SKEW
-            && seconds("nbf").is_none_or(|nbf| nbf <= now + SKEW);
-        let granted = text("scope")?.split(' ').any(reads_own);
-        (text("iss")? == self.name && addressed && in_time && granted).then(|| text("patient_id").map(str::to_owned))?
-    }
-}
-
-/// `patient/AuditEvent.rs`, `patient/*.read` and the like.
-fn reads_own(scope: &str) -> bool {
-    let Some((kind, rights)) = scope.strip_prefix("patient/").and_then(|what| what.split_once('.')) else {
-        return false;
-    };
-    let rights = rights.split('?').next().unwrap_or_default();
-    let reads = matches!(rights, "read" | "*") || (rights.contains('s') && rights.chars().all(|c| "cruds".contains(c)));
-    matches!(kind, "AuditEvent" | "*") && reads
 }
 
 #[cfg(test)]
 mod tests {
     use josekit::jwk::Jwk;
     use josekit::jwk::alg::ec::EcCurve;
-    use josekit::jws::{HS256, JwsHeader};
-    use serde_json::json;
+    use josekit::jws::{ES256, HS256, JwsHeader};
+    use josekit::jwt::{self, JwtPayload};
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -122,7 +64,8 @@ mod tests {
             issuer.patient(&format!("Bearer {token}"), now)
         };
         assert_eq!(signed(&claims(&|_| ())).as_deref(), Some("7^^^&1.2&ISO"));
-        let wrong: [(&str, Value); 8] = [
+        let wrong: [(&str, Value); 9] = [
+            ("cnf", json!({ "jkt": "x" })),
             ("iss", json!("https://other.example")),
             ("aud", json!(["https://other.example"])),
             ("exp", json!(NOW - 61)),

@@ -97,7 +97,8 @@ async fn asked(connector: &ncp_tls::SslConnector, port: u16) -> Option<String> {
 #[tokio::test]
 async fn the_fhir_facade_answers_clients_with_a_certificate_only() {
     use ncp_tests::pki::{Algorithm, CountryPki};
-    use ncp_translation::{https::Https, load, snapshot::Snapshot, store::Store};
+    use ncp_tls::{Accepted, ClientAuth, Material};
+    use ncp_translation::{facade, load, snapshot::Snapshot, store::Store};
     let folder = tempfile::tempdir().expect("a folder");
     let pki = CountryPki::create(&folder.path().join("pki"), "NO", Algorithm::P256).expect("a PKI");
     let other = CountryPki::create(&folder.path().join("other"), "FI", Algorithm::P256).expect("a PKI");
@@ -112,8 +113,8 @@ async fn the_fhir_facade_answers_clients_with_a_certificate_only() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let acceptor = files(&pki, "internal-server").mutual_acceptor(b"\x08http/1.1").expect("tls");
-    let https = Https::new(listener, acceptor).expect("listens");
-    tokio::spawn(async move { axum::serve(https, ncp_translation::facade::routes(store)).await });
+    let routes = facade::routes(store.clone());
+    tokio::spawn(async move { axum::serve(Accepted::new(listener, acceptor), routes).await });
     let own = files(&pki, "internal-client").connector(b"\x08http/1.1").expect("tls");
     let answer = asked(&own, port).await.expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("169069000"), "{answer}");
@@ -121,4 +122,20 @@ async fn the_fhir_facade_answers_clients_with_a_certificate_only() {
     assert_eq!(asked(&foreign, port).await, None, "a certificate of another country");
     let none = ncp_tls::anonymous_connector(&[pki.path("anchors.pem")], b"\x08http/1.1").expect("tls");
     assert_eq!(asked(&none, port).await, None, "no certificate");
+
+    // Where tokens are taken, who shows no certificate is heard, and needs one.
+    let key = josekit::jwk::Jwk::generate_ec_key(josekit::jwk::alg::ec::EcCurve::P256).expect("a key");
+    let jwks = folder.path().join("jwks.json");
+    std::fs::write(&jwks, format!("{{\"keys\":[{}]}}", key.to_public_key().expect("public"))).expect("writes");
+    let bearers = facade::Bearers::load("https://idp.example", "https://terms.example", &jwks).expect("loads");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let server = files(&pki, "internal-server");
+    let material = Material::load(&server.cert_chain, &server.key).expect("loads");
+    let acceptor = material.acceptor(ClientAuth::Optional, &[server.anchors], b"\x08http/1.1").expect("tls");
+    let routes = facade::routes_for(store, bearers).into_make_service_with_connect_info::<facade::Caller>();
+    tokio::spawn(async move { axum::serve(Accepted::new(listener, acceptor), routes).await });
+    assert!(asked(&own, port).await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")));
+    assert!(asked(&none, port).await.is_some_and(|answer| answer.starts_with("HTTP/1.1 401")));
+    assert_eq!(asked(&foreign, port).await, None, "a certificate of another country is no certificate less");
 }

@@ -3,23 +3,12 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use josekit::JoseError;
-use josekit::jwk::JwkSet;
-use josekit::jws::{
-    ES256, ES384, JwsVerifier, PS256, RS256, RS384,
-    alg::{ecdsa::EcdsaJwsAlgorithm, rsassa::RsassaJwsAlgorithm, rsassa_pss::RsassaPssJwsAlgorithm},
-};
-use josekit::jwt::{self, JwtPayload};
 use ncp_saml::{Code, HcpClaims, Purpose};
-use ncp_tls::Country;
+use ncp_tls::{Claims, Country, IssuerKeys, scope_covers};
 use serde_json::Value;
 
 use crate::config::{Clinician, Gateway};
 
-/// Longest token, bytes.
-const LONGEST: usize = 16 << 10;
-/// Clocks may differ by so much, seconds (`threats-and-needs.md` A.1).
-const SKEW: i64 = 60;
 /// ISCO, the code system of roles between countries.
 const ISCO: &str = "2.16.840.1.113883.2.9.6.2.7";
 const UNSPECIFIED: &str = "urn:oasis:names:tc:SAML:2.0:ac:classes:unspecified";
@@ -80,73 +69,22 @@ pub enum Binding {
 impl Bearer {
     /// Whether a scope covers a resource: IHE's transaction name, SMART `user/R.rs`, or `system/R.read`.
     pub fn may(&self, transaction: &str, resource: &str) -> bool {
-        self.scopes.iter().any(|scope| {
-            if scope == transaction {
-                return true;
-            }
-            let Some((who, what)) = scope.split_once('/') else { return false };
-            let Some((kind, rights)) = what.split_once('.') else { return false };
-            let rights = rights.split('?').next().unwrap_or_default();
-            let reads = matches!(rights, "read" | "search" | "*")
-                || (rights.contains(['r', 's']) && rights.chars().all(|c| "cruds".contains(c)));
-            matches!(who, "user" | "system") && (kind == resource || kind == "*") && reads
-        })
+        let covers =
+            |scope: &String| scope == transaction || scope_covers(scope, &["user", "system"], resource, &['r', 's']);
+        self.scopes.iter().any(covers)
     }
 }
 
 /// Checks tokens.
-pub struct Tokens {
-    verifiers: Vec<Key>,
-}
-
-struct Key {
-    id: Option<String>,
-    algorithm: &'static str,
-    verifier: Box<dyn JwsVerifier + Send + Sync>,
-}
+pub struct Tokens(IssuerKeys);
 
 impl Tokens {
-    /// Reads the issuer's keys. Symmetric ones are refused: a server that could forge what it checks is no server.
+    /// Reads the issuer's keys.
     ///
     /// # Errors
     /// What is wrong, for operators.
     pub fn load(path: &Path) -> Result<Self, String> {
-        let bytes = std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
-        let set = JwkSet::from_bytes(&bytes).map_err(|e| format!("{}: no JWKS: {e}", path.display()))?;
-        let mut verifiers = Vec::new();
-        for jwk in set.keys() {
-            let wanted = jwk.algorithm();
-            let mut keep = |algorithm: &'static str, made: Result<Box<dyn JwsVerifier + Send + Sync>, JoseError>| {
-                if wanted.is_none_or(|w| w == algorithm)
-                    && let Ok(verifier) = made
-                {
-                    verifiers.push(Key { id: jwk.key_id().map(ToOwned::to_owned), algorithm, verifier });
-                }
-            };
-            let ec = |a: &EcdsaJwsAlgorithm| -> Result<Box<dyn JwsVerifier + Send + Sync>, JoseError> {
-                Ok(Box::new(a.verifier_from_jwk(jwk)?))
-            };
-            let rsa = |a: &RsassaJwsAlgorithm| -> Result<Box<dyn JwsVerifier + Send + Sync>, JoseError> {
-                Ok(Box::new(a.verifier_from_jwk(jwk)?))
-            };
-            let pss = |a: &RsassaPssJwsAlgorithm| -> Result<Box<dyn JwsVerifier + Send + Sync>, JoseError> {
-                Ok(Box::new(a.verifier_from_jwk(jwk)?))
-            };
-            match (jwk.key_type(), jwk.curve()) {
-                ("EC", Some("P-256")) => keep("ES256", ec(&ES256)),
-                ("EC", Some("P-384")) => keep("ES384", ec(&ES384)),
-                ("RSA", _) => {
-                    keep("RS256", rsa(&RS256));
-                    keep("RS384", rsa(&RS384));
-                    keep("PS256", pss(&PS256));
-                }
-                (kind, _) => return Err(format!("{}: key of type {kind} is not taken", path.display())),
-            }
-        }
-        if verifiers.is_empty() {
-            return Err(format!("{}: no usable key", path.display()));
-        }
-        Ok(Self { verifiers })
+        IssuerKeys::load(path).map(Self)
     }
 
     /// Checks the token of a call.
@@ -161,24 +99,26 @@ impl Tokens {
         now: Timestamp,
     ) -> Result<Bearer, TokenError> {
         let (token, proved) = presented(header).ok_or(TokenError::Missing)?;
-        if token.is_empty() || token.len() > LONGEST {
-            return Err(TokenError::Missing);
-        }
-        let (payload, _) = jwt::decode_with_verifier_selector(token, |header| {
-            let mut fitting = self.verifiers.iter().filter(|key| {
-                Some(key.algorithm) == header.algorithm()
-                    && (header.key_id().is_none() || header.key_id() == key.id.as_deref())
-            });
-            Ok(fitting.next().map(|key| key.verifier.as_ref() as &dyn JwsVerifier))
-        })
-        .map_err(|_| TokenError::Signature)?;
-        let bearer = claims(&payload, config, gateway, now)?;
+        let claims = self.0.check(token, &config.issuer, &config.audience, now)?;
+        let bearer = bearer(&claims, config, gateway)?;
         let fits = match &bearer.binding {
             Binding::Free => !proved && !config.sender_constrained,
             Binding::Key(_) => proved,
             Binding::Certificate(_) => !proved,
         };
         if fits { Ok(bearer) } else { Err(TokenError::Binding) }
+    }
+}
+
+impl From<ncp_tls::TokenError> for TokenError {
+    fn from(error: ncp_tls::TokenError) -> Self {
+        match error {
+            ncp_tls::TokenError::Missing => Self::Missing,
+            ncp_tls::TokenError::Signature => Self::Signature,
+            ncp_tls::TokenError::Address => Self::Address,
+            ncp_tls::TokenError::Time => Self::Time,
+            ncp_tls::TokenError::Claim(name) => Self::Claim(name),
+        }
     }
 }
 
@@ -190,7 +130,7 @@ pub fn presented(header: Option<&str>) -> Option<(&str, bool)> {
 }
 
 /// `cnf`: none, or the thumbprint of a key or of a certificate. A binding that we do not check is not passed over.
-fn confirmation(payload: &JwtPayload) -> Result<Binding, TokenError> {
+fn confirmation(payload: &Claims) -> Result<Binding, TokenError> {
     match payload.claim("cnf") {
         None => Ok(Binding::Free),
         Some(Value::Object(cnf)) if cnf.len() == 1 => {
@@ -205,31 +145,13 @@ fn confirmation(payload: &JwtPayload) -> Result<Binding, TokenError> {
     }
 }
 
-fn claims(payload: &JwtPayload, config: &Clinician, gateway: &Gateway, now: Timestamp) -> Result<Bearer, TokenError> {
-    let text = |name: &'static str| match payload.claim(name) {
-        Some(Value::String(text)) if !text.is_empty() && text.len() <= 512 => Ok(text.as_str()),
-        _ => Err(TokenError::Claim(name)),
-    };
-    let seconds = |name: &'static str| payload.claim(name).and_then(Value::as_i64);
-    let issuer = text("iss")?;
-    let audience = match payload.claim("aud") {
-        Some(Value::String(one)) => *one == config.audience,
-        Some(Value::Array(several)) => several.iter().any(|a| a.as_str() == Some(&config.audience)),
-        _ => return Err(TokenError::Claim("aud")),
-    };
-    if issuer != config.issuer || !audience {
-        return Err(TokenError::Address);
+fn bearer(payload: &Claims, config: &Clinician, gateway: &Gateway) -> Result<Bearer, TokenError> {
+    let (issuer, subject) = (payload.text("iss")?, payload.text("sub")?);
+    for required in ["client_id", "jti", "scope"] {
+        payload.text(required)?;
     }
-    let now = now.as_second();
-    let (exp, iat) = (seconds("exp").ok_or(TokenError::Claim("exp"))?, seconds("iat").ok_or(TokenError::Claim("iat"))?);
-    if exp.saturating_add(SKEW) <= now || iat > now + SKEW || seconds("nbf").is_some_and(|nbf| nbf > now + SKEW) {
-        return Err(TokenError::Time);
-    }
-    let subject = text("sub")?;
-    text("client_id")?;
-    text("jti")?;
-    let scopes = text("scope")?.split(' ').map(ToOwned::to_owned).collect();
-    let login = seconds("auth_time").unwrap_or(iat);
+    let scopes = payload.scopes().map(ToOwned::to_owned).collect();
+    let login = payload.seconds("auth_time").or(payload.seconds("iat")).ok_or(TokenError::Claim("iat"))?;
     let claims = professional(payload, subject, login, config, gateway);
     let binding = confirmation(payload)?;
     Ok(Bearer { subject: format!("{issuer}|{subject}"), binding, scopes, claims })
@@ -237,7 +159,7 @@ fn claims(payload: &JwtPayload, config: &Clinician, gateway: &Gateway, now: Time
 
 /// `extensions.ihe_iua` (IUA 3.71.4.2.2.1) to the HCP identity assertion; the configuration says what a token does not.
 fn professional(
-    payload: &JwtPayload,
+    payload: &Claims,
     subject: &str,
     login: i64,
     config: &Clinician,
@@ -290,7 +212,8 @@ mod tests {
 
     use josekit::jwk::Jwk;
     use josekit::jwk::alg::ec::EcCurve;
-    use josekit::jws::{HS256, JwsHeader};
+    use josekit::jws::{ES256, HS256, JwsHeader};
+    use josekit::jwt::{self, JwtPayload};
     use serde_json::json;
 
     use super::*;
@@ -442,7 +365,7 @@ mod tests {
         assert_eq!(check(&tokens, &confused).err(), Some(TokenError::Signature));
         let good = signed(&issuer, &payload);
         let cut = good.rsplit_once('.').expect("three parts").0;
-        for broken in ["", "a.b.c", "....", cut, &good[1..], &"A".repeat(LONGEST + 1)] {
+        for broken in ["", "a.b.c", "....", cut, &good[1..], &"A".repeat((16 << 10) + 1)] {
             assert!(check(&tokens, broken).is_err(), "{}", broken.len());
         }
     }

@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::{CertificateFacts, TlsError, TlsStream, accept, connect, peer_certificate};
+use crate::{Accepted, CertificateFacts, TlsError, TlsStream, connect, peer_certificate};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// ALPN of HTTP/2.
@@ -47,33 +47,19 @@ pub fn channel(endpoint: &str, server_name: &str, connector: SslConnector) -> Re
         .connect_with_connector_lazy(service))
 }
 
-/// Accepts connections; each handshake has a task and a time limit of its own, so that a slow one holds nobody up.
+/// The connections of a gRPC server.
 pub fn incoming(listener: TcpListener, acceptor: SslAcceptor) -> impl Stream<Item = io::Result<GrpcStream>> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(64);
-    let slots = Arc::new(tokio::sync::Semaphore::new(256));
-    tokio::spawn(async move {
+    let accepted = Accepted::new(listener, acceptor);
+    futures_util::stream::unfold(accepted, |mut accepted| async move {
         loop {
-            let accepted = tokio::select! { accepted = listener.accept() => accepted, () = sender.closed() => return };
-            let Ok((tcp, _)) = accepted else {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            };
-            let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-            let (sender, acceptor) = (sender.clone(), acceptor.clone());
-            tokio::spawn(async move {
-                match accept(&acceptor, tcp, HANDSHAKE).await {
-                    Ok(stream) if stream.ssl().selected_alpn_protocol() == Some(H2) => {
-                        let peer = peer_certificate(&stream).map(Arc::new);
-                        let _ = sender.send(Ok(GrpcStream { stream, peer })).await;
-                    }
-                    Ok(_) => tracing::info!("grpc client without h2 refused"),
-                    Err(error) => tracing::info!(reason = %error, "grpc handshake refused"),
-                }
-                drop(slot);
-            });
+            let (stream, _) = accepted.next().await?;
+            if stream.ssl().selected_alpn_protocol() == Some(H2) {
+                let peer = peer_certificate(&stream).map(Arc::new);
+                return Some((Ok(GrpcStream { stream, peer }), accepted));
+            }
+            tracing::info!("grpc client without h2 refused");
         }
-    });
-    tokio_stream::wrappers::ReceiverStream::new(receiver)
+    })
 }
 
 /// A connection as tonic takes it.

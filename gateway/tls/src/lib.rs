@@ -1,5 +1,7 @@
-//! TLS over OpenSSL for every process: contexts, certificate facts, trust in signers, and the adapters under tonic and hyper.
+//! TLS over OpenSSL for every process: contexts, certificate facts, trust in signers, the adapters under tonic, hyper and
+//! axum; and the check of bearer tokens, which stand for a certificate.
 
+mod accepted;
 mod anchors;
 mod certificate;
 mod context;
@@ -9,7 +11,9 @@ mod http;
 mod ocsp;
 mod revocation;
 mod stream;
+mod token;
 
+pub use accepted::Accepted;
 pub use anchors::{Anchors, Freshness, Purpose};
 pub use certificate::{CertificateFacts, Country, CountryError};
 pub use context::{ClientAuth, Material, TlsFiles, anonymous_connector, certificates};
@@ -19,6 +23,7 @@ pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::{SslAcceptor, SslConnector};
 pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
 pub use stream::{TlsStream, accept, connect, peer_certificate};
+pub use token::{Claims, IssuerKeys, TokenError, scope_covers};
 
 /// Why TLS material or a connection was refused. The texts hold no personal data.
 #[derive(Debug, thiserror::Error)]

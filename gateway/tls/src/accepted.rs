@@ -1,39 +1,43 @@
-//! The façade's own TLS: HTTP/1.1 for clients that show a certificate of our own services.
+//! The one accept loop of servers over TLS: each handshake has a task and a time limit of its own, so that a slow one
+//! holds nobody up, and there are so many at once at most.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::serve::Listener;
-use ncp_tls::{SslAcceptor, TlsStream};
+use openssl::ssl::SslAcceptor;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::{TlsStream, accept};
+
+/// Time of a handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at once at most.
 const HANDSHAKES: usize = 256;
-/// Time of one.
-const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// Connections whose handshake is done; one that takes its time holds up nobody.
-pub struct Https {
+/// Connections whose handshake is done. axum serves them as they are.
+pub struct Accepted {
     ready: mpsc::Receiver<(TlsStream, SocketAddr)>,
-    address: SocketAddr,
+    address: std::io::Result<SocketAddr>,
 }
 
-impl Https {
+impl Accepted {
     /// Accepts from now on.
-    ///
-    /// # Errors
-    /// A listener without an address.
-    pub fn new(listener: TcpListener, acceptor: SslAcceptor) -> std::io::Result<Self> {
-        let address = listener.local_addr()?;
+    pub fn new(listener: TcpListener, acceptor: SslAcceptor) -> Self {
+        let address = listener.local_addr();
         let (sender, ready) = mpsc::channel(64);
-        tokio::spawn(accept(listener, acceptor, sender));
-        Ok(Self { ready, address })
+        tokio::spawn(shaking_hands(listener, acceptor, sender));
+        Self { ready, address }
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Option<(TlsStream, SocketAddr)> {
+        self.ready.recv().await
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: SslAcceptor, sender: mpsc::Sender<(TlsStream, SocketAddr)>) {
+async fn shaking_hands(listener: TcpListener, acceptor: SslAcceptor, sender: mpsc::Sender<(TlsStream, SocketAddr)>) {
     let slots = Arc::new(Semaphore::new(HANDSHAKES));
     loop {
         let accepted = tokio::select! { accepted = listener.accept() => accepted, () = sender.closed() => return };
@@ -44,27 +48,27 @@ async fn accept(listener: TcpListener, acceptor: SslAcceptor, sender: mpsc::Send
         let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
         let (sender, acceptor) = (sender.clone(), acceptor.clone());
         tokio::spawn(async move {
-            match ncp_tls::accept(&acceptor, tcp, HANDSHAKE).await {
+            match accept(&acceptor, tcp, HANDSHAKE).await {
                 Ok(stream) => drop(sender.send((stream, address)).await),
-                Err(error) => tracing::info!(reason = %error, "fhir handshake refused"),
+                Err(error) => tracing::info!(reason = %error, address = %address.ip(), "handshake refused"),
             }
             drop(slot);
         });
     }
 }
 
-impl Listener for Https {
+impl axum::serve::Listener for Accepted {
     type Io = TlsStream;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (TlsStream, SocketAddr) {
-        match self.ready.recv().await {
+        match self.next().await {
             Some(connection) => connection,
             None => std::future::pending().await,
         }
     }
 
     fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        Ok(self.address)
+        self.address.as_ref().copied().map_err(|error| error.kind().into())
     }
 }

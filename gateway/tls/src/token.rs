@@ -1,0 +1,204 @@
+//! Bearer tokens (IUA ITI-72, RFC 7519) against the public keys of their issuer: what is the same wherever one is shown.
+//! What a token's claims allow is for each server to say.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use josekit::JoseError;
+use josekit::jwk::JwkSet;
+use josekit::jws::{
+    ES256, ES384, JwsVerifier, PS256, RS256, RS384,
+    alg::{ecdsa::EcdsaJwsAlgorithm, rsassa::RsassaJwsAlgorithm, rsassa_pss::RsassaPssJwsAlgorithm},
+};
+use josekit::jwt;
+use serde_json::{Map, Value};
+
+/// Longest token, bytes.
+const LONGEST: usize = 16 << 10;
+/// Clocks may differ by so much, seconds (`threats-and-needs.md` A.1).
+const SKEW: i64 = 60;
+/// Longest text of a claim, bytes.
+const TEXT: usize = 512;
+
+/// The first check that does not hold. For the trail; a caller is told less.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// No token, or one of no sensible length.
+    #[error("token missing")]
+    Missing,
+    /// Not a JWT of the issuer: form, algorithm, key, signature.
+    #[error("token signature, key or algorithm")]
+    Signature,
+    /// Issuer or audience.
+    #[error("token is of another issuer or for another server")]
+    Address,
+    /// `exp`, `iat`, `nbf`.
+    #[error("token is expired or not yet valid")]
+    Time,
+    /// A required claim.
+    #[error("token lacks {0}")]
+    Claim(&'static str),
+}
+
+/// The public keys of an issuer.
+pub struct IssuerKeys(Vec<Key>);
+
+struct Key {
+    id: Option<String>,
+    algorithm: &'static str,
+    verifier: Box<dyn JwsVerifier + Send + Sync>,
+}
+
+type Made = Result<Box<dyn JwsVerifier + Send + Sync>, JoseError>;
+
+impl IssuerKeys {
+    /// Reads a JWKS file. Symmetric keys are refused: a server that could forge what it checks is no server.
+    ///
+    /// # Errors
+    /// What is wrong, for operators.
+    pub fn load(path: &Path) -> Result<Self, String> {
+        let shown = path.display();
+        let bytes = std::fs::read(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
+        let set = JwkSet::from_bytes(&bytes).map_err(|e| format!("{shown}: no JWKS: {e}"))?;
+        let mut keys = Vec::new();
+        for jwk in set.keys() {
+            let wanted = jwk.algorithm();
+            let mut keep = |algorithm: &'static str, made: Made| {
+                if wanted.is_none_or(|w| w == algorithm)
+                    && let Ok(verifier) = made
+                {
+                    keys.push(Key { id: jwk.key_id().map(ToOwned::to_owned), algorithm, verifier });
+                }
+            };
+            let ec = |a: &EcdsaJwsAlgorithm| -> Made { Ok(Box::new(a.verifier_from_jwk(jwk)?)) };
+            let rsa = |a: &RsassaJwsAlgorithm| -> Made { Ok(Box::new(a.verifier_from_jwk(jwk)?)) };
+            let pss = |a: &RsassaPssJwsAlgorithm| -> Made { Ok(Box::new(a.verifier_from_jwk(jwk)?)) };
+            match (jwk.key_type(), jwk.curve()) {
+                ("EC", Some("P-256")) => keep("ES256", ec(&ES256)),
+                ("EC", Some("P-384")) => keep("ES384", ec(&ES384)),
+                ("RSA", _) => {
+                    keep("RS256", rsa(&RS256));
+                    keep("RS384", rsa(&RS384));
+                    keep("PS256", pss(&PS256));
+                }
+                (kind, _) => return Err(format!("{shown}: key of type {kind} is not taken")),
+            }
+        }
+        if keys.is_empty() { Err(format!("{shown}: no usable key")) } else { Ok(Self(keys)) }
+    }
+
+    /// The claims of a token that one of the keys signed, for this audience and at this time.
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn check(&self, token: &str, issuer: &str, audience: &str, now: Timestamp) -> Result<Claims, TokenError> {
+        if token.is_empty() || token.len() > LONGEST {
+            return Err(TokenError::Missing);
+        }
+        let (payload, _) = jwt::decode_with_verifier_selector(token, |header| {
+            let mut fitting = self.0.iter().filter(|key| {
+                Some(key.algorithm) == header.algorithm()
+                    && (header.key_id().is_none() || header.key_id() == key.id.as_deref())
+            });
+            Ok(fitting.next().map(|key| key.verifier.as_ref() as &dyn JwsVerifier))
+        })
+        .map_err(|_| TokenError::Signature)?;
+        let claims = Claims(payload.claims_set().clone());
+        let addressed = match claims.claim("aud").ok_or(TokenError::Claim("aud"))? {
+            Value::String(one) => one == audience,
+            Value::Array(several) => several.iter().any(|a| a.as_str() == Some(audience)),
+            _ => return Err(TokenError::Claim("aud")),
+        };
+        if claims.text("iss")? != issuer || !addressed {
+            return Err(TokenError::Address);
+        }
+        let now = now.as_second();
+        let seconds = |name: &'static str| claims.seconds(name).ok_or(TokenError::Claim(name));
+        let (exp, iat) = (seconds("exp")?, seconds("iat")?);
+        let early = |at: i64| at > now.saturating_add(SKEW);
+        if exp.saturating_add(SKEW) <= now || early(iat) || claims.seconds("nbf").is_some_and(early) {
+            return Err(TokenError::Time);
+        }
+        Ok(claims)
+    }
+}
+
+/// What a token says, once its signature, issuer, audience and times hold.
+#[derive(Debug, Clone)]
+pub struct Claims(Map<String, Value>);
+
+impl Claims {
+    /// Any claim.
+    pub fn claim(&self, name: &str) -> Option<&Value> {
+        self.0.get(name)
+    }
+
+    /// A claim that is a text of sensible length.
+    ///
+    /// # Errors
+    /// [`TokenError::Claim`].
+    pub fn text(&self, name: &'static str) -> Result<&str, TokenError> {
+        let text = self.claim(name).and_then(Value::as_str).filter(|t| !t.is_empty() && t.len() <= TEXT);
+        text.ok_or(TokenError::Claim(name))
+    }
+
+    /// A time, seconds.
+    pub fn seconds(&self, name: &str) -> Option<i64> {
+        self.claim(name).and_then(Value::as_i64)
+    }
+
+    /// What is granted; empty when nothing is.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.text("scope").unwrap_or_default().split(' ').filter(|scope| !scope.is_empty())
+    }
+
+    /// Bound to a key or certificate (`cnf`): worth nothing to a server that does not check that.
+    pub fn is_bound(&self) -> bool {
+        self.claim("cnf").is_some()
+    }
+}
+
+/// Whether a SMART scope (`user/R.rs`, `system/*.read`) of one of these levels gives one of these rights (`c`, `r`, `u`,
+/// `d`, `s`) to a resource.
+pub fn scope_covers(scope: &str, levels: &[&str], resource: &str, rights: &[char]) -> bool {
+    let Some((level, what)) = scope.split_once('/') else { return false };
+    let Some((kind, given)) = what.split_once('.') else { return false };
+    let given = given.split('?').next().unwrap_or_default();
+    // SMART 1 and 2.
+    let given = match given {
+        "read" | "search" => "rs",
+        "write" => "cud",
+        "*" => "cruds",
+        letters if letters.chars().all(|c| "cruds".contains(c)) => letters,
+        _ => return false,
+    };
+    levels.contains(&level) && (kind == resource || kind == "*") && given.contains(rights)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scope_covers;
+
+    #[test]
+    fn scopes_of_both_smart_versions() {
+        let reads = |scope| scope_covers(scope, &["user", "system"], "CodeSystem", &['r', 's']);
+        for good in
+            ["user/CodeSystem.rs", "system/*.read", "user/CodeSystem.r", "system/CodeSystem.*", "user/*.cruds?x=y"]
+        {
+            assert!(reads(good), "{good}");
+        }
+        for bad in [
+            "",
+            "user",
+            "user/CodeSystem",
+            "patient/CodeSystem.rs",
+            "user/ConceptMap.rs",
+            "user/CodeSystem.cud",
+            "user/CodeSystem.write",
+            "user/CodeSystem.",
+            "user/CodeSystem.rx",
+        ] {
+            assert!(!reads(bad), "{bad}");
+        }
+    }
+}
