@@ -9,7 +9,8 @@ use ncp_ihe::{PatientId, actions};
 use ncp_saml::{SealKey, SignedAssertion, Signer};
 use ncp_tests::attack::{Finding, INTEGRITY, SERVED, report, verdict};
 use ncp_tests::neighbour::{Neighbour, XCA};
-use ncp_tests::pki::{Algorithm, CountryPki, Use};
+use ncp_tests::pki::{Algorithm, CountryPki, Odd, Use};
+use ncp_tls::{Anchors, Purpose, Revocation};
 
 use crate::world::{Gateway, PATIENT, World};
 
@@ -163,6 +164,38 @@ impl Responder {
         let port = told.recv_timeout(Duration::from_secs(10)).expect("the responder says its port");
         Self { child, port }
     }
+}
+
+/// A certificate of ours that promises a stapled answer is taken with it, and without it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_status_is_stapled() {
+    let world = World::new();
+    let promises = Odd { must_staple: true, ..Odd::default() };
+    world.no.odd_leaf("tls-server", Use::Server, Algorithm::P256, &promises).expect("a leaf");
+    let responder = Responder::start(&world.no, &["ocsp-revoked", "tls-server"]);
+    let (mut findings, ours) = (Vec::new(), world.no.path("anchors.pem"));
+    let anchors = Anchors::load(&ours, Revocation::none(), Purpose::TlsServer).expect("anchors");
+    for (id, url, expected) in [
+        ("R-OCSP-1", format!("ocsp_url = \"http://127.0.0.1:{}\"\n", responder.port), "taken"),
+        ("R-OCSP-1b", String::new(), "refused"),
+    ] {
+        let gateway = world.start(id, |text| text.replace("[listener]\n", &format!("[listener]\n{url}"))).await;
+        let mut got = "refused";
+        for _ in 0..if url.is_empty() { 1 } else { 50 } {
+            let stream = world.neighbour("fi", &gateway).open().await.expect("connects");
+            let (ssl, sent) = (stream.ssl(), stream.ssl().peer_cert_chain());
+            let sent: Vec<_> = sent.map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
+            let leaf = ssl.peer_certificate().expect("a certificate");
+            if anchors.verify_stapled(&leaf, &sent, ssl.ocsp_status()).is_ok() {
+                got = "taken";
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        findings.push(Finding::new(id, "our certificate, which promises a stapled answer", &[expected], got.into()));
+        gateway.stop().await;
+    }
+    conclude("stapling", &findings);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,9 @@ use std::time::Duration;
 use clap::Subcommand;
 use ncp_gateway::app::{Learned, Snapshot};
 use ncp_gateway::config::{self, Config, Peer};
+use ncp_gateway::smp::{Services, Source};
 use ncp_gateway::snapshot::NamedCertificate;
+use ncp_saml::Verifier;
 use ncp_tls::{CertificateFacts, Country, Freshness, Material};
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::x509::X509;
@@ -19,8 +21,8 @@ const WARN_DAYS: i64 = 60;
 
 #[derive(Subcommand)]
 pub(crate) enum Cert {
-    /// Shakes hands with each peer and says what is right and what is not: name, chain, revocation, days left, and what
-    /// the peer sees of us.
+    /// Shakes hands with each peer and says what is right and what is not: name, chain, revocation, days left, what the
+    /// peer sees of us, and what the SMP says of it.
     ///
     /// Example: ncp cert doctor FI --config gateway.toml
     Doctor {
@@ -47,9 +49,15 @@ pub(crate) async fn run(command: Cert) -> Result<bool, Error> {
         Cert::Doctor { config, .. } | Cert::Calendar { config, .. } => config.clone(),
     };
     let config = config::load(&path).map_err(|problems| said(&problems))?;
-    let snapshot = Snapshot::load(&config, &Learned::default()).map_err(|problems| said(&problems))?;
+    let verifier = Verifier::start(1)?;
+    let services = match &config.smp {
+        Some(section) => Source::new(section)?.kept(&config.peer, &verifier).await,
+        None => Services::new(),
+    };
+    let learned = Learned { services, ..Learned::default() };
+    let snapshot = Snapshot::load(&config, &learned).map_err(|problems| said(&problems))?;
     match command {
-        Cert::Doctor { peer, .. } => doctor(&config, &snapshot, peer.as_deref()).await,
+        Cert::Doctor { peer, .. } => doctor(&config, &snapshot, (&learned.services, &verifier), peer.as_deref()).await,
         Cert::Calendar { out, .. } => {
             std::fs::write(&out, calendar(&snapshot.certificates)?)?;
             println!("{} certificates in {}", snapshot.certificates.len(), out.display());
@@ -62,7 +70,12 @@ fn said(problems: &[impl std::fmt::Display]) -> Error {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n").into()
 }
 
-async fn doctor(config: &Config, snapshot: &Snapshot, only: Option<&str>) -> Result<bool, Error> {
+async fn doctor(
+    config: &Config,
+    snapshot: &Snapshot,
+    (kept, verifier): (&Services, &Verifier),
+    only: Option<&str>,
+) -> Result<bool, Error> {
     let mut well = true;
     println!("Ours, as other countries see them");
     for named in snapshot.certificates.iter().filter(|c| !c.name.starts_with("peer ")) {
@@ -74,6 +87,7 @@ async fn doctor(config: &Config, snapshot: &Snapshot, only: Option<&str>) -> Res
         for named in snapshot.certificates.iter().filter(name) {
             well &= describe(&named.name, &named.certificate, None)?;
         }
+        well &= published(config, peer, kept, verifier).await?;
         well &= handshake(config, snapshot, peer).await?;
     }
     Ok(well)
@@ -100,6 +114,36 @@ fn remaining(days: i64) -> String {
         0..=WARN_DAYS => format!("{days} days left: RENEW"),
         _ => format!("{days} days left"),
     }
+}
+
+/// What the SMP says of the peer now, and what was kept of what it said.
+async fn published(config: &Config, peer: &Peer, kept: &Services, verifier: &Verifier) -> Result<bool, Error> {
+    let Some(section) = config.smp.as_ref().filter(|_| peer.smp) else { return Ok(true) };
+    let source = Source::new(section)?;
+    let mut well = true;
+    for service in source.services(peer) {
+        let (name, copy) = (service.as_str(), kept.get(&(peer.country, service)));
+        let error = match source.ask(peer, service, verifier).await {
+            Ok((_, endpoint)) => {
+                println!("  service metadata {name}: {endpoint}");
+                if let Some(copy) = copy.filter(|copy| copy.endpoint != endpoint) {
+                    println!("    the kept copy still says {}", copy.endpoint);
+                }
+                continue;
+            }
+            Err(error) => error,
+        };
+        well = false;
+        println!("  service metadata {name}: FAILED: {error}");
+        match copy.map(|copy| (copy, copy.age())) {
+            Some((copy, age)) if age <= section.max_age => {
+                println!("    the last good copy, {} h old, is used: {}", age.as_secs() / 3600, copy.endpoint);
+            }
+            Some((_, age)) => println!("    the last good copy, {} h old, is too old to be used", age.as_secs() / 3600),
+            None => println!("    none was kept: only an address of the configuration is used"),
+        }
+    }
+    Ok(well)
 }
 
 /// What happens when we call the peer.

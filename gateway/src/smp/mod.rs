@@ -160,15 +160,24 @@ impl Source {
         known
     }
 
+    /// Asks for one service and keeps nothing: the metadata and the address in them.
+    ///
+    /// # Errors
+    /// The first check that does not hold.
+    pub async fn ask(&self, peer: &Peer, service: Service, verifier: &Verifier) -> Result<(Bytes, String), SmpError> {
+        let url = self.url(peer, service).ok_or(SmpError::Content("service"))?;
+        let bytes = self.http.get(&url, "application/xml", None, metadata::BYTES, PATIENCE).await;
+        let bytes = bytes.map_err(SmpError::Fetch)?;
+        let endpoint = self.read(bytes.clone(), peer, service, verifier).await?;
+        Ok((bytes, endpoint))
+    }
+
     /// Asks for one service; what holds is kept.
     ///
     /// # Errors
     /// The first check that does not hold; what was kept stays.
     pub async fn fetch(&self, peer: &Peer, service: Service, verifier: &Verifier) -> Result<Known, SmpError> {
-        let url = self.url(peer, service).ok_or(SmpError::Content("service"))?;
-        let bytes = self.http.get(&url, "application/xml", None, metadata::BYTES, PATIENCE).await;
-        let bytes = bytes.map_err(SmpError::Fetch)?;
-        let endpoint = self.read(bytes.clone(), peer, service, verifier).await?;
+        let (bytes, endpoint) = self.ask(peer, service, verifier).await?;
         let file = self.file(peer, service);
         let fresh = file.with_extension("new");
         std::fs::create_dir_all(&self.config.cache)?;
