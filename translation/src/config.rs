@@ -35,6 +35,8 @@ pub struct Config {
     pub token_audience: Option<String>,
     /// The issuer's public keys.
     pub jwks_file: Option<PathBuf>,
+    /// Folder of lists of coded elements, for kinds of documents beside those that come with the program.
+    pub profiles: Option<PathBuf>,
     /// Folder for counts of codes without a target.
     pub state_dir: Option<PathBuf>,
     /// Cache of translated documents.
@@ -49,6 +51,14 @@ fn yes() -> bool {
 }
 
 impl Config {
+    /// Lists of coded elements by kind of document.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them.
+    pub fn profiles(&self) -> Result<crate::document::profile::Profiles, Vec<String>> {
+        self.profiles.as_deref().map_or_else(|| Ok(Default::default()), crate::document::profile::Profiles::load)
+    }
+
     /// Who may come with a token.
     ///
     /// # Errors
@@ -102,7 +112,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let table: toml::Table = toml::from_str(&text).map_err(|e| vec![e.message().to_owned()])?;
     let required = ["listen", "admin", "certificate", "key", "anchors"];
     let tokens = ["token_issuer", "token_audience", "jwks_file"];
-    let optional = ["maps", "snapshots", "fhir", "fhir_plain", "state_dir", "redis", "reflection"];
+    let optional = ["maps", "snapshots", "fhir", "fhir_plain", "state_dir", "profiles", "redis", "reflection"];
     let known =
         |k: &String| required.contains(&k.as_str()) || optional.contains(&k.as_str()) || tokens.contains(&k.as_str());
     let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
@@ -134,8 +144,13 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     }
     let folder = path.parent().unwrap_or(Path::new("."));
     let paths = [Some(&mut config.certificate), Some(&mut config.key), Some(&mut config.anchors)];
-    let optional =
-        [config.maps.as_mut(), config.snapshots.as_mut(), config.state_dir.as_mut(), config.jwks_file.as_mut()];
+    let optional = [
+        config.maps.as_mut(),
+        config.snapshots.as_mut(),
+        config.state_dir.as_mut(),
+        config.jwks_file.as_mut(),
+        config.profiles.as_mut(),
+    ];
     let redis = config.redis.as_mut().map(|r| &mut r.key);
     for path in paths.into_iter().chain(optional).chain([redis]).flatten() {
         if path.is_relative() {
@@ -155,6 +170,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         }
     }
     problems.extend(config.bearers().err());
+    problems.extend(config.profiles().err().unwrap_or_default());
     if problems.is_empty() { Ok(config) } else { Err(problems) }
 }
 

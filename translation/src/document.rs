@@ -1,15 +1,19 @@
 //! Whole documents: every coded element is accounted for, nothing else is touched, the original stays beside the
 //! translation, and what is signed is never edited.
 
+use std::sync::Arc;
+
 use crate::designation;
 use crate::relationship::{Allowed, Relationship};
 use crate::snapshot::{Concept, Snapshot};
 use crate::translate::{self, Answer, Issue, Match, Outcome, Query, issues};
+use profile::Profile;
 
 pub mod cda;
 pub mod dicom;
 pub mod fhir;
 mod json;
+pub mod profile;
 
 /// Bytes of one document at most.
 pub const BYTES: usize = 64 << 20;
@@ -76,8 +80,8 @@ pub struct Task {
     pub allowed: Allowed,
     /// Required elements.
     pub required: Required,
-    /// Names which elements are required; empty for none.
-    pub profile: String,
+    /// What is asked of its elements.
+    pub profile: Arc<Profile>,
 }
 
 impl Task {
@@ -87,7 +91,7 @@ impl Task {
             direction: Direction::ToPivot,
             allowed: Allowed::WIDER,
             required: Required::Keep,
-            profile: String::new(),
+            profile: Arc::default(),
         }
     }
 
@@ -97,16 +101,9 @@ impl Task {
         Self { direction: Direction::ToLanguage(languages), ..Self::to_pivot() }
     }
 
-    /// Whether an element must be translated: `imaging-report` needs the kind of the document and of the procedure.
+    /// Whether an element must be translated.
     fn requires(&self, path: &str) -> bool {
-        self.profile == "imaging-report"
-            && matches!(
-                path,
-                "/ClinicalDocument/code"
-                    | "/ClinicalDocument/documentationOf/serviceEvent/code"
-                    | "Composition.type"
-                    | "DiagnosticReport.code"
-            )
+        self.profile.rule(path).required
     }
 }
 
@@ -123,6 +120,8 @@ pub enum Fate {
     Unmapped,
     /// Kept: nullFlavor.
     Null,
+    /// Kept: the profile says so.
+    Kept,
     /// Kept: every target is refused by policy.
     Refused,
     /// Kept: has no system, so that nobody knows which code it is.
@@ -140,6 +139,7 @@ impl Fate {
             Self::AlreadyTarget => "already-target",
             Self::Unmapped => "unmapped",
             Self::Null => "null-flavor",
+            Self::Kept => "kept-by-profile",
             Self::Refused => "refused-by-policy",
             Self::NoSystem => "no-system",
             Self::Nulled => "null-flavor-written",
@@ -232,12 +232,13 @@ struct Decision {
 }
 
 fn decide(element: &Element, task: &Task, snapshot: &Snapshot) -> Result<(Decision, Report), DocumentError> {
+    let rule = task.profile.rule(&element.path);
     let mut report = Report {
         path: element.path.clone(),
         system: element.system.clone(),
         code: element.code.clone(),
         fate: Fate::Unmapped,
-        required: task.requires(&element.path),
+        required: rule.required,
         maps: Vec::new(),
         target: None,
         designation: None,
@@ -247,7 +248,14 @@ fn decide(element: &Element, task: &Task, snapshot: &Snapshot) -> Result<(Decisi
         report.fate = Fate::NoSystem;
         return Ok((Decision::default(), report));
     }
+    if rule.keep {
+        report.fate = Fate::Kept;
+        return Ok((Decision::default(), report));
+    }
     match &task.direction {
+        Direction::ToPivot if rule.exact => {
+            to_pivot(element, &Task { allowed: Allowed::EXACT, ..task.clone() }, snapshot, report)
+        }
         Direction::ToPivot => to_pivot(element, task, snapshot, report),
         Direction::ToLanguage(languages) => Ok(to_language(element, languages, snapshot, report)),
     }

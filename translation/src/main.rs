@@ -120,6 +120,7 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
     if let Some(folder) = &config.state_dir {
         counters.load(folder);
     }
+    let profiles = config.profiles().map_err(|problems| problems.join("; "))?;
     let (health, health_service) = tonic_health::server::health_reporter();
     // The store holds only what has passed its self-test.
     health.set_service_status("ncp.translation.v1.Translation", ServingStatus::Serving).await;
@@ -159,7 +160,7 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
         .timeout(Duration::from_secs(30))
         .add_service(health_service)
         .add_optional_service(reflection)
-        .add_service(TranslationServer::new(Service::new(store, counters.clone(), cache)))
+        .add_service(TranslationServer::new(Service::new(store, counters.clone(), cache).with_profiles(profiles)))
         .serve_with_incoming_shutdown(ncp_tls::incoming(listener, acceptor), stop())
         .await?;
     if let Some(folder) = &config.state_dir {

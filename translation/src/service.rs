@@ -11,6 +11,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::cache::Cache;
 use crate::counters::Counters;
+use crate::document::profile::Profiles;
 use crate::relationship::Relationship;
 use crate::snapshot::Snapshot;
 use crate::store::Store;
@@ -39,6 +40,7 @@ pub struct Service {
     store: Store,
     counters: Counters,
     cache: Cache,
+    profiles: Profiles,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -46,7 +48,13 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Service {
     /// Serves what the store holds.
     pub fn new(store: Store, counters: Counters, cache: Cache) -> Self {
-        Self { store, counters, cache }
+        Self { store, counters, cache, profiles: Profiles::default() }
+    }
+
+    /// With these lists of coded elements.
+    #[must_use]
+    pub fn with_profiles(self, profiles: Profiles) -> Self {
+        Self { profiles, ..self }
     }
 
     fn snapshot(&self, pinned: &[u8]) -> Result<Arc<Snapshot>, Status> {
@@ -292,7 +300,7 @@ impl Translation for Service {
         let work = async {
             let (header, bytes) = document::received(request.into_inner()).await?;
             let snapshot = self.snapshot(&header.snapshot)?;
-            document::events(header, bytes, snapshot, &self.counters, &self.cache).await
+            document::events(header, bytes, snapshot, &self.counters, &self.cache, &self.profiles).await
         };
         let events = tokio::time::timeout(within, work).await.map_err(|_| late())??;
         Ok(Response::new(Box::pin(tokio_stream::iter(events.into_iter().map(Ok)))))

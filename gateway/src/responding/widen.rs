@@ -2,7 +2,8 @@
 //!
 //! A filter in European codes takes every national code that may stand for one of them, also where the map is not exact:
 //! a document that is not found is the clinical hazard. Afterwards what the entry itself says counts: one that names its
-//! modalities is not found for another modality because its specialty or procedure might have used it.
+//! modalities is not found for another modality because its specialty or procedure might have used it. One that names none
+//! is found for those that its specialty may stand for (a CT department for CT).
 
 use std::collections::BTreeSet;
 
@@ -63,7 +64,16 @@ impl Widened {
 
     /// entryUUIDs of what may be an answer.
     pub fn select(&self, objects: &RegistryObjects) -> BTreeSet<String> {
-        let mut out = self.query.select(objects);
+        if self.modalities.is_empty() {
+            return self.query.select(objects);
+        }
+        let mut hinted = objects.clone();
+        for entry in &mut hinted.entries {
+            if !entry.event_codes.iter().any(is_modality) {
+                entry.event_codes.push(entry.practice_setting.clone());
+            }
+        }
+        let mut out = self.query.select(&hinted);
         for entry in objects.entries.iter().filter(|entry| self.has_other_modalities(entry)) {
             out.remove(&entry.entry_uuid);
         }

@@ -1,6 +1,7 @@
 //! NCP-A with a terminology service that answers, keeps silent, or is gone.
 
 use ncp_ihe::{Coded, DocumentEntry, FindDocuments, QueryResponse, ReturnType, Severity, Status, StoredQuery};
+use ncp_tests::pki::CountryPki;
 
 use crate::common::terminology::{gone, serving, silent};
 use crate::common::trail;
@@ -74,6 +75,35 @@ async fn filters_in_european_codes_find_what_is_coded_nationally() {
     assert_eq!(trail::detail(last, "ncp:terminology-snapshot"), slot("urn:ncp:terminology-snapshot"));
     let events: Vec<&str> = report.event_codes.iter().map(|c| c.code.as_str()).collect();
     assert!(events.contains(&"SSC0AD") && events.len() > 1, "the national code stays beside the European: {events:?}");
+}
+
+/// A report of a department, with event codes of its own.
+fn of_department(pki: &CountryPki, number: u32, department: &str, event: &str) {
+    let reports = pki.path("../data/reports");
+    let text = std::fs::read_to_string(reports.join("ct.toml")).expect("a report");
+    let kept: Vec<&str> = text.lines().filter(|l| !l.starts_with("event") && !l.starts_with("study")).collect();
+    let text = kept.join("\n").replace("2.999.47.30.1", &format!("2.999.47.30.{number}")).replace("B05", department);
+    std::fs::write(reports.join(format!("{number}.toml")), format!("{text}\n{event}\n")).expect("writes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_department_stands_for_its_modality_where_the_entry_names_none() {
+    let world = World::start_with(async |pki| {
+        of_department(pki, 71, "B02", "");
+        of_department(pki, 72, "B05", "");
+        of_department(pki, 73, "B05", "event = [{ code = \"MR\", system = \"1.2.840.10008.2.16.4\" }]");
+        serving(pki).await
+    })
+    .await;
+    for (asked, expected) in [("US", vec![71]), ("CT", vec![72]), ("MR", vec![73]), ("NM", vec![])] {
+        let answer = with_events(&world, &[&[(asked, DCM)]]).await;
+        let found: Vec<u32> = named(&answer)
+            .iter()
+            .filter_map(|id| id.strip_prefix("2.999.47.30.")?.parse().ok())
+            .filter(|number| *number > 70)
+            .collect();
+        assert_eq!(found, expected, "{asked}: {:?}", named(&answer));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

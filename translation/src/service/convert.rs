@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 
 use super::errors::status;
 use crate::designation;
+use crate::document::profile::Profiles;
 use crate::document::{Required, Task};
 use crate::relationship::{Allowed, Relationship};
 use crate::snapshot::{Property, Snapshot};
@@ -23,7 +24,7 @@ pub(super) fn allowed(policy: Option<pb::Policy>) -> Allowed {
     }
 }
 
-pub(super) fn task(header: &pb::DocumentHeader) -> Result<Task, Status> {
+pub(super) fn task(header: &pb::DocumentHeader, profiles: &Profiles) -> Result<Task, Status> {
     let required = match header.policy.map(|p| p.required()) {
         Some(pb::Required::Fail) => Required::Fail,
         Some(pb::Required::NullFlavor) => Required::NullFlavor,
@@ -44,10 +45,9 @@ pub(super) fn task(header: &pb::DocumentHeader) -> Result<Task, Status> {
             return Err(super::errors::invalid("header.direction", "a direction is required"));
         }
     };
-    if !matches!(header.profile.as_str(), "" | "imaging-report") {
-        return Err(super::errors::invalid("header.profile", "unknown profile"));
-    }
-    Ok(Task { direction, allowed: allowed(header.policy), required, profile: header.profile.clone() })
+    let profile = profiles.get(&header.profile);
+    let profile = profile.ok_or_else(|| super::errors::invalid("header.profile", "unknown profile"))?;
+    Ok(Task { direction, allowed: allowed(header.policy), required, profile })
 }
 
 pub(super) fn relationship(of: Relationship) -> pb::Relationship {

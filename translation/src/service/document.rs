@@ -10,6 +10,7 @@ use super::convert::{issue, map_ref, relationship, task};
 use super::errors::{invalid, status};
 use crate::cache::{Cache, Key};
 use crate::counters::Counters;
+use crate::document::profile::Profiles;
 use crate::document::{self, BYTES, DocumentError, Fate, Report, Translated};
 use crate::snapshot::Snapshot;
 
@@ -52,8 +53,9 @@ pub(super) async fn events(
     snapshot: Arc<Snapshot>,
     counters: &Counters,
     cache: &Cache,
+    profiles: &Profiles,
 ) -> Result<Vec<pb::DocumentEvent>, Status> {
-    let task = task(&header)?;
+    let task = task(&header, profiles)?;
     let key = Key::new(&bytes, &header.media_type, snapshot.digest(), &task);
     if let Some(events) = cache.get(&key).await {
         return Ok(events);
@@ -145,7 +147,7 @@ fn told(bytes: &[u8], done: &Translated, snapshot: &Snapshot) -> Vec<pb::Documen
         mapped: count(&[Fate::Mapped]),
         approximate: count(&[Fate::Approximate]),
         unmapped: count(&[Fate::Unmapped, Fate::Refused, Fate::NoSystem]),
-        skipped: count(&[Fate::AlreadyTarget, Fate::Null]),
+        skipped: count(&[Fate::AlreadyTarget, Fate::Null, Fate::Kept]),
         sha256_in: openssl::sha::sha256(bytes).to_vec(),
         sha256_out: openssl::sha::sha256(&done.bytes).to_vec(),
         snapshot: snapshot.digest().to_vec(),

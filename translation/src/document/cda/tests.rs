@@ -125,7 +125,11 @@ fn guarantee_6_a_required_element_without_a_target_is_kept_failed_or_nulled_neve
     let source = cda(&format!(
         "<code code=\"NOSUCH\" codeSystem=\"{NCRP}\" displayName=\"x\"/><x code=\"NOSUCH\" codeSystem=\"{NCRP}\"/>"
     ));
-    let task = |required| Task { required, profile: "imaging-report".into(), ..Task::to_pivot() };
+    let task = |required| Task {
+        required,
+        profile: crate::document::profile::Profiles::default().get("imaging-report").expect("is there"),
+        ..Task::to_pivot()
+    };
     let kept = translate(source.as_bytes(), &task(Required::Keep), &shipped()).expect("translates");
     assert_eq!(
         (kept.bytes.as_slice(), kept.reports[0].required, kept.reports[1].required),
@@ -141,6 +145,40 @@ fn guarantee_6_a_required_element_without_a_target_is_kept_failed_or_nulled_neve
     assert_eq!(
         translate(&nulled.bytes, &task(Required::NullFlavor), &shipped()).expect("translates").bytes,
         nulled.bytes
+    );
+}
+
+#[test]
+fn a_list_of_coded_elements_says_what_is_translated_exact_required_or_kept() {
+    let source = cda(&format!(
+        "<code code=\"E01-2\" codeSystem=\"2.16.578.1.12.4.1.1.9602\"/><component><section><code code=\"B05\" codeSystem=\"2.16.578.1.12.4.1.1.8654\"/><entry><observation><code code=\"SSC0AD\" codeSystem=\"{NCRP}\"/><value code=\"NOSUCH\" codeSystem=\"{NCRP}\"/></observation></entry></section></component>"
+    ));
+    let list = r#"
+        others = "keep"
+        [[element]]
+        path = "section/code"
+        exact = true
+        [[element]]
+        path = "/ClinicalDocument/component/**/observation/code"
+        [[element]]
+        path = "observation/value"
+        required = true
+    "#;
+    let profile = std::sync::Arc::new(crate::document::profile::Profile::read(list).expect("a list"));
+    let task = Task { profile, ..Task::to_pivot() };
+    let done = translate(source.as_bytes(), &task, &shipped()).expect("translates");
+    let fates: Vec<(&str, Fate, bool)> = done.reports.iter().map(|r| (r.code.as_str(), r.fate, r.required)).collect();
+    let expected = [
+        ("E01-2", Fate::Kept, false),
+        ("B05", Fate::Refused, false),
+        ("SSC0AD", Fate::Mapped, false),
+        ("NOSUCH", Fate::Unmapped, true),
+    ];
+    assert_eq!(fates, expected);
+    assert!(text(&done).contains("<code code=\"E01-2\" codeSystem=\"2.16.578.1.12.4.1.1.9602\"/>"));
+    let strict = Task { required: Required::Fail, ..task };
+    assert!(
+        matches!(translate(source.as_bytes(), &strict, &shipped()), Err(DocumentError::Required(path)) if path.ends_with("observation/value"))
     );
 }
 
