@@ -37,6 +37,9 @@ pub enum DocumentError {
     /// JSON.
     #[error("document is refused: not well-formed JSON at byte {0}")]
     Json(usize),
+    /// No DICOM Part 10 object, or beyond bounds.
+    #[error("document is refused: {0}")]
+    Dicom(String),
     /// Nested too deeply.
     #[error("document is nested too deeply")]
     TooDeep,
@@ -202,6 +205,7 @@ pub fn translate(
         "text/xml" | "application/xml" | "application/hl7-v3+xml" => cda::translate(bytes, task, snapshot),
         "application/fhir+json" | "application/json" => fhir::translate(bytes, task, snapshot),
         "application/dicom+json" => dicom::view(bytes, task, snapshot),
+        "application/dicom" => dicom::view_of_object(bytes, task, snapshot),
         _ => Err(DocumentError::MediaType),
     }
 }

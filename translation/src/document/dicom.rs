@@ -1,6 +1,7 @@
-//! Coded attributes of DICOM JSON (PS3.18 F): manifests and metadata as a view. A code item gets an Equivalent Code
-//! Sequence (0008,0121); objects with pixels are never rewritten, since only their metadata come here.
+//! Coded attributes of DICOM as a view in DICOM JSON (PS3.18 F). A code item gets an Equivalent Code Sequence (0008,0121).
+//! An object itself is never rewritten: what comes as Part 10 goes out as the JSON of its attributes before the pixels.
 
+use ncp_ihe::imaging::{MetadataView, metadata};
 use serde_json::{Value, json};
 
 use super::json::{Insertions, Kind, Node, parse};
@@ -23,6 +24,22 @@ const SCHEMES: [(&str, &str); 4] = [
     ("DCM", "urn:oid:1.2.840.10008.2.16.4"),
     ("UCUM", "urn:oid:2.16.840.1.113883.6.8"),
 ];
+
+/// Retrieve URL: there is none here.
+const RETRIEVE_URL: &str = "00081190";
+
+/// The view of a Part 10 object: a manifest, a report, or an image whose pixels nobody looks at.
+///
+/// # Errors
+/// No such object, or beyond bounds; as [`view`].
+pub fn view_of_object(bytes: &[u8], task: &Task, snapshot: &Snapshot) -> Result<Translated, DocumentError> {
+    let read = metadata(bytes, &MetadataView { retrieve_url: "", patient_id: None });
+    let mut attributes = read.map_err(|e| DocumentError::Dicom(e.to_string()))?;
+    if let Some(members) = attributes.as_object_mut() {
+        members.remove(RETRIEVE_URL);
+    }
+    view(attributes.to_string().as_bytes(), task, snapshot)
+}
 
 /// Adds equivalent codes to code items.
 ///
@@ -127,3 +144,6 @@ fn equivalents(
     };
     (!items.is_empty()).then(|| json!({"vr": "SQ", "Value": items}))
 }
+
+#[cfg(test)]
+mod tests;
