@@ -75,10 +75,11 @@ impl Uid {
     /// Reads a UID; padding of DICOM values is taken off.
     ///
     /// # Errors
-    /// Other characters, or over 64 of them.
+    /// Other characters, over 64 of them, or a component without digits: `..` would be a step up in a path.
     pub fn parse(text: &str) -> Result<Self, MessageError> {
         let text = text.trim_end_matches(['\0', ' ']).trim();
-        let valid = !text.is_empty() && text.len() <= 64 && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let component = |c: &str| !c.is_empty() && c.bytes().all(|b| b.is_ascii_digit());
+        let valid = text.len() <= 64 && text.split('.').all(component);
         if valid { Ok(Self(text.to_owned())) } else { Err(MessageError::Malformed("uid")) }
     }
 
@@ -225,6 +226,14 @@ mod tests {
         assert_eq!(Oid::parse("URN:OID:2.999.47").expect("an OID"), Oid::parse("2.999.47").expect("an OID"));
         for bad in ["", "2", "2..1", "2.01", "2.a", "urn:uuid:1.2"] {
             assert!(Oid::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_uid_is_no_path() {
+        assert_eq!(Uid::parse(" 1.2.03\0").expect("a UID").as_str(), "1.2.03");
+        for bad in ["", "..", ".", "1..2", "1.", ".1", "1.2.x", "1/2", &"1".repeat(65)] {
+            assert!(Uid::parse(bad).is_err(), "{bad}");
         }
     }
 

@@ -67,6 +67,9 @@ pub(super) async fn open(
     let Sealed::Document(treated, document) = clinic.open(&bearer, &place.sealed)? else {
         return Err(Problem::NotFound);
     };
+    for uid in [&place.study, &place.series, &place.instance].into_iter().flatten() {
+        Uid::parse(uid).map_err(|_| Problem::Request("uid", "A path names what is no UID."))?;
+    }
     let study = document.study.as_deref().and_then(|s| Uid::parse(s).ok()).ok_or(Problem::NotFound)?;
     if place.study.as_deref().is_some_and(|named| named != study.as_str()) {
         return Err(Problem::NotFound);

@@ -1,6 +1,6 @@
 //! What the targets do with any bytes: read them, write what was read, and find it again.
 
-use ncp_ihe::imaging::ImageFacts;
+use ncp_ihe::imaging::{ImageFacts, MetadataView, PIXELS, header_end, metadata};
 use ncp_ihe::*;
 use ncp_xml::{Element, Limits};
 
@@ -40,6 +40,7 @@ pub fn hl7v3(data: &[u8]) {
     if let Some(query) = &query {
         let _ = PatientQuery::read(&again(&query.to_element(jiff::Timestamp::UNIX_EPOCH)));
     }
+    let _ = PatientResponse::remaining(&body);
     if let Ok(answer) = PatientResponse::read(&body) {
         let asked = PatientQuery::new(own.clone(), own.clone(), Vec::new(), None, None, None);
         let written = PatientResponse::element(query.as_ref().unwrap_or(&asked), &answer, &own, jiff::Timestamp::UNIX_EPOCH);
@@ -47,9 +48,14 @@ pub fn hl7v3(data: &[u8]) {
     }
 }
 
-/// Manifests of every form: what one says in MADO's KOS comes back.
+/// Manifests of every form: what one says in MADO's KOS comes back. And the metadata of any object.
 pub fn manifest(data: &[u8]) {
     let _ = ImageFacts::read(data);
+    let view = MetadataView { retrieve_url: "https://x", patient_id: None };
+    if let Ok(Some(end)) = header_end(data, PIXELS, data.len()) {
+        let _ = metadata(&data[..end], &view);
+    }
+    let _ = metadata(data, &view);
     let Ok((manifest, _)) = Manifest::read(data) else { return };
     for form in ManifestForm::ALL {
         if let Ok(converted) = manifest.convert(form, MadoCodes::Final) {
