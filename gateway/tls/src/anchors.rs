@@ -1,5 +1,6 @@
 //! Trust in a certificate that came in a message or in a handshake: path, dates, revocation, use and strength.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +20,9 @@ use crate::{Revocation, TlsError, context, ssl_error};
 const NO_CRL: i32 = 3;
 /// X509_V_ERR_CRL_HAS_EXPIRED.
 const CRL_EXPIRED: i32 = 12;
+
+/// Certificates remembered.
+const HELD: usize = 1024;
 
 /// What a certificate is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct Anchors {
     strict: Option<X509Store>,
     /// The same at the last instant at which the expired CRLs were in time.
     stale: Mutex<Option<(i64, Arc<X509Store>)>>,
+    /// Certificates whose path held, and until when it must, seconds since 1970.
+    held: Mutex<HashMap<String, i64>>,
     revocation: Revocation,
     purpose: Purpose,
 }
@@ -72,7 +78,17 @@ impl Anchors {
             true => None,
             false => Some(store(&roots, Some(revocation.crls.as_slice()), purpose, None)?),
         };
-        Ok(Self { roots, intermediates, path, responders, strict, stale: Mutex::default(), revocation, purpose })
+        Ok(Self {
+            roots,
+            intermediates,
+            path,
+            responders,
+            strict,
+            stale: Mutex::default(),
+            held: Mutex::default(),
+            revocation,
+            purpose,
+        })
     }
 
     /// Every certificate of the files.
@@ -103,15 +119,20 @@ impl Anchors {
         sent: &[X509],
         staple: Option<&[u8]>,
     ) -> Result<Freshness, TlsError> {
-        let chain = self.path_of(&self.path, certificate, sent).map_err(untrusted)?;
-        if self.purpose == Purpose::Seal {
-            seal_use(certificate)?;
-        }
-        strength(certificate)?;
-        let crl = self.crl_status(certificate, sent)?;
-        let stapled = match (staple, chain.get(1)) {
-            (Some(staple), Some(issuer)) => Some(crate::ocsp::read(staple, certificate, issuer, &self.responders)?),
-            _ => None,
+        let name = fingerprint(certificate)?;
+        let plain = sent.is_empty() && staple.is_none();
+        let (crl, stapled) = if plain && self.held(&name) {
+            (Freshness::Current, None)
+        } else {
+            let (crl, chain) = self.path_and_crl(certificate, sent)?;
+            if plain && crl == Freshness::Current {
+                self.hold(name.clone(), &chain);
+            }
+            let stapled = match (staple, chain.get(1)) {
+                (Some(staple), Some(issuer)) => Some(crate::ocsp::read(staple, certificate, issuer, &self.responders)?),
+                _ => None,
+            };
+            (crl, stapled)
         };
         match stapled {
             Some(Status::Good) => return Ok(crl),
@@ -123,7 +144,7 @@ impl Anchors {
         }
         let Some(ocsp) = &self.revocation.ocsp else { return Ok(crl) };
         let grace = i64::try_from(self.revocation.grace.as_secs()).unwrap_or(i64::MAX);
-        match ocsp.at_hand(&fingerprint(certificate)?) {
+        match ocsp.at_hand(&name) {
             AtHand::Fresh(Status::Good) => Ok(crl),
             AtHand::Fresh(_) => Err(revoked()),
             AtHand::Nothing => Err(TlsError::StatusNeeded),
@@ -164,6 +185,33 @@ impl Anchors {
             ocsp.ask(certificate, issuer, &self.responders, &fingerprint(certificate)?).await;
         }
         Ok(())
+    }
+
+    fn path_and_crl(&self, certificate: &X509Ref, sent: &[X509]) -> Result<(Freshness, Vec<X509>), TlsError> {
+        let chain = self.path_of(&self.path, certificate, sent).map_err(untrusted)?;
+        if self.purpose == Purpose::Seal {
+            seal_use(certificate)?;
+        }
+        strength(certificate)?;
+        Ok((self.crl_status(certificate, sent)?, chain))
+    }
+
+    /// Whether this certificate's path held and still must: neither anchors nor CRLs change here, only the time does.
+    fn held(&self, name: &str) -> bool {
+        let held = self.held.lock().unwrap_or_else(|p| p.into_inner());
+        held.get(name).is_some_and(|until| now() < *until)
+    }
+
+    /// Remembers a path until the first of its certificates and of the CRLs ends.
+    fn hold(&self, name: String, chain: &[X509]) {
+        let crls = self.revocation.crls.iter().filter_map(|crl| crl.next_update()).map(unix);
+        let ends = chain.iter().map(|link| unix(link.not_after())).chain(crls);
+        let Some(until) = ends.collect::<Option<Vec<i64>>>().and_then(|ends| ends.into_iter().min()) else { return };
+        let mut held = self.held.lock().unwrap_or_else(|p| p.into_inner());
+        if held.len() >= HELD {
+            held.clear();
+        }
+        held.insert(name, until);
     }
 
     fn crl_status(&self, certificate: &X509Ref, sent: &[X509]) -> Result<Freshness, TlsError> {

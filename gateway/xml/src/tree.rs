@@ -22,46 +22,100 @@ impl std::ops::Deref for Interned {
     }
 }
 
-/// Names that big answers repeat ten thousand times cost nothing each.
+/// Names that big answers repeat ten thousand times cost nothing each; shortest first.
 const COMMON: &[&str] = &[
     "",
-    "urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.0",
-    "urn:hl7-org:v3",
-    "urn:ihe:iti:xds-b:2007",
-    "ExtrinsicObject",
-    "Slot",
-    "ValueList",
-    "Value",
-    "Name",
-    "LocalizedString",
-    "Classification",
-    "ExternalIdentifier",
-    "DocumentResponse",
-    "DocumentRequest",
-    "HomeCommunityId",
-    "RepositoryUniqueId",
-    "DocumentUniqueId",
-    "mimeType",
-    "Document",
-    "Include",
+    "ID",
     "id",
-    "name",
-    "value",
-    "href",
-    "classificationScheme",
-    "classifiedObject",
-    "nodeRepresentation",
-    "identificationScheme",
-    "registryObject",
-    "root",
-    "extension",
+    "lid",
+    "Name",
+    "Slot",
+    "Type",
     "code",
+    "home",
+    "href",
+    "lang",
+    "name",
+    "root",
+    "type",
+    "Value",
+    "value",
+    "Format",
+    "Issuer",
+    "UserID",
+    "status",
+    "Include",
+    "charset",
+    "Document",
+    "csd-code",
+    "mimeType",
+    "Algorithm",
+    "Assertion",
+    "Attribute",
+    "ValueList",
+    "extension",
+    "NameFormat",
+    "RoleIDCode",
     "codeSystem",
+    "objectType",
     "displayName",
+    "versionName",
+    "AuditMessage",
+    "FriendlyName",
+    "originalText",
+    "AttributeValue",
+    "Classification",
+    "codeSystemName",
+    "registryObject",
+    "urn:hl7-org:v3",
+    "DocumentRequest",
+    "ExtrinsicObject",
+    "HomeCommunityId",
+    "LocalizedString",
+    "UserIsRequestor",
+    "DocumentResponse",
+    "DocumentUniqueId",
+    "classifiedObject",
+    "ActiveParticipant",
+    "AlternativeUserID",
+    "ExternalIdentifier",
+    "RepositoryUniqueId",
+    "nodeRepresentation",
+    "NetworkAccessPointID",
+    "classificationScheme",
+    "identificationScheme",
+    "urn:ihe:iti:xds-b:2007",
+    "ParticipantObjectDetail",
+    "NetworkAccessPointTypeCode",
+    "ParticipantObjectIdentification",
+    "http://www.w3.org/2000/09/xmldsig#",
+    "http://www.w3.org/2005/08/addressing",
+    "urn:oasis:names:tc:SAML:2.0:assertion",
+    "http://www.w3.org/2003/05/soap-envelope",
+    "urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.0",
 ];
 
+/// Where the names of a length begin in [`COMMON`]; those of the next length end them.
+const BEGIN: [usize; 66] = {
+    let mut begin = [0; 66];
+    let (mut length, mut at) = (0, 0);
+    while length < begin.len() {
+        while at < COMMON.len() && COMMON[at].len() < length {
+            at += 1;
+        }
+        begin[length] = at;
+        length += 1;
+    }
+    assert!(at == COMMON.len(), "a name is longer than the table");
+    begin
+};
+
 pub(crate) fn intern(text: &str) -> Interned {
-    match COMMON.iter().find(|known| **known == text) {
+    let same_length = match BEGIN.get(text.len()..text.len() + 2) {
+        Some(&[begin, end]) => &COMMON[begin..end],
+        _ => &[],
+    };
+    match same_length.iter().find(|known| **known == text) {
         Some(known) => Interned::Static(known),
         None => Interned::Shared(text.into()),
     }
@@ -300,5 +354,21 @@ impl Element {
         let (mut before, gap) = writer::write(self);
         let after = gap.map(|at| before.split_off(at)).unwrap_or_default();
         (before, after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn common_names_are_shared_and_others_kept() {
+        assert!(COMMON.is_sorted_by_key(|name| name.len()));
+        for name in COMMON {
+            assert!(matches!(intern(name), Interned::Static(found) if found == *name), "{name}");
+        }
+        for name in ["x", "Slof", "urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.1", &"long".repeat(40)] {
+            assert_eq!(intern(name), Interned::Shared(name.into()));
+        }
     }
 }

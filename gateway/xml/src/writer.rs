@@ -1,6 +1,8 @@
 //! Writing. Element namespaces are declared as default where they change, unless a declared prefix is in scope; so HL7
 //! names stay unprefixed, which OpenNCP needs.
 
+use std::borrow::Cow;
+
 use crate::reader::is_xml_char;
 use crate::tree::{Element, Node};
 
@@ -9,8 +11,9 @@ const KNOWN: &[(&str, &str)] = &[
     ("xsi", "http://www.w3.org/2001/XMLSchema-instance"),
     ("s", "http://www.w3.org/2003/05/soap-envelope"),
     ("wsu", "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd"),
-    ("xml", "http://www.w3.org/XML/1998/namespace"),
 ];
+/// Bound to `xml` without a declaration.
+const XML: &str = "http://www.w3.org/XML/1998/namespace";
 
 /// The document, and where its gap is.
 pub(crate) fn write(root: &Element) -> (String, Option<usize>) {
@@ -20,57 +23,40 @@ pub(crate) fn write(root: &Element) -> (String, Option<usize>) {
 }
 
 /// In-scope declarations, innermost last; an empty prefix is the default namespace.
-type Scope = Vec<(String, String)>;
+type Scope<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
-fn element(element_: &Element, scope: &mut Scope, out: &mut String, gap: &mut Option<usize>) {
+fn element<'a>(element_: &'a Element, scope: &mut Scope<'a>, out: &mut String, gap: &mut Option<usize>) {
     let outer = scope.len();
-    let mut declarations: Vec<(String, String)> = element_.declared.clone();
-    scope.extend(declarations.iter().cloned());
-
-    let prefix = prefix_for_element(element_.ns(), scope);
-    let prefix = match prefix {
-        Some(prefix) => prefix,
-        None => {
-            declare("", element_.ns(), scope, &mut declarations);
-            String::new()
-        }
-    };
-    let name = qualified(&prefix, element_.local());
-    let mut attributes = Vec::new();
+    scope.extend(element_.declared.iter().map(|(prefix, namespace)| (Cow::from(prefix), namespace.as_str())));
+    let prefix = prefix_for_element(element_.ns(), scope).unwrap_or_else(|| {
+        scope.push((Cow::from(""), element_.ns()));
+        Cow::from("")
+    });
     for attribute in element_.attributes() {
-        let prefix = if attribute.ns().is_empty() {
-            String::new()
-        } else {
-            match bound(attribute.ns(), scope) {
-                Some(prefix) => prefix,
-                None => {
-                    let known = KNOWN.iter().find(|(_, ns)| *ns == attribute.ns()).map(|(p, _)| (*p).to_owned());
-                    let prefix = known.unwrap_or_else(|| format!("ns{}", scope.len()));
-                    if prefix != "xml" {
-                        declare(&prefix, attribute.ns(), scope, &mut declarations);
-                    }
-                    prefix
-                }
-            }
-        };
-        attributes.push((qualified(&prefix, attribute.local()), attribute.value()));
+        let foreign = !attribute.ns().is_empty() && attribute.ns() != XML;
+        if foreign && bound(attribute.ns(), scope).is_none() {
+            let known = KNOWN.iter().find(|(_, ns)| *ns == attribute.ns()).map(|(prefix, _)| Cow::from(*prefix));
+            let prefix = known.unwrap_or_else(|| Cow::from(format!("ns{}", scope.len())));
+            scope.push((prefix, attribute.ns()));
+        }
     }
 
     out.push('<');
-    out.push_str(&name);
-    for (prefix, namespace) in &declarations {
+    push_name(&prefix, element_.local(), out);
+    for (prefix, namespace) in &scope[outer..] {
         out.push_str(if prefix.is_empty() { " xmlns" } else { " xmlns:" });
         out.push_str(prefix);
-        out.push_str("=\"");
-        escape(namespace, true, out);
-        out.push('"');
+        push_value(namespace, out);
     }
-    for (name, value) in attributes {
+    for attribute in element_.attributes() {
+        let prefix = match attribute.ns() {
+            "" => None,
+            XML => Some(Cow::from("xml")),
+            namespace => bound(namespace, scope),
+        };
         out.push(' ');
-        out.push_str(&name);
-        out.push_str("=\"");
-        escape(value, true, out);
-        out.push('"');
+        push_name(&prefix.unwrap_or_default(), attribute.local(), out);
+        push_value(attribute.value(), out);
     }
     if element_.children().is_empty() {
         out.push_str("/>");
@@ -85,55 +71,64 @@ fn element(element_: &Element, scope: &mut Scope, out: &mut String, gap: &mut Op
             }
         }
         out.push_str("</");
-        out.push_str(&name);
+        push_name(&prefix, element_.local(), out);
         out.push('>');
     }
     scope.truncate(outer);
 }
 
-fn declare(prefix: &str, namespace: &str, scope: &mut Scope, declarations: &mut Scope) {
-    let entry = (prefix.to_owned(), namespace.to_owned());
-    scope.push(entry.clone());
-    declarations.push(entry);
+fn push_name(prefix: &str, local: &str, out: &mut String) {
+    if !prefix.is_empty() {
+        out.push_str(prefix);
+        out.push(':');
+    }
+    out.push_str(local);
 }
 
-fn qualified(prefix: &str, local: &str) -> String {
-    if prefix.is_empty() { local.to_owned() } else { format!("{prefix}:{local}") }
+fn push_value(value: &str, out: &mut String) {
+    out.push_str("=\"");
+    escape(value, true, out);
+    out.push('"');
 }
 
 /// A prefix in scope for an element: a declared one first, else the default if it is that namespace.
-fn prefix_for_element(namespace: &str, scope: &Scope) -> Option<String> {
-    let default = scope.iter().rev().find(|(p, _)| p.is_empty()).map_or("", |(_, n)| n.as_str());
+fn prefix_for_element<'a>(namespace: &str, scope: &Scope<'a>) -> Option<Cow<'a, str>> {
+    let default = scope.iter().rev().find(|(p, _)| p.is_empty()).map_or("", |(_, n)| n);
     if default == namespace {
-        return Some(String::new());
+        return Some(Cow::from(""));
     }
     if namespace.is_empty() { None } else { bound(namespace, scope) }
 }
 
 /// A non-empty prefix that stands for the namespace here and is not hidden by an inner one.
-fn bound(namespace: &str, scope: &Scope) -> Option<String> {
+fn bound<'a>(namespace: &str, scope: &Scope<'a>) -> Option<Cow<'a, str>> {
     scope
         .iter()
         .rev()
-        .filter(|(prefix, bound)| !prefix.is_empty() && bound == namespace)
+        .filter(|(prefix, bound)| !prefix.is_empty() && *bound == namespace)
         .map(|(prefix, _)| prefix)
-        .find(|prefix| scope.iter().rev().find(|(p, _)| p == *prefix).is_some_and(|(_, n)| n == namespace))
+        .find(|prefix| scope.iter().rev().find(|(p, _)| p == *prefix).is_some_and(|(_, n)| *n == namespace))
         .cloned()
 }
 
 /// Escapes; characters that XML 1.0 does not have become U+FFFD.
 fn escape(text: &str, attribute: bool, out: &mut String) {
-    for c in text.chars() {
-        match c {
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '&' => out.push_str("&amp;"),
-            '"' if attribute => out.push_str("&quot;"),
-            '\t' if attribute => out.push_str("&#9;"),
-            '\n' if attribute => out.push_str("&#10;"),
-            '\r' => out.push_str("&#13;"),
-            c if is_xml_char(c) => out.push(c),
-            _ => out.push('\u{FFFD}'),
-        }
+    let mut written = 0;
+    for (at, c) in text.char_indices() {
+        let instead = match c {
+            '<' => "&lt;",
+            '>' => "&gt;",
+            '&' => "&amp;",
+            '"' if attribute => "&quot;",
+            '\t' if attribute => "&#9;",
+            '\n' if attribute => "&#10;",
+            '\r' => "&#13;",
+            c if is_xml_char(c) => continue,
+            _ => "\u{FFFD}",
+        };
+        out.push_str(&text[written..at]);
+        out.push_str(instead);
+        written = at + c.len_utf8();
     }
+    out.push_str(&text[written..]);
 }
