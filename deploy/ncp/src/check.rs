@@ -12,9 +12,10 @@ use ncp_tests::neighbour::{Answer, Neighbour, retrieve_response};
 use openssl::sha::Sha256;
 use serde_json::json;
 
+use crate::clinician::Client;
 use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, offset};
 use crate::relay::Relay;
-use crate::{Error, audit, consumer, faults, refusals, tools, trail, treatment};
+use crate::{Error, audit, consumer, faults, issuer, refusals, token_endpoint, tools, trail, treatment};
 
 /// Transfer syntaxes that a viewer of today takes.
 const SYNTAXES: &[&str] =
@@ -78,6 +79,8 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
         steps.done("peer-breaks-off fi-no", began, treatment::broken(&demo, &FINLAND, &large, &to_norway).await);
         refusals::run(&mut steps, &demo).await?;
         let began = Instant::now();
+        steps.done("private-key-jwt fi", began, backend(&demo, &FINLAND).await);
+        let began = Instant::now();
         let asking = neighbour(&demo, &FINLAND, &NORWAY)?;
         steps.done("operators-tools", began, tools::commands(&demo, sources, &asking).await);
         faults::run(&mut steps, &mut demo).await;
@@ -94,6 +97,26 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
     }
     println!("{}", json!({ "passed": steps.passed, "failed": steps.failed }));
     Ok(steps.failed == 0)
+}
+
+/// A back-end system proves who it is with its key, and its token is taken; what it sent once is not taken again.
+async fn backend(demo: &Demo, country: &Country) -> Result<serde_json::Value, Error> {
+    let pki = demo.dir.join(country.code).join("pki");
+    let assertion = token_endpoint::assertion(&pki, country.code, |_| ())?;
+    let (status, answer) = token_endpoint::ask(&pki, country.code, &assertion, &[]).await?;
+    let token = answer["access_token"].as_str().ok_or_else(|| format!("no token: {status}"))?.to_owned();
+    let (again, _) = token_endpoint::ask(&pki, country.code, &assertion, &[]).await?;
+    ensure(again == 401, format!("the same assertion again: {again}"))?;
+    let late = token_endpoint::assertion(&pki, country.code, |claims| claims["exp"] = json!(1))?;
+    let (late, _) = token_endpoint::ask(&pki, country.code, &late, &[]).await?;
+    ensure(late == 401, format!("an expired assertion: {late}"))?;
+    let base = issuer::audience(country.code);
+    let caller = Client::new(&base, &pki.join("anchors.pem"), token)?;
+    let person = json!({ "resourceType": "Patient", "identifier": [{ "system": "urn:oid:2.999.9", "value": "1" }] });
+    let answer = caller.call(hyper::Method::POST, &format!("{base}/fhir/Patient/$match"), Some(&person)).await?;
+    // Nobody's identifier: asked is nothing, but the token was taken.
+    ensure(answer.status() == 422, format!("the token: {}", answer.status()))?;
+    Ok(json!({ "again": 401, "expired": 401 }))
 }
 
 /// The audit records of both countries go beside the messages of the capture, when the last has come.

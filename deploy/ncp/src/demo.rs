@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 
 use crate::Error;
 use crate::templates::{audit_toml, gateway_toml, translation_toml};
+use crate::token_endpoint::Endpoint;
 
 /// Facts of a country of the demonstration.
 pub(crate) struct Country {
@@ -47,8 +48,8 @@ pub(crate) const FINLAND: Country = Country {
     patients: "1.2.246.21",
 };
 
-/// First port of a country: peers +443, clinicians +444, admin +445, translation +446, audit feed +447, audit query +448, audit admin +450,
-/// translation admin +451, Orthanc +452, audit FHIR +453.
+/// First port of a country: peers +443, clinicians +444, admin +445, translation +446, audit feed +447, audit query +448, consumers +449, audit admin +450,
+/// translation admin +451, Orthanc +452, audit FHIR +453, token issuer +454.
 pub(crate) fn offset(country: &str) -> u16 {
     if country == "fi" { 46000 } else { 47000 }
 }
@@ -156,6 +157,7 @@ impl Demo {
         }
         for country in [&NORWAY, &FINLAND] {
             self.start_gateway(country.code)?;
+            Endpoint::load(&self.dir.join(country.code).join("pki"), country.code)?.serve().await?;
         }
         for country in [&NORWAY, &FINLAND] {
             wait_ready(offset(country.code) + 450).await?;

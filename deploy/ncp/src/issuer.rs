@@ -11,6 +11,8 @@ use serde_json::json;
 use crate::Error;
 
 const KEY_ID: &str = "demo-1";
+/// The back-end system that is registered, and the name of its key.
+pub(crate) const CLIENT: &str = "ris-demo";
 /// Everything that the clinicians' side serves.
 pub(crate) const SCOPES: &str = "user/Patient.rs user/DocumentReference.rs user/Binary.r user/ImagingStudy.r";
 
@@ -19,7 +21,7 @@ pub(crate) fn issuer(country: &str) -> String {
     format!("https://idp.{country}.example")
 }
 
-/// Makes the key and its JWKS beside the country's PKI.
+/// Makes the key and its JWKS beside the country's PKI, and the key of the back-end system that is registered.
 pub(crate) fn create(pki: &Path) -> Result<(), Error> {
     let mut key = Jwk::generate_ec_key(EcCurve::P256)?;
     key.set_key_id(KEY_ID);
@@ -30,6 +32,12 @@ pub(crate) fn create(pki: &Path) -> Result<(), Error> {
     public.set_algorithm("ES256");
     std::fs::write(pki.join("issuer.jwk"), serde_json::to_vec(&key)?)?;
     std::fs::write(pki.join("jwks.json"), serde_json::to_vec_pretty(&json!({ "keys": [public] }))?)?;
+    let mut client = Jwk::generate_ec_key(EcCurve::P256)?;
+    client.set_key_id(CLIENT);
+    let mut registered = client.to_public_key()?;
+    registered.set_key_id(CLIENT);
+    std::fs::write(pki.join("client.jwk"), serde_json::to_vec(&client)?)?;
+    std::fs::write(pki.join("clients.json"), serde_json::to_vec_pretty(&json!({ CLIENT: registered }))?)?;
     Ok(())
 }
 
@@ -37,6 +45,8 @@ pub(crate) fn create(pki: &Path) -> Result<(), Error> {
 pub(crate) struct Token<'a> {
     /// `sub`
     pub(crate) subject: &'a str,
+    /// `client_id`
+    pub(crate) client: &'a str,
     /// `scope`
     pub(crate) scope: &'a str,
     /// Seconds from now until it ends; may lie in the past.
@@ -45,7 +55,7 @@ pub(crate) struct Token<'a> {
 
 impl Default for Token<'_> {
     fn default() -> Self {
-        Self { subject: "hpr-9144889", scope: SCOPES, life: 3600 }
+        Self { subject: "hpr-9144889", client: CLIENT, scope: SCOPES, life: 3600 }
     }
 }
 
@@ -58,7 +68,7 @@ pub(crate) fn token(pki: &Path, country: &str, token: &Token<'_>) -> Result<Stri
     let claims = json!({
         "iss": issuer(country),
         "sub": token.subject,
-        "client_id": "ris-demo",
+        "client_id": token.client,
         "aud": audience(country),
         "jti": uuid::Uuid::new_v4().to_string(),
         "iat": now + token.life.min(0) - 60,

@@ -26,6 +26,7 @@ mod refusals;
 mod relay;
 mod templates;
 mod terminology;
+mod token_endpoint;
 mod tools;
 mod trail;
 mod treatment;
@@ -66,7 +67,7 @@ enum Command {
     ///
     /// Example: ncp fetch --patient '30857710106^^^&2.16.578.1.12.4.1.4.1&ISO' --confirm-treatment --out images
     Fetch(clinician::Fetch),
-    /// Prints a bearer token of the demonstration's issuer, for curl.
+    /// Prints a bearer token that the demonstration's issuer gives to a back-end system by `private_key_jwt`, for curl.
     Token {
         /// Country whose gateway is called: fi or no.
         #[arg(long, default_value = "fi")]
@@ -128,7 +129,7 @@ async fn main() -> ExitCode {
         Command::Bench(bench) => bench::run(bench).await.map(|()| true),
         Command::Find(command) => clinician::find(command).await.map(|()| true),
         Command::Fetch(command) => clinician::fetch(command).await.map(|()| true),
-        Command::Token { country, dir } => print_token(&country, dir).map(|()| true),
+        Command::Token { country, dir } => print_token(&country, dir).await.map(|()| true),
         Command::Pki { country, out } => pki(&country, &out).map(|()| true),
         Command::Attack(attack) => attack::run(attack).await,
         Command::Faults { rounds, sources } => kill::run(rounds, &sources).await,
@@ -148,9 +149,9 @@ async fn main() -> ExitCode {
     }
 }
 
-fn print_token(country: &str, dir: Option<PathBuf>) -> Result<(), Error> {
+async fn print_token(country: &str, dir: Option<PathBuf>) -> Result<(), Error> {
     let pki = demo::data_dir(dir)?.join(country).join("pki");
-    println!("{}", issuer::token(&pki, country, &issuer::Token::default())?);
+    println!("{}", token_endpoint::token(&pki, country).await?);
     Ok(())
 }
 
