@@ -285,6 +285,9 @@ async fn fhir(client: &Client) {
         ("&source=hospital", 2),
         ("&source=ncp-a.no.example.test&agent-role=110153", 4),
         ("&altid=nobody", 0),
+        ("&site=NO-NCP", 4),
+        ("&site=DK-NCP", 0),
+        ("&entity-name=nothing", 0),
     ] {
         let (status, bundle) = get(format!("{day}{query}")).await;
         assert_eq!((status, count(&bundle)), (StatusCode::OK, expected), "{query}: {bundle}");

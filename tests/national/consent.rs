@@ -1,15 +1,13 @@
 //! Consent and blocks from the country's own service: what it says holds, and without it nothing is disclosed.
 
-use std::sync::Arc;
-
-use ncp_example_national_service::{Holdings, Service, serve};
+use ncp_example_national_service::Holdings;
 use ncp_ihe::{DocumentRequest, HomeCommunityId, QueryResponse, Status};
 use ncp_proto::national as pb;
 use pb::get_consent_response::State;
 
-use crate::grpc::{LOCATION, entry};
+use crate::grpc::{LOCATION, connector, entry, holdings, served};
 use crate::harness::{HOME, World};
-use crate::{BIRTH_DATE, LOCAL_ID, oid, patient};
+use crate::{oid, patient};
 
 const DOCUMENT: &str = "2.999.47.31.7";
 const REPORT: &[u8] = b"<report/>";
@@ -27,28 +25,14 @@ enum Consent {
 /// What the neighbour sees with such a service: the list, and whether the report can be had.
 async fn seen(consent: Consent) -> (QueryResponse, bool) {
     let world = World::new();
-    let id = patient();
     let (state, blocked) = match consent {
         Consent::Says(state, blocked) => (state, blocked),
         _ => (State::Given, &[][..]),
     };
-    let holdings = Holdings {
-        patient: pb::Patient {
-            id: Some(pb::PatientId { id: id.extension.clone(), authority: id.root.to_string() }),
-            birth_date: BIRTH_DATE.into(),
-            ..pb::Patient::default()
-        },
-        local_ids: vec![LOCAL_ID.into()],
-        documents: vec![(entry(DOCUMENT, "text/xml", REPORT.len() as u64), REPORT.to_vec())],
-        files: Vec::new(),
-        consent: pb::GetConsentResponse {
-            state: state.into(),
-            blocked: blocked.iter().map(|id| (*id).to_owned()).collect(),
-        },
-    };
-    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let port = socket.local_addr().expect("bound").port();
-    tokio::spawn(serve(Service(Arc::new(holdings)), socket, world.acceptor(b"\x02h2")));
+    let document = (entry(DOCUMENT, "text/xml", REPORT.len() as u64), REPORT.to_vec());
+    let blocked = blocked.iter().map(|id| (*id).to_owned()).collect();
+    let consented = pb::GetConsentResponse { state: state.into(), blocked };
+    let port = served(&world, Holdings { consent: consented, ..holdings(document) }).await;
     let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let mut consent_port = other.local_addr().expect("bound").port();
     let _silent = match consent {
@@ -64,28 +48,16 @@ async fn seen(consent: Consent) -> (QueryResponse, bool) {
         }
     };
     let tls = world.internal_tls();
-    let asker = world
-        .gateway(
-            false,
-            &format!(
-                r#"
+    let section = format!(
+        r#"
 [policy.consent_service]
 endpoint = "https://127.0.0.1:{consent_port}"
 server_name = "localhost"
 deadline = "1s"
 {tls}
-[[national.connector]]
-kind = "grpc"
-name = "registers"
-endpoint = "https://127.0.0.1:{port}"
-server_name = "localhost"
-{tls}
-patients = true
-repository_unique_ids = ["{LOCATION}"]
 "#
-            ),
-        )
-        .await;
+    );
+    let asker = world.gateway(false, &(section + &connector(&world, port))).await;
     let listed = asker.documents(&patient()).await.expect("ITI-38");
     let wanted = DocumentRequest {
         home: Some(HomeCommunityId(oid(HOME))),

@@ -42,6 +42,50 @@ pub(crate) fn entry(unique_id: &str, mime_type: &str, size: u64) -> pb::Document
     }
 }
 
+/// What the example service holds: the patient, and one document of hers.
+pub(crate) fn holdings(document: (pb::DocumentEntry, Vec<u8>)) -> Holdings {
+    let id = patient();
+    Holdings {
+        patient: pb::Patient {
+            id: Some(pb::PatientId { id: id.extension, authority: id.root.to_string() }),
+            family: "Testesen".into(),
+            given: vec!["Jon".into()],
+            birth_date: BIRTH_DATE.into(),
+            gender: "M".into(),
+            ..pb::Patient::default()
+        },
+        local_ids: vec![LOCAL_ID.into()],
+        documents: vec![document],
+        files: Vec::new(),
+        consent: pb::GetConsentResponse::default(),
+    }
+}
+
+/// Serves it; the port.
+pub(crate) async fn served(world: &World, holdings: Holdings) -> u16 {
+    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = socket.local_addr().expect("bound").port();
+    tokio::spawn(serve(Service(Arc::new(holdings)), socket, world.acceptor(b"\x02h2")));
+    port
+}
+
+/// The connector to it, as the last section of a configuration.
+pub(crate) fn connector(world: &World, port: u16) -> String {
+    let tls = world.internal_tls();
+    format!(
+        r#"
+[[national.connector]]
+kind = "grpc"
+name = "registers"
+endpoint = "https://127.0.0.1:{port}"
+server_name = "localhost"
+{tls}
+patients = true
+repository_unique_ids = ["{LOCATION}"]
+"#
+    )
+}
+
 #[tokio::test]
 async fn the_example_service_carries_the_whole_story() {
     let world = World::new();
@@ -54,43 +98,11 @@ async fn the_example_service_carries_the_whole_story() {
     let mut manifest = Manifest::new(uid("2.999.47.31.7"), uid("2.999.47.31.7.1"), uid(&study.uid()));
     manifest.series = vec![series];
     let kos = manifest.write_kos(KosDialect::XdsI).expect("writes");
-    let id = patient();
-    let holdings = Holdings {
-        patient: pb::Patient {
-            id: Some(pb::PatientId { id: id.extension.clone(), authority: id.root.to_string() }),
-            family: "Testesen".into(),
-            given: vec!["Jon".into()],
-            birth_date: BIRTH_DATE.into(),
-            gender: "M".into(),
-            ..pb::Patient::default()
-        },
-        local_ids: vec![LOCAL_ID.into()],
-        documents: vec![(entry("2.999.47.31.7", "application/dicom", kos.len() as u64), kos.clone())],
-        files: scan(&world.dir.path().join("dicom")),
-        consent: pb::GetConsentResponse::default(),
-    };
-    let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let port = socket.local_addr().expect("bound").port();
-    tokio::spawn(serve(Service(Arc::new(holdings)), socket, world.acceptor(b"\x02h2")));
-    let tls = world.internal_tls();
-    let neighbour = world
-        .gateway(
-            false,
-            &format!(
-                r#"
-[[national.connector]]
-kind = "grpc"
-name = "registers"
-endpoint = "https://127.0.0.1:{port}"
-server_name = "localhost"
-{tls}
-patients = true
-repository_unique_ids = ["{LOCATION}"]
-location_uids = ["{LOCATION}"]
-"#
-            ),
-        )
-        .await;
+    let document = (entry("2.999.47.31.7", "application/dicom", kos.len() as u64), kos.clone());
+    let holdings = Holdings { files: scan(&world.dir.path().join("dicom")), ..holdings(document) };
+    let port = served(&world, holdings).await;
+    let section = connector(&world, port) + &format!("location_uids = [\"{LOCATION}\"]\n");
+    let neighbour = world.gateway(false, &section).await;
 
     match neighbour.find(&oid(HOME), &patient()).await.expect("ITI-55") {
         PatientAnswer::Matches(found) => assert_eq!(found[0].record.name.family, "Testesen"),

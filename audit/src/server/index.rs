@@ -38,6 +38,7 @@ impl Entry {
         if let Some(message) = &message {
             tokens.push(("type", message.event.code.clone()));
             tokens.push(("action", message.action.clone()));
+            tokens.push(("site", message.enterprise_site.clone()));
             tokens.extend(message.types.iter().map(|c| ("subtype", c.code.clone())));
             for participant in &message.participants {
                 tokens.push(("agent", participant.user_id.clone()));
@@ -50,6 +51,9 @@ impl Entry {
                 // Persons are known by their keyed hash only.
                 let id = if object.kind == "1" { hash(&object.id) } else { object.id.clone() };
                 tokens.push(("entity", id));
+                if object.kind != "1" {
+                    tokens.push(("entity-name", object.name.clone()));
+                }
                 tokens.push(("entity-type", object.kind.clone()));
                 tokens.push(("entity-role", object.role.clone()));
             }

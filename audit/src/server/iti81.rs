@@ -9,7 +9,7 @@ use super::index::{MOST, Search};
 use super::store::Place;
 
 /// What is understood, and its FHIR type.
-pub(super) const PARAMETERS: [(&str, &str); 20] = [
+pub(super) const PARAMETERS: [(&str, &str); 22] = [
     ("_id", "token"),
     ("date", "date"),
     ("address", "string"),
@@ -22,8 +22,10 @@ pub(super) const PARAMETERS: [(&str, &str); 20] = [
     ("patient.identifier", "token"),
     ("entity", "reference"),
     ("entity.identifier", "token"),
+    ("entity-name", "string"),
     ("entity-type", "token"),
     ("entity-role", "token"),
+    ("site", "token"),
     ("source", "reference"),
     ("source.identifier", "token"),
     ("type", "token"),
@@ -122,6 +124,8 @@ impl Parameters {
                 "agent-name" => out.tokens.push(("agent-name", values())),
                 "agent-role" => out.tokens.push(("agent-role", values())),
                 "altid" => out.tokens.push(("altid", values())),
+                "entity-name" => out.tokens.push(("entity-name", values())),
+                "site" => out.tokens.push(("site", values())),
                 "entity-type" => out.tokens.push(("entity-type", values())),
                 "entity-role" => out.tokens.push(("entity-role", values())),
                 "type" => out.tokens.push(("type", values())),

@@ -425,3 +425,6 @@ fn channel(dir: &Path, country: &str) -> Result<Channel, Error> {
     let endpoint = format!("https://127.0.0.1:{}", crate::demo::offset(country) + 448);
     Ok(ncp_tls::channel(&endpoint, "localhost", files.connector(b"\x02h2")?)?)
 }
+
+#[cfg(test)]
+mod tests;

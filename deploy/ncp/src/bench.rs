@@ -385,7 +385,7 @@ fn bare_verifications_per_second(key: &Path) -> Result<f64, Error> {
 }
 
 /// A memory figure of a process, KiB.
-fn memory(pid: u32, field: &str) -> Result<u64, Error> {
+pub(crate) fn memory(pid: u32, field: &str) -> Result<u64, Error> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find(|l| l.starts_with(field)).ok_or("no such field")?;
     Ok(line.split_whitespace().nth(1).ok_or("no value")?.parse()?)

@@ -43,7 +43,18 @@ pub(crate) async fn run(sources: &Path, full: bool, dir: &Path) -> Result<(), Er
     };
     let folder = dir.join("synthetic");
     generate::write(&folder, size)?;
-    let path = built(&[folder])?.save(&dir.join("snapshots"))?;
+    let snapshots = dir.join("snapshots");
+    let path = built(std::slice::from_ref(&folder))?.save(&snapshots)?;
+    // The next release: one more list.
+    let more = dir.join("more");
+    std::fs::create_dir_all(&more)?;
+    std::fs::write(
+        more.join("list.toml"),
+        "system = \"urn:oid:2.999.1\"\n[columns]\ncode = \"code\"\ndisplay = \"name\"\n",
+    )?;
+    std::fs::write(more.join("list.csv"), "code,name\nA,a\n")?;
+    let next = built(&[folder, more])?.save(&snapshots)?;
+    crate::bench_swap::run(dir, &snapshots, [&path, &next], full).await?;
     let began = Instant::now();
     let synthetic = Snapshot::open(&path)?;
     let opened = began.elapsed();
