@@ -10,7 +10,7 @@
 # audit  durable records a second against a bare group commit, what a record adds to an exchange, the way into the repository
 #        against rsyslog over TLS (fsync per batch; disk queue), searches over 10^5 index rows (NCP_BENCH_FULL=1: 10^7)
 # terminology  look-ups against a plain hash table, gRPC against an echo over the same mTLS, a CDA of 300 elements,
-#        start; OpenNCP's query sequence on PostgreSQL for the same number of codes
+#        start; the service as a process at full size: ready, memory, a swap under load; OpenNCP's query sequence on PostgreSQL for the same number of codes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/install.sh
