@@ -12,6 +12,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ncp_tests::attack::{Finding, INTEGRITY, SERVED, report};
 use ncp_tests::pki::{Algorithm, CountryPki, Use};
+use ncp_tls::{Anchors, Purpose, Revocation};
 use tokio::net::TcpListener;
 
 use crate::smp::until;
@@ -197,4 +198,22 @@ async fn distribution_points() {
         .expect("writes");
     let wrong: Vec<&Finding> = findings.iter().filter(|f| !f.held).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A path that held is asked for again when a CRL behind it ends.
+#[tokio::test]
+async fn what_is_known_ends_with_its_crl() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = CountryPki::create(dir.path(), "FI", Algorithm::P256).expect("a PKI");
+    let file = pki.crl("crls.pem", &[], (-60, 3)).expect("CRLs");
+    let crls = Arc::new(ncp_tls::read_crls(&file).expect("reads"));
+    let revocation = Revocation { crls, ..Revocation::none() };
+    let anchors = Anchors::load(&pki.path("anchors.pem"), revocation, Purpose::Seal).expect("anchors");
+    let leaf = std::fs::read(pki.path("seal.pem")).expect("reads");
+    let leaf = openssl::x509::X509::from_pem(&leaf).expect("a certificate");
+    for _ in 0..2 {
+        anchors.verify(&leaf, &[]).expect("in time");
+    }
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    anchors.verify(&leaf, &[]).expect_err("the CRL has ended");
 }

@@ -156,6 +156,32 @@ async fn what_is_known_is_taken_byte_for_byte() {
     gateway.stop().await;
 }
 
+/// An assertion may take a namespace from around it (Finland's do): the same bytes elsewhere are another assertion.
+#[tokio::test]
+async fn what_is_known_is_known_where_it_stands() {
+    let world = World::new();
+    let gateway = world.start("around", |text| text).await;
+    let patient = ncp_ihe::PatientId::parse_cx(world::PATIENT).expect("a CX");
+    let neighbour = world.neighbour("fi", &gateway);
+    let assertions = neighbour.assertions(&patient).await.expect("signs");
+    let body = Neighbour::find_documents(&patient).to_element();
+    let message = neighbour.message(actions::ITI38_REQUEST, XCA, &assertions, body);
+    let message = String::from_utf8(message).expect("text");
+    let declared = " xmlns:xs=\"http://www.w3.org/2001/XMLSchema\"";
+    assert_eq!(message.matches(declared).count(), 2, "one in each assertion");
+    let around = |declaration: &str| {
+        let inner = message.replace(declared, "");
+        let tag = inner.find("Security ").expect("a Security header") + "Security".len();
+        format!("{}{declaration}{}", &inner[..tag], &inner[tag..])
+    };
+    let (verifier, trust) = (Verifier::start(1).expect("starts"), trust(&world, "fi"));
+    let verify = async |message: String| verifier.verify(message.into(), trust.clone(), Timestamp::now()).await;
+    verify(around(declared)).await.expect("the namespace comes from around it");
+    let error = verify(around(" xmlns:xs=\"urn:other\"")).await.expect_err("another namespace");
+    assert!(matches!(error, AssertionError::Signature(_)), "{error}");
+    gateway.stop().await;
+}
+
 #[tokio::test]
 async fn the_same_facts_give_the_same_assertion() {
     let facts = TrcClaims {
