@@ -2,8 +2,10 @@
 //! deadline: without an answer the originals go on, said so.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use ncp_ihe::{Coded, DocumentEntry};
@@ -18,6 +20,10 @@ use tonic::transport::Channel;
 
 use crate::config;
 use crate::national::{ByteStream, NationalError};
+
+mod regions;
+
+use regions::Regions;
 
 const H2: &[u8] = b"\x02h2";
 /// Bytes of one chunk.
@@ -75,6 +81,8 @@ pub struct Translator {
     channel: Channel,
     deadline: Duration,
     document_deadline: Duration,
+    /// Of the snapshot that answered last.
+    regions: Arc<ArcSwapOption<Regions>>,
 }
 
 impl Translator {
@@ -85,18 +93,39 @@ impl Translator {
     pub fn new(config: &config::Translation) -> Result<Self, TlsError> {
         let connector = config.tls.files().connector(H2)?;
         let channel = ncp_tls::channel(&config.endpoint, &config.server_name, connector)?;
-        Ok(Self { channel, deadline: config.deadline, document_deadline: config.document_deadline })
+        Ok(Self {
+            channel,
+            deadline: config.deadline,
+            document_deadline: config.document_deadline,
+            regions: Arc::default(),
+        })
     }
 
     /// The entries with their metadata in European codes. Unmapped codes stay; eventCodeList keeps the national ones
-    /// beside the European, a single-valued code moves to an extra slot, and one more slot names the snapshot.
+    /// beside the European, a single-valued code moves to an extra slot, and one more slot names the snapshot. Body regions
+    /// that the procedures say are named in eventCodeList, in a manifest too.
     ///
     /// # Errors
     /// The service's.
     pub async fn entries_to_pivot(&self, entries: &[DocumentEntry]) -> Result<Entries, TranslationError> {
         let found = self.codes(entries, "en").await?;
-        let entries = entries.iter().map(|entry| with_targets(entry, &found)).collect();
+        let mut entries: Vec<DocumentEntry> = entries.iter().map(|entry| with_targets(entry, &found)).collect();
+        match self.regions(&found.snapshot).await {
+            Ok(regions) => regions.name(&mut entries),
+            // A list without regions is one all the same.
+            Err(error) => tracing::warn!(reason = %error, "body regions are not named"),
+        }
         Ok(Entries { entries, snapshot: found.snapshot })
+    }
+
+    /// What procedures say of body regions; asked for once a snapshot.
+    async fn regions(&self, snapshot: &str) -> Result<Arc<Regions>, TranslationError> {
+        if let Some(known) = self.regions.load_full().filter(|known| known.snapshot == snapshot) {
+            return Ok(known);
+        }
+        let found = Arc::new(Regions::new(snapshot.to_owned(), self.alternatives(&regions::all()).await?));
+        self.regions.store(Some(found.clone()));
+        Ok(found)
     }
 
     /// The entries with displays in the first of a reader's languages in which the service has a name of the code. Codes

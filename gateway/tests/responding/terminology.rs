@@ -87,6 +87,32 @@ fn of_department(pki: &CountryPki, number: u32, department: &str, event: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_has_the_body_region_of_its_studys_report() {
+    let world = World::start_with(async |pki| {
+        let report = format!(
+            "study = \"{}\"\nevent = [{{ code = \"SSC0AD\", system = \"{NCRP}\" }}]",
+            crate::world::study(11).uid()
+        );
+        of_department(pki, 71, "B", &report);
+        serving(pki).await
+    })
+    .await;
+    let region = ("67734004", SNOMED);
+    let answer = with_events(&world, &[&[region]]).await;
+    assert_eq!((named(&answer).contains(&"2.999.47.30.71"), manifests(&answer)), (true, 1), "{:?}", named(&answer));
+    let manifest = answer.objects.entries.iter().find(|e| e.is_manifest()).expect("the manifest of study 11");
+    assert!(manifest.event_codes.iter().any(|c| (c.code.as_str(), c.system.as_str()) == region));
+    assert!(manifest.event_codes.iter().any(|c| c.code == "CT"), "its modality stays: {:?}", manifest.event_codes);
+    // With the modality it narrows; another region finds nothing of the kind.
+    assert_eq!(manifests(&with_events(&world, &[&[region], &[("CT", DCM)]]).await), 1);
+    assert_eq!(manifests(&with_events(&world, &[&[("774007", SNOMED)]]).await), 0);
+    // Without a filter the other study has no region: nobody said one.
+    let all = with_events(&world, &[]).await;
+    let with_region = |e: &&DocumentEntry| e.is_manifest() && e.event_codes.iter().any(|c| c.code == "67734004");
+    assert_eq!((manifests(&all), all.objects.entries.iter().filter(with_region).count()), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_department_stands_for_its_modality_where_the_entry_names_none() {
     let world = World::start_with(async |pki| {
         of_department(pki, 71, "B02", "");
