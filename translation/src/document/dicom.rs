@@ -25,19 +25,13 @@ const SCHEMES: [(&str, &str); 4] = [
     ("UCUM", "urn:oid:2.16.840.1.113883.6.8"),
 ];
 
-/// Retrieve URL: there is none here.
-const RETRIEVE_URL: &str = "00081190";
-
 /// The view of a Part 10 object: a manifest, a report, or an image whose pixels nobody looks at.
 ///
 /// # Errors
 /// No such object, or beyond bounds; as [`view`].
 pub fn view_of_object(bytes: &[u8], task: &Task, snapshot: &Snapshot) -> Result<Translated, DocumentError> {
-    let read = metadata(bytes, &MetadataView { retrieve_url: "", patient_id: None });
-    let mut attributes = read.map_err(|e| DocumentError::Dicom(e.to_string()))?;
-    if let Some(members) = attributes.as_object_mut() {
-        members.remove(RETRIEVE_URL);
-    }
+    let read = metadata(bytes, &MetadataView { retrieve_url: None, patient_id: None });
+    let attributes = read.map_err(|e| DocumentError::Dicom(e.to_string()))?;
     view(attributes.to_string().as_bytes(), task, snapshot)
 }
 

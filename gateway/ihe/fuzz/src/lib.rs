@@ -51,7 +51,7 @@ pub fn hl7v3(data: &[u8]) {
 /// Manifests of every form: what one says in MADO's KOS comes back. And the metadata of any object.
 pub fn manifest(data: &[u8]) {
     let _ = ImageFacts::read(data);
-    let view = MetadataView { retrieve_url: "https://x", patient_id: None };
+    let view = MetadataView { retrieve_url: None, patient_id: None };
     if let Ok(Some(end)) = header_end(data, PIXELS, data.len()) {
         let _ = metadata(&data[..end], &view);
     }

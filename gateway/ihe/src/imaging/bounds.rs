@@ -30,7 +30,7 @@ pub enum BoundsError {
     /// No preamble and prefix.
     #[error("no preamble")]
     Preamble,
-    /// A length beyond the bytes or the enclosing sequence.
+    /// A length beyond the bytes or the enclosing sequence, or none that its values have.
     #[error("a length is beyond its bytes")]
     Length,
     /// Deeper than 32.
@@ -120,10 +120,12 @@ impl<'a> Walk<'a> {
     /// Reads group 0002 and returns the transfer syntax; none when the bytes end before.
     fn meta(&mut self) -> Result<Option<&'a [u8]>, BoundsError> {
         let mut syntax: &[u8] = b"";
+        let mut announced = None;
         loop {
             let Some(group) = self.bytes.get(self.at..self.at + 2) else { return self.ended(Some(syntax)) };
             if group != [2, 0] {
-                return Ok(Some(syntax));
+                // A parser finds the data set by the length of the group, which must lead to the same place.
+                return if announced == Some(self.at) { Ok(Some(syntax)) } else { Err(BoundsError::Length) };
             }
             let Some(header) = self.header(false)? else { return self.ended(None) };
             if header.length == UNDEFINED {
@@ -132,6 +134,11 @@ impl<'a> Walk<'a> {
             let start = self.at;
             if !self.skip(header.length, None)? {
                 return Ok(None);
+            }
+            if header.tag == (2, 0)
+                && let Ok(length) = <[u8; 4]>::try_from(&self.bytes[start..self.at])
+            {
+                announced = usize::try_from(u32::from_le_bytes(length)).ok().and_then(|n| self.at.checked_add(n));
             }
             if header.tag == (2, 0x10) {
                 syntax = self.bytes[start..self.at].trim_ascii_end();
@@ -188,6 +195,10 @@ impl<'a> Walk<'a> {
                         push(&mut stack, inner)?;
                     }
                     None => {
+                        // A parser that reads whole values only would go on in the middle of the last.
+                        if !header.length.is_multiple_of(unit(&header)) {
+                            return Err(BoundsError::Length);
+                        }
                         if !self.skip(header.length, frame.end)? {
                             return Ok(None);
                         }
@@ -276,6 +287,20 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// Bytes of one value, where values have a size.
+fn unit(header: &Header) -> u32 {
+    let vr = match header.vr {
+        Some(vr) => std::str::from_utf8(&vr).ok().and_then(|vr| vr.parse::<VR>().ok()),
+        None => StandardDataDictionary.by_tag(Tag(header.tag.0, header.tag.1)).map(|e| e.vr().relaxed()),
+    };
+    match vr {
+        Some(VR::US | VR::SS | VR::OW) => 2,
+        Some(VR::UL | VR::SL | VR::FL | VR::AT | VR::OL | VR::OF) => 4,
+        Some(VR::FD | VR::OD | VR::OV | VR::SV | VR::UV) => 8,
+        _ => 1,
+    }
+}
+
 fn push(stack: &mut Vec<Frame>, frame: Frame) -> Result<(), BoundsError> {
     if stack.len() > DEPTH {
         return Err(BoundsError::Depth);
@@ -303,6 +328,7 @@ mod tests {
         let mut out = vec![0; 128];
         out.extend_from_slice(b"DICM");
         let uid = b"1.2.840.10008.1.2.1\0";
+        out.extend_from_slice(&[2, 0, 0, 0, b'U', b'L', 4, 0, 28, 0, 0, 0]);
         out.extend_from_slice(&[2, 0, 0x10, 0, b'U', b'I', 20, 0]);
         out.extend_from_slice(uid);
         out.extend_from_slice(data_set);
@@ -319,6 +345,20 @@ mod tests {
         let near = [8, 0, 5, 0, b'O', b'B', 0, 0, 16, 0, 0, 0, 1, 2];
         assert_eq!(check_bounds(&object(&near)), Err(BoundsError::Length));
         assert_eq!(check_header_bounds(&object(&near), UNTIL), Ok(()));
+    }
+
+    /// dicom-rs reads whole values and goes on behind the last; it finds the data set by the length of the meta group.
+    #[test]
+    fn a_parser_sees_the_elements_that_were_walked() {
+        let rows = |length: u8| [&[0x28, 0, 0x10, 0, b'U', b'S', length, 0][..], &vec![0; length.into()]].concat();
+        assert_eq!(check_bounds(&object(&rows(2))), Ok(()));
+        assert_eq!(check_bounds(&object(&rows(3))), Err(BoundsError::Length));
+        assert_eq!(check_header_bounds(&object(&rows(3)), UNTIL), Err(BoundsError::Length));
+        for lie in [0, 27, 36] {
+            let mut bytes = object(&rows(2));
+            bytes[140] = lie;
+            assert_eq!(check_bounds(&bytes), Err(BoundsError::Length), "{lie}");
+        }
     }
 
     #[test]

@@ -21,8 +21,8 @@ const INLINE: usize = 1024;
 /// What of an object is told in another way than its bytes say (PS3.18 10.4).
 #[derive(Debug, Clone, Copy)]
 pub struct MetadataView<'a> {
-    /// Retrieve URL (0008,1190) of the instance here; where the source would have it fetched is left out.
-    pub retrieve_url: &'a str,
+    /// Retrieve URL (0008,1190) of the instance here, if it can be had; where the source would have it fetched is left out.
+    pub retrieve_url: Option<&'a str>,
     /// The one Patient ID (0010,0020) of all instances of a study.
     pub patient_id: Option<&'a str>,
 }
@@ -37,14 +37,16 @@ pub fn metadata(header: &[u8], view: &MetadataView<'_>) -> Result<Value, Manifes
     let options = OpenFileOptions::new().read_until(PIXELS);
     let object = options.from_reader(Cursor::new(header)).map_err(|_| ManifestError::NotDicom)?;
     let mut out = attributes(&object);
-    for tag in [tags::RETRIEVE_AE_TITLE, dicom::LOCATION] {
+    for tag in [tags::RETRIEVE_AE_TITLE, tags::RETRIEVE_URL, dicom::LOCATION] {
         out.remove(&key(tag));
     }
     let syntax = object.meta().transfer_syntax().trim_end_matches('\0');
     let mut set = |tag, vr: &str, value: &str| out.insert(key(tag), json!({ "vr": vr, "Value": [value] }));
     set(tags::SPECIFIC_CHARACTER_SET, "CS", "ISO_IR 192");
-    set(tags::RETRIEVE_URL, "UR", view.retrieve_url);
     set(tags::AVAILABLE_TRANSFER_SYNTAX_UID, "UI", syntax);
+    if let Some(url) = view.retrieve_url {
+        set(tags::RETRIEVE_URL, "UR", url);
+    }
     if let Some(id) = view.patient_id {
         set(tags::PATIENT_ID, "LO", id);
     }
@@ -186,7 +188,7 @@ mod tests {
         for short in 0..end {
             assert!(matches!(header_end(&bytes[..short], PIXELS, 1 << 20), Ok(None) | Err(_)), "{short}");
         }
-        let view = MetadataView { retrieve_url: "https://x/1", patient_id: Some("one") };
+        let view = MetadataView { retrieve_url: Some("https://x/1"), patient_id: Some("one") };
         let told = metadata(&bytes[..end], &view).expect("metadata");
         let expected = json!({
             "00080005": { "vr": "CS", "Value": ["ISO_IR 192"] },
@@ -211,7 +213,7 @@ mod tests {
 
     #[test]
     fn hostile_headers_are_refused() {
-        let view = MetadataView { retrieve_url: "", patient_id: None };
+        let view = MetadataView { retrieve_url: None, patient_id: None };
         assert!(metadata(b"", &view).is_err());
         assert!(metadata(&[0; 200], &view).is_err());
         let mut bytes = object(false);
