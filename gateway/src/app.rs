@@ -159,7 +159,7 @@ pub async fn bind(app: Arc<App>) -> Result<Bound, String> {
     let consumers = match &config.consumer {
         None => None,
         Some(side) => {
-            let consumers = Consumers::new(app.clone(), side, drain.clone())?;
+            let consumers = Consumers::new(app.clone(), side, drain.clone());
             Some((Arc::new(consumers), bind(side.listen).await?))
         }
     };

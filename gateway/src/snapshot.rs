@@ -11,7 +11,7 @@ use ncp_tls::{Anchors, ClientAuth, Country, Freshness, Material, Ocsp, Purpose, 
 use openssl::x509::X509;
 
 use crate::clinician::token::Tokens;
-use crate::config::{Config, Peer, Token};
+use crate::config::{self, Config, Peer, Token};
 use crate::initiating::peers::{self, Route};
 use crate::policy::consent::ConsentSource;
 use crate::policy::{Policy, PolicyEngine};
@@ -37,8 +37,8 @@ pub struct Snapshot {
     pub peer_acceptor: SslAcceptor,
     /// TLS towards clinicians' systems.
     pub clinician_acceptor: Option<SslAcceptor>,
-    /// TLS towards national consumers.
-    pub consumer_acceptor: Option<SslAcceptor>,
+    /// Trust in national consumers.
+    pub consumers: Option<ConsumerTrust>,
     /// Keys of the token issuer.
     pub tokens: Option<Tokens>,
     /// Our own certificates and those of the peers' authorities, for expiry metrics.
@@ -124,15 +124,7 @@ impl Snapshot {
                 Err(error) => keep(format!("clinician.jwks_file: {error}")),
             }
         }
-        let consumer_acceptor = config.consumer.as_ref().and_then(|side| {
-            Material::load(&side.certificate, &side.key)
-                .and_then(|material| {
-                    let anchors = std::slice::from_ref(&side.tls_anchors);
-                    material.acceptor(ClientAuth::Required, anchors, b"\x08http/1.1")
-                })
-                .map_err(|e| keep(format!("consumer: {e}")))
-                .ok()
-        });
+        let consumers = config.consumer.as_ref().and_then(|side| ConsumerTrust::load(side).map_err(&mut keep).ok());
         let certificates = named(config, &trust);
         let routes = match &config.client {
             None => BTreeMap::new(),
@@ -154,7 +146,7 @@ impl Snapshot {
                 signer,
                 peer_acceptor,
                 clinician_acceptor,
-                consumer_acceptor,
+                consumers,
                 tokens,
                 certificates,
             }),
@@ -176,6 +168,35 @@ impl Snapshot {
                 false
             }
         }
+    }
+}
+
+/// Trust in national consumers, and TLS towards them.
+pub struct ConsumerTrust {
+    /// TLS.
+    pub acceptor: SslAcceptor,
+    /// In their TLS certificates.
+    pub clients: Anchors,
+    /// In who signs their assertions.
+    pub assertions: Arc<Anchors>,
+}
+
+impl ConsumerTrust {
+    fn load(side: &config::Consumer) -> Result<Self, String> {
+        let wrong = |key: &'static str| move |e: ncp_tls::TlsError| format!("consumer.{key}: {e}");
+        let material = Material::load(&side.certificate, &side.key).map_err(wrong("certificate"))?;
+        let acceptor =
+            material.acceptor(ClientAuth::Required, std::slice::from_ref(&side.tls_anchors), b"\x08http/1.1");
+        let crls = side.crls.as_ref().map(|file| ncp_tls::read_crls(file)).transpose().map_err(wrong("crls"))?;
+        let crls = Arc::new(crls.unwrap_or_default());
+        let revocation = Revocation { crls, ..Revocation::none() };
+        let clients = Anchors::load(&side.tls_anchors, revocation.clone(), Purpose::TlsClient);
+        let assertions = Anchors::load(&side.assertion_anchors, revocation, Purpose::Seal);
+        Ok(Self {
+            acceptor: acceptor.map_err(wrong("tls_anchors"))?,
+            clients: clients.map_err(wrong("tls_anchors"))?,
+            assertions: Arc::new(assertions.map_err(wrong("assertion_anchors"))?),
+        })
     }
 }
 

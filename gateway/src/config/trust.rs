@@ -190,7 +190,12 @@ impl Config {
         all.extend(self.client.iter().flat_map(|client| [client.certificate.clone(), client.key.clone()]));
         all.extend(self.clinician.iter().flat_map(|c| [c.certificate.clone(), c.key.clone(), c.jwks_file.clone()]));
         all.extend(self.clinician.iter().flat_map(|c| c.client_anchors.clone()));
-        all.extend(self.consumer.iter().flat_map(|c| [c.certificate.clone(), c.key.clone(), c.tls_anchors.clone()]));
+        all.extend(
+            self.consumer.iter().flat_map(|c| {
+                [c.certificate.clone(), c.key.clone(), c.tls_anchors.clone(), c.assertion_anchors.clone()]
+            }),
+        );
+        all.extend(self.consumer.iter().flat_map(|c| c.crls.clone()));
         all.extend(self.smp.iter().flat_map(|smp| {
             [Some(&smp.signer_anchors), smp.crls.as_ref(), smp.tls_anchors.as_ref()].into_iter().flatten().cloned()
         }));

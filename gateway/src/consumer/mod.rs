@@ -13,6 +13,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -22,7 +23,8 @@ use hyper::service::service_fn;
 use ncp_audit::Transaction;
 use ncp_ihe::actions;
 use ncp_soap::SoapError;
-use ncp_tls::{Anchors, Purpose, Revocation, TlsStream};
+use ncp_tls::TlsStream;
+use openssl::x509::X509;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -93,10 +95,15 @@ impl From<Asked> for Transaction {
 pub struct Consumers {
     app: Arc<App>,
     config: config::Consumer,
-    tls_anchors: Anchors,
-    assertion_anchors: Arc<Anchors>,
     calls: Arc<Semaphore>,
     drain: Drain,
+}
+
+/// What a consumer's handshake showed, and under which snapshot it was good.
+struct Shown {
+    leaf: X509,
+    sent: Vec<X509>,
+    verified: AtomicU64,
 }
 
 /// One exchange and what its stages can reach.
@@ -108,27 +115,24 @@ struct Exchange {
 }
 
 impl Consumers {
-    /// Reads anchors; nothing is bound.
-    ///
-    /// # Errors
-    /// What is wrong, for operators.
-    pub fn new(app: Arc<App>, config: &config::Consumer, drain: Drain) -> Result<Self, String> {
-        let crls = config.crls.as_ref().map(|file| ncp_tls::read_crls(file)).transpose();
-        let crls = Arc::new(crls.map_err(|e| format!("consumer.crls: {e}"))?.unwrap_or_default());
-        let revocation = Revocation { crls, ..Revocation::none() };
-        let tls_anchors = Anchors::load(&config.tls_anchors, revocation.clone(), Purpose::TlsClient)
-            .map_err(|e| format!("consumer.tls_anchors: {e}"))?;
-        let assertion_anchors = Anchors::load(&config.assertion_anchors, revocation, Purpose::Seal)
-            .map_err(|e| format!("consumer.assertion_anchors: {e}"))?;
+    /// Nothing is bound.
+    pub fn new(app: Arc<App>, config: &config::Consumer, drain: Drain) -> Self {
         let calls = Arc::new(Semaphore::new(app.config.limits.concurrency));
-        Ok(Self {
-            app,
-            config: config.clone(),
-            tls_anchors,
-            assertion_anchors: Arc::new(assertion_anchors),
-            calls,
-            drain,
-        })
+        Self { app, config: config.clone(), calls, drain }
+    }
+
+    /// Whether a client certificate is good under the trust of this moment, which a reload changes.
+    fn knows(&self, shown: &Shown) -> bool {
+        let snapshot = self.app.snapshot.load();
+        if shown.verified.load(Ordering::Acquire) == snapshot.generation {
+            return true;
+        }
+        let trust = snapshot.consumers.as_ref();
+        let good = trust.is_some_and(|trust| trust.clients.verify(&shown.leaf, &shown.sent).is_ok());
+        if good {
+            shown.verified.store(snapshot.generation, Ordering::Release);
+        }
+        good
     }
 
     fn expected_at(&self, path: &str) -> Option<Asked> {
@@ -150,7 +154,7 @@ impl Consumers {
 /// Accepts consumers until the drain begins.
 pub async fn serve(consumers: Arc<Consumers>, listener: TcpListener) {
     let app = consumers.app.clone();
-    let acceptor = move || app.snapshot.load().consumer_acceptor.clone();
+    let acceptor = move || app.snapshot.load().consumers.as_ref().map(|trust| trust.acceptor.clone());
     let (handshake, drain) = (consumers.app.config.limits.handshake, consumers.drain.clone());
     accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
         let consumers = consumers.clone();
@@ -166,21 +170,31 @@ pub async fn serve(consumers: Arc<Consumers>, listener: TcpListener) {
 
 async fn connection(consumers: Arc<Consumers>, stream: TlsStream, address: SocketAddr) {
     let Some(certificate) = ncp_tls::peer_certificate(&stream).map(Arc::new) else { return };
+    let Some(leaf) = stream.ssl().peer_certificate() else { return };
+    let sent = stream.ssl().peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
+    let shown = Arc::new(Shown { leaf, sent, verified: AtomicU64::new(0) });
     // The handshake built a path; revocation, use and strength are checked here.
-    let leaf = stream.ssl().peer_certificate();
-    let sent: Vec<_> =
-        stream.ssl().peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
-    if leaf.is_none_or(|leaf| consumers.tls_anchors.verify(&leaf, &sent).is_err()) {
+    if !consumers.knows(&shown) {
         listener::handshake_failed(&consumers.app, address, "certificate is of no national consumer").await;
         return;
     }
     let Ok(own) = stream.local_addr() else { return };
     let who = PeerConnection::national(certificate, address, own);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (consumers, who) = (consumers.clone(), who.clone());
-        async move { Ok::<_, std::convert::Infallible>(exchange(consumers, who, request).await) }
+        let (consumers, who, good) = (consumers.clone(), who.clone(), consumers.knows(&shown));
+        async move {
+            let reply = if good { exchange(consumers, who, request).await } else { no_longer() };
+            Ok::<_, std::convert::Infallible>(reply)
+        }
     });
     serve_connection(stream, service).await;
+}
+
+/// The certificate was good when the connection began.
+fn no_longer() -> Reply {
+    let mut reply = listener::empty(StatusCode::FORBIDDEN);
+    reply.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+    reply
 }
 
 async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request: Request<Incoming>) -> Reply {

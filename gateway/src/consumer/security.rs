@@ -57,7 +57,7 @@ pub(super) async fn authenticate(
     trail: &mut Trail,
 ) -> Result<Treating, GatewayError> {
     let (app, config) = (&exchange.consumers.app, &exchange.consumers.config);
-    let trust = Arc::new(NationalTrust::of(exchange));
+    let trust = Arc::new(NationalTrust::of(exchange)?);
     let now = Timestamp::now();
     let header = app.verifier.verify_national(request.bytes.clone(), trust, now).await?;
     bind(exchange, request, &header, now).await?;
@@ -193,11 +193,16 @@ pub(super) struct NationalTrust {
 
 impl NationalTrust {
     /// What the configuration says.
-    pub(super) fn of(exchange: &Exchange) -> Self {
+    ///
+    /// # Errors
+    /// A reload took the consumers out.
+    pub(super) fn of(exchange: &Exchange) -> Result<Self, GatewayError> {
+        let trust = exchange.snapshot.consumers.as_ref();
+        let trust = trust.ok_or_else(|| GatewayError::Identity("no consumers are configured".into()))?;
         let (consumers, gateway) = (&exchange.consumers, &exchange.consumers.app.config.gateway);
         let mut audiences = vec![gateway.home_community_id.to_string()];
         audiences.extend(consumers.config.audiences.iter().cloned());
-        Self { anchors: consumers.assertion_anchors.clone(), country: gateway.country, audiences }
+        Ok(Self { anchors: trust.assertions.clone(), country: gateway.country, audiences })
     }
 }
 

@@ -94,7 +94,7 @@ async fn issue(
 ) -> Result<Element, GatewayError> {
     let (app, config) = (&exchange.consumers.app, &exchange.consumers.config);
     let now = Timestamp::now();
-    let trust = Arc::new(NationalTrust::of(exchange));
+    let trust = Arc::new(NationalTrust::of(exchange)?);
     let hcp = app.verifier.verify(bytes.clone(), trust, now).await?.hcp;
     let (wanted, purpose) = wanted(&envelope.body, token)?;
     if !hcp.strongly_authenticated {

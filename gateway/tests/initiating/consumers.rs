@@ -187,3 +187,23 @@ async fn a_country_that_fails_is_not_asked_for_a_while() {
     }
     assert_eq!((countries[0].asked().len(), countries[1].asked().len()), (2, 4));
 }
+
+/// Anchors of consumers are read again while we run: whoever is of none any more is refused.
+#[tokio::test]
+async fn a_consumer_whose_anchor_goes_is_refused() {
+    let (world, _countries) = Others::none().with("AA", "2.999.101", |_| listed(Vec::new())).await.world("").await;
+    let asked = async || {
+        let assertions = world.consumer.assertions(&world.claims, &patient()).await.expect("signs");
+        let request = Neighbour::find_documents(&patient());
+        world.consumer.call(&assertions, request.to_element()).await.is_ok()
+    };
+    assert!(asked().await);
+    std::fs::copy(world.others[0].path("anchors.pem"), &world.anchors).expect("writes");
+    for _ in 0..60 {
+        if !asked().await {
+            return;
+        }
+        tokio::time::sleep(second() / 4).await;
+    }
+    panic!("the consumer is still served");
+}
