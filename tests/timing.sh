@@ -4,4 +4,4 @@
 # above 0.55. `tests/timing.sh 1000` for fewer pairs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-NCP_TIMING_PAIRS="${1:-10000}" cargo test --quiet --workspace --test abuse blocked::the_time_does_not_tell -- --exact --nocapture
+NCP_TIMING_PAIRS="${1:-10000}" cargo test --release --locked --quiet --workspace --test abuse blocked::the_time_does_not_tell -- --exact --nocapture

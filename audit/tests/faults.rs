@@ -275,11 +275,13 @@ fn spool_disk_full_and_freed() {
 fn repository_disk_full_and_freed() {
     let world = World::new();
     let data = world.config.data_dir.clone();
-    let disks = Namespace::with(&[(&data, 65_536)]);
+    // Room for all that comes between the rounds, so that only the filler fills it.
+    let (rounds, kib) = if long() { (10, 1 << 20) } else { (2, 1 << 16) };
+    let disks = Namespace::with(&[(&data, kib)]);
     let server = Server::start(&world.file, Some(&disks));
     let sender = world.sender(world.config.feed.port(), None);
     world.more(50);
-    for _ in 0..if long() { 10 } else { 2 } {
+    for _ in 0..rounds {
         let filler = data.join("filler");
         disks.fill(&filler, 0);
         world.more(150);
