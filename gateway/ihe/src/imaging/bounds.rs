@@ -52,7 +52,7 @@ pub enum BoundsError {
 /// # Errors
 /// [`BoundsError`]
 pub fn check_bounds(bytes: &[u8]) -> Result<(), BoundsError> {
-    walk(bytes, None, 0).map(drop)
+    walk(bytes, None, None).map(drop)
 }
 
 /// Walks the beginning of a Part 10 object up to the first element from `until` on; the bytes may end anywhere. A parser
@@ -61,7 +61,15 @@ pub fn check_bounds(bytes: &[u8]) -> Result<(), BoundsError> {
 /// # Errors
 /// [`BoundsError`]
 pub fn check_header_bounds(bytes: &[u8], until: Tag) -> Result<(), BoundsError> {
-    walk(bytes, Some(until), BEYOND).map(drop)
+    walk(bytes, Some(until), Some(BEYOND)).map(drop)
+}
+
+/// Walks a Part 10 object up to the first element from `until` on, or to its end: what lies before must be whole.
+///
+/// # Errors
+/// [`BoundsError`]
+pub fn check_bounds_until(bytes: &[u8], until: Tag) -> Result<(), BoundsError> {
+    walk(bytes, Some(until), None).map(drop)
 }
 
 /// Where the first element from `until` on begins; none while the bytes end before it. A value may lie so far `beyond`
@@ -70,15 +78,16 @@ pub fn check_header_bounds(bytes: &[u8], until: Tag) -> Result<(), BoundsError> 
 /// # Errors
 /// [`BoundsError`]
 pub fn header_end(bytes: &[u8], until: Tag, beyond: usize) -> Result<Option<usize>, BoundsError> {
-    walk(bytes, Some(until), beyond)
+    walk(bytes, Some(until), Some(beyond))
 }
 
-fn walk(bytes: &[u8], until: Option<Tag>, beyond: usize) -> Result<Option<usize>, BoundsError> {
+fn walk(bytes: &[u8], until: Option<Tag>, beyond: Option<usize>) -> Result<Option<usize>, BoundsError> {
     if bytes.get(128..132) != Some(b"DICM") {
         return Err(BoundsError::Preamble);
     }
     let until = until.map(|tag| (tag.0, tag.1));
-    let mut walk = Walk { bytes, at: 132, whole: until.is_none(), until, beyond, big_endian: false, count: 0 };
+    let (whole, beyond) = (beyond.is_none(), beyond.unwrap_or(0));
+    let mut walk = Walk { bytes, at: 132, whole, until, beyond, big_endian: false, count: 0 };
     let Some(syntax) = walk.meta()? else { return Ok(None) };
     if syntax == DEFLATED {
         return Err(BoundsError::Deflated);
@@ -186,6 +195,8 @@ impl<'a> Walk<'a> {
                 SEQUENCE_END if frame.sequence && frame.end.is_none() => _ = stack.pop(),
                 ITEM_END if !frame.sequence && frame.end.is_none() && stack.len() > 1 => _ = stack.pop(),
                 (0xFFFE, _) => return Err(BoundsError::Structure),
+                // Its content has no VRs (PS3.5 6.2.2), and dicom-rs reads it as if it had.
+                _ if header.vr == Some(*b"UN") && header.length == UNDEFINED => return Err(BoundsError::Structure),
                 _ if frame.sequence => return Err(BoundsError::Structure),
                 _ => match self.nested(&header) {
                     Some((fragments, implicit)) => {
@@ -345,6 +356,7 @@ mod tests {
         let near = [8, 0, 5, 0, b'O', b'B', 0, 0, 16, 0, 0, 0, 1, 2];
         assert_eq!(check_bounds(&object(&near)), Err(BoundsError::Length));
         assert_eq!(check_header_bounds(&object(&near), UNTIL), Ok(()));
+        assert_eq!(check_bounds_until(&object(&near), UNTIL), Err(BoundsError::Length));
     }
 
     /// dicom-rs reads whole values and goes on behind the last; it finds the data set by the length of the meta group.
@@ -379,7 +391,7 @@ mod tests {
                 b
             }
         });
-        assert_eq!(check_header_bounds(&object(&unknown), UNTIL), Ok(()));
+        assert_eq!(check_header_bounds(&object(&unknown), UNTIL), Err(BoundsError::Structure));
     }
 
     #[test]

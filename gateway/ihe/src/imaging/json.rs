@@ -10,7 +10,7 @@ use dicom_dictionary_std::tags;
 use dicom_object::{InMemDicomObject, OpenFileOptions};
 use serde_json::{Map, Number, Value, json};
 
-use super::{ManifestError, check_header_bounds, dicom};
+use super::{ManifestError, check_bounds_until, dicom};
 
 /// What stands from here on is pixel data and what follows it.
 pub const PIXELS: Tag = Tag(0x7FE0, 0);
@@ -33,7 +33,7 @@ pub struct MetadataView<'a> {
 /// # Errors
 /// Not DICOM, or beyond bounds.
 pub fn metadata(header: &[u8], view: &MetadataView<'_>) -> Result<Value, ManifestError> {
-    check_header_bounds(header, PIXELS).map_err(ManifestError::Unbounded)?;
+    check_bounds_until(header, PIXELS).map_err(ManifestError::Unbounded)?;
     let options = OpenFileOptions::new().read_until(PIXELS);
     let object = options.from_reader(Cursor::new(header)).map_err(|_| ManifestError::NotDicom)?;
     let mut out = attributes(&object);

@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 use crate::{Coded, Oid, Uid};
 
-pub use bounds::{BoundsError, check_bounds, check_header_bounds, header_end};
+pub use bounds::{BoundsError, check_bounds, check_bounds_until, check_header_bounds, header_end};
 pub use compare::{Converted, Difference, Disagreement, Field, ImageFacts, Place};
 pub use dicom::is_manifest_title;
 pub use json::{MetadataView, PIXELS, metadata};
