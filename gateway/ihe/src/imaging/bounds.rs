@@ -225,8 +225,7 @@ impl<'a> Walk<'a> {
         let undefined = header.length == UNDEFINED;
         match header.vr {
             Some(vr) if &vr == b"SQ" => Some((false, false)),
-            // A value of undefined length and unknown VR is a sequence in Implicit VR Little Endian (PS3.5 6.2.2).
-            Some(_) if undefined => Some((header.tag == (0x7FE0, 0x0010), &header.vr.unwrap_or_default() == b"UN")),
+            Some(_) if undefined => Some((header.tag == (0x7FE0, 0x0010), false)),
             Some(_) => None,
             None if undefined => Some((header.tag == (0x7FE0, 0x0010), true)),
             None => {
