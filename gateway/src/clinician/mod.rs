@@ -131,7 +131,7 @@ impl Clinic {
                 let checked = tokens.check(header, &self.config, &self.app.config.gateway, now);
                 checked.and_then(|bearer| self.proved(&bearer, headers, context, now).map(|()| bearer))
             }
-            None => Err(TokenError::Signature),
+            None => Err(TokenError::Token(ncp_tls::TokenError::Signature)),
         };
         let (rule, problem) = match checked {
             Ok(bearer) if covering.iter().any(|(name, resource)| bearer.may(name, resource)) => return Ok(bearer),
@@ -170,7 +170,7 @@ impl Clinic {
         let (Some(proof), None) = (proofs.next(), proofs.next()) else { return Err(TokenError::Proof("not one")) };
         let proof = proof.to_str().map_err(|_| TokenError::Proof("form"))?;
         let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        let (token, _) = token::presented(header).ok_or(TokenError::Missing)?;
+        let (token, _) = token::presented(header).ok_or(TokenError::Token(ncp_tls::TokenError::Missing))?;
         let (method, path) = &context.called;
         let url = format!("{}{path}", self.config.base_url);
         self.proofs.check(proof, thumbprint, &Called { method: method.as_str(), url: &url, token }, now)

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use ncp_saml::{Code, HcpClaims, Purpose};
-use ncp_tls::{Claims, Country, IssuerKeys, scope_covers};
+use ncp_tls::{Claims, Country, IssuerKeys, TokenError as Wrong, scope_covers};
 use serde_json::Value;
 
 use crate::config::{Clinician, Gateway};
@@ -16,21 +16,9 @@ const UNSPECIFIED: &str = "urn:oasis:names:tc:SAML:2.0:ac:classes:unspecified";
 /// Why a call is not the call of somebody who may. For the trail; the caller is told less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// No `Authorization: Bearer`.
-    #[error("token missing")]
-    Missing,
-    /// Not a JWT of ours: form, algorithm, key, signature.
-    #[error("token signature, key or algorithm")]
-    Signature,
-    /// Issuer or audience.
-    #[error("token is of another issuer or for another server")]
-    Address,
-    /// `exp`, `iat`, `nbf`.
-    #[error("token is expired or not yet valid")]
-    Time,
-    /// A required claim.
-    #[error("token lacks {0}")]
-    Claim(&'static str),
+    /// The token itself.
+    #[error(transparent)]
+    Token(#[from] Wrong),
     /// A token that is bound came as one that is not, or the other way round, or is bound in a way we do not check.
     #[error("token is bound and came as one that is not, or is not and should be")]
     Binding,
@@ -98,7 +86,7 @@ impl Tokens {
         gateway: &Gateway,
         now: Timestamp,
     ) -> Result<Bearer, TokenError> {
-        let (token, proved) = presented(header).ok_or(TokenError::Missing)?;
+        let (token, proved) = presented(header).ok_or(TokenError::Token(Wrong::Missing))?;
         let claims = self.0.check(token, &config.issuer, &config.audience, now)?;
         let bearer = bearer(&claims, config, gateway)?;
         let fits = match &bearer.binding {
@@ -107,18 +95,6 @@ impl Tokens {
             Binding::Certificate(_) => !proved,
         };
         if fits { Ok(bearer) } else { Err(TokenError::Binding) }
-    }
-}
-
-impl From<ncp_tls::TokenError> for TokenError {
-    fn from(error: ncp_tls::TokenError) -> Self {
-        match error {
-            ncp_tls::TokenError::Missing => Self::Missing,
-            ncp_tls::TokenError::Signature => Self::Signature,
-            ncp_tls::TokenError::Address => Self::Address,
-            ncp_tls::TokenError::Time => Self::Time,
-            ncp_tls::TokenError::Claim(name) => Self::Claim(name),
-        }
     }
 }
 
@@ -151,7 +127,8 @@ fn bearer(payload: &Claims, config: &Clinician, gateway: &Gateway) -> Result<Bea
         payload.text(required)?;
     }
     let scopes = payload.scopes().map(ToOwned::to_owned).collect();
-    let login = payload.seconds("auth_time").or(payload.seconds("iat")).ok_or(TokenError::Claim("iat"))?;
+    let login =
+        payload.seconds("auth_time").or(payload.seconds("iat")).ok_or(TokenError::Token(Wrong::Claim("iat")))?;
     let claims = professional(payload, subject, login, config, gateway);
     let binding = confirmation(payload)?;
     Ok(Bearer { subject: format!("{issuer}|{subject}"), binding, scopes, claims })
@@ -306,14 +283,14 @@ mod tests {
         let key = key();
         let tokens = tokens(&key);
         let cases: [(&str, Value, TokenError); 8] = [
-            ("exp", json!(NOW - 61), TokenError::Time),
-            ("iat", json!(NOW + 61), TokenError::Time),
-            ("nbf", json!(NOW + 61), TokenError::Time),
-            ("aud", json!("https://other.example"), TokenError::Address),
-            ("iss", json!("https://other.example"), TokenError::Address),
-            ("jti", json!(""), TokenError::Claim("jti")),
-            ("client_id", json!(null), TokenError::Claim("client_id")),
-            ("scope", json!(7), TokenError::Claim("scope")),
+            ("exp", json!(NOW - 61), TokenError::Token(Wrong::Time)),
+            ("iat", json!(NOW + 61), TokenError::Token(Wrong::Time)),
+            ("nbf", json!(NOW + 61), TokenError::Token(Wrong::Time)),
+            ("aud", json!("https://other.example"), TokenError::Token(Wrong::Address)),
+            ("iss", json!("https://other.example"), TokenError::Token(Wrong::Address)),
+            ("jti", json!(""), TokenError::Token(Wrong::Claim("jti"))),
+            ("client_id", json!(null), TokenError::Token(Wrong::Claim("client_id"))),
+            ("scope", json!(7), TokenError::Token(Wrong::Claim("scope"))),
         ];
         for (name, value, expected) in cases {
             let changed = payload(|claims| claims[name] = value);
@@ -354,15 +331,15 @@ mod tests {
         let issuer = key();
         let tokens = tokens(&issuer);
         let payload = payload(|_| ());
-        assert_eq!(check(&tokens, &signed(&key(), &payload)).err(), Some(TokenError::Signature));
+        assert_eq!(check(&tokens, &signed(&key(), &payload)).err(), Some(TokenError::Token(Wrong::Signature)));
         let unsigned = jwt::encode_unsecured(&payload, &JwsHeader::new()).expect("encodes");
-        assert_eq!(check(&tokens, &unsigned).err(), Some(TokenError::Signature));
+        assert_eq!(check(&tokens, &unsigned).err(), Some(TokenError::Token(Wrong::Signature)));
         let secret = issuer.to_public_key().expect("public").to_string();
         let mut header = JwsHeader::new();
         header.set_key_id("1");
         let hmac = HS256.signer_from_bytes(secret.as_bytes()).expect("a signer");
         let confused = jwt::encode_with_signer(&payload, &header, &hmac).expect("signs");
-        assert_eq!(check(&tokens, &confused).err(), Some(TokenError::Signature));
+        assert_eq!(check(&tokens, &confused).err(), Some(TokenError::Token(Wrong::Signature)));
         let good = signed(&issuer, &payload);
         let cut = good.rsplit_once('.').expect("three parts").0;
         for broken in ["", "a.b.c", "....", cut, &good[1..], &"A".repeat((16 << 10) + 1)] {
