@@ -151,7 +151,9 @@ fn configured(world: &World, text: &str) -> String {
 folder = "{folder}"{rest}
 [rate]
 patient = 0
+point_of_care = 0
 professional = 0
+peer = 0
 [clinician]
 listen = "127.0.0.1:0"
 base_url = "{BASE}"
