@@ -12,6 +12,7 @@ use ncp_tests::pki::{Algorithm, CountryPki, Use};
 use ncp_tests::synth::Study;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 use crate::Error;
 use crate::templates::{audit_toml, gateway_toml, translation_toml};
@@ -68,6 +69,7 @@ pub(crate) struct Demo {
     pub(crate) no: CountryPki,
     pub(crate) fi: CountryPki,
     processes: Vec<(String, Child)>,
+    issuers: JoinSet<()>,
 }
 
 /// The generated second study of the Norwegian patient.
@@ -145,7 +147,7 @@ impl Demo {
         copy(&fixtures.join(ORTHANC_STUDY), &dir.join("no/orthanc-import"))?;
         second_study().write(&dir.join("no/data/dicom/generated"))?;
         large_study().write(&dir.join("no/data/dicom/large"))?;
-        Ok(Self { dir, no, fi, processes: Vec::new() })
+        Ok(Self { dir, no, fi, processes: Vec::new(), issuers: JoinSet::new() })
     }
 
     /// Starts all processes and waits until they are ready.
@@ -157,7 +159,8 @@ impl Demo {
         }
         for country in [&NORWAY, &FINLAND] {
             self.start_gateway(country.code)?;
-            Endpoint::load(&self.dir.join(country.code).join("pki"), country.code)?.serve().await?;
+            let issuer = Endpoint::load(&self.dir.join(country.code).join("pki"), country.code)?;
+            self.issuers.spawn(issuer.bound().await?);
         }
         for country in [&NORWAY, &FINLAND] {
             wait_ready(offset(country.code) + 450).await?;
@@ -317,6 +320,7 @@ impl Demo {
             let _ = signal_end(id);
             let _ = tokio::time::timeout(Duration::from_secs(40), child.wait()).await;
         }
+        self.issuers.shutdown().await;
         Ok(())
     }
 }

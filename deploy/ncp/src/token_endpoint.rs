@@ -69,14 +69,14 @@ impl Endpoint {
         Ok(Self { pki: pki.to_owned(), country, clients, used: Mutex::default() })
     }
 
-    /// Serves until the demonstration ends.
-    pub(crate) async fn serve(self) -> Result<(), Error> {
+    /// Binds, and gives what serves for as long as it runs.
+    pub(crate) async fn bound(self) -> Result<impl Future<Output = ()> + Send, Error> {
         let file = |name: &str| self.pki.join(name);
         let material = Material::load(&file("tls-server.pem"), &file("tls-server.key"))?;
         let acceptor = material.acceptor(ClientAuth::None, &[], b"\x08http/1.1")?;
         let listener = TcpListener::bind(("127.0.0.1", demo::offset(self.country) + 454)).await?;
         let endpoint = Arc::new(self);
-        tokio::spawn(async move {
+        Ok(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 let (acceptor, endpoint) = (acceptor.clone(), endpoint.clone());
                 tokio::spawn(async move {
@@ -90,8 +90,7 @@ impl Endpoint {
                     let _ = http.serve_connection(TokioIo::new(stream), service).await;
                 });
             }
-        });
-        Ok(())
+        })
     }
 
     async fn call(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::http::Error> {
