@@ -286,6 +286,14 @@ impl Policy {
         }
     }
 
+    /// The work of [`release`](Self::release) for what does not exist, so that the time of an answer does not tell it from
+    /// what is withheld.
+    pub fn absent<T>(&self, asked: &Authorised<LookUp<T>>, transaction: TransactionName) {
+        let blocked = asked.directives.closes(&Absent, &asked.identity, Timestamp::now());
+        let verdict = self.engine.decide(&asked.identity, transaction, Stage::Disclose, &Absent.facts());
+        std::hint::black_box((blocked, verdict));
+    }
+
     /// Releases what identifies a person (ITI-55): there is no TRC yet, so role and purpose decide alone.
     ///
     /// # Errors
@@ -316,6 +324,31 @@ impl Policy {
 fn organisation(xon: &str) -> Vec<String> {
     let parts: Vec<&str> = xon.split('^').collect();
     [parts.first(), parts.get(9)].into_iter().flatten().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).collect()
+}
+
+/// What does not exist, with as many facts as a document has.
+struct Absent;
+
+impl Resource for Absent {
+    fn patient(&self) -> Option<&PatientId> {
+        None
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: "document",
+            class_code: "E01-2".into(),
+            type_code: "18748-4".into(),
+            confidentiality: vec!["N".into()],
+            modalities: Vec::new(),
+            author_organisations: vec!["Hospital".into(), "2.999.1".into()],
+            service_date: "20260101120000".into(),
+        }
+    }
+
+    fn block_keys(&self) -> Vec<String> {
+        vec!["2.999.1".into()]
+    }
 }
 
 impl Resource for DocumentEntry {

@@ -139,7 +139,11 @@ async fn document(
         Some(Err(error)) => return Err(error.clone().into()),
         None => return Err(NationalError::UnknownRepository.into()),
     };
-    let entry = entries.iter().find(|e| e.unique_id == unique_id).cloned().ok_or(NationalError::UnknownDocument)?;
+    let policy = &exchange.snapshot.policy;
+    let Some(entry) = entries.iter().find(|e| e.unique_id == unique_id).cloned() else {
+        policy.absent(asked, TransactionName::Iti39);
+        return Err(NationalError::UnknownDocument.into());
+    };
     let offered = match form {
         None => true,
         Some(Form::Pivot) => pivot::has_pivot(&entry),
@@ -152,7 +156,7 @@ async fn document(
     if form.is_some() && held >= exchange.app.config.limits.document_bytes {
         return Err(NationalError::Busy.into());
     }
-    let released = match exchange.snapshot.policy.release(asked, TransactionName::Iti39, entry).await {
+    let released = match policy.release(asked, TransactionName::Iti39, entry).await {
         Ok(released) => released,
         Err(refusal) => {
             trail.withheld(&refusal);

@@ -55,6 +55,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         let uid = study.study.clone();
         if study.instances.is_empty() && study.patient.is_none() {
             // Nobody's, and nothing of it is there: absent, not withheld.
+            policy.absent(&asked, TransactionName::Rad75);
             absent(&uid, &missing, trail);
             continue;
         }
