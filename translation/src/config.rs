@@ -121,7 +121,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             None => problems.push(format!("{name}: is missing")),
             Some(toml::Value::String(text)) => {
                 if matches!(name, "listen" | "admin") && text.parse::<SocketAddr>().is_err() {
-                    problems.push(format!("{name}: expected address:port, as \"127.0.0.1:47446\""));
+                    problems.push(format!("{name}: expected address:port, as \"127.0.0.1:27446\""));
                 }
             }
             Some(_) => problems.push(format!("{name}: expected text")),

@@ -91,7 +91,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             None if REQUIRED.contains(&name) => problems.push(format!("{name}: is missing")),
             None => {}
             Some(toml::Value::String(text)) if ADDRESSES.contains(&name) && text.parse::<SocketAddr>().is_err() => {
-                problems.push(format!("{name}: expected address:port, as \"127.0.0.1:47447\""));
+                problems.push(format!("{name}: expected address:port, as \"127.0.0.1:27447\""));
             }
             Some(toml::Value::String(_)) => {}
             Some(_) => problems.push(format!("{name}: expected text")),

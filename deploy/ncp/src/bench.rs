@@ -24,7 +24,7 @@ use crate::issuer::Token;
 
 /// Instances asked for in one RAD-75.
 const BATCH: usize = 64;
-const PEER_PORT: u16 = 47460;
+const PEER_PORT: u16 = 27460;
 const NGINX: &str = "/usr/sbin/nginx";
 /// Clients of the query benchmark.
 const CLIENTS: usize = 32;

@@ -50,9 +50,10 @@ pub(crate) const FINLAND: Country = Country {
 };
 
 /// First port of a country: peers +443, clinicians +444, admin +445, translation +446, audit feed +447, audit query +448, consumers +449, audit admin +450,
-/// translation admin +451, Orthanc +452, audit FHIR +453, token issuer +454.
+/// translation admin +451, Orthanc +452, audit FHIR +453, token issuer +454. Below 32768, where Linux takes the ports of
+/// outgoing connections from.
 pub(crate) fn offset(country: &str) -> u16 {
-    if country == "fi" { 46000 } else { 47000 }
+    if country == "fi" { 26000 } else { 27000 }
 }
 
 pub(crate) fn data_dir(dir: Option<PathBuf>) -> Result<PathBuf, Error> {
@@ -152,6 +153,11 @@ impl Demo {
 
     /// Starts all processes and waits until they are ready.
     pub(crate) async fn start(&mut self) -> Result<(), Error> {
+        for port in ["no", "fi"].into_iter().flat_map(|country| offset(country) + 443..=offset(country) + 454) {
+            std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
+                format!("the demonstration needs port {port}: {error}; `ss -ltnp` names the program that has it")
+            })?;
+        }
         self.start_orthanc().await?;
         for country in [&NORWAY, &FINLAND] {
             self.start_one(country.code, "ncp-audit")?;
@@ -388,14 +394,14 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<(), Erro
     demo.start().await?;
     let dir = demo.dir.display();
     println!(
-        "Norway   clinicians https://localhost:47444  peers https://localhost:47443  health http://127.0.0.1:47445/readyz"
+        "Norway   clinicians https://localhost:27444  peers https://localhost:27443  health http://127.0.0.1:27445/readyz"
     );
     println!(
-        "Finland  clinicians https://localhost:46444  peers https://localhost:46443  health http://127.0.0.1:46445/readyz"
+        "Finland  clinicians https://localhost:26444  peers https://localhost:26443  health http://127.0.0.1:26445/readyz"
     );
     println!("Folder   {dir}");
     println!("Try, in another terminal, with `ncp` from target/release:");
-    println!("  curl --cacert {dir}/fi/pki/anchors.pem https://localhost:46444/fhir/metadata");
+    println!("  curl --cacert {dir}/fi/pki/anchors.pem https://localhost:26444/fhir/metadata");
     println!("  ncp find --dir {dir} --patient '30857710106^^^&2.16.578.1.12.4.1.4.1&ISO'");
     println!(
         "  ncp fetch --dir {dir} --patient '30857710106^^^&2.16.578.1.12.4.1.4.1&ISO' --confirm-treatment --out images"

@@ -15,7 +15,7 @@ from fhirpy.base.exceptions import ForbiddenError, OperationOutcome
 
 from common import DEMO, PATIENT_ID, PATIENT_ROOT, Steps
 
-BASE = "https://localhost:47453"
+BASE = "https://localhost:27453"
 PKI = DEMO / "no" / "pki"
 ANCHORS = str(PKI / "anchors.pem")
 PATIENT = f"urn:oid:{PATIENT_ROOT}|{PATIENT_ID}"

@@ -9,7 +9,7 @@ from dicomweb_client.api import DICOMwebClient
 
 from common import DEMO, PATIENT_ID, PATIENT_ROOT, Steps, archive, token
 
-BASE = "https://localhost:46444"
+BASE = "https://localhost:26444"
 session = requests.Session()
 session.trust_env = False  # else REQUESTS_CA_BUNDLE would replace the anchors of the demonstration
 session.verify = str(DEMO / "fi" / "pki" / "anchors.pem")

@@ -9,7 +9,7 @@ export NCP NCP_DEMO_DIR
 demo=$!
 trap 'kill "$demo" 2>/dev/null || true; wait "$demo" 2>/dev/null || true' EXIT
 # Ports of the readiness pages: Finland, Norway.
-for port in 46445 47445; do
+for port in 26445 27445; do
   for _ in $(seq 600); do
     curl -sf "http://127.0.0.1:$port/readyz" >/dev/null && break
     kill -0 "$demo" 2>/dev/null || { cat "$NCP_DEMO_DIR.log"; exit 1; }

@@ -16,7 +16,7 @@ from zeep.transports import Transport
 from common import DEMO, PATIENT_ID, PATIENT_ROOT, Steps
 
 WSDL = pathlib.Path(__file__).parents[2] / "fixtures" / "wsdl" / "xds"
-XCA = "https://localhost:47443/openncp-ws-server/services/XCA_Service"
+XCA = "https://localhost:27443/openncp-ws-server/services/XCA_Service"
 HOME = "urn:oid:2.999.47"
 CX = f"{PATIENT_ID}^^^&{PATIENT_ROOT}&ISO"
 PKI = DEMO / "fi" / "pki"
