@@ -27,6 +27,8 @@ async fn ready(State((_, drain)): State<(Arc<App>, Drain)>) -> impl IntoResponse
 async fn metrics(State((app, _)): State<(Arc<App>, Drain)>) -> impl IntoResponse {
     let snapshot = app.snapshot.load();
     app.metrics.certificates(snapshot.certificates.iter().map(|c| (c.name.as_str(), &c.certificate)));
+    let decisions = snapshot.policy.engine().decisions();
+    app.metrics.decisions.set(i64::try_from(decisions).unwrap_or(i64::MAX));
     app.metrics.audit(&app.audit);
     app.metrics.services(&app.services.load());
     let text = app.metrics.render();

@@ -128,6 +128,8 @@ pub struct Metrics {
     smp_ages: Family<ServiceLabels, Gauge>,
     /// Service metadata that were not taken.
     pub smp_failures: Counter,
+    /// Decisions of the policies in force.
+    pub decisions: Gauge,
     /// Exchanges carried now.
     pub open: Gauge,
     /// Snapshots swapped in.
@@ -168,7 +170,12 @@ impl Default for Metrics {
         let bytes = Family::default();
         let circuits = Family::default();
         let calls_refused = Family::default();
-        let open = Gauge::default();
+        let (open, decisions) = (Gauge::default(), Gauge::default());
+        registry.register(
+            "policy_decisions",
+            "decisions of the policies in force since they were loaded",
+            decisions.clone(),
+        );
         let certificate_ends = Family::default();
         let help = "end of the certificate, seconds since 1970";
         registry.register("certificate_not_after_timestamp", help, certificate_ends.clone());
@@ -197,6 +204,7 @@ impl Default for Metrics {
             audit,
             smp_ages,
             smp_failures,
+            decisions,
             open,
             reloads,
             reload_failures,

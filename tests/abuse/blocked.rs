@@ -13,6 +13,7 @@ use ncp_ihe::{
     ImagingRequest, ObjectIds, Oid, PatientId, QueryResponse, RetrieveRequest, ReturnType, SeriesRequest, StoredQuery,
     StudyRequest, Uid, actions,
 };
+use ncp_saml::SignedAssertion;
 use ncp_tests::attack::{Finding, report};
 use ncp_tests::neighbour::{Neighbour, XCA, XCAI};
 use ncp_tests::synth::Study;
@@ -293,51 +294,101 @@ fn the_measure_tells_what_differs() {
     assert!(area(&times(200), &times(0)).1 > 0.55 && area(&times(0), &times(200)).1 > 0.55);
 }
 
+/// What is asked, and the body that asks for what is blocked and for what is absent.
+struct Pair {
+    name: &'static str,
+    action: &'static str,
+    path: &'static str,
+    bodies: [Element; 2],
+}
+
+fn pairs() -> [Pair; 3] {
+    let query = |id: &str| {
+        let query = StoredQuery::GetDocuments(ObjectIds::UniqueIds(vec![id.to_owned()]));
+        CrossGatewayQueryRequest { home: home(), return_type: ReturnType::LeafClass, query }.to_element()
+    };
+    let absent = "2.999.47.30.7";
+    [
+        ("ITI-38", actions::ITI38_REQUEST, XCA, [query(BLOCKED), query(absent)]),
+        ("ITI-39", actions::ITI39_REQUEST, XCA, [documents(&[BLOCKED]), documents(&[absent])]),
+        ("RAD-75", actions::RAD75_REQUEST, XCAI, [images(&[2]), images(&[7])]),
+    ]
+    .map(|(name, action, path, bodies)| Pair { name, action, path, bodies })
+}
+
+impl Pair {
+    /// Asks for the one or the other in a fresh message.
+    async fn ask(
+        &self,
+        line: &mut Line,
+        neighbour: &Neighbour,
+        assertions: &[SignedAssertion],
+        side: usize,
+    ) -> Duration {
+        let message = neighbour.message(self.action, self.path, assertions, self.bodies[side].clone());
+        if self.action == actions::ITI38_REQUEST {
+            return line.ask(self.path, "application/soap+xml; charset=UTF-8", message).await.0;
+        }
+        let (content_type, body) = ncp_soap::mtom_request(message);
+        let bytes = body.collect().await.expect("bytes").to_bytes();
+        line.ask(self.path, content_type.to_str().expect("text"), bytes.to_vec()).await.0
+    }
+}
+
+async fn unbounded(world: &World, name: &str) -> Gateway {
+    let rate = "[rate]\npatient = 0\npoint_of_care = 0\nprofessional = 0\npeer = 0\n";
+    world.start(name, |text| format!("{text}\n{rate}")).await
+}
+
+/// A decision is most of what the two could differ by.
+#[tokio::test(flavor = "multi_thread")]
+async fn as_much_is_decided() {
+    let world = world(true);
+    let gateway = unbounded(&world, "decided").await;
+    let neighbour = world.neighbour("fi", &gateway);
+    let assertions = neighbour.assertions(&patient()).await.expect("signs");
+    let mut line = Line::open(&neighbour).await;
+    let decisions = || gateway.app.snapshot.load().policy.engine().decisions();
+    for pair in pairs() {
+        let mut made = [0; 2];
+        for (side, made) in made.iter_mut().enumerate() {
+            let before = decisions();
+            pair.ask(&mut line, &neighbour, &assertions, side).await;
+            *made = decisions() - before;
+        }
+        assert!(made[0] > 1 && made[0] == made[1], "{}: decisions for blocked and for absent: {made:?}", pair.name);
+    }
+    gateway.stop().await;
+}
+
 /// Interleaved pairs over one connection, the order of each by chance. `NCP_TIMING_PAIRS` says how many: `tests/timing.sh`
 /// asks for 10,000.
 #[tokio::test(flavor = "multi_thread")]
 #[allow(clippy::print_stdout)]
 async fn the_time_does_not_tell() {
-    let pairs = std::env::var("NCP_TIMING_PAIRS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+    let count = std::env::var("NCP_TIMING_PAIRS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
     let world = world(true);
-    let unbounded = "[rate]\npatient = 0\npoint_of_care = 0\nprofessional = 0\npeer = 0\n";
-    let gateway = world.start("timing", |text| format!("{text}\n{unbounded}")).await;
+    let gateway = unbounded(&world, "timing").await;
     let neighbour = world.neighbour("fi", &gateway);
     let assertions = neighbour.assertions(&patient()).await.expect("signs");
-    let query = |id: &str| {
-        let query = StoredQuery::GetDocuments(ObjectIds::UniqueIds(vec![id.to_owned()]));
-        CrossGatewayQueryRequest { home: home(), return_type: ReturnType::LeafClass, query }.to_element()
-    };
     let mut line = Line::open(&neighbour).await;
-    for (name, action, path, blocked, absent) in [
-        ("ITI-38", actions::ITI38_REQUEST, XCA, query(BLOCKED), query("2.999.47.30.7")),
-        ("ITI-39", actions::ITI39_REQUEST, XCA, documents(&[BLOCKED]), documents(&["2.999.47.30.7"])),
-        ("RAD-75", actions::RAD75_REQUEST, XCAI, images(&[2]), images(&[7])),
-    ] {
-        let mut times = [Vec::with_capacity(pairs), Vec::with_capacity(pairs)];
-        for pair in 0..pairs + 20 {
+    for pair in pairs() {
+        let mut times = [Vec::with_capacity(count), Vec::with_capacity(count)];
+        for turn in 0..count + 20 {
             let mut coin = [0];
             openssl::rand::rand_bytes(&mut coin).expect("a coin");
-            for turn in 0..2 {
-                let side = usize::from((coin[0] & 1 == 0) == (turn == 0));
-                let body = if side == 0 { blocked.clone() } else { absent.clone() };
-                let message = neighbour.message(action, path, &assertions, body);
-                let (took, _) = if action == actions::ITI38_REQUEST {
-                    line.ask(path, "application/soap+xml; charset=UTF-8", message).await
-                } else {
-                    let (content_type, body) = ncp_soap::mtom_request(message);
-                    let bytes = body.collect().await.expect("bytes").to_bytes();
-                    line.ask(path, content_type.to_str().expect("text"), bytes.to_vec()).await
-                };
+            let first = usize::from(coin[0] & 1);
+            for side in [first, 1 - first] {
+                let took = pair.ask(&mut line, &neighbour, &assertions, side).await;
                 // The first ones warm up.
-                if pair >= 20 {
+                if turn >= 20 {
                     times[side].push(took);
                 }
             }
         }
-        let (area, bound) = area(&times[0], &times[1]);
+        let (name, (area, bound)) = (pair.name, area(&times[0], &times[1]));
         println!(
-            "{{\"timing\":\"{name}\",\"pairs\":{pairs},\"auc\":{area:.4},\"lower_95\":{bound:.4},\"bound\":0.55}}"
+            "{{\"timing\":\"{name}\",\"pairs\":{count},\"auc\":{area:.4},\"lower_95\":{bound:.4},\"bound\":0.55}}"
         );
         assert!(bound <= 0.55, "{name}: blocked and absent are told apart by time: AUC {area:.3}, at least {bound:.3}");
     }

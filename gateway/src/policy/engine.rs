@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use cedar_policy::{
     Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Request,
@@ -95,6 +96,7 @@ pub struct PolicyEngine {
     policies: PolicySet,
     schema: Schema,
     authorizer: Authorizer,
+    decisions: AtomicU64,
 }
 
 impl PolicyEngine {
@@ -140,11 +142,12 @@ impl PolicyEngine {
             let findings: Vec<String> = result.validation_errors().map(ToString::to_string).collect();
             return Err(PolicyLoadError::Invalid(findings.join("; ")));
         }
-        Ok(Self { policies, schema, authorizer: Authorizer::new() })
+        Ok(Self { policies, schema, authorizer: Authorizer::new(), decisions: AtomicU64::new(0) })
     }
 
     /// Decides. An error in any policy is a `Failed` verdict, since Cedar skips a forbid that fails.
     pub fn decide(&self, identity: &Identity, transaction: TransactionName, stage: Stage, facts: &Facts) -> Verdict {
+        self.decisions.fetch_add(1, Ordering::Relaxed);
         let (request, entities) = match self.request(identity, transaction, stage, facts) {
             Ok(parts) => parts,
             Err(why) => return Verdict::Failed(why),
@@ -157,6 +160,11 @@ impl PolicyEngine {
             Decision::Allow => Verdict::Permit,
             Decision::Deny => Verdict::Deny(self.rules(response.diagnostics().reason())),
         }
+    }
+
+    /// How often it was asked to decide since it was loaded.
+    pub fn decisions(&self) -> u64 {
+        self.decisions.load(Ordering::Relaxed)
     }
 
     fn rules<'a>(&self, policies: impl Iterator<Item = &'a PolicyId>) -> Rules {
