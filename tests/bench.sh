@@ -14,11 +14,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/install.sh
-install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev nginx-light \
+install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev nginx \
   orthanc orthanc-dicomweb postgresql rsyslog rsyslog-openssl
 install_rust
-cargo build --release --locked -q -p ncp-saml -p ncp-ihe --examples
-cargo build --release --locked -q -p ncp -p ncp-gateway -p ncp-audit -p ncp-translation
+cargo build --release --locked -q --workspace --bins --examples --benches
 target="${CARGO_TARGET_DIR:-target}/release"
 for name in ${1:-metadata assertions start iti38 rad75 terminology fanout audit}; do
   case "$name" in
@@ -32,7 +31,7 @@ for name in ${1:-metadata assertions start iti38 rad75 terminology fanout audit}
       "$target/ncp" bench terminology --full --sources "$PWD"
       tests/tsam.sh
       ;;
-    audit) cargo bench --locked -q -p ncp-audit --bench audit -- ${NCP_BENCH_FULL:+--full} ;;
+    audit) cargo bench --locked -q --workspace --bench audit -- ${NCP_BENCH_FULL:+--full} ;;
     *) echo "no benchmark called $name" >&2; exit 64 ;;
   esac
 done

@@ -13,9 +13,9 @@ rounds="${1:-100}"
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target"
 log="$target/faults.log"
-cargo build --release --locked -q -p ncp -p ncp-gateway -p ncp-audit -p ncp-translation
+cargo build --release --locked -q --workspace --bins
 failed=0
-NCP_FAULTS=long cargo test --release --locked -q -p ncp-audit --test faults --test delivery --test repository --no-fail-fast -- \
+NCP_FAULTS=long cargo test --release --locked -q --workspace --test faults --test delivery --test repository --no-fail-fast -- \
   --nocapture --test-threads=1 2>&1 | tee "$log" || failed=1
 "$target/release/ncp" faults --rounds "$rounds" --sources "$PWD" 2>&1 | tee -a "$log" || failed=1
 awk '
