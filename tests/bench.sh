@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev nginx \
   orthanc orthanc-dicomweb postgresql rsyslog rsyslog-openssl
 install_rust
-cargo build --release --locked -q --workspace --bins --examples --benches
+cargo build --release --locked -q --workspace --all-targets
 target="${CARGO_TARGET_DIR:-target}/release"
 for name in ${1:-metadata assertions start iti38 rad75 terminology fanout audit}; do
   case "$name" in

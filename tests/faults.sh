@@ -13,7 +13,7 @@ rounds="${1:-100}"
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target"
 log="$target/faults.log"
-cargo build --release --locked -q --workspace --bins
+cargo build --release --locked -q --workspace --all-targets
 failed=0
 NCP_FAULTS=long cargo test --release --locked -q --workspace --test faults --test delivery --test repository --no-fail-fast -- \
   --nocapture --test-threads=1 2>&1 | tee "$log" || failed=1
