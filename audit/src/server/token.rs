@@ -3,14 +3,10 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use ncp_tls::{IssuerKeys, scope_covers};
+use ncp_tls::{TokenIssuer, scope_covers};
 
-/// Who issues tokens, and for whom they must be.
-pub(super) struct Issuer {
-    name: String,
-    audience: String,
-    keys: IssuerKeys,
-}
+/// Whose tokens are taken, and for whom they must be.
+pub(super) struct Issuer(TokenIssuer);
 
 impl Issuer {
     /// Reads the issuer's public keys.
@@ -18,13 +14,13 @@ impl Issuer {
     /// # Errors
     /// What is wrong, for operators.
     pub(super) fn load(name: &str, audience: &str, jwks: &Path) -> Result<Self, String> {
-        Ok(Self { name: name.to_owned(), audience: audience.to_owned(), keys: IssuerKeys::load(jwks)? })
+        TokenIssuer::load(name, audience, jwks).map(Self)
     }
 
     /// The patient (CX, claim `patient_id`) whose audit events the bearer may read.
     pub(super) fn patient(&self, header: &str, now: Timestamp) -> Option<String> {
         let token = header.strip_prefix("Bearer ")?.trim();
-        let claims = self.keys.check(token, &self.name, &self.audience, now).ok()?;
+        let claims = self.0.check(token, now).ok()?;
         let granted = claims.scopes().any(|scope| scope_covers(scope, &["patient"], "AuditEvent", &['s']));
         (granted && !claims.is_bound()).then(|| claims.text("patient_id").ok().map(str::to_owned))?
     }

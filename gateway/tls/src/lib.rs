@@ -23,7 +23,7 @@ pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::{SslAcceptor, SslConnector};
 pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
 pub use stream::{TlsStream, accept, connect, peer_certificate};
-pub use token::{Claims, IssuerKeys, TokenError, scope_covers};
+pub use token::{Claims, IssuerKeys, TokenError, TokenIssuer, scope_covers};
 
 /// Why TLS material or a connection was refused. The texts hold no personal data.
 #[derive(Debug, thiserror::Error)]

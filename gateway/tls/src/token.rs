@@ -1,7 +1,9 @@
 //! Bearer tokens (IUA ITI-72, RFC 7519) against the public keys of their issuer: what is the same wherever one is shown.
 //! What a token's claims allow is for each server to say.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
 
 use jiff::Timestamp;
 use josekit::JoseError;
@@ -123,6 +125,58 @@ impl IssuerKeys {
     }
 }
 
+/// The issuer whose tokens a server takes. Its keys are read again when their file changes; a file that does not read
+/// leaves them as they were.
+pub struct TokenIssuer {
+    name: String,
+    audience: String,
+    file: PathBuf,
+    keys: RwLock<(Stamp, Arc<IssuerKeys>)>,
+}
+
+/// What a file is known by: inode, length, time of its last change.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+fn stamp(file: &Path) -> Stamp {
+    file.metadata().ok().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()))
+}
+
+impl TokenIssuer {
+    /// Tokens of this issuer (`iss`) for this server (`aud`).
+    ///
+    /// # Errors
+    /// As [`IssuerKeys::load`].
+    pub fn load(name: &str, audience: &str, file: &Path) -> Result<Self, String> {
+        let keys = RwLock::new((stamp(file), Arc::new(IssuerKeys::load(file)?)));
+        Ok(Self { name: name.to_owned(), audience: audience.to_owned(), file: file.to_owned(), keys })
+    }
+
+    /// The claims of a token, as [`IssuerKeys::check`].
+    ///
+    /// # Errors
+    /// [`TokenError`].
+    pub fn check(&self, token: &str, now: Timestamp) -> Result<Claims, TokenError> {
+        self.keys().check(token, &self.name, &self.audience, now)
+    }
+
+    fn keys(&self) -> Arc<IssuerKeys> {
+        let seen = stamp(&self.file);
+        let (held, keys) = self.keys.read().unwrap_or_else(|p| p.into_inner()).clone();
+        if held == seen {
+            return keys;
+        }
+        let read = match IssuerKeys::load(&self.file) {
+            Ok(read) => Arc::new(read),
+            Err(reason) => {
+                tracing::error!(reason, "the keys of the token issuer stay as they were");
+                keys
+            }
+        };
+        *self.keys.write().unwrap_or_else(|p| p.into_inner()) = (seen, read.clone());
+        read
+    }
+}
+
 /// What a token says, once its signature, issuer, audience and times hold.
 #[derive(Debug, Clone)]
 pub struct Claims(Map<String, Value>);
@@ -177,7 +231,43 @@ pub fn scope_covers(scope: &str, levels: &[&str], resource: &str, rights: &[char
 
 #[cfg(test)]
 mod tests {
-    use super::scope_covers;
+    use josekit::jwk::Jwk;
+    use josekit::jwk::alg::ec::EcCurve;
+    use josekit::jws::{ES256, JwsHeader};
+    use josekit::jwt::{self, JwtPayload};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_follow_their_file() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let [first, second] = [(), ()].map(|()| Jwk::generate_ec_key(EcCurve::P256).expect("a key"));
+        let write = |keys: &[&Jwk]| {
+            let keys: Vec<Jwk> = keys.iter().map(|key| key.to_public_key().expect("public")).collect();
+            std::fs::write(file.path(), json!({ "keys": keys }).to_string()).expect("writes");
+        };
+        let now = Timestamp::now();
+        let at = now.as_second();
+        let claims = json!({ "iss": "https://idp.example", "aud": "ours", "iat": at, "exp": at + 60 });
+        let payload = JwtPayload::from_map(claims.as_object().expect("claims").clone()).expect("claims");
+        let token = |key: &Jwk| {
+            let signer = ES256.signer_from_jwk(key).expect("a signer");
+            jwt::encode_with_signer(&payload, &JwsHeader::new(), &signer).expect("signs")
+        };
+        write(&[&first]);
+        let issuer = TokenIssuer::load("https://idp.example", "ours", file.path()).expect("loads");
+        let takes = || [&first, &second].map(|key| issuer.check(&token(key), now).is_ok());
+        assert_eq!(takes(), [true, false]);
+        write(&[&second]);
+        assert_eq!(takes(), [false, true]);
+        std::fs::write(file.path(), "{").expect("writes");
+        assert_eq!(takes(), [false, true], "a file that does not read");
+        std::fs::remove_file(file.path()).expect("removes");
+        assert_eq!(takes(), [false, true], "no file");
+        write(&[&first]);
+        assert_eq!(takes(), [true, false]);
+    }
 
     #[test]
     fn scopes_of_both_smart_versions() {

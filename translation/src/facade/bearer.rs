@@ -6,7 +6,7 @@ use axum::extract::connect_info::Connected;
 use axum::http::StatusCode;
 use axum::serve::IncomingStream;
 use jiff::Timestamp;
-use ncp_tls::{Accepted, IssuerKeys, scope_covers};
+use ncp_tls::{Accepted, TokenIssuer, scope_covers};
 
 use super::Refused;
 
@@ -22,12 +22,8 @@ impl Connected<IncomingStream<'_, Accepted>> for Caller {
     }
 }
 
-/// Who issues tokens, and for whom they must be.
-pub struct Bearers {
-    issuer: String,
-    audience: String,
-    keys: IssuerKeys,
-}
+/// Whose tokens are taken, and for whom they must be.
+pub struct Bearers(TokenIssuer);
 
 impl Bearers {
     /// Reads the issuer's public keys.
@@ -35,7 +31,7 @@ impl Bearers {
     /// # Errors
     /// What is wrong, for operators.
     pub fn load(issuer: &str, audience: &str, jwks: &Path) -> Result<Self, String> {
-        Ok(Self { issuer: issuer.to_owned(), audience: audience.to_owned(), keys: IssuerKeys::load(jwks)? })
+        TokenIssuer::load(issuer, audience, jwks).map(Self)
     }
 
     /// A caller without certificate needs a token whose scope covers the resource; what the server can do is told to all.
@@ -47,7 +43,7 @@ impl Bearers {
         let login = |text: &str| Refused(StatusCode::UNAUTHORIZED, "login", text.to_owned());
         let token =
             header.and_then(|h| h.strip_prefix("Bearer ")).ok_or_else(|| login("a bearer token is required"))?;
-        let claims = self.keys.check(token.trim(), &self.issuer, &self.audience, Timestamp::now());
+        let claims = self.0.check(token.trim(), Timestamp::now());
         let claims = claims.ok().filter(|claims| !claims.is_bound()).ok_or_else(|| login("the token does not hold"))?;
         if claims.scopes().any(|scope| scope_covers(scope, &["user", "system"], resource, &['r', 's'])) {
             return Ok(());
