@@ -207,6 +207,35 @@ async fn t_dcm_13_sizes_that_lie_are_not_drawn() {
     assert_ne!(png, draw::picture(&world.slice("data/dicom/11", 2)).expect("draws"), "slices differ");
 }
 
+/// What another program compressed without loss is drawn as the original is, whatever it calls the colours inside.
+#[test]
+fn jpeg_2000_is_drawn_as_its_original() {
+    let read = |file: &str| {
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/dicom").join(file)).expect("a file")
+    };
+    let original = "nist/iig-5402/1.3.6.1.4.1.21367.201599.3.201606010958036.1.dcm";
+    for (compressed, native) in [("jpeg2000/grey.dcm", original), ("jpeg2000/rgb.dcm", "jpeg2000/rgb-native.dcm")] {
+        let png = draw::picture(&read(native)).expect("draws");
+        assert_eq!(drawn(&read(compressed)).as_ref(), Some(&png), "{compressed}");
+    }
+    let mut object = dicom_object::from_reader(&read("jpeg2000/rgb.dcm")[128..]).expect("reads");
+    let coloured = DataElement::new(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, PrimitiveValue::from("YBR_RCT"));
+    object.put(coloured);
+    let mut bytes = Vec::new();
+    object.write_all(&mut bytes).expect("writes");
+    assert_eq!(drawn(&bytes), drawn(&read("jpeg2000/rgb.dcm")));
+    let mut cut = read("jpeg2000/grey.dcm");
+    cut.truncate(cut.len() / 2);
+    assert!(drawn(&cut).is_none(), "half of it");
+    // The codestream says another size than the object: SIZ begins with SOC and its own marker.
+    for (at, value) in [(8, 65u32), (12, 9_999), (40, 0x0004_0707)] {
+        let mut lies = read("jpeg2000/rgb.dcm");
+        let begin = lies.windows(4).position(|w| w == [0xFF, 0x4F, 0xFF, 0x51]).expect("a codestream");
+        lies[begin + at..begin + at + 4].copy_from_slice(&value.to_be_bytes());
+        assert!(drawn(&lies).is_none(), "at {at}");
+    }
+}
+
 /// What the drawing process makes of an object; `None` when it refuses with its own exit code, which no signal has.
 fn drawn(object: &[u8]) -> Option<Vec<u8>> {
     use std::io::Write;

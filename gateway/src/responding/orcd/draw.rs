@@ -15,8 +15,8 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// Argument that makes the program draw.
 pub const COMMAND: &str = "draw";
-/// Transfer syntaxes that can be drawn: native ones, RLE, JPEG Baseline, Extended and Lossless.
-pub const TRANSFER_SYNTAXES: [&str; 7] = [
+/// Transfer syntaxes that can be drawn: native ones, RLE, JPEG Baseline, Extended and Lossless, JPEG 2000.
+pub const TRANSFER_SYNTAXES: [&str; 9] = [
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.1",
     "1.2.840.10008.1.2.5",
@@ -24,7 +24,10 @@ pub const TRANSFER_SYNTAXES: [&str; 7] = [
     "1.2.840.10008.1.2.4.51",
     "1.2.840.10008.1.2.4.57",
     "1.2.840.10008.1.2.4.70",
+    "1.2.840.10008.1.2.4.90",
+    "1.2.840.10008.1.2.4.91",
 ];
+const JPEG_2000: [&str; 2] = ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"];
 /// Bytes of a PNG.
 pub const MOST_PNG: usize = 32 << 20;
 /// Bytes of an object.
@@ -106,7 +109,25 @@ fn check_size(object: &DefaultDicomObject) -> Result<u32, &'static str> {
     {
         return Err("pixels are fewer than their size says");
     }
+    if JPEG_2000.contains(&object.meta().transfer_syntax()) {
+        let stated = [columns, rows, samples];
+        let mut begun = pixels.value().fragments().unwrap_or_default().iter().filter_map(|f| codestream(f)).peekable();
+        if begun.peek().is_none() || begun.any(|says| says != stated) {
+            return Err("codestreams of another size than the object says");
+        }
+    }
     u32::try_from(frames).map_err(|_| "too many frames")
+}
+
+/// Width, height and components of a JPEG 2000 codestream, where a fragment begins one (ISO/IEC 15444-1 A.5.1).
+fn codestream(fragment: &[u8]) -> Option<[u64; 3]> {
+    let size = fragment.strip_prefix(&[0xFF, 0x4F, 0xFF, 0x51])?;
+    let word = |at: usize| Some(u64::from(u32::from_be_bytes(size.get(at..at + 4)?.try_into().ok()?)));
+    let components = u16::from_be_bytes(size.get(36..38)?.try_into().ok()?);
+    let side = |end: usize, begin: usize| word(end)?.checked_sub(word(begin)?);
+    // One sample of each component for each point: XRsiz and YRsiz are 1.
+    let plain = size.get(38..38 + 3 * usize::from(components))?.chunks(3).all(|one| one[1..] == [1, 1]);
+    plain.then_some([side(4, 12)?, side(8, 16)?, u64::from(components)])
 }
 
 fn number(object: &FileDicomObject<dicom_object::InMemDicomObject>, tag: Tag) -> Option<u64> {
@@ -130,6 +151,8 @@ fn samples(decoded: &DecodedPixelData<'_>) -> Result<(Vec<u8>, bool), &'static s
     match decoded.photometric_interpretation() {
         PhotometricInterpretation::Monochrome1 => samples.iter_mut().for_each(|s| *s = u8::MAX - *s),
         PhotometricInterpretation::Monochrome2 | PhotometricInterpretation::Rgb => {}
+        // A JPEG 2000 decoder undoes these itself.
+        PhotometricInterpretation::YbrIct | PhotometricInterpretation::YbrRct => {}
         PhotometricInterpretation::YbrFull | PhotometricInterpretation::YbrFull422 => {
             samples.chunks_exact_mut(3).for_each(rgb);
         }
