@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::{FromRequestParts, Path};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, header};
+use http::request::Parts;
+use http::{HeaderValue, header};
 use ncp_ihe::{Manifest, ManifestInstance, ManifestSeries, like};
 use serde_json::{Map, Value, json};
 
@@ -70,43 +71,43 @@ struct Search {
 /// Attributes of one object, by tag.
 type Record = Map<String, Value>;
 
+/// A search in a study that may be shown.
+pub struct Asked {
+    opened: Opened,
+    search: Search,
+    place: Place,
+}
+
+impl FromRequestParts<Arc<Clinic>> for Asked {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, clinic: &Arc<Clinic>) -> Result<Self, Problem> {
+        let Extension(context) =
+            Extension::<Context>::from_request_parts(parts, clinic).await.map_err(|_| Problem::NotFound)?;
+        let Path(place) = Path::<Place>::from_request_parts(parts, clinic).await.map_err(|_| Problem::NotFound)?;
+        let search = Search::read(parts.uri.query().unwrap_or_default())?;
+        let types = [DICOM_JSON, "application/json"];
+        let opened = open(clinic, &context, &place, &parts.headers, ("RAD-129", &types)).await?;
+        Ok(Self { opened, search, place })
+    }
+}
+
 /// `GET …/studies`
-pub async fn search_studies(
-    state: State<Arc<Clinic>>,
-    context: Extension<Context>,
-    place: Path<Place>,
-    query: RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let (opened, search, _) = begin(state, context, place, query, headers).await?;
+pub async fn search_studies(Asked { opened, search, .. }: Asked) -> Response {
     let study = study_record(&opened);
     let found = search.matches(&[&study]).then_some(study);
-    Ok(search.answer(found.into_iter()))
+    search.answer(found.into_iter())
 }
 
 /// `GET …/studies/{study}/series`
-pub async fn search_series(
-    state: State<Arc<Clinic>>,
-    context: Extension<Context>,
-    place: Path<Place>,
-    query: RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let (opened, search, _) = begin(state, context, place, query, headers).await?;
+pub async fn search_series(Asked { opened, search, .. }: Asked) -> Response {
     let study = study_record(&opened);
     let all = opened.manifest.series.iter().map(|series| series_record(&opened, series));
-    Ok(search.answer(all.filter(|series| search.matches(&[series, &study]))))
+    search.answer(all.filter(|series| search.matches(&[series, &study])))
 }
 
 /// `GET …/studies/{study}[/series/{series}]/instances`
-pub async fn search_instances(
-    state: State<Arc<Clinic>>,
-    context: Extension<Context>,
-    place: Path<Place>,
-    query: RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let (opened, search, place) = begin(state, context, place, query, headers).await?;
+pub async fn search_instances(Asked { opened, search, place }: Asked) -> Response {
     let study = study_record(&opened);
     let of_path = |s: &&ManifestSeries| place.series.as_deref().is_none_or(|uid| uid == s.series.as_str());
     let all = opened.manifest.series.iter().filter(of_path).flat_map(|series| {
@@ -116,20 +117,7 @@ pub async fn search_instances(
             search.matches(&[&own, &record, study]).then_some(own)
         })
     });
-    Ok(search.answer(all))
-}
-
-async fn begin(
-    State(clinic): State<Arc<Clinic>>,
-    Extension(context): Extension<Context>,
-    Path(place): Path<Place>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<(Opened, Search, Place), Problem> {
-    let types = [DICOM_JSON, "application/json"];
-    let search = Search::read(query.as_deref().unwrap_or_default())?;
-    let opened = open(&clinic, &context, &place, &headers, ("RAD-129", &types)).await?;
-    Ok((opened, search, place))
+    search.answer(all)
 }
 
 impl Search {
