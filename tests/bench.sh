@@ -6,7 +6,8 @@
 # start  time to ready and idle memory of each process
 # iti38  queries with signed assertions per second with durable audit, and what each process spends on one
 # fanout one query to 1, 5 and 27 countries, against the same asked one by one; then one of them slow, bounded by its deadline
-# rad75  a study of 10 MiB, 100 MiB, 1 GiB, client to NCP-B to NCP-A to archive, against a chain of two nginx; peak memory
+# rad75  a study of 10 MiB, 100 MiB, 1 GiB, client to NCP-B to NCP-A to archive, against a chain of two nginx; peak memory;
+#        rad75 --java: also against an IPF gateway in the place of NCP-B; rad75 --sizes 10240: other sizes, MiB
 # audit  durable records a second against a bare group commit, what a record adds to an exchange, the way into the repository
 #        against rsyslog over TLS (fsync per batch; disk queue), searches over 10^5 index rows (NCP_BENCH_FULL=1: 10^7)
 # terminology  look-ups against a plain hash table, gRPC against an echo over the same mTLS, a CDA of 300 elements,
@@ -19,14 +20,19 @@ install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-de
 install_rust
 cargo build --release --locked -q --workspace --all-targets
 target="${CARGO_TARGET_DIR:-target}/release"
-for name in ${1:-metadata assertions start iti38 rad75 terminology fanout audit}; do
+names="${1:-metadata assertions start iti38 rad75 terminology fanout audit}"
+shift || true
+case " $* " in
+  *" --java "*) . tests/interop/ipf/build.sh ;;
+esac
+for name in $names; do
   case "$name" in
     metadata) "$target/examples/metadata_bench" ;;
     assertions)
       "$target/examples/saml_bench"
       "$target/ncp" bench policy --sources "$PWD"
       ;;
-    start | iti38 | fanout | rad75) "$target/ncp" bench "$name" --sources "$PWD" ;;
+    start | iti38 | fanout | rad75) "$target/ncp" bench "$name" --sources "$PWD" "$@" ;;
     terminology)
       "$target/ncp" bench terminology --full --sources "$PWD"
       tests/tsam.sh

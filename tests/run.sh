@@ -30,12 +30,8 @@ export NCP_PYTHON
 
 # IPF as its own project, from Maven Central; the tests find its classes by NCP_IPF_CLASSPATH.
 if "$interop"; then
-  install_packages openjdk-17-jdk-headless maven orthanc orthanc-dicomweb
   "$target/python/bin/pip" install -q -r tests/interop/python/requirements.txt >/dev/null
-  ipf="$(cd "$target" && pwd)/ipf"
-  mvn -q -B -f tests/interop/ipf/pom.xml -Dncp.target="$ipf" compile dependency:build-classpath -Dmdep.outputFile="$ipf/classpath"
-  NCP_IPF_CLASSPATH="$ipf/classes:$(cat "$ipf/classpath")"
-  export NCP_IPF_CLASSPATH
+  . tests/interop/ipf/build.sh
 fi
 
 passed=0

@@ -23,7 +23,7 @@ use crate::demo::{Demo, FINLAND, NORWAY, offset, wait_ready};
 use crate::issuer::Token;
 
 /// Instances asked for in one RAD-75.
-const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 64;
 const PEER_PORT: u16 = 27460;
 const NGINX: &str = "/usr/sbin/nginx";
 /// Clients of the query benchmark.
@@ -36,6 +36,9 @@ pub(crate) enum Bench {
         /// Sizes in MiB.
         #[arg(long, value_delimiter = ',', default_value = "10,100,1024")]
         sizes: Vec<u32>,
+        /// Also through an IPF gateway in the place of NCP-B; NCP_IPF_CLASSPATH names its classes.
+        #[arg(long)]
+        java: bool,
         /// Where deploy/demo and tests/fixtures lie.
         #[arg(long, default_value = ".")]
         sources: PathBuf,
@@ -86,9 +89,9 @@ pub(crate) async fn run(bench: Bench) -> Result<(), Error> {
         Bench::Policy { sources } => policy(&sources.join("gateway/policies/no")),
         Bench::Start { sources } => start(dir.path(), &sources).await,
         Bench::Terminology { full, sources } => crate::bench_terminology::run(&sources, full, dir.path()).await,
-        Bench::Rad75 { sizes, sources } => {
+        Bench::Rad75 { sizes, java, sources } => {
             for mib in sizes {
-                rad75(&dir.path().join(mib.to_string()), &sources, mib).await?;
+                rad75(&dir.path().join(mib.to_string()), &sources, mib, java).await?;
             }
             Ok(())
         }
@@ -132,7 +135,7 @@ async fn start(dir: &Path, sources: &Path) -> Result<(), Error> {
     demo.stop().await
 }
 
-async fn rad75(dir: &Path, sources: &Path, mib: u32) -> Result<(), Error> {
+async fn rad75(dir: &Path, sources: &Path, mib: u32, java: bool) -> Result<(), Error> {
     let mut demo = Demo::prepare(dir.join("demo"), sources)?;
     let study = Study {
         number: 9,
@@ -165,9 +168,21 @@ async fn rad75(dir: &Path, sources: &Path, mib: u32) -> Result<(), Error> {
     let ours = rate(bytes, began.elapsed());
     ensure(instances == files.len(), format!("{instances} of {} instances", files.len()))?;
     let (top, after) = (figures(&peak)?, figures(&processor_seconds)?);
+    let per_gb = |at: usize| ((after[at] - cpu[at]) / (bytes as f64 / 1e9) * 100.0).round() / 100.0;
+    if java {
+        let theirs = crate::bench_java::through(&demo, dir, &study).await?;
+        let line = json!({
+            "bench": "rad75", "mib": mib, "instances": instances, "way": "client, NCP-B, NCP-A, archive folder",
+            "mb_per_second": ours.round(), "cpu_seconds_per_gb": per_gb(0), "peak_rss_mib": top[0].round(),
+            "peer": "client, IPF relay, NCP-A, archive folder", "peer_mb_per_second": theirs.mb_per_second.round(),
+            "peer_cpu_seconds_per_gb": (theirs.cpu_seconds_per_gb * 100.0).round() / 100.0,
+            "peer_peak_rss_mib": theirs.peak_rss_mib.round(),
+            "ratio": (ours / theirs.mb_per_second * 100.0).round() / 100.0,
+        });
+        println!("{line}");
+    }
     demo.stop_gateways().await?;
     let chain = nginx_chain(&demo, dir, &files).await?;
-    let per_gb = |at: usize| ((after[at] - cpu[at]) / (bytes as f64 / 1e9) * 100.0).round() / 100.0;
     for (peer, theirs) in [
         ("nginx chain, same 64-instance bodies", chain.map(|c| c.0)),
         ("nginx chain, one request a file", chain.map(|c| c.1)),
@@ -185,7 +200,7 @@ async fn rad75(dir: &Path, sources: &Path, mib: u32) -> Result<(), Error> {
     demo.stop().await
 }
 
-fn rate(bytes: u64, took: Duration) -> f64 {
+pub(crate) fn rate(bytes: u64, took: Duration) -> f64 {
     bytes as f64 / 1e6 / took.as_secs_f64()
 }
 
@@ -392,7 +407,7 @@ pub(crate) fn memory(pid: u32, field: &str) -> Result<u64, Error> {
 }
 
 /// User and system time of a process.
-fn processor_seconds(pid: u32) -> Result<f64, Error> {
+pub(crate) fn processor_seconds(pid: u32) -> Result<f64, Error> {
     Ok(ticks(&std::fs::read_to_string(format!("/proc/{pid}/stat"))?))
 }
 

@@ -8,15 +8,15 @@ import org.apache.camel.CamelContext;
 import org.apache.camel.impl.DefaultCamelContext;
 import org.apache.cxf.BusFactory;
 
-/** {@code client FILE}: asks the gateway, one JSON line a leg; {@code server FILE}: answers as other
- * systems until stdin ends. */
+/** {@code client FILE}: asks the gateway, one JSON line a leg; {@code server FILE}: answers as other systems until stdin
+ * ends; {@code relay FILE}: passes RAD-75 on until stdin ends. */
 public final class Main {
     private Main() {
     }
 
     public static void main(String[] arguments) throws Exception {
         if (arguments.length != 2) {
-            System.err.println("usage: client|server FILE");
+            System.err.println("usage: client|server|relay FILE");
             System.exit(64);
         }
         Properties settings = new Properties();
@@ -32,6 +32,7 @@ public final class Main {
             ok = switch (arguments[0]) {
                 case "client" -> new Client(camel, settings).run();
                 case "server" -> new Server(camel, settings).run();
+                case "relay" -> new Relay(camel, settings).run();
                 default -> throw new IllegalArgumentException(arguments[0]);
             };
         } finally {

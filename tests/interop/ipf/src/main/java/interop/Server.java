@@ -14,6 +14,7 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
 import java.util.Properties;
 import javax.xml.parsers.DocumentBuilderFactory;
 import javax.xml.transform.OutputKeys;
@@ -64,7 +65,7 @@ final class Server {
     }
 
     boolean run() throws Exception {
-        return Web.serve(camel, settings, routes(), "/xca", new Xca());
+        return Web.serve(camel, settings, routes(), Map.of("/xca", new Xca()));
     }
 
     /** One address for ITI-38 and ITI-39, as gateways of the field have it: packages go to the one, simple SOAP to the other. */

@@ -3,6 +3,7 @@ package interop;
 import jakarta.servlet.http.HttpServlet;
 import java.io.File;
 import java.nio.file.Files;
+import java.util.Map;
 import java.util.Properties;
 import org.apache.camel.CamelContext;
 import org.apache.camel.builder.RouteBuilder;
@@ -19,8 +20,13 @@ final class Web {
     private Web() {
     }
 
-    /** Serves the routes, and one servlet at a path of its own, until stdin ends. */
-    static boolean serve(CamelContext camel, Properties settings, RouteBuilder routes, String path, HttpServlet beside)
+    /** Serves the routes until stdin ends. */
+    static boolean serve(CamelContext camel, Properties settings, RouteBuilder routes) throws Exception {
+        return serve(camel, settings, routes, Map.of());
+    }
+
+    /** Serves the routes, and servlets at paths of their own, until stdin ends. */
+    static boolean serve(CamelContext camel, Properties settings, RouteBuilder routes, Map<String, HttpServlet> beside)
             throws Exception {
         Tomcat tomcat = new Tomcat();
         tomcat.setBaseDir(Files.createTempDirectory("ipf-counterpart").toString());
@@ -44,8 +50,10 @@ final class Web {
         cxf.setBus(BusFactory.getDefaultBus());
         Tomcat.addServlet(context, "cxf", cxf).setLoadOnStartup(1);
         context.addServletMappingDecoded("/services/*", "cxf");
-        Tomcat.addServlet(context, "beside", beside);
-        context.addServletMappingDecoded(path, "beside");
+        beside.forEach((path, servlet) -> {
+            Tomcat.addServlet(context, path, servlet);
+            context.addServletMappingDecoded(path, path);
+        });
         tomcat.start();
 
         camel.addRoutes(routes);
