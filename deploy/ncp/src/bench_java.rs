@@ -44,15 +44,24 @@ pub(crate) async fn through(demo: &Demo, dir: &Path, study: &Study) -> Result<Fi
     let whole = imaging_request(&manifest(&direct, &patient, entry).await?, &home)?;
     let batches = batches(&whole);
 
-    let relay = start(demo, dir).await?;
+    let log = dir.join("relay.log");
+    let relay = start(demo, dir, &log).await?;
     let pid = relay.id().ok_or("IPF has ended")?;
+    measure(demo, &patient, &batches, pid).await.map_err(|error| {
+        let said = std::fs::read_to_string(&log).unwrap_or_default();
+        let last: Vec<&str> = said.lines().rev().take(20).collect();
+        format!("{error}; IPF's last words:\n{}", last.into_iter().rev().collect::<Vec<_>>().join("\n")).into()
+    })
+}
+
+async fn measure(demo: &Demo, patient: &PatientId, batches: &[ImagingRequest], pid: u32) -> Result<Figures, Error> {
     let asked = Neighbour::new(&demo.fi, FINLAND.home, &demo.fi.path("anchors.pem"), "127.0.0.1", PORT)?;
-    let assertions = asked.assertions(&patient).await?;
+    let assertions = asked.assertions(patient).await?;
     for batch in batches.iter().take(WARM) {
         fetch(&asked, &assertions, batch).await?;
     }
     let (mut bytes, cpu, began) = (0, processor_seconds(pid)?, Instant::now());
-    for batch in &batches {
+    for batch in batches {
         bytes += fetch(&asked, &assertions, batch).await?;
     }
     let took = began.elapsed();
@@ -94,7 +103,7 @@ async fn fetch(asked: &Neighbour, assertions: &[SignedAssertion], batch: &Imagin
 }
 
 /// Starts the relay; it ends with the handle.
-async fn start(demo: &Demo, dir: &Path) -> Result<Child, Error> {
+async fn start(demo: &Demo, dir: &Path, log: &Path) -> Result<Child, Error> {
     let classes = std::env::var_os("NCP_IPF_CLASSPATH")
         .ok_or("NCP_IPF_CLASSPATH is not set; `tests/bench.sh rad75 --java` builds IPF's classes and sets it")?;
     let anchors = dir.join("relay-anchors.pem");
@@ -122,7 +131,7 @@ async fn start(demo: &Demo, dir: &Path) -> Result<Child, Error> {
         .arg(&settings)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(std::fs::File::create(dir.join("relay.log"))?)
+        .stderr(std::fs::File::create(log)?)
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| format!("cannot start java: {e}; install openjdk-17-jdk-headless"))?;
