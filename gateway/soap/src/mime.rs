@@ -11,6 +11,9 @@ use http_body_util::{BodyExt, StreamBody};
 
 use crate::{BoxError, OutPart, SizeLimit, SoapError};
 
+/// Longest time for what stands behind the closing boundary.
+const EPILOGUE: Duration = Duration::from_secs(1);
+
 /// Bounds on the structure; the sizes of parts are the caller's.
 #[derive(Debug, Clone, Copy)]
 pub struct MimeLimits {
@@ -163,6 +166,7 @@ where
         let after = self.delimiter.len();
         if self.buffer[after..].starts_with(b"--") {
             self.state = State::Done;
+            self.epilogue().await;
             return Ok(None);
         }
         self.parts += 1;
@@ -203,6 +207,24 @@ where
             }
             self.more().await?;
         }
+    }
+
+    /// What follows the closing boundary means nothing (RFC 2046 5.1.1), and the message is whole without it. It is read
+    /// because a connection with bytes that nobody read cannot be used again: it is closed, and the reset that this causes
+    /// takes the end of an answer away from a peer that reads slowly.
+    async fn epilogue(&mut self) {
+        let limit = self.limits.header_bytes;
+        let _ = tokio::time::timeout(EPILOGUE, async {
+            let mut length = 0;
+            while length <= limit {
+                length += self.buffer.len();
+                self.buffer = Bytes::new();
+                if self.more().await.is_err() {
+                    return;
+                }
+            }
+        })
+        .await;
     }
 
     /// Reads until `wanted` bytes stand in the buffer.

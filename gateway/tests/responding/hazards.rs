@@ -375,3 +375,48 @@ async fn t_http_9_length_and_chunks() {
     assert_eq!(heard.text.matches("HTTP/1.1 ").count(), 1, "one request, one answer");
     assert!(world.serves().await);
 }
+
+/// What stands behind the closing boundary is read too, however late it comes: the connection serves the next request, and
+/// is not reset under the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_leaves_its_connection_usable() {
+    let world = World::start().await;
+    let stream = world.finland.open().await.expect("a connection");
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.expect("HTTP");
+    tokio::spawn(connection);
+    for _ in 0..2 {
+        let pieces = [package(&query(&world).await, &[], true), b"what nobody reads".to_vec()];
+        let body = async_stream::stream! {
+            for piece in pieces {
+                yield Ok::<_, std::convert::Infallible>(http_body::Frame::data(bytes::Bytes::from(piece)));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let request = ::http::Request::post(XCA).header("host", "x").header("content-type", PACKAGE);
+        let request = request.body(http_body_util::StreamBody::new(Box::pin(body))).expect("a request");
+        sender.ready().await.expect("still open");
+        let answer = sender.send_request(request).await.expect("an answer");
+        assert_eq!(answer.status(), 200);
+        let bytes = http_body_util::BodyExt::collect(answer.into_body()).await.expect("whole").to_bytes();
+        assert!(String::from_utf8_lossy(&bytes).contains(SUCCESS));
+    }
+}
+
+/// Who is refused before the body was read may send it all the same, and then reads why.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_refusal_reaches_who_still_writes() {
+    let world = World::start().await;
+    let mut stream = world.finland.open().await.expect("a connection");
+    let head = format!("POST {XCA} HTTP/1.1\r\nHost: x\r\nContent-Type: {SOAP}\r\nContent-Length: 100000000\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    for _ in 0..64 {
+        stream.write_all(&[b'x'; 64 << 10]).await.expect("is still listened to");
+        stream.flush().await.expect("is still listened to");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).await.expect("reads to the end");
+    let heard = Heard::of(&heard);
+    assert_eq!(heard.status, 413, "{heard:?}");
+}

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslRef, StatusType};
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 use tokio_openssl::SslStream;
 
 use crate::{CertificateFacts, TlsError, ssl_error};
@@ -17,14 +18,28 @@ use crate::{CertificateFacts, TlsError, ssl_error};
 /// by record (16 KiB at most); gathered, a study takes a sixth of the system calls and wake-ups.
 const GATHERED: usize = 64 << 10;
 
+/// How long a server goes on reading a connection that it has ended, and how much.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 16 << 20;
+
 /// A TLS connection.
-pub struct TlsStream(SslStream<BufStream<TcpStream>>);
+pub struct TlsStream(SslStream<BufStream<TcpStream>>, End);
+
+/// What is still to be done once the last byte was written.
+enum End {
+    /// Nothing more: the asking side.
+    Plain,
+    /// The answering side: a socket that is closed over bytes that nobody read is reset, and a reset takes from the other end
+    /// what it has not read yet. So they are read and thrown away.
+    Linger,
+    Lingering(Pin<Box<Sleep>>, usize),
+}
 
 impl TlsStream {
-    fn new(ssl: Ssl, tcp: TcpStream) -> Result<Self, TlsError> {
+    fn new(ssl: Ssl, tcp: TcpStream, end: End) -> Result<Self, TlsError> {
         tcp.set_nodelay(true)?;
         let gathered = BufStream::with_capacity(GATHERED, GATHERED, tcp);
-        Ok(Self(SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?))
+        Ok(Self(SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?, end))
     }
 
     /// The session.
@@ -68,7 +83,26 @@ impl AsyncWrite for TlsStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        let Self(stream, end) = &mut *self;
+        if !matches!(end, End::Lingering(..)) {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+            if matches!(end, End::Linger) {
+                *end = End::Lingering(Box::pin(tokio::time::sleep(LINGER)), LINGER_BYTES);
+            }
+        }
+        let End::Lingering(over, left) = end else { return Poll::Ready(Ok(())) };
+        let mut thrown_away = [0; 8 << 10];
+        while *left > 0 {
+            let mut buffer = ReadBuf::new(&mut thrown_away);
+            match Pin::new(stream.get_mut()).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    *left = left.saturating_sub(buffer.filled().len())
+                }
+                Poll::Ready(_) => break,
+                Poll::Pending => return over.as_mut().poll(cx).map(Ok),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -78,7 +112,7 @@ impl AsyncWrite for TlsStream {
 /// Time, network, handshake.
 pub async fn accept(acceptor: &SslAcceptor, tcp: TcpStream, limit: Duration) -> Result<TlsStream, TlsError> {
     let ssl = Ssl::new(acceptor.context()).map_err(ssl_error("tls"))?;
-    let mut stream = TlsStream::new(ssl, tcp)?;
+    let mut stream = TlsStream::new(ssl, tcp, End::Linger)?;
     let handshake = Pin::new(&mut stream.0).accept();
     match tokio::time::timeout(limit, handshake).await {
         Err(_) => Err(TlsError::Timeout),
@@ -104,7 +138,7 @@ pub async fn connect(
         let mut ssl = configuration.into_ssl(server_name).map_err(ssl_error("tls"))?;
         // Asks for a stapled answer; `ServerOf` reads it.
         ssl.set_status_type(StatusType::OCSP).map_err(ssl_error("tls"))?;
-        let mut stream = TlsStream::new(ssl, tcp)?;
+        let mut stream = TlsStream::new(ssl, tcp, End::Plain)?;
         Pin::new(&mut stream.0).connect().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
         Ok(stream)
     };
