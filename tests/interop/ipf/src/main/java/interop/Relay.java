@@ -1,8 +1,5 @@
 package interop;
 
-import jakarta.activation.DataHandler;
-import jakarta.mail.util.ByteArrayDataSource;
-import java.io.InputStream;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
@@ -12,8 +9,6 @@ import org.apache.camel.Exchange;
 import org.apache.camel.builder.RouteBuilder;
 import org.apache.cxf.binding.soap.SoapHeader;
 import org.apache.cxf.headers.Header;
-import org.openehealth.ipf.commons.ihe.xds.core.responses.RetrievedDocument;
-import org.openehealth.ipf.commons.ihe.xds.core.responses.RetrievedDocumentSet;
 import org.openehealth.ipf.platform.camel.ihe.ws.AbstractWsEndpoint;
 
 /** Stands between a consumer and another country's gateway as an IPF gateway would: RAD-75 in with its assertions, RAD-75 out,
@@ -38,23 +33,9 @@ final class Relay {
                 from("xcai-rad75:rad75?audit=false")
                     .process(Relay::keepAssertions)
                     .to("xcai-rad75://" + onward + "?secure=true&audit=false&sslContextParameters=#tls")
-                    .process(Relay::readImages)
                     .removeHeader(AbstractWsEndpoint.OUTGOING_SOAP_HEADERS);
             }
         });
-    }
-
-    /** CXF lets go of the answer's connection before it would write the images onward, so that they are read here. */
-    private static void readImages(Exchange exchange) throws Exception {
-        RetrievedDocumentSet came = exchange.getMessage().getBody(RetrievedDocumentSet.class);
-        for (RetrievedDocument document : came.getDocuments()) {
-            DataHandler content = document.getDataHandler();
-            try (InputStream in = content.getInputStream()) {
-                byte[] bytes = in.readAllBytes();
-                document.setDataHandler(new DataHandler(new ByteArrayDataSource(bytes, content.getContentType())));
-            }
-        }
-        exchange.getMessage().setBody(came);
     }
 
     private static void keepAssertions(Exchange exchange) {
