@@ -9,6 +9,8 @@ use dicom_core::VR;
 use dicom_core::dictionary::{DataDictionary, DataDictionaryEntry, VirtualVr};
 use dicom_dictionary_std::StandardDataDictionary;
 
+use super::item::{Builder, Item};
+
 /// Nested sequences; manifests need seven.
 const DEPTH: usize = 32;
 /// Elements and items in all.
@@ -81,19 +83,19 @@ pub fn header_end(bytes: &[u8], until: Tag, beyond: usize) -> Result<Option<usiz
     walk(bytes, Some(until), Some(beyond))
 }
 
+/// The data set of a whole Part 10 object, put together by the walk itself: what was checked is what is read.
+///
+/// # Errors
+/// [`BoundsError`]
+pub(super) fn read(bytes: &[u8]) -> Result<Item<'_>, BoundsError> {
+    let mut walk = Walk::begin(bytes, None, None)?;
+    walk.seen = Some(Builder::new());
+    walk.run()?;
+    walk.seen.and_then(Builder::finish).ok_or(BoundsError::Structure)
+}
+
 fn walk(bytes: &[u8], until: Option<Tag>, beyond: Option<usize>) -> Result<Option<usize>, BoundsError> {
-    if bytes.get(128..132) != Some(b"DICM") {
-        return Err(BoundsError::Preamble);
-    }
-    let until = until.map(|tag| (tag.0, tag.1));
-    let (whole, beyond) = (beyond.is_none(), beyond.unwrap_or(0));
-    let mut walk = Walk { bytes, at: 132, whole, until, beyond, big_endian: false, count: 0 };
-    let Some(syntax) = walk.meta()? else { return Ok(None) };
-    if syntax == DEFLATED {
-        return Err(BoundsError::Deflated);
-    }
-    walk.big_endian = syntax == EXPLICIT_BE;
-    walk.data_set(syntax == IMPLICIT_LE)
+    Walk::begin(bytes, until, beyond)?.run()
 }
 
 /// What encloses the position.
@@ -123,9 +125,47 @@ struct Walk<'a> {
     beyond: usize,
     big_endian: bool,
     count: usize,
+    /// Gets what is walked past, where somebody reads it.
+    seen: Option<Builder<'a>>,
 }
 
 impl<'a> Walk<'a> {
+    fn begin(bytes: &'a [u8], until: Option<Tag>, beyond: Option<usize>) -> Result<Self, BoundsError> {
+        if bytes.get(128..132) != Some(b"DICM") {
+            return Err(BoundsError::Preamble);
+        }
+        let until = until.map(|tag| (tag.0, tag.1));
+        let (whole, beyond) = (beyond.is_none(), beyond.unwrap_or(0));
+        Ok(Self { bytes, at: 132, whole, until, beyond, big_endian: false, count: 0, seen: None })
+    }
+
+    fn run(&mut self) -> Result<Option<usize>, BoundsError> {
+        let Some(syntax) = self.meta()? else { return Ok(None) };
+        if syntax == DEFLATED {
+            return Err(BoundsError::Deflated);
+        }
+        self.big_endian = syntax == EXPLICIT_BE;
+        self.data_set(syntax == IMPLICIT_LE)
+    }
+
+    fn open(&mut self, stack: &mut Vec<Frame>, frame: Frame, sequence: Option<(u16, u16)>) -> Result<(), BoundsError> {
+        if stack.len() > DEPTH {
+            return Err(BoundsError::Depth);
+        }
+        stack.push(frame);
+        if let Some(seen) = &mut self.seen {
+            seen.open(sequence.map(|(group, element)| Tag(group, element)));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, stack: &mut Vec<Frame>) {
+        stack.pop();
+        if let Some(seen) = &mut self.seen {
+            seen.close();
+        }
+    }
+
     /// Reads group 0002 and returns the transfer syntax; none when the bytes end before.
     fn meta(&mut self) -> Result<Option<&'a [u8]>, BoundsError> {
         let mut syntax: &[u8] = b"";
@@ -160,7 +200,7 @@ impl<'a> Walk<'a> {
         let mut stack = vec![Frame { end: None, sequence: false, fragments: false, implicit }];
         while let Some(frame) = stack.last().copied() {
             if frame.end == Some(self.at) && stack.len() > 1 {
-                stack.pop();
+                self.close(&mut stack);
                 continue;
             }
             if frame.end.is_some_and(|end| self.at > end) {
@@ -190,10 +230,10 @@ impl<'a> Walk<'a> {
                 }
                 ITEM if frame.sequence => {
                     let inner = self.enter(header.length, &frame, false)?;
-                    push(&mut stack, inner)?;
+                    self.open(&mut stack, inner, None)?;
                 }
-                SEQUENCE_END if frame.sequence && frame.end.is_none() => _ = stack.pop(),
-                ITEM_END if !frame.sequence && frame.end.is_none() && stack.len() > 1 => _ = stack.pop(),
+                SEQUENCE_END if frame.sequence && frame.end.is_none() => self.close(&mut stack),
+                ITEM_END if !frame.sequence && frame.end.is_none() && stack.len() > 1 => self.close(&mut stack),
                 (0xFFFE, _) => return Err(BoundsError::Structure),
                 // Its content has no VRs (PS3.5 6.2.2), and dicom-rs reads it as if it had.
                 _ if header.vr == Some(*b"UN") && header.length == UNDEFINED => return Err(BoundsError::Structure),
@@ -203,15 +243,20 @@ impl<'a> Walk<'a> {
                         let mut inner = self.enter(header.length, &frame, true)?;
                         inner.fragments = fragments;
                         inner.implicit |= implicit;
-                        push(&mut stack, inner)?;
+                        self.open(&mut stack, inner, Some(header.tag))?;
                     }
                     None => {
                         // A parser that reads whole values only would go on in the middle of the last.
                         if !header.length.is_multiple_of(unit(&header)) {
                             return Err(BoundsError::Length);
                         }
+                        let value = self.at;
                         if !self.skip(header.length, frame.end)? {
                             return Ok(None);
+                        }
+                        let bytes = &self.bytes[value..self.at];
+                        if let Some(seen) = &mut self.seen {
+                            seen.value(Tag(header.tag.0, header.tag.1), bytes);
                         }
                     }
                 },
@@ -309,14 +354,6 @@ fn unit(header: &Header) -> u32 {
         Some(VR::FD | VR::OD | VR::OV | VR::SV | VR::UV) => 8,
         _ => 1,
     }
-}
-
-fn push(stack: &mut Vec<Frame>, frame: Frame) -> Result<(), BoundsError> {
-    if stack.len() > DEPTH {
-        return Err(BoundsError::Depth);
-    }
-    stack.push(frame);
-    Ok(())
 }
 
 /// VRs whose length has two bytes (PS3.5 table 7.1-2); all others, known or not, have four.

@@ -406,14 +406,14 @@ impl ImageFacts {
         object.take(HEADER).read_to_end(&mut bytes).map_err(|_| ManifestError::NotDicom)?;
         check_header_bounds(&bytes, BEHIND_FRAMES).map_err(ManifestError::Unbounded)?;
         let options = OpenFileOptions::new().read_until(BEHIND_FRAMES);
-        let object = options.from_reader(Cursor::new(&bytes)).map_err(|_| ManifestError::NotDicom)?;
+        let object = options.from_reader(Cursor::new(&bytes)).map_err(|_| ManifestError::NotDicom)?.into_inner();
         let own = |tag| uid(&object, tag).ok_or(ManifestError::Evidence("uid"));
         let sop_class = own(tags::SOP_CLASS_UID)?;
         if sop_class.as_str() == KOS {
             // The title lies behind what is read of an image.
             check_header_bounds(&bytes, BEHIND_TITLE).map_err(ManifestError::Unbounded)?;
             let options = OpenFileOptions::new().read_until(BEHIND_TITLE);
-            let whole = options.from_reader(Cursor::new(&bytes)).map_err(|_| ManifestError::NotDicom)?;
+            let whole = options.from_reader(Cursor::new(&bytes)).map_err(|_| ManifestError::NotDicom)?.into_inner();
             let title = first_code(&whole, tags::CONCEPT_NAME_CODE_SEQUENCE);
             if title.is_some_and(|t| is_manifest_title(&t.code)) {
                 return Ok(None);

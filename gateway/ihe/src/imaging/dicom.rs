@@ -4,8 +4,8 @@ use dicom_core::value::DataSetSequence;
 use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
-use dicom_object::mem::InMemElement;
 
+use super::item::DataSet;
 use super::{IssuedId, IssuedName, Issuer};
 use crate::{Coded, Oid, Uid};
 
@@ -46,56 +46,49 @@ pub fn is_manifest_title(code: &str) -> bool {
     matches!(code, "113030" | "MADOTEMP001" | "ddd001")
 }
 
-pub(super) fn element(object: &InMemDicomObject, tag: Tag) -> Option<&InMemElement> {
-    object.element_opt(tag).ok().flatten()
-}
-
-pub(super) fn text(object: &InMemDicomObject, tag: Tag) -> Option<String> {
-    let value = element(object, tag)?.to_str().ok()?;
+pub(super) fn text(object: &impl DataSet, tag: Tag) -> Option<String> {
+    let value = object.raw_text(tag)?;
     let value = value.trim_matches(['\0', ' ']);
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-pub(super) fn number(object: &InMemDicomObject, tag: Tag) -> Option<u32> {
+pub(super) fn number(object: &impl DataSet, tag: Tag) -> Option<u32> {
     text(object, tag)?.parse().ok()
 }
 
-pub(super) fn uid(object: &InMemDicomObject, tag: Tag) -> Option<Uid> {
+pub(super) fn uid(object: &impl DataSet, tag: Tag) -> Option<Uid> {
     text(object, tag).and_then(|v| Uid::parse(&v).ok())
 }
 
-pub(super) fn items(object: &InMemDicomObject, tag: Tag) -> &[InMemDicomObject] {
-    match element(object, tag) {
-        Some(found) if found.vr() == VR::SQ => found.items().unwrap_or_default(),
-        _ => &[],
-    }
+pub(super) fn items<D: DataSet>(object: &D, tag: Tag) -> &[D] {
+    object.items(tag)
 }
 
 /// The code in a code sequence's item; one with a meaning alone is text.
-pub(super) fn coded(item: &InMemDicomObject) -> Option<Coded> {
+pub(super) fn coded(item: &impl DataSet) -> Option<Coded> {
     let code = [tags::CODE_VALUE, tags::LONG_CODE_VALUE, tags::URN_CODE_VALUE].into_iter().find_map(|t| text(item, t));
     let display = text(item, tags::CODE_MEANING);
     let system = text(item, tags::CODING_SCHEME_DESIGNATOR).unwrap_or_default();
     (code.is_some() || display.is_some()).then(|| Coded { code: code.unwrap_or_default(), system, display })
 }
 
-pub(super) fn first_code(object: &InMemDicomObject, tag: Tag) -> Option<Coded> {
+pub(super) fn first_code(object: &impl DataSet, tag: Tag) -> Option<Coded> {
     items(object, tag).first().and_then(coded)
 }
 
 /// Code of a content item's concept name.
-pub(super) fn concept(item: &InMemDicomObject) -> String {
+pub(super) fn concept(item: &impl DataSet) -> String {
     first_code(item, tags::CONCEPT_NAME_CODE_SEQUENCE).map(|c| c.code).unwrap_or_default()
 }
 
 /// Authority in an HL7v2 hierarchic designator sequence.
-pub(super) fn issuer(object: &InMemDicomObject, tag: Tag) -> Option<Issuer> {
+pub(super) fn issuer(object: &impl DataSet, tag: Tag) -> Option<Issuer> {
     let item = items(object, tag).first()?;
     Some(Issuer::parse(&text(item, tags::UNIVERSAL_ENTITY_ID)?))
 }
 
 /// Name of that authority.
-pub(super) fn local_namespace(object: &InMemDicomObject, tag: Tag) -> Option<String> {
+pub(super) fn local_namespace(object: &impl DataSet, tag: Tag) -> Option<String> {
     text(items(object, tag).first()?, tags::LOCAL_NAMESPACE_ENTITY_ID)
 }
 

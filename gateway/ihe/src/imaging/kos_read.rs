@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, InMemDicomObject};
 
 use super::dicom::{self, KOS, code, coded, concept, first_code, is_manifest_title, issuer, items, number, text, uid};
+use super::item::{DataSet, Item};
 use super::{
     IssuedId, MOST_BYTES, MOST_REFERENCES, Manifest, ManifestCreator, ManifestError, ManifestForm, ManifestInstance,
-    ManifestPatient, ManifestRequest, ManifestSeries, ManifestWarning as Warning, check_bounds,
+    ManifestPatient, ManifestRequest, ManifestSeries, ManifestWarning as Warning, bounds,
 };
 use crate::{Coded, Uid};
 
@@ -34,12 +34,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Manifest, ManifestForm), ManifestErr
     if bytes.len() > MOST_BYTES {
         return Err(ManifestError::TooMany);
     }
-    check_bounds(bytes).map_err(ManifestError::Unbounded)?;
-    let object = dicom_object::from_reader(&bytes[128..]).map_err(|_| ManifestError::NotDicom)?;
-    read_object(&object)
+    read_object(&bounds::read(bytes).map_err(ManifestError::Unbounded)?)
 }
 
-fn read_object(object: &DefaultDicomObject) -> Result<(Manifest, ManifestForm), ManifestError> {
+fn read_object(object: &Item<'_>) -> Result<(Manifest, ManifestForm), ManifestError> {
     if text(object, tags::SOP_CLASS_UID).as_deref() != Some(KOS) {
         return Err(ManifestError::NotKos);
     }
@@ -67,7 +65,7 @@ fn read_object(object: &DefaultDicomObject) -> Result<(Manifest, ManifestForm), 
 }
 
 /// Patient, study, equipment, times.
-fn header(object: &InMemDicomObject, manifest: &mut Manifest, warnings: &mut Vec<Warning>) {
+fn header(object: &Item<'_>, manifest: &mut Manifest, warnings: &mut Vec<Warning>) {
     manifest.patient = patient(object, warnings);
     manifest.study_date = date(text(object, tags::STUDY_DATE), warnings);
     manifest.study_time = time(text(object, tags::STUDY_TIME), warnings);
@@ -89,8 +87,8 @@ fn header(object: &InMemDicomObject, manifest: &mut Manifest, warnings: &mut Vec
     }
 }
 
-fn patient(object: &InMemDicomObject, warnings: &mut Vec<Warning>) -> ManifestPatient {
-    let identified = |item: &InMemDicomObject| {
+fn patient(object: &Item<'_>, warnings: &mut Vec<Warning>) -> ManifestPatient {
+    let identified = |item: &Item<'_>| {
         Some(IssuedId {
             id: text(item, tags::PATIENT_ID)?,
             issuer: issuer(item, tags::ISSUER_OF_PATIENT_ID_QUALIFIERS_SEQUENCE),
@@ -118,7 +116,7 @@ fn patient(object: &InMemDicomObject, warnings: &mut Vec<Warning>) -> ManifestPa
 }
 
 /// Orders: those of the sequence, else the accession number at the top.
-fn requests(object: &InMemDicomObject, manifest: &mut Manifest, warnings: &mut Vec<Warning>) {
+fn requests(object: &Item<'_>, manifest: &mut Manifest, warnings: &mut Vec<Warning>) {
     for item in items(object, tags::REFERENCED_REQUEST_SEQUENCE).iter().take(MOST_LISTED) {
         if uid(item, tags::STUDY_INSTANCE_UID).is_some_and(|study| study != manifest.study) {
             warnings.push(Warning::StudyDiffers);
@@ -152,7 +150,7 @@ fn requests(object: &InMemDicomObject, manifest: &mut Manifest, warnings: &mut V
 }
 
 fn evidence(
-    study_item: &InMemDicomObject,
+    study_item: &Item<'_>,
     study: &Uid,
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<ManifestSeries>, ManifestError> {
@@ -204,7 +202,7 @@ fn evidence(
 }
 
 /// A series with what V7e puts beside its references.
-fn series(item: &InMemDicomObject, own: Uid, study: &Uid, warnings: &mut Vec<Warning>) -> ManifestSeries {
+fn series(item: &Item<'_>, own: Uid, study: &Uid, warnings: &mut Vec<Warning>) -> ManifestSeries {
     let mut series = ManifestSeries::new(own.clone());
     series.modality = text(item, tags::MODALITY);
     series.number = number(item, tags::SERIES_NUMBER);
@@ -225,7 +223,7 @@ fn series(item: &InMemDicomObject, own: Uid, study: &Uid, warnings: &mut Vec<War
 }
 
 /// A reference with what V7e puts beside it; `titles` collects what images say of the notes that mark them.
-fn instance(reference: &InMemDicomObject, titles: &mut BTreeMap<Uid, Coded>) -> Option<ManifestInstance> {
+fn instance(reference: &Item<'_>, titles: &mut BTreeMap<Uid, Coded>) -> Option<ManifestInstance> {
     let mut out = ManifestInstance::new(
         uid(reference, tags::REFERENCED_SOP_CLASS_UID)?,
         uid(reference, tags::REFERENCED_SOP_INSTANCE_UID)?,
@@ -246,7 +244,7 @@ fn instance(reference: &InMemDicomObject, titles: &mut BTreeMap<Uid, Coded>) -> 
 }
 
 /// MADO's viewer address in its private block.
-fn private_viewer(study: &InMemDicomObject) -> Option<String> {
+fn private_viewer(study: &Item<'_>) -> Option<String> {
     let (group, creator) = dicom::MADO_PRIVATE;
     let block = (0x10..=0xFF_u16).find(|b| text(study, Tag(group, *b)).as_deref() == Some(creator))?;
     text(study, Tag(group, block << 8 | 0x01))
@@ -254,7 +252,7 @@ fn private_viewer(study: &InMemDicomObject) -> Option<String> {
 
 /// The SR content: MADO's descriptions of study, series and instances.
 struct Content<'a> {
-    object: &'a InMemDicomObject,
+    object: &'a Item<'a>,
     warnings: &'a mut Vec<Warning>,
 }
 
@@ -262,14 +260,14 @@ impl Content<'_> {
     /// Fills in what the image library says; false without one.
     fn describe(&mut self, manifest: &mut Manifest) -> bool {
         let mut roots = items(self.object, tags::CONTENT_SEQUENCE);
-        let nested = roots.iter().find(|r| is_manifest_title(&concept(r)));
-        if let Some(inner) = nested.filter(|r| !items(r, tags::CONTENT_SEQUENCE).is_empty()) {
+        let nested = roots.iter().find(|r| is_manifest_title(&concept(*r)));
+        if let Some(inner) = nested.filter(|r| !items(*r, tags::CONTENT_SEQUENCE).is_empty()) {
             self.warnings.push(Warning::NestedRoot);
             roots = items(inner, tags::CONTENT_SEQUENCE);
         }
-        let libraries: Vec<&InMemDicomObject> =
-            roots.iter().filter(|i| code::IMAGE_LIBRARY.contains(&concept(i).as_str())).collect();
-        let of_study = || roots.iter().chain(libraries.iter().flat_map(|l| items(l, tags::CONTENT_SEQUENCE)));
+        let libraries: Vec<&Item<'_>> =
+            roots.iter().filter(|i| code::IMAGE_LIBRARY.contains(&concept(*i).as_str())).collect();
+        let of_study = || roots.iter().chain(libraries.iter().flat_map(|l| items(*l, tags::CONTENT_SEQUENCE)));
         for item in of_study() {
             let name = concept(item);
             if code::PROCEDURE.contains(&name.as_str()) {
@@ -289,14 +287,14 @@ impl Content<'_> {
         }
         let places: BTreeMap<Uid, usize> =
             manifest.series.iter().enumerate().map(|(at, s)| (s.series.clone(), at)).collect();
-        let groups = libraries.iter().flat_map(|l| items(l, tags::CONTENT_SEQUENCE));
-        for group in groups.filter(|g| code::GROUP.contains(&concept(g).as_str())) {
+        let groups = libraries.iter().flat_map(|l| items(*l, tags::CONTENT_SEQUENCE));
+        for group in groups.filter(|g| code::GROUP.contains(&concept(*g).as_str())) {
             self.group(items(group, tags::CONTENT_SEQUENCE), manifest, &places);
         }
         !libraries.is_empty()
     }
 
-    fn region(&mut self, item: &InMemDicomObject) -> Option<Coded> {
+    fn region(&mut self, item: &Item<'_>) -> Option<Coded> {
         let (region, odd) = dicom::region(first_code(item, tags::CONCEPT_CODE_SEQUENCE)?);
         if odd && !self.warnings.contains(&Warning::RegionCode) {
             self.warnings.push(Warning::RegionCode);
@@ -305,8 +303,8 @@ impl Content<'_> {
     }
 
     /// One series. Descriptors of an instance stand before it or inside it: both are in circulation.
-    fn group(&mut self, content: &[InMemDicomObject], manifest: &mut Manifest, places: &BTreeMap<Uid, usize>) {
-        let named = |codes: &[&str]| content.iter().find(|i| codes.contains(&concept(i).as_str()));
+    fn group(&mut self, content: &[Item<'_>], manifest: &mut Manifest, places: &BTreeMap<Uid, usize>) {
+        let named = |codes: &[&str]| content.iter().find(|i| codes.contains(&concept(*i).as_str()));
         let Some(id) = named(code::SERIES_UID).and_then(|i| uid(i, tags::UID)) else { return };
         let Some(series) = places.get(&id).and_then(|at| manifest.series.get_mut(*at)) else {
             self.warnings.push(Warning::DescribedOnly(id));
@@ -338,7 +336,7 @@ impl Content<'_> {
         series.region = region;
         let mut instances: BTreeMap<Uid, &mut ManifestInstance> =
             series.instances.iter_mut().map(|i| (i.sop_instance.clone(), i)).collect();
-        let mut before: Vec<&InMemDicomObject> = Vec::new();
+        let mut before: Vec<&Item<'_>> = Vec::new();
         for item in content {
             let referenced = items(item, tags::REFERENCED_SOP_SEQUENCE).first();
             let Some(referenced) = referenced.and_then(|r| uid(r, tags::REFERENCED_SOP_INSTANCE_UID)) else {
@@ -355,7 +353,7 @@ impl Content<'_> {
     }
 }
 
-fn describe_instance(instance: &mut ManifestInstance, item: &InMemDicomObject) {
+fn describe_instance(instance: &mut ManifestInstance, item: &Item<'_>) {
     let name = concept(item);
     let name = name.as_str();
     if code::INSTANCE_NUMBER.contains(&name) {
@@ -370,7 +368,7 @@ fn describe_instance(instance: &mut ManifestInstance, item: &InMemDicomObject) {
 }
 
 /// A number as NUM or TEXT, and whether it stood alone: `(20, UCUM, "instances")` is in circulation.
-fn count(item: &InMemDicomObject) -> Option<(u32, bool)> {
+fn count(item: &Item<'_>) -> Option<(u32, bool)> {
     let measured = items(item, tags::MEASURED_VALUE_SEQUENCE).first().and_then(|m| text(m, tags::NUMERIC_VALUE));
     let value = measured.or_else(|| text(item, tags::TEXT_VALUE))?;
     if let Ok(number) = value.parse() {
@@ -382,14 +380,14 @@ fn count(item: &InMemDicomObject) -> Option<(u32, bool)> {
 }
 
 /// Title and descriptions tell the dialects apart.
-fn form(manifest: &Manifest, study: &InMemDicomObject, described: bool) -> ManifestForm {
+fn form(manifest: &Manifest, study: &Item<'_>, described: bool) -> ManifestForm {
     let title = manifest.title.as_ref().map(|t| t.code.as_str());
     if described || matches!(title, Some("MADOTEMP001" | "ddd001")) {
         return ManifestForm::Mado;
     }
-    let attributes = |series: &InMemDicomObject| {
+    let attributes = |series: &Item<'_>| {
         let told = [tags::MODALITY, tags::SERIES_DESCRIPTION, tags::SERIES_DATE, tags::SERIES_NUMBER];
-        told.into_iter().any(|tag| dicom::element(series, tag).is_some())
+        told.into_iter().any(|tag| series.has(tag))
     };
     match items(study, tags::REFERENCED_SERIES_SEQUENCE).iter().any(attributes) {
         true => ManifestForm::XtEhr,

@@ -9,6 +9,7 @@ mod compare;
 mod dicom;
 mod fhir_read;
 mod fhir_write;
+mod item;
 mod json;
 mod kos_read;
 mod kos_write;
