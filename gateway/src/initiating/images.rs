@@ -11,7 +11,9 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hyper::body::Incoming;
 use ncp_audit::StudyObject;
-use ncp_ihe::{Content, DocumentRequest, ImagingRequest, Manifest, SeriesRequest, StudyRequest, Uid};
+use ncp_ihe::{
+    Content, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, Oid, SeriesRequest, StudyRequest, Uid,
+};
 use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -68,11 +70,27 @@ pub struct Images {
     pub parts: OutParts,
 }
 
-/// One instance of the manifest.
+/// One instance of the manifest. There may be tens of thousands, each in several lists: clones share what they say.
 #[derive(Debug, Clone)]
 struct Wanted {
+    series: Arc<Located>,
+    instance: Arc<str>,
+}
+
+/// Where the instances of a series are.
+#[derive(Debug)]
+struct Located {
     series: Uid,
-    request: DocumentRequest,
+    home: HomeCommunityId,
+    repository: Oid,
+}
+
+impl Wanted {
+    fn request(&self) -> DocumentRequest {
+        let Located { home, repository, .. } = &*self.series;
+        let (home, repository) = (Some(home.clone()), repository.clone());
+        DocumentRequest { home, repository, document: self.instance.to_string() }
+    }
 }
 
 /// Asks for all instances of a manifest. The first answer's root has been read when this returns.
@@ -104,18 +122,17 @@ pub async fn images(call: Arc<Call>, manifest: &Manifest, expected: Expected) ->
 
 /// The instances with the location of their series.
 fn wanted(call: &Call, manifest: &Manifest) -> Result<Vec<Wanted>, PeerError> {
-    let home = Some(call.peer.home_community_id.clone());
     let mut out = Vec::with_capacity(manifest.instance_count());
     for series in &manifest.series {
         let repository = series.location.clone().ok_or(PeerError::Malformed("series without Retrieve Location UID"))?;
-        out.extend(series.instances.iter().map(|instance| Wanted {
-            series: series.series.clone(),
-            request: DocumentRequest {
-                home: home.clone(),
-                repository: repository.clone(),
-                document: instance.sop_instance.to_string(),
-            },
-        }));
+        let home = call.peer.home_community_id.clone();
+        let located = Arc::new(Located { series: series.series.clone(), home, repository });
+        out.extend(
+            series
+                .instances
+                .iter()
+                .map(|instance| Wanted { series: located.clone(), instance: instance.sop_instance.as_str().into() }),
+        );
     }
     if out.is_empty() { Err(PeerError::Malformed("manifest without instances")) } else { Ok(out) }
 }
@@ -124,7 +141,7 @@ fn study_object(call: &Call, manifest: &Manifest, wanted: &[Wanted]) -> StudyObj
     StudyObject {
         study: manifest.study.to_string(),
         series: manifest.series.iter().map(|s| s.series.to_string()).collect(),
-        repository: wanted.first().map(|w| w.request.repository.to_string()).unwrap_or_default(),
+        repository: wanted.first().map(|w| w.series.repository.to_string()).unwrap_or_default(),
         home: call.peer.home_community_id.to_string(),
         instances: wanted.len() as u64,
         ..StudyObject::default()
@@ -165,7 +182,7 @@ impl Source {
         let body = request(&self.study, wanted)?.to_element();
         let answer = self.call.send(TransactionName::Rad75, body, &self.recorder).await?;
         let response = retrieve::read_response(&answer.body)?;
-        let asked: BTreeSet<&str> = wanted.iter().map(|w| w.request.document.as_str()).collect();
+        let asked: BTreeSet<&str> = wanted.iter().map(|w| &*w.instance).collect();
         let (mut promised, mut inline) = (BTreeMap::new(), Vec::new());
         for document in response.documents {
             // What was not asked for is not taken.
@@ -243,16 +260,16 @@ impl Fetch {
                     None if std::mem::take(&mut again) => {
                         let missing = self.missing(&all);
                         queue.extend(missing.chunks(self.source.call.peer.batch).map(<[_]>::to_vec));
-                        all.retain(|w| !missing.iter().any(|m| m.request.document == w.request.document));
+                        all.retain(|w| self.done.contains(&*w.instance) || self.refused.contains(&*w.instance));
                         continue;
                     }
                     None => break,
                 };
                 next = self.source.ask(&wanted).await.ok();
             }
-            let lost = all.iter().filter(|w| !self.done.contains(&w.request.document)).collect::<Vec<_>>();
+            let lost = all.iter().filter(|w| !self.done.contains(&*w.instance)).collect::<Vec<_>>();
             for one in &lost {
-                self.source.recorder.failed_instance(self.expected.study.as_str(), &one.request);
+                self.source.recorder.failed_instance(self.expected.study.as_str(), &one.request());
             }
             if lost.len() > announced {
                 Err(boxed(PeerError::Refused(format!("{} of {} instances are missing", lost.len(), all.len()))))?;
@@ -261,8 +278,7 @@ impl Fetch {
     }
 
     fn missing(&self, all: &[Wanted]) -> Vec<Wanted> {
-        let open =
-            |w: &&Wanted| !self.done.contains(&w.request.document) && !self.refused.contains(&w.request.document);
+        let open = |w: &&Wanted| !self.done.contains(&*w.instance) && !self.refused.contains(&*w.instance);
         all.iter().filter(open).cloned().collect()
     }
 
@@ -320,8 +336,8 @@ fn request(study: &Uid, wanted: &[Wanted]) -> Result<ImagingRequest, GatewayErro
     let mut series: Vec<SeriesRequest> = Vec::new();
     for one in wanted {
         match series.last_mut() {
-            Some(last) if last.series == one.series => last.instances.push(one.request.clone()),
-            _ => series.push(SeriesRequest { series: one.series.clone(), instances: vec![one.request.clone()] }),
+            Some(last) if last.series == one.series.series => last.instances.push(one.request()),
+            _ => series.push(SeriesRequest { series: one.series.series.clone(), instances: vec![one.request()] }),
         }
     }
     let syntaxes = ANY_SYNTAX.iter().map(|uid| Uid::parse(uid)).collect::<Result<_, _>>()?;
