@@ -149,6 +149,7 @@ async fn served(set: &ReplaySet) {
 /// The master dies: nothing is answered until Sentinel has made another, and that one knows what was bound.
 #[tokio::test]
 async fn a_failover_forgets_nothing() {
+    let began = std::time::Instant::now();
     let mut servers = Servers::new();
     let plain = ["--save", "", "--appendonly", "no"];
     let master = servers.add(&[], &plain).to_string();
@@ -166,6 +167,16 @@ async fn a_failover_forgets_nothing() {
     let options = RedisOptions { replicas: 1, ..options(url) };
     let [one, two, three] = ["one", "two", "three"].map(|node| open(servers.dir.path(), node, options.clone()));
     served(&one).await;
+    // It asks the master who its replicas are every ten seconds, and makes a master of none that it does not know.
+    let known = || {
+        let asked = ["-p", &sentinel.to_string(), "sentinel", "replicas", "ncp"];
+        let out = Command::new("redis-cli").args(asked).output().expect("redis-cli");
+        String::from_utf8_lossy(&out.stdout).matches("master-link-status\nok\n").count()
+    };
+    while known() < 2 {
+        assert!(began.elapsed() < Duration::from_secs(60), "Sentinel knows {} replicas", known());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     let issued = Timestamp::now();
     ask(&one, "FI", "_1", issued).await.expect("first use");
     assert_eq!(ask(&two, "SE", "_1", issued).await, Err(ReplayError::Rebound));
