@@ -15,6 +15,9 @@ work="$root/${CARGO_TARGET_DIR:-target}/fuzz"
 case "${CARGO_TARGET_DIR:-}" in /*) work="$CARGO_TARGET_DIR/fuzz" ;; esac
 mkdir -p "$work/findings"
 all="soap:mime soap:message saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest"
+for target in "$@"; do
+  case " $all " in *":$target "*) ;; *) echo "no target called $target; there are $all" >&2; exit 64 ;; esac
+done
 
 runner=libfuzzer
 if [ "${NCP_FUZZ:-}" = stable ]; then
