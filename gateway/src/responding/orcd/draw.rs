@@ -110,16 +110,19 @@ fn check_size(object: &DefaultDicomObject) -> Result<u32, &'static str> {
         return Err("pixels are fewer than their size says");
     }
     if JPEG_2000.contains(&object.meta().transfer_syntax()) {
-        let stated = [columns, rows, samples];
-        let mut begun = pixels.value().fragments().unwrap_or_default().iter().filter_map(|f| codestream(f)).peekable();
-        if begun.peek().is_none() || begun.any(|says| says != stated) {
+        // A single frame may come in pieces; of several each is one.
+        let fragments = pixels.value().fragments().unwrap_or_default();
+        let whole = fragments.len() as u64 == frames;
+        let begun = if frames == 1 { fragments.get(..1) } else { whole.then_some(fragments) };
+        let stated = Some([columns, rows, samples]);
+        if !begun.is_some_and(|begun| begun.iter().all(|fragment| codestream(fragment) == stated)) {
             return Err("codestreams of another size than the object says");
         }
     }
     u32::try_from(frames).map_err(|_| "too many frames")
 }
 
-/// Width, height and components of a JPEG 2000 codestream, where a fragment begins one (ISO/IEC 15444-1 A.5.1).
+/// Width, height and components that a JPEG 2000 codestream begins with (ISO/IEC 15444-1 A.5.1).
 fn codestream(fragment: &[u8]) -> Option<[u64; 3]> {
     let size = fragment.strip_prefix(&[0xFF, 0x4F, 0xFF, 0x51])?;
     let word = |at: usize| Some(u64::from(u32::from_be_bytes(size.get(at..at + 4)?.try_into().ok()?)));
