@@ -52,6 +52,8 @@ pub struct App {
     pub guards: Arc<Guards>,
     /// Requests whose answers come over another connection.
     pub pending: Arc<Pending>,
+    /// What is open, and whether we stop.
+    pub drain: Drain,
 }
 
 /// Builds everything, top to bottom. Nothing is bound yet.
@@ -92,6 +94,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         metrics,
         guards,
         pending: Arc::default(),
+        drain: Drain::default(),
     }))
 }
 
@@ -132,7 +135,6 @@ fn memory(config: &Config) -> Result<Memory, String> {
 /// The program with its sockets bound.
 pub struct Bound {
     app: Arc<App>,
-    drain: Drain,
     peers: TcpListener,
     admin: TcpListener,
     clinic: Option<(Arc<Clinic>, TcpListener)>,
@@ -148,23 +150,22 @@ pub async fn bind(app: Arc<App>) -> Result<Bound, String> {
     let bind = |address: SocketAddr| async move {
         TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}"))
     };
-    let drain = Drain::default();
     let clinic = match &config.clinician {
         None => None,
         Some(side) => {
-            let clinic = Clinic::new(app.clone(), side, drain.clone())?;
+            let clinic = Clinic::new(app.clone(), side)?;
             Some((Arc::new(clinic), bind(side.listen).await?))
         }
     };
     let consumers = match &config.consumer {
         None => None,
         Some(side) => {
-            let consumers = Consumers::new(app.clone(), side, drain.clone());
+            let consumers = Consumers::new(app.clone(), side);
             Some((Arc::new(consumers), bind(side.listen).await?))
         }
     };
     let (peers, admin) = (bind(config.listener.peers).await?, bind(config.listener.admin).await?);
-    Ok(Bound { app, drain, peers, admin, clinic, consumers })
+    Ok(Bound { app, peers, admin, clinic, consumers })
 }
 
 impl Bound {
@@ -202,13 +203,13 @@ impl Bound {
     /// # Errors
     /// The trail.
     pub async fn serve_until(self, stop: impl Future<Output = ()>) -> Result<(), String> {
-        let Self { app, drain, peers, admin, clinic, consumers } = self;
-        let config = &app.config;
+        let Self { app, peers, admin, clinic, consumers } = self;
+        let (config, drain) = (&app.config, &app.drain);
         let trail = |e: ncp_audit::AuditError| format!("audit: {e}");
         app.audit.event(&Event::ApplicationStart, "").await.map_err(trail)?;
 
         let mut serving = JoinSet::new();
-        serving.spawn(listener::serve_peers(app.clone(), peers, drain.clone()));
+        serving.spawn(listener::serve_peers(app.clone(), peers));
         if let Some((clinic, listener)) = clinic {
             serving.spawn(clinician::serve(clinic, listener));
         }
@@ -216,7 +217,7 @@ impl Bound {
             serving.spawn(consumer::serve(consumers, listener));
         }
         let watching = tokio::spawn(reload::watch(app.clone()));
-        let admin = tokio::spawn(async_serve(admin, health::routes(app.clone(), drain.clone())));
+        let admin = tokio::spawn(async_serve(admin, health::routes(app.clone())));
         drain.set_ready();
         tracing::info!(peers = %config.listener.peers, country = %config.gateway.country, "gateway is ready");
         stop.await;
@@ -226,7 +227,7 @@ impl Bound {
         watching.abort();
         while serving.join_next().await.is_some() {}
         if !drain.drained(config.gateway.shutdown_grace).await {
-            tracing::warn!(open = drain.open(), "grace period over, closing open exchanges");
+            tracing::warn!(open = drain.open(), "grace period over, closing what is open");
         }
         admin.abort();
         app.audit.event(&Event::ApplicationStop, "").await.map_err(trail)

@@ -9,22 +9,21 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 use crate::app::App;
-use crate::shutdown::Drain;
 
 /// The admin routes. They hold no personal data and take no input.
-pub fn routes(app: Arc<App>, drain: Drain) -> Router {
+pub fn routes(app: Arc<App>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state((app, drain))
+        .with_state(app)
 }
 
-async fn ready(State((_, drain)): State<(Arc<App>, Drain)>) -> impl IntoResponse {
-    if drain.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+async fn ready(State(app): State<Arc<App>>) -> impl IntoResponse {
+    if app.drain.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
-async fn metrics(State((app, _)): State<(Arc<App>, Drain)>) -> impl IntoResponse {
+async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     let snapshot = app.snapshot.load();
     app.metrics.certificates(snapshot.certificates.iter().map(|c| (c.name.as_str(), &c.certificate)));
     let decisions = snapshot.policy.engine().decisions();

@@ -114,8 +114,9 @@ pub async fn accept_until_drained<F, Done>(
     }
 }
 
-/// Serves HTTP/1.1 on one connection, with bounded header fields that must come in time.
-pub async fn serve_connection<S, B>(stream: TlsStream, service: S)
+/// Serves HTTP/1.1 on one connection, with bounded header fields that must come in time. When the drain begins, the
+/// exchange that is under way is the last; the connection is open until the last byte of its reply has gone.
+pub async fn serve_connection<S, B>(stream: TlsStream, service: S, drain: &Drain)
 where
     S: hyper::service::Service<Request<Incoming>, Response = http::Response<B>>,
     S::Error: Into<BoxError>,
@@ -128,23 +129,30 @@ where
         .max_buf_size(64 << 10)
         .max_headers(100)
         .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+    let (mut connection, _open) = (std::pin::pin!(connection), drain.hold());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.stopping() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(reason = %error, "connection ended");
     }
 }
 
 /// Accepts peers until the drain begins.
-pub async fn serve_peers(app: Arc<App>, listener: TcpListener, drain: Drain) {
+pub async fn serve_peers(app: Arc<App>, listener: TcpListener) {
     let load = Arc::new(Load::new(&app));
     let handshake = app.config.limits.handshake;
     let source = app.clone();
     let acceptor = move || Some(source.snapshot.load().peer_acceptor.clone());
-    let stop = drain.clone();
-    accept_until_drained(listener, acceptor, handshake, stop, move |accepted, address| {
-        let (app, drain, load) = (app.clone(), drain.clone(), load.clone());
+    accept_until_drained(listener, acceptor, handshake, app.drain.clone(), move |accepted, address| {
+        let (app, load) = (app.clone(), load.clone());
         async move {
             match accepted {
-                Ok(stream) => connection(app, stream, address, drain, load).await,
+                Ok(stream) => connection(app, stream, address, load).await,
                 Err(error) => handshake_failed(&app, address, &error.to_string()).await,
             }
         }
@@ -162,7 +170,7 @@ pub(crate) async fn handshake_failed(app: &App, address: SocketAddr, rule: &str)
     }
 }
 
-async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, drain: Drain, load: Arc<Load>) {
+async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, load: Arc<Load>) {
     let Some(certificate) = ncp_tls::peer_certificate(&stream).map(Arc::new) else { return };
     let Some(leaf) = stream.ssl().peer_certificate() else { return };
     let sent: Vec<X509> =
@@ -179,15 +187,15 @@ async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, drain
     let Ok(own) = stream.local_addr() else { return };
     let shown = Some(Arc::new(Shown { leaf, sent, verified: AtomicU64::new(snapshot.generation) }));
     let who = PeerConnection { certificate, address, own, peer: Some(peer), shown };
+    let drain = app.drain.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (app, who, drain, load) = (app.clone(), who.clone(), drain.clone(), load.clone());
-        async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &drain, &load).await) }
+        let (app, who, load) = (app.clone(), who.clone(), load.clone());
+        async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &load).await) }
     });
-    serve_connection(stream, service).await;
+    serve_connection(stream, service, &drain).await;
 }
 
-async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>, drain: &Drain, load: &Load) -> Reply {
-    let open = drain.exchange();
+async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>, load: &Load) -> Reply {
     let snapshot = app.snapshot.load_full();
     if !who.still_good(&snapshot).await {
         handshake_failed(&app, who.address, "certificate is no longer good").await;
@@ -204,8 +212,9 @@ async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     if app.config.listener.reply_paths.contains(&path) {
-        return held_by((open, permits), asynchronous::receive(&app, &who, &parts.headers, body).await);
+        return held_by(permits, asynchronous::receive(&app, &who, &parts.headers, body).await);
     }
+    let open = app.drain.hold();
     let reply = match pipeline::respond(app, who, &path, &parts.headers, body).await {
         Replied::Now(reply) => reply,
         Replied::Later(work) => {
@@ -216,10 +225,10 @@ async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>
             return empty(StatusCode::ACCEPTED);
         }
     };
-    held_by((open, permits), reply)
+    held_by(permits, reply)
 }
 
-/// The exchange is open, and its place taken, until the last byte of the reply has gone.
+/// The exchange has its place until the last byte of the reply has gone.
 pub(crate) fn held_by(held: impl Send + 'static, reply: Reply) -> Reply {
     reply.map(|body| {
         body.map_frame(move |frame| {

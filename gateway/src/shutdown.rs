@@ -1,4 +1,5 @@
-//! Stop order: readiness off, stop accepting, let open exchanges finish within the grace, flush the spool, close.
+//! Stop order: readiness off, stop accepting, let what is open finish within the grace, flush the spool, close. Open are
+//! connections until their last byte has gone and exchanges until their outcome is on the trail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,10 +21,10 @@ struct Open {
     none_left: Notify,
 }
 
-/// One open exchange; dropping it closes it.
-pub struct OpenExchange(Arc<Open>);
+/// Something that is open; dropping it closes it.
+pub struct Held(Arc<Open>);
 
-impl Drop for OpenExchange {
+impl Drop for Held {
     fn drop(&mut self) {
         if self.0.count.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.0.none_left.notify_waiters();
@@ -38,13 +39,13 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// Counts an exchange until the guard is dropped.
-    pub fn exchange(&self) -> OpenExchange {
+    /// The end waits for the guard to be dropped.
+    pub fn hold(&self) -> Held {
         self.open.count.fetch_add(1, Ordering::AcqRel);
-        OpenExchange(self.open.clone())
+        Held(self.open.clone())
     }
 
-    /// Exchanges open now.
+    /// Connections and exchanges open now.
     pub fn open(&self) -> usize {
         self.open.count.load(Ordering::Acquire)
     }
@@ -70,7 +71,7 @@ impl Drain {
         self.stop.send_replace(true);
     }
 
-    /// Waits for open exchanges, at most `grace`; true when none is left.
+    /// Waits for what is open, at most `grace`; true when none is left.
     pub async fn drained(&self, grace: Duration) -> bool {
         let wait = async {
             loop {
@@ -107,7 +108,7 @@ mod tests {
     async fn waits_for_open_exchanges() {
         let drain = Drain::default();
         drain.set_ready();
-        let open = drain.exchange();
+        let open = drain.hold();
         assert!(drain.is_ready());
         drain.stop();
         assert!(!drain.is_ready());

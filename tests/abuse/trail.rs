@@ -3,7 +3,10 @@
 
 use std::path::Path;
 
+use futures_util::StreamExt;
 use ncp_audit::{AuditSink, SpoolOptions};
+use ncp_gateway::audit_scope::Trail;
+use ncp_gateway::identity::TransactionName;
 use ncp_ihe::{
     DocumentRequest, HomeCommunityId, ImagingRequest, Oid, PatientId, RetrieveRequest, SeriesRequest, StudyRequest,
     Uid, actions,
@@ -94,6 +97,27 @@ async fn every_transaction_decides() {
         let of = |xml: &&(u64, u64, String)| xml.2.contains(transaction) && xml.2.contains(&patient.extension);
         assert_eq!(records.iter().filter(of).count(), 1, "{transaction}: {records:#?}");
     }
+}
+
+/// The outcome is stored by a task of its own once an answer has ended: the gateway does not end before. One thread, so
+/// that nothing runs between the answer's end and the look.
+#[tokio::test]
+async fn the_gateway_ends_after_the_outcome() {
+    let world = World::new();
+    let gateway = world.start("ends", |text| text).await;
+    let spool = options(&gateway);
+    let app = gateway.app.clone();
+    let peer = app.snapshot.load().peers.iter().next().expect("a peer").clone();
+    let asked = TransactionName::Rad75;
+    let trail = Trail::initiating(&app, asked, &peer, "https://fi.example/").await.expect("an intent");
+    let mut parts = trail.follow(Box::pin(futures_util::stream::empty()));
+    assert!(parts.next().await.is_none());
+    drop(parts);
+    assert_eq!(app.drain.open(), 1, "the gateway could end now");
+    gateway.stop().await;
+    let records = ncp_audit::read_spool(&spool).expect("reads").records;
+    let good = |xml: &str| xml.contains("RAD-75") && xml.contains("EventOutcomeIndicator=\"0\"");
+    assert_eq!(records.iter().filter(|(_, _, xml)| good(xml)).count(), 1, "{records:#?}");
 }
 
 /// A spool of one segment: the intent fits, the decision about so many documents does not.

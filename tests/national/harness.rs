@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use ncp_gateway::shutdown::Drain;
 use ncp_gateway::{app, config, listener};
 use ncp_ihe::{Content, ImagingRequest, RetrieveResponse, Status, actions};
 use ncp_saml::SignedAssertion;
@@ -102,7 +101,7 @@ seal_anchors = "fi/anchors.pem"
         let app = app::build(config).await.unwrap_or_else(|e| panic!("{}", shown(&e)));
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let port = socket.local_addr().expect("bound").port();
-        tokio::spawn(listener::serve_peers(app, socket, Drain::default()));
+        tokio::spawn(listener::serve_peers(app, socket));
         let neighbour = Neighbour::new(&self.fi, "2.999.246", &self.no.path("anchors.pem"), "127.0.0.1", port);
         let neighbour = neighbour.expect("a neighbour");
         let assertions = neighbour.assertions(&patient()).await.expect("signs");

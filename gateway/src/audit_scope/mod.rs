@@ -26,6 +26,7 @@ use crate::national::{LocatedStudy, Missing};
 use crate::outcome::{Alert, GatewayError};
 use crate::policy::Refusal;
 use crate::responding::pipeline::Exchange;
+use crate::shutdown::Held;
 use crate::wire::Back;
 
 use objects::{document_object, study_object};
@@ -38,6 +39,8 @@ pub struct Trail {
     decision: Decision,
     progress: Recorder,
     alerts: Vec<Event>,
+    /// The gateway does not end before the outcome is on the trail.
+    _open: Held,
 }
 
 impl Trail {
@@ -134,6 +137,7 @@ impl Trail {
             decision: Decision::default(),
             progress: Recorder::default(),
             alerts: Vec::new(),
+            _open: app.drain.hold(),
         })
     }
 

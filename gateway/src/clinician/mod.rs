@@ -39,7 +39,6 @@ use crate::config::{Clinician, Peer};
 use crate::initiating::{Call, Caller, Treatment};
 use crate::listener::{accept_until_drained, serve_connection};
 use crate::recent::Recent;
-use crate::shutdown::Drain;
 
 pub mod dicomweb;
 pub mod documents;
@@ -77,7 +76,6 @@ pub struct Clinic {
     /// Manifests by the sealed base that leads to them: a viewer asks for one study many times.
     manifests: Recent<String, Manifest>,
     calls: Arc<Semaphore>,
-    drain: Drain,
 }
 
 /// Where a call came from and under which reference the trail, the log and the caller know it.
@@ -102,7 +100,7 @@ impl Clinic {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn new(app: Arc<App>, config: &Clinician, drain: Drain) -> Result<Self, String> {
+    pub fn new(app: Arc<App>, config: &Clinician) -> Result<Self, String> {
         let sealer = Sealer::load(&config.sealing_key_file).map_err(|e| format!("clinician.sealing_key_file: {e}"))?;
         Ok(Self {
             app,
@@ -111,7 +109,6 @@ impl Clinic {
             proofs: Proofs::default(),
             manifests: Recent::default(),
             calls: Arc::new(Semaphore::new(CALLS)),
-            drain,
         })
     }
 
@@ -303,7 +300,6 @@ fn dicomweb_routes() -> Router<Arc<Clinic>> {
 
 /// Around every call: its place among the others, its reference, the headers of every answer.
 async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: Next) -> Response {
-    let open = clinic.drain.exchange();
     let reference = uuid::Uuid::new_v4().to_string();
     let address = request.extensions().get::<SocketAddr>().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
     let called = (request.method().clone(), request.uri().path().to_owned());
@@ -320,9 +316,9 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
                 }
                 None => response,
             };
-            // The call is open, and its place taken, until the last byte has gone.
+            // The call has its place until the last byte has gone.
             response.map(|body| {
-                let held = (open, permit);
+                let held = permit;
                 Body::new(body.map_frame(move |frame| {
                     let _ = &held;
                     frame
@@ -359,18 +355,18 @@ impl IntoResponse for Problem {
 
 /// Accepts clinicians' systems until the drain begins.
 pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener) {
-    let (routes, drain, app) = (routes(clinic.clone()), clinic.drain.clone(), clinic.app.clone());
-    let handshake = app.config.limits.handshake;
+    let (routes, drain, app) = (routes(clinic.clone()), clinic.app.drain.clone(), clinic.app.clone());
+    let (handshake, draining) = (app.config.limits.handshake, drain.clone());
     let acceptor = move || app.snapshot.load().clinician_acceptor.clone();
     accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
-        let routes = routes.clone();
+        let (routes, drain) = (routes.clone(), draining.clone());
         async move {
             match accepted {
                 Ok(stream) => {
                     let shown = stream.ssl().peer_certificate().and_then(|c| c.digest(MessageDigest::sha256()).ok());
                     let shown = Certificate(shown.map(|digest| URL_SAFE_NO_PAD.encode(digest)));
                     let service = routes.layer(axum::Extension(address)).layer(axum::Extension(shown));
-                    serve_connection(stream, TowerToHyperService::new(service)).await;
+                    serve_connection(stream, TowerToHyperService::new(service), &drain).await;
                 }
                 Err(error) => tracing::debug!(reason = %error, "handshake with a clinician's system failed"),
             }

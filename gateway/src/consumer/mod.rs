@@ -34,7 +34,6 @@ use crate::config;
 use crate::identity::TransactionName;
 use crate::listener::{self, PeerConnection, Reply, accept_until_drained, serve_connection};
 use crate::outcome::GatewayError;
-use crate::shutdown::Drain;
 use crate::telemetry::ExchangeLabels;
 use crate::wire::{self, Answer};
 
@@ -96,7 +95,6 @@ pub struct Consumers {
     app: Arc<App>,
     config: config::Consumer,
     calls: Arc<Semaphore>,
-    drain: Drain,
 }
 
 /// What a consumer's handshake showed, and under which snapshot it was good.
@@ -116,9 +114,9 @@ struct Exchange {
 
 impl Consumers {
     /// Nothing is bound.
-    pub fn new(app: Arc<App>, config: &config::Consumer, drain: Drain) -> Self {
+    pub fn new(app: Arc<App>, config: &config::Consumer) -> Self {
         let calls = Arc::new(Semaphore::new(app.config.limits.concurrency));
-        Self { app, config: config.clone(), calls, drain }
+        Self { app, config: config.clone(), calls }
     }
 
     /// Whether a client certificate is good under the trust of this moment, which a reload changes.
@@ -155,7 +153,7 @@ impl Consumers {
 pub async fn serve(consumers: Arc<Consumers>, listener: TcpListener) {
     let app = consumers.app.clone();
     let acceptor = move || app.snapshot.load().consumers.as_ref().map(|trust| trust.acceptor.clone());
-    let (handshake, drain) = (consumers.app.config.limits.handshake, consumers.drain.clone());
+    let (handshake, drain) = (consumers.app.config.limits.handshake, consumers.app.drain.clone());
     accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
         let consumers = consumers.clone();
         async move {
@@ -180,6 +178,7 @@ async fn connection(consumers: Arc<Consumers>, stream: TlsStream, address: Socke
     }
     let Ok(own) = stream.local_addr() else { return };
     let who = PeerConnection::national(certificate, address, own);
+    let drain = consumers.app.drain.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (consumers, who, good) = (consumers.clone(), who.clone(), consumers.knows(&shown));
         async move {
@@ -187,7 +186,7 @@ async fn connection(consumers: Arc<Consumers>, stream: TlsStream, address: Socke
             Ok::<_, std::convert::Infallible>(reply)
         }
     });
-    serve_connection(stream, service).await;
+    serve_connection(stream, service, &drain).await;
 }
 
 /// The certificate was good when the connection began.
@@ -198,7 +197,6 @@ fn no_longer() -> Reply {
 }
 
 async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request: Request<Incoming>) -> Reply {
-    let open = consumers.drain.exchange();
     let Ok(permit) = consumers.calls.clone().try_acquire_owned() else { return listener::busy() };
     if request.method() != Method::POST {
         return listener::empty(StatusCode::METHOD_NOT_ALLOWED);
@@ -220,7 +218,7 @@ async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request
         Ok(asked) => respond(exchange, asked, &parts.headers, body).await,
         Err(token) => sts::respond(&exchange, token, &parts.headers, body).await,
     };
-    listener::held_by((open, permit), reply)
+    listener::held_by(permit, reply)
 }
 
 /// Carries one exchange from its headers to its reply.
