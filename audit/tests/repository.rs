@@ -250,6 +250,7 @@ async fn fhir(client: &Client) {
     }
     let mut other = event.clone();
     other["outcome"] = "8".into();
+    other["agent"][0]["name"] = "Åse Testmüller".into();
     let bundle =
         json!({ "resourceType": "Bundle", "type": "batch", "entry": [{ "resource": other }, { "resource": 7 }] });
     let (status, answer) = client.fhir("hospital", Method::POST, "/", &bundle).await;
@@ -288,6 +289,12 @@ async fn fhir(client: &Client) {
         ("&site=NO-NCP", 4),
         ("&site=DK-NCP", 0),
         ("&entity-name=nothing", 0),
+        // Strings fit from their beginning on, whatever their case and accents.
+        ("&address=192.0.2", 4),
+        ("&address=2.0.2", 0),
+        ("&agent-name=ase%20testM%C3%BCller", 1),
+        ("&agent-name=nobody,ASE%20T", 1),
+        ("&agent-name=testmuller", 0),
     ] {
         let (status, bundle) = get(format!("{day}{query}")).await;
         assert_eq!((status, count(&bundle)), (StatusCode::OK, expected), "{query}: {bundle}");

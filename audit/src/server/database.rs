@@ -64,6 +64,9 @@ pub trait Database: Send {
 
     /// Whether tables are partitioned by month.
     fn partitioned(&self) -> bool;
+
+    /// The collation that orders text by its bytes.
+    fn by_bytes(&self) -> &'static str;
 }
 
 fn failed(error: impl std::fmt::Display) -> AuditError {
@@ -131,6 +134,10 @@ impl Database for Sqlite {
 
     fn partitioned(&self) -> bool {
         false
+    }
+
+    fn by_bytes(&self) -> &'static str {
+        "BINARY"
     }
 }
 
@@ -248,6 +255,10 @@ impl Database for Postgres {
 
     fn partitioned(&self) -> bool {
         true
+    }
+
+    fn by_bytes(&self) -> &'static str {
+        "\"C\""
     }
 }
 

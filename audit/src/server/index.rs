@@ -2,6 +2,8 @@
 //! made again from the store.
 
 use ncp_proto::audit::{Found, Gap, SearchRequest, SourceState};
+use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 
 use super::database::{Database, Value, month, partition, transaction};
 use super::store::{Place, rows_of};
@@ -27,6 +29,11 @@ pub struct Entry {
     tokens: Vec<(&'static str, String)>,
 }
 
+/// Text as it is searched for: without case, accents and other marks (FHIR R4 search, string).
+pub(super) fn folded(text: &str) -> String {
+    text.nfkd().filter(|c| !is_combining_mark(*c)).flat_map(char::to_lowercase).collect()
+}
+
 impl Entry {
     /// Reads what is searched for. `hash` is the store's keyed hash of identifiers of persons.
     pub fn new(place: Place, found: Found, hash: &dyn Fn(&str) -> String) -> Self {
@@ -43,8 +50,8 @@ impl Entry {
             for participant in &message.participants {
                 tokens.push(("agent", participant.user_id.clone()));
                 tokens.push(("altid", participant.alternative.clone()));
-                tokens.push(("agent-name", participant.name.clone()));
-                tokens.push(("address", participant.address.clone()));
+                tokens.push(("agent-name", folded(&participant.name)));
+                tokens.push(("address", folded(&participant.address)));
                 tokens.extend(participant.roles.iter().map(|c| ("agent-role", c.code.clone())));
             }
             for object in &message.objects {
@@ -52,7 +59,7 @@ impl Entry {
                 let id = if object.kind == "1" { hash(&object.id) } else { object.id.clone() };
                 tokens.push(("entity", id));
                 if object.kind != "1" {
-                    tokens.push(("entity-name", object.name.clone()));
+                    tokens.push(("entity-name", folded(&object.name)));
                 }
                 tokens.push(("entity-type", object.kind.clone()));
                 tokens.push(("entity-role", object.role.clone()));
@@ -88,6 +95,8 @@ pub struct Search {
     pub columns: Vec<(&'static str, Value)>,
     /// Token and its values, any of.
     pub tokens: Vec<(&'static str, Vec<String>)>,
+    /// Token and what its value begins with, any of; folded.
+    pub strings: Vec<(&'static str, Vec<String>)>,
     /// Records themselves, any of.
     pub places: Option<Vec<Place>>,
     /// Event times from (inclusive) and to (exclusive), µs; 0: open.
@@ -158,6 +167,7 @@ impl Index {
     /// # Errors
     /// The database's.
     pub fn open(mut db: Box<dyn Database>) -> Result<Self, AuditError> {
+        let collation = db.by_bytes();
         let by = if db.partitioned() { " PARTITION BY RANGE (received_us)" } else { "" };
         db.batch(&format!(
             "CREATE TABLE IF NOT EXISTS record (
@@ -167,8 +177,8 @@ impl Index {
                patient TEXT NOT NULL, actor TEXT NOT NULL, organisation TEXT NOT NULL, country TEXT NOT NULL,
                purpose TEXT NOT NULL, emergency BIGINT NOT NULL, digest TEXT NOT NULL, transport TEXT NOT NULL,
                PRIMARY KEY (id, received_us)){by};
-             CREATE TABLE IF NOT EXISTS token (record BIGINT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL,
-               received_us BIGINT NOT NULL){by};
+             CREATE TABLE IF NOT EXISTS token (record BIGINT NOT NULL, name TEXT NOT NULL,
+               value TEXT COLLATE {collation} NOT NULL,               received_us BIGINT NOT NULL){by};
              CREATE TABLE IF NOT EXISTS duplicate (record BIGINT NOT NULL PRIMARY KEY, times BIGINT NOT NULL);
              CREATE TABLE IF NOT EXISTS rejected (source TEXT NOT NULL, received_us BIGINT NOT NULL, reason TEXT NOT NULL,
                segment BIGINT NOT NULL, place BIGINT NOT NULL, PRIMARY KEY (segment, place));
@@ -475,6 +485,15 @@ fn fitting(what: &str, search: &Search) -> (String, Vec<Value>) {
         let any: Vec<String> = any.iter().map(|v| bind(v.as_str().into())).collect();
         let any = any.join(",");
         sql.push_str(&format!(" AND id IN (SELECT record FROM token WHERE name = {name} AND value IN ({any}))"));
+    }
+    for (name, any) in &search.strings {
+        let name = bind((*name).into());
+        let begins = |text: &String| {
+            let (first, after) = (bind(text.as_str().into()), bind(format!("{text}{}", char::MAX).as_str().into()));
+            format!("(value >= {first} AND value < {after})")
+        };
+        let any = any.iter().map(begins).collect::<Vec<_>>().join(" OR ");
+        sql.push_str(&format!(" AND id IN (SELECT record FROM token WHERE name = {name} AND ({any}))"));
     }
     let bounds = [
         ("event_us >=", search.event_us.0),

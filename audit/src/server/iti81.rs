@@ -5,7 +5,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::database::Value;
-use super::index::{MOST, Search};
+use super::index::{MOST, Search, folded};
 use super::store::Place;
 
 /// What is understood, and its FHIR type.
@@ -68,6 +68,7 @@ pub(super) struct Parameters {
     /// As it came, without paging.
     query: Vec<(String, String)>,
     tokens: Vec<(&'static str, Vec<String>)>,
+    strings: Vec<(&'static str, Vec<String>)>,
     sources: Vec<String>,
     /// CX of each parameter's alternatives.
     patients: Vec<Vec<String>>,
@@ -119,12 +120,12 @@ impl Parameters {
                     let (from, to) = dates(&value).ok_or(QueryError::Value("date"))?;
                     (out.from_us, out.to_us) = (out.from_us.max(from), out.to_us.min(to));
                 }
-                "address" => out.tokens.push(("address", values())),
+                "address" => out.strings.push(("address", strings(&value))),
                 "agent" | "agent.identifier" => out.tokens.push(("agent", values())),
-                "agent-name" => out.tokens.push(("agent-name", values())),
+                "agent-name" => out.strings.push(("agent-name", strings(&value))),
                 "agent-role" => out.tokens.push(("agent-role", values())),
                 "altid" => out.tokens.push(("altid", values())),
-                "entity-name" => out.tokens.push(("entity-name", values())),
+                "entity-name" => out.strings.push(("entity-name", strings(&value))),
                 "site" => out.tokens.push(("site", values())),
                 "entity-type" => out.tokens.push(("entity-type", values())),
                 "entity-role" => out.tokens.push(("entity-role", values())),
@@ -211,6 +212,7 @@ impl Parameters {
         Search {
             columns,
             tokens,
+            strings: self.strings.clone(),
             places: self.ids.clone(),
             event_us: (open(self.from_us), open(self.to_us)),
             received_before: self.received_before,
@@ -227,6 +229,11 @@ impl Parameters {
         out.push_str(&format!("_page={}.{skip}", self.received_before));
         out
     }
+}
+
+/// The alternatives of a string: a value fits that begins with one, whatever its case and accents (FHIR R4 search, string).
+fn strings(value: &str) -> Vec<String> {
+    value.split(',').filter(|v| !v.is_empty()).map(folded).collect()
 }
 
 /// `system|code` and `Type/id` without what stands before.
