@@ -24,7 +24,7 @@ pub(crate) struct IndexedStudy {
     pub(crate) timezone: Option<String>,
     pub(crate) description: Option<String>,
     pub(crate) accession: Option<String>,
-    /// Sorted by series, number, UID.
+    /// Sorted by SOP Instance UID.
     pub(crate) instances: Vec<IndexedInstance>,
 }
 
@@ -48,14 +48,19 @@ pub(crate) struct IndexedInstance {
 
 impl IndexedStudy {
     pub(crate) fn instance(&self, sop_instance: &str) -> Option<&IndexedInstance> {
-        self.instances.iter().find(|i| i.sop_instance.as_str() == sop_instance)
+        let found = self.instances.binary_search_by(|i| i.sop_instance.as_str().cmp(sop_instance)).ok()?;
+        self.instances.get(found)
     }
 
     pub(crate) fn sort(&mut self) {
-        self.instances.sort_by(|a, b| {
-            let key = |i: &'_ IndexedInstance| (i.series_number, i.series.clone(), i.number, i.sop_instance.clone());
-            key(a).cmp(&key(b))
-        });
+        self.instances.sort_by(|a, b| a.sop_instance.cmp(&b.sop_instance));
+    }
+
+    /// By series, number, UID: the order of a manifest.
+    fn in_order(&self) -> Vec<&IndexedInstance> {
+        let mut out: Vec<&IndexedInstance> = self.instances.iter().collect();
+        out.sort_by_key(|&i| (i.series_number, &i.series, i.number, &i.sop_instance));
+        out
     }
 
     /// What of a request the archive has.
@@ -169,7 +174,8 @@ impl ManifestSite {
 
     fn manifest(&self, study: &IndexedStudy) -> Result<Manifest, String> {
         let mut series: Vec<ManifestSeries> = Vec::new();
-        for instance in study.instances.iter().filter(|i| !i.withheld) {
+        let listed = study.in_order();
+        for instance in listed.iter().filter(|i| !i.withheld) {
             let one = ManifestInstance {
                 number: instance.number,
                 frames: instance.frames,
@@ -191,7 +197,7 @@ impl ManifestSite {
         // Required by MADO: the images' own, else the zone's at that instant.
         let at = started.clone().unwrap_or_else(|| Timestamp::UNIX_EPOCH.to_zoned(self.zone.clone()));
         let timezone = at.strftime("%z").to_string();
-        let content: Vec<&str> = study.instances.iter().map(|i| i.sop_instance.as_str()).collect();
+        let content: Vec<&str> = listed.iter().map(|i| i.sop_instance.as_str()).collect();
         let own = |what: &str| self.derived_uid(&[study.study.as_str(), what, &content.join(" "), &timezone]);
         let (sop_instance, own_series) = (own("manifest")?, own("series")?);
         Ok(Manifest {

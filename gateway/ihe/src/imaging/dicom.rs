@@ -1,11 +1,10 @@
 //! Reading and writing of DICOM attributes, and the codes that manifests use.
 
-use dicom_core::value::DataSetSequence;
-use dicom_core::{DataElement, PrimitiveValue, Tag, VR};
+use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
-use dicom_object::InMemDicomObject;
 
 use super::item::DataSet;
+use super::written::Written;
 use super::{IssuedId, IssuedName, Issuer};
 use crate::{Coded, Oid, Uid};
 
@@ -118,54 +117,40 @@ pub(super) fn xon(institution: &IssuedName) -> String {
     if fits { full } else { plain }
 }
 
-pub(super) fn put(object: &mut InMemDicomObject, tag: Tag, vr: VR, value: Option<&str>) {
-    if let Some(value) = value {
-        object.put(DataElement::new(tag, vr, PrimitiveValue::from(value)));
-    }
-}
-
-pub(super) fn put_number(object: &mut InMemDicomObject, tag: Tag, value: Option<u32>) {
-    put(object, tag, VR::IS, value.map(|n| n.to_string()).as_deref());
-}
-
-pub(super) fn put_items(object: &mut InMemDicomObject, tag: Tag, items: Vec<InMemDicomObject>) {
-    object.put(DataElement::new(tag, VR::SQ, DataSetSequence::from(items)));
-}
-
 /// A hierarchic designator sequence.
-pub(super) fn put_issuer(object: &mut InMemDicomObject, tag: Tag, issuer: Option<&Issuer>, label: Option<&str>) {
+pub(super) fn put_issuer(object: &mut Written, tag: Tag, issuer: Option<&Issuer>, label: Option<&str>) {
     if issuer.is_none() && label.is_none() {
         return;
     }
-    let mut item = InMemDicomObject::new_empty();
-    put(&mut item, tags::LOCAL_NAMESPACE_ENTITY_ID, VR::UT, label);
+    let mut item = Written::default();
+    item.put(tags::LOCAL_NAMESPACE_ENTITY_ID, VR::UT, label);
     let (id, kind) = match issuer {
         Some(Issuer::Oid(oid)) => (Some(oid.as_str()), Some("ISO")),
         Some(Issuer::Uri(uri)) => (Some(uri.as_str()), Some("URI")),
         None => (None, None),
     };
-    put(&mut item, tags::UNIVERSAL_ENTITY_ID, VR::UT, id);
-    put(&mut item, tags::UNIVERSAL_ENTITY_ID_TYPE, VR::CS, kind);
-    put_items(object, tag, vec![item]);
+    item.put(tags::UNIVERSAL_ENTITY_ID, VR::UT, id);
+    item.put(tags::UNIVERSAL_ENTITY_ID_TYPE, VR::CS, kind);
+    object.put_items(tag, [item]);
 }
 
 /// An item of a code sequence. A scheme that is no designator of 16 characters cannot be said in DICOM.
-pub(super) fn code_item(coded: &Coded) -> InMemDicomObject {
-    let mut item = InMemDicomObject::new_empty();
+pub(super) fn code_item(coded: &Coded) -> Written {
+    let mut item = Written::default();
     let tag = if coded.code.len() > 16 { tags::LONG_CODE_VALUE } else { tags::CODE_VALUE };
     let vr = if coded.code.len() > 16 { VR::UC } else { VR::SH };
     let scheme = if coded.system.is_empty() || coded.system.len() > 16 { "99UNKNOWN" } else { &coded.system };
-    put(&mut item, tag, vr, Some(&coded.code));
-    put(&mut item, tags::CODING_SCHEME_DESIGNATOR, VR::SH, Some(scheme));
-    put(&mut item, tags::CODE_MEANING, VR::LO, Some(coded.display.as_deref().unwrap_or(&coded.code)));
+    item.put(tag, vr, Some(&coded.code));
+    item.put(tags::CODING_SCHEME_DESIGNATOR, VR::SH, Some(scheme));
+    item.put(tags::CODE_MEANING, VR::LO, Some(coded.display.as_deref().unwrap_or(&coded.code)));
     item
 }
 
 /// A reference to an instance.
-pub(super) fn reference(sop_class: &str, sop_instance: &str) -> InMemDicomObject {
-    let mut item = InMemDicomObject::new_empty();
-    put(&mut item, tags::REFERENCED_SOP_CLASS_UID, VR::UI, Some(sop_class));
-    put(&mut item, tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, Some(sop_instance));
+pub(super) fn reference(sop_class: &str, sop_instance: &str) -> Written {
+    let mut item = Written::default();
+    item.put(tags::REFERENCED_SOP_CLASS_UID, VR::UI, Some(sop_class));
+    item.put(tags::REFERENCED_SOP_INSTANCE_UID, VR::UI, Some(sop_instance));
     item
 }
 

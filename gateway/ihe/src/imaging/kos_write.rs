@@ -2,9 +2,10 @@
 
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
-use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
+use dicom_object::FileMetaTableBuilder;
 
-use super::dicom::{self, KOS, code, put, put_issuer, put_items, put_number, reference};
+use super::dicom::{self, KOS, code, put_issuer, reference};
+use super::written::Written;
 use super::{IssuedId, Manifest, ManifestError, ManifestInstance, ManifestSeries};
 use crate::Coded;
 
@@ -49,111 +50,109 @@ impl Manifest {
     /// # Errors
     /// [`ManifestError::Write`] when dicom-rs refuses.
     pub fn write_kos(&self, dialect: KosDialect) -> Result<Vec<u8>, ManifestError> {
-        let mut object = InMemDicomObject::new_empty();
+        let mut object = Written::default();
         self.header(&mut object, dialect);
         self.patient_module(&mut object);
-        put(&mut object, tags::VALUE_TYPE, VR::CS, Some("CONTAINER"));
+        object.put(tags::VALUE_TYPE, VR::CS, Some("CONTAINER"));
         let title = match dialect {
             KosDialect::XdsI | KosDialect::XtEhr => Coded::new("113030", "DCM", Some("Manifest")),
             KosDialect::Mado(_) => Coded::new("MADOTEMP001", "99IHE", Some("Manifest with Description")),
         };
-        put_items(&mut object, tags::CONCEPT_NAME_CODE_SEQUENCE, vec![dicom::code_item(&title)]);
-        put(&mut object, tags::CONTINUITY_OF_CONTENT, VR::CS, Some("SEPARATE"));
+        object.put_items(tags::CONCEPT_NAME_CODE_SEQUENCE, [dicom::code_item(&title)]);
+        object.put(tags::CONTINUITY_OF_CONTENT, VR::CS, Some("SEPARATE"));
         let requests = self.requests();
         if !requests.is_empty() {
-            put_items(&mut object, tags::REFERENCED_REQUEST_SEQUENCE, requests);
+            object.put_items(tags::REFERENCED_REQUEST_SEQUENCE, requests);
         }
-        put_items(&mut object, tags::CURRENT_REQUESTED_PROCEDURE_EVIDENCE_SEQUENCE, vec![self.evidence(dialect)]);
-        let mut template = InMemDicomObject::new_empty();
-        put(&mut template, tags::MAPPING_RESOURCE, VR::CS, Some("DCMR"));
-        put(&mut template, tags::TEMPLATE_IDENTIFIER, VR::CS, Some("2010"));
-        put_items(&mut object, tags::CONTENT_TEMPLATE_SEQUENCE, vec![template]);
-        put_items(&mut object, tags::CONTENT_SEQUENCE, self.content(dialect));
+        object.put_items(tags::CURRENT_REQUESTED_PROCEDURE_EVIDENCE_SEQUENCE, [self.evidence(dialect)]);
+        let mut template = Written::default();
+        template.put(tags::MAPPING_RESOURCE, VR::CS, Some("DCMR"));
+        template.put(tags::TEMPLATE_IDENTIFIER, VR::CS, Some("2010"));
+        object.put_items(tags::CONTENT_TEMPLATE_SEQUENCE, [template]);
+        object.put_items(tags::CONTENT_SEQUENCE, self.content(dialect));
 
         let meta = FileMetaTableBuilder::new()
             .media_storage_sop_class_uid(KOS)
             .media_storage_sop_instance_uid(self.sop_instance.as_str())
-            .transfer_syntax(EXPLICIT_LE);
-        let file = object.with_meta(meta).map_err(|_| ManifestError::Write)?;
-        let mut out = Vec::new();
-        file.write_all(&mut out).map_err(|_| ManifestError::Write)?;
-        Ok(out)
+            .transfer_syntax(EXPLICIT_LE)
+            .build();
+        meta.ok().and_then(|meta| object.file(&meta)).ok_or(ManifestError::Write)
     }
 
-    fn header(&self, object: &mut InMemDicomObject, dialect: KosDialect) {
+    fn header(&self, object: &mut Written, dialect: KosDialect) {
         let filled = |value: &Option<String>| value.clone().unwrap_or_default();
-        put(object, tags::SPECIFIC_CHARACTER_SET, VR::CS, Some("ISO_IR 192"));
-        put(object, tags::SOP_CLASS_UID, VR::UI, Some(KOS));
-        put(object, tags::SOP_INSTANCE_UID, VR::UI, Some(self.sop_instance.as_str()));
-        put(object, tags::STUDY_DATE, VR::DA, Some(&filled(&self.study_date)));
-        put(object, tags::STUDY_TIME, VR::TM, Some(&filled(&self.study_time)));
+        object.put(tags::SPECIFIC_CHARACTER_SET, VR::CS, Some("ISO_IR 192"));
+        object.put(tags::SOP_CLASS_UID, VR::UI, Some(KOS));
+        object.put(tags::SOP_INSTANCE_UID, VR::UI, Some(self.sop_instance.as_str()));
+        object.put(tags::STUDY_DATE, VR::DA, Some(&filled(&self.study_date)));
+        object.put(tags::STUDY_TIME, VR::TM, Some(&filled(&self.study_time)));
         let created = filled(&self.created);
-        put(object, tags::CONTENT_DATE, VR::DA, created.get(..8));
-        put(object, tags::CONTENT_TIME, VR::TM, created.get(8..));
+        object.put(tags::CONTENT_DATE, VR::DA, created.get(..8));
+        object.put(tags::CONTENT_TIME, VR::TM, created.get(8..));
         // V7e wants none at the top, MADO one only where the study has exactly one.
         let own = if dialect == KosDialect::XtEhr { None } else { self.accession.clone() };
-        put(object, tags::ACCESSION_NUMBER, VR::SH, Some(&filled(&own)));
+        object.put(tags::ACCESSION_NUMBER, VR::SH, Some(&filled(&own)));
         if let Some(own) = own {
             let known = self.requests.iter().filter_map(|r| r.accession.as_ref()).find(|a| a.id == own);
             if let Some(IssuedId { issuer, label, .. }) = known {
                 put_issuer(object, tags::ISSUER_OF_ACCESSION_NUMBER_SEQUENCE, issuer.as_ref(), label.as_deref());
             }
         }
-        put(object, tags::MODALITY, VR::CS, Some("KO"));
-        put(object, tags::MANUFACTURER, VR::LO, Some(&filled(&self.creator.manufacturer)));
+        object.put(tags::MODALITY, VR::CS, Some("KO"));
+        object.put(tags::MANUFACTURER, VR::LO, Some(&filled(&self.creator.manufacturer)));
         let institution = self.creator.institution.as_ref().map(dicom::xon);
-        put(object, tags::INSTITUTION_NAME, VR::LO, institution.as_deref());
-        put(object, tags::MANUFACTURER_MODEL_NAME, VR::LO, self.creator.model.as_deref());
-        put(object, tags::REFERRING_PHYSICIAN_NAME, VR::PN, Some(""));
-        put(object, tags::TIMEZONE_OFFSET_FROM_UTC, VR::SH, self.timezone.as_deref());
-        put(object, tags::STUDY_DESCRIPTION, VR::LO, self.description.as_deref());
-        put_items(object, tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE, Vec::new());
-        put(object, tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
-        put(object, tags::SERIES_INSTANCE_UID, VR::UI, Some(self.own_series.as_str()));
-        put(object, tags::STUDY_ID, VR::SH, Some(""));
-        put(object, tags::SERIES_NUMBER, VR::IS, Some("1"));
-        put(object, tags::INSTANCE_NUMBER, VR::IS, Some("1"));
+        object.put(tags::INSTITUTION_NAME, VR::LO, institution.as_deref());
+        object.put(tags::MANUFACTURER_MODEL_NAME, VR::LO, self.creator.model.as_deref());
+        object.put(tags::REFERRING_PHYSICIAN_NAME, VR::PN, Some(""));
+        object.put(tags::TIMEZONE_OFFSET_FROM_UTC, VR::SH, self.timezone.as_deref());
+        object.put(tags::STUDY_DESCRIPTION, VR::LO, self.description.as_deref());
+        object.put_items(tags::REFERENCED_PERFORMED_PROCEDURE_STEP_SEQUENCE, Vec::new());
+        object.put(tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
+        object.put(tags::SERIES_INSTANCE_UID, VR::UI, Some(self.own_series.as_str()));
+        object.put(tags::STUDY_ID, VR::SH, Some(""));
+        object.put(tags::SERIES_NUMBER, VR::IS, Some("1"));
+        object.put(tags::INSTANCE_NUMBER, VR::IS, Some("1"));
     }
 
-    fn patient_module(&self, object: &mut InMemDicomObject) {
+    fn patient_module(&self, object: &mut Written) {
         let patient = &self.patient;
-        put(object, tags::PATIENT_NAME, VR::PN, Some(patient.name.as_deref().unwrap_or_default()));
-        put(object, tags::PATIENT_BIRTH_DATE, VR::DA, Some(patient.birth_date.as_deref().unwrap_or_default()));
-        put(object, tags::PATIENT_SEX, VR::CS, Some(patient.sex.as_deref().unwrap_or_default()));
-        let identified = |id: &IssuedId, item: &mut InMemDicomObject| {
-            put(item, tags::PATIENT_ID, VR::LO, Some(&id.id));
-            put(item, tags::ISSUER_OF_PATIENT_ID, VR::LO, id.label.as_deref());
+        object.put(tags::PATIENT_NAME, VR::PN, Some(patient.name.as_deref().unwrap_or_default()));
+        object.put(tags::PATIENT_BIRTH_DATE, VR::DA, Some(patient.birth_date.as_deref().unwrap_or_default()));
+        object.put(tags::PATIENT_SEX, VR::CS, Some(patient.sex.as_deref().unwrap_or_default()));
+        let identified = |id: &IssuedId, item: &mut Written| {
+            item.put(tags::PATIENT_ID, VR::LO, Some(&id.id));
+            item.put(tags::ISSUER_OF_PATIENT_ID, VR::LO, id.label.as_deref());
             put_issuer(item, tags::ISSUER_OF_PATIENT_ID_QUALIFIERS_SEQUENCE, id.issuer.as_ref(), None);
         };
         match patient.ids.first() {
             Some(first) => identified(first, object),
-            None => put(object, tags::PATIENT_ID, VR::LO, Some("")),
+            None => object.put(tags::PATIENT_ID, VR::LO, Some("")),
         }
         let others = patient.ids.iter().map(|id| {
-            let mut item = InMemDicomObject::new_empty();
+            let mut item = Written::default();
             identified(id, &mut item);
-            put(&mut item, tags::TYPE_OF_PATIENT_ID, VR::CS, Some("TEXT"));
+            item.put(tags::TYPE_OF_PATIENT_ID, VR::CS, Some("TEXT"));
             item
         });
-        put_items(object, tags::OTHER_PATIENT_I_DS_SEQUENCE, others.collect());
+        object.put_items(tags::OTHER_PATIENT_I_DS_SEQUENCE, others);
     }
 
     /// Referenced Request Sequence; a procedure known by words alone is its description.
-    fn requests(&self) -> Vec<InMemDicomObject> {
+    fn requests(&self) -> Vec<Written> {
         let words = self.procedures.iter().find(|p| p.code.is_empty()).and_then(|p| p.display.as_deref());
         let codes: Vec<&Coded> = self.procedures.iter().filter(|p| !p.code.is_empty()).collect();
         let item = |accession: Option<&IssuedId>, placer: Option<&IssuedId>| {
-            let mut item = InMemDicomObject::new_empty();
+            let mut item = Written::default();
             let id = |id: Option<&IssuedId>| id.map(|i| i.id.clone()).unwrap_or_default();
-            put(&mut item, tags::ACCESSION_NUMBER, VR::SH, Some(&id(accession)));
-            put(&mut item, tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
-            put_items(&mut item, tags::REFERENCED_STUDY_SEQUENCE, Vec::new());
-            put(&mut item, tags::REQUESTED_PROCEDURE_DESCRIPTION, VR::LO, Some(words.unwrap_or_default()));
-            let codes = codes.iter().map(|c| dicom::code_item(c)).collect();
-            put_items(&mut item, tags::REQUESTED_PROCEDURE_CODE_SEQUENCE, codes);
-            put(&mut item, tags::REQUESTED_PROCEDURE_ID, VR::SH, Some(""));
-            put(&mut item, tags::PLACER_ORDER_NUMBER_IMAGING_SERVICE_REQUEST, VR::LO, Some(&id(placer)));
-            put(&mut item, tags::FILLER_ORDER_NUMBER_IMAGING_SERVICE_REQUEST, VR::LO, Some(""));
+            item.put(tags::ACCESSION_NUMBER, VR::SH, Some(&id(accession)));
+            item.put(tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
+            item.put_items(tags::REFERENCED_STUDY_SEQUENCE, Vec::new());
+            item.put(tags::REQUESTED_PROCEDURE_DESCRIPTION, VR::LO, Some(words.unwrap_or_default()));
+            let codes = codes.iter().map(|c| dicom::code_item(c));
+            item.put_items(tags::REQUESTED_PROCEDURE_CODE_SEQUENCE, codes);
+            item.put(tags::REQUESTED_PROCEDURE_ID, VR::SH, Some(""));
+            item.put(tags::PLACER_ORDER_NUMBER_IMAGING_SERVICE_REQUEST, VR::LO, Some(&id(placer)));
+            item.put(tags::FILLER_ORDER_NUMBER_IMAGING_SERVICE_REQUEST, VR::LO, Some(""));
             for (tag, issued) in [
                 (tags::ISSUER_OF_ACCESSION_NUMBER_SEQUENCE, accession),
                 (tags::ORDER_PLACER_IDENTIFIER_SEQUENCE, placer),
@@ -174,7 +173,7 @@ impl Manifest {
         }
     }
 
-    fn evidence(&self, dialect: KosDialect) -> InMemDicomObject {
+    fn evidence(&self, dialect: KosDialect) -> Written {
         let extended = dialect == KosDialect::XtEhr;
         // Which series a key object note lies in, for the images that it marks.
         let homes: std::collections::BTreeMap<&str, (&ManifestSeries, &ManifestInstance)> = self
@@ -183,61 +182,60 @@ impl Manifest {
             .flat_map(|s| s.instances.iter().map(move |i| (i.sop_instance.as_str(), (s, i))))
             .collect();
         let series = |s: &ManifestSeries| {
-            let mut item = InMemDicomObject::new_empty();
+            let mut item = Written::default();
             if extended {
-                put(&mut item, tags::SERIES_DATE, VR::DA, s.date.as_deref());
-                put(&mut item, tags::SERIES_TIME, VR::TM, s.time.as_deref());
-                put(&mut item, tags::MODALITY, VR::CS, s.modality.as_deref());
-                put(&mut item, tags::SERIES_DESCRIPTION, VR::LO, Some(s.description.as_deref().unwrap_or_default()));
-                put_number(&mut item, tags::SERIES_NUMBER, s.number);
+                item.put(tags::SERIES_DATE, VR::DA, s.date.as_deref());
+                item.put(tags::SERIES_TIME, VR::TM, s.time.as_deref());
+                item.put(tags::MODALITY, VR::CS, s.modality.as_deref());
+                item.put(tags::SERIES_DESCRIPTION, VR::LO, Some(s.description.as_deref().unwrap_or_default()));
+                item.put_number(tags::SERIES_NUMBER, s.number);
             }
-            put(&mut item, tags::RETRIEVE_AE_TITLE, VR::AE, s.ae_title.as_deref());
+            item.put(tags::RETRIEVE_AE_TITLE, VR::AE, s.ae_title.as_deref());
             let url = s.retrieve_url.as_deref().map(|base| match extended {
                 true => format!("{}/studies/{}/series/{}", base.trim_end_matches('/'), self.study, s.series),
                 false => base.to_owned(),
             });
-            put(&mut item, tags::RETRIEVE_URL, VR::UR, url.as_deref());
+            item.put(tags::RETRIEVE_URL, VR::UR, url.as_deref());
             let references = s.instances.iter().map(|i| {
                 let mut item = reference(i.sop_class.as_str(), i.sop_instance.as_str());
                 if extended {
-                    put_number(&mut item, tags::INSTANCE_NUMBER, i.number);
-                    put_number(&mut item, tags::NUMBER_OF_FRAMES, i.frames);
+                    item.put_number(tags::INSTANCE_NUMBER, i.number);
+                    item.put_number(tags::NUMBER_OF_FRAMES, i.frames);
                     marks(&mut item, i, &homes);
                 }
                 item
             });
-            put_items(&mut item, tags::REFERENCED_SOP_SEQUENCE, references.collect());
-            put(&mut item, tags::SERIES_INSTANCE_UID, VR::UI, Some(s.series.as_str()));
-            put(&mut item, dicom::LOCATION, VR::UI, s.location.as_ref().map(crate::Oid::as_str));
+            item.put_items(tags::REFERENCED_SOP_SEQUENCE, references);
+            item.put(tags::SERIES_INSTANCE_UID, VR::UI, Some(s.series.as_str()));
+            item.put(dicom::LOCATION, VR::UI, s.location.as_ref().map(crate::Oid::as_str));
             item
         };
-        let mut study = InMemDicomObject::new_empty();
-        put_items(&mut study, tags::REFERENCED_SERIES_SEQUENCE, self.series.iter().map(series).collect());
-        put(&mut study, tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
+        let mut study = Written::default();
+        study.put_items(tags::REFERENCED_SERIES_SEQUENCE, self.series.iter().map(series));
+        study.put(tags::STUDY_INSTANCE_UID, VR::UI, Some(self.study.as_str()));
         if let (KosDialect::Mado(codes), Some(viewer)) = (dialect, &self.viewer) {
             let (group, creator) = dicom::MADO_PRIVATE;
             match codes {
-                MadoCodes::Final => put(&mut study, dicom::DISPLAY_URI, VR::UR, Some(viewer)),
+                MadoCodes::Final => study.put(dicom::DISPLAY_URI, VR::UR, Some(viewer)),
                 MadoCodes::Temporary => {
-                    put(&mut study, Tag(group, 0x0010), VR::LO, Some(creator));
-                    put(&mut study, Tag(group, 0x1001), VR::UR, Some(viewer));
+                    study.put(Tag(group, 0x0010), VR::LO, Some(creator));
+                    study.put(Tag(group, 0x1001), VR::UR, Some(viewer));
                 }
             }
         }
         study
     }
 
-    fn content(&self, dialect: KosDialect) -> Vec<InMemDicomObject> {
-        let mut out = Vec::new();
-        if let KosDialect::Mado(codes) = dialect {
-            out.push(self.image_library(codes));
-        }
-        out.extend(self.series.iter().flat_map(|s| &s.instances).map(referring));
-        out
+    fn content(&self, dialect: KosDialect) -> impl Iterator<Item = Written> {
+        let library = match dialect {
+            KosDialect::Mado(codes) => Some(self.image_library(codes)),
+            KosDialect::XdsI | KosDialect::XtEhr => None,
+        };
+        library.into_iter().chain(self.series.iter().flat_map(|s| &s.instances).map(referring))
     }
 
-    fn image_library(&self, codes: MadoCodes) -> InMemDicomObject {
-        let mut content: Vec<InMemDicomObject> = self
+    fn image_library(&self, codes: MadoCodes) -> Written {
+        let mut content: Vec<Written> = self
             .modalities()
             .into_iter()
             .map(|m| code_value(&plain(code::MODALITY, "Modality"), &modality(m)))
@@ -246,39 +244,39 @@ impl Manifest {
         let listed = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
         let total = self.series_total.unwrap_or(listed);
         content.push(number_value(&codes.pick(code::SERIES, "Number of Study Related Series"), total, "series"));
-        content.extend(self.series.iter().map(|s| group(s, codes)));
-        container(&plain(code::IMAGE_LIBRARY, "Image Library"), "CONTAINS", content)
+        let groups = self.series.iter().map(|s| group(s, codes));
+        container(&plain(code::IMAGE_LIBRARY, "Image Library"), "CONTAINS", content.into_iter().chain(groups))
     }
 }
 
 /// V7e: the notes that mark an image, and the words of a note.
 fn marks(
-    item: &mut InMemDicomObject,
+    item: &mut Written,
     instance: &ManifestInstance,
     homes: &std::collections::BTreeMap<&str, (&ManifestSeries, &ManifestInstance)>,
 ) {
     let related = instance.marked_by.iter().filter_map(|uid| homes.get(uid.as_str())).map(|(series, note)| {
         let mut marked = reference(note.sop_class.as_str(), note.sop_instance.as_str());
         let title = note.key_title.clone().unwrap_or_else(|| Coded::new("113000", "DCM", Some("Of Interest")));
-        put_items(&mut marked, tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, vec![dicom::code_item(&title)]);
-        let mut item = InMemDicomObject::new_empty();
-        put_items(&mut item, tags::REFERENCED_SOP_SEQUENCE, vec![marked]);
-        put(&mut item, tags::SERIES_INSTANCE_UID, VR::UI, Some(series.series.as_str()));
+        marked.put_items(tags::PURPOSE_OF_REFERENCE_CODE_SEQUENCE, [dicom::code_item(&title)]);
+        let mut item = Written::default();
+        item.put_items(tags::REFERENCED_SOP_SEQUENCE, [marked]);
+        item.put(tags::SERIES_INSTANCE_UID, VR::UI, Some(series.series.as_str()));
         item
     });
-    let related: Vec<InMemDicomObject> = related.collect();
+    let related: Vec<Written> = related.collect();
     if !related.is_empty() {
-        put_items(item, tags::RELATED_SERIES_SEQUENCE, related);
+        item.put_items(tags::RELATED_SERIES_SEQUENCE, related);
     }
     if let Some(words) = &instance.key_description {
-        let mut content = InMemDicomObject::new_empty();
-        put(&mut content, tags::TEXT_VALUE, VR::UT, Some(words));
-        put_items(item, tags::CONTENT_SEQUENCE, vec![content]);
+        let mut content = Written::default();
+        content.put(tags::TEXT_VALUE, VR::UT, Some(words));
+        item.put_items(tags::CONTENT_SEQUENCE, [content]);
     }
 }
 
 /// One series of the image library (TID 1601), its instances' descriptors inside their entries.
-fn group(series: &ManifestSeries, codes: MadoCodes) -> InMemDicomObject {
+fn group(series: &ManifestSeries, codes: MadoCodes) -> Written {
     let mut content = vec![uid_value(&plain(code::SERIES_UID, "Series Instance UID"), series.series.as_str())];
     if let Some(found) = &series.modality {
         content.push(code_value(&plain(code::MODALITY, "Modality"), &modality(found)));
@@ -289,7 +287,7 @@ fn group(series: &ManifestSeries, codes: MadoCodes) -> InMemDicomObject {
         series.time.as_deref().map(|t| (codes.pick(code::SERIES_TIME, "Series Time"), "TIME", tags::TIME, VR::TM, t));
     for (name, kind, tag, vr, value) in date.into_iter().chain(time) {
         let mut item = content_item(kind, "HAS ACQ CONTEXT", &name);
-        put(&mut item, tag, vr, Some(value));
+        item.put(tag, vr, Some(value));
         content.push(item);
     }
     if let Some(description) = &series.description {
@@ -307,12 +305,12 @@ fn group(series: &ManifestSeries, codes: MadoCodes) -> InMemDicomObject {
     let listed = u32::try_from(series.instances.len()).unwrap_or(u32::MAX);
     let total = series.total.unwrap_or(listed);
     content.push(number_value(&codes.pick(code::INSTANCES, "Number of Series Related Instances"), total, "instances"));
-    content.extend(series.instances.iter().map(entry));
-    container(&plain(code::GROUP, "Image Library Group"), "CONTAINS", content)
+    let entries = series.instances.iter().map(entry);
+    container(&plain(code::GROUP, "Image Library Group"), "CONTAINS", content.into_iter().chain(entries))
 }
 
 /// One instance of the image library (TID 1602).
-fn entry(instance: &ManifestInstance) -> InMemDicomObject {
+fn entry(instance: &ManifestInstance) -> Written {
     let mut item = referring(instance);
     let mut content = Vec::new();
     if let Some(number) = instance.number {
@@ -328,19 +326,19 @@ fn entry(instance: &ManifestInstance) -> InMemDicomObject {
         content.push(text_value(&plain(code::KEY_DESCRIPTION, "Key Object Description"), words));
     }
     if !content.is_empty() {
-        put_items(&mut item, tags::CONTENT_SEQUENCE, content);
+        item.put_items(tags::CONTENT_SEQUENCE, content);
     }
     item
 }
 
 /// A content item that refers to an instance.
-fn referring(instance: &ManifestInstance) -> InMemDicomObject {
+fn referring(instance: &ManifestInstance) -> Written {
     let class = instance.sop_class.as_str();
     let image = class.starts_with("1.2.840.10008.5.1.4.1.1.") && !class.contains(".88.");
-    let mut item = InMemDicomObject::new_empty();
-    put_items(&mut item, tags::REFERENCED_SOP_SEQUENCE, vec![reference(class, instance.sop_instance.as_str())]);
-    put(&mut item, tags::RELATIONSHIP_TYPE, VR::CS, Some("CONTAINS"));
-    put(&mut item, tags::VALUE_TYPE, VR::CS, Some(if image { "IMAGE" } else { "COMPOSITE" }));
+    let mut item = Written::default();
+    item.put_items(tags::REFERENCED_SOP_SEQUENCE, [reference(class, instance.sop_instance.as_str())]);
+    item.put(tags::RELATIONSHIP_TYPE, VR::CS, Some("CONTAINS"));
+    item.put(tags::VALUE_TYPE, VR::CS, Some(if image { "IMAGE" } else { "COMPOSITE" }));
     item
 }
 
@@ -352,45 +350,45 @@ fn modality(code: &str) -> Coded {
     Coded::new(code, "DCM", Some(code))
 }
 
-fn container(name: &Coded, relationship: &str, content: Vec<InMemDicomObject>) -> InMemDicomObject {
+fn container(name: &Coded, relationship: &str, content: impl IntoIterator<Item = Written>) -> Written {
     let mut item = content_item("CONTAINER", relationship, name);
-    put(&mut item, tags::CONTINUITY_OF_CONTENT, VR::CS, Some("SEPARATE"));
-    put_items(&mut item, tags::CONTENT_SEQUENCE, content);
+    item.put(tags::CONTINUITY_OF_CONTENT, VR::CS, Some("SEPARATE"));
+    item.put_items(tags::CONTENT_SEQUENCE, content);
     item
 }
 
-fn content_item(kind: &str, relationship: &str, name: &Coded) -> InMemDicomObject {
-    let mut item = InMemDicomObject::new_empty();
-    put(&mut item, tags::RELATIONSHIP_TYPE, VR::CS, Some(relationship));
-    put(&mut item, tags::VALUE_TYPE, VR::CS, Some(kind));
-    put_items(&mut item, tags::CONCEPT_NAME_CODE_SEQUENCE, vec![dicom::code_item(name)]);
+fn content_item(kind: &str, relationship: &str, name: &Coded) -> Written {
+    let mut item = Written::default();
+    item.put(tags::RELATIONSHIP_TYPE, VR::CS, Some(relationship));
+    item.put(tags::VALUE_TYPE, VR::CS, Some(kind));
+    item.put_items(tags::CONCEPT_NAME_CODE_SEQUENCE, [dicom::code_item(name)]);
     item
 }
 
-fn uid_value(name: &Coded, uid: &str) -> InMemDicomObject {
+fn uid_value(name: &Coded, uid: &str) -> Written {
     let mut item = content_item("UIDREF", "HAS ACQ CONTEXT", name);
-    put(&mut item, tags::UID, VR::UI, Some(uid));
+    item.put(tags::UID, VR::UI, Some(uid));
     item
 }
 
-fn text_value(name: &Coded, text: &str) -> InMemDicomObject {
+fn text_value(name: &Coded, text: &str) -> Written {
     let mut item = content_item("TEXT", "HAS ACQ CONTEXT", name);
-    put(&mut item, tags::TEXT_VALUE, VR::UT, Some(text));
+    item.put(tags::TEXT_VALUE, VR::UT, Some(text));
     item
 }
 
-fn code_value(name: &Coded, concept: &Coded) -> InMemDicomObject {
+fn code_value(name: &Coded, concept: &Coded) -> Written {
     let mut item = content_item("CODE", "HAS ACQ CONTEXT", name);
-    put_items(&mut item, tags::CONCEPT_CODE_SEQUENCE, vec![dicom::code_item(concept)]);
+    item.put_items(tags::CONCEPT_CODE_SEQUENCE, [dicom::code_item(concept)]);
     item
 }
 
-fn number_value(name: &Coded, number: u32, unit: &str) -> InMemDicomObject {
+fn number_value(name: &Coded, number: u32, unit: &str) -> Written {
     let unit = Coded::new(&format!("{{{unit}}}"), "UCUM", Some(unit));
-    let mut measured = InMemDicomObject::new_empty();
-    put_items(&mut measured, tags::MEASUREMENT_UNITS_CODE_SEQUENCE, vec![dicom::code_item(&unit)]);
-    put(&mut measured, tags::NUMERIC_VALUE, VR::DS, Some(&number.to_string()));
+    let mut measured = Written::default();
+    measured.put_items(tags::MEASUREMENT_UNITS_CODE_SEQUENCE, [dicom::code_item(&unit)]);
+    measured.put(tags::NUMERIC_VALUE, VR::DS, Some(&number.to_string()));
     let mut item = content_item("NUM", "HAS ACQ CONTEXT", name);
-    put_items(&mut item, tags::MEASURED_VALUE_SEQUENCE, vec![measured]);
+    item.put_items(tags::MEASURED_VALUE_SEQUENCE, [measured]);
     item
 }

@@ -14,6 +14,7 @@ mod json;
 mod kos_read;
 mod kos_write;
 mod warning;
+mod written;
 
 use std::str::FromStr;
 
