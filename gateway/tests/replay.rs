@@ -52,8 +52,7 @@ impl Redis {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid")).expect("a pid");
-        kill_process(pid, signal).expect("signals");
+        stop(&self.child, signal);
     }
 
     fn again(&mut self) {
@@ -118,6 +117,17 @@ impl Servers {
         port
     }
 
+    /// How many replicas the first of them has.
+    fn replicas(&self) -> usize {
+        let asked = ["-p", &self.running[0].0.to_string(), "ROLE"];
+        let out = Command::new("redis-cli").args(asked).output().expect("redis-cli");
+        String::from_utf8_lossy(&out.stdout).matches("127.0.0.1").count()
+    }
+
+    fn freeze(&self, index: usize) {
+        stop(&self.running[index].1, Signal::STOP);
+    }
+
     fn kill(&mut self, index: usize) {
         let _ = self.running[index].1.kill();
         let _ = self.running[index].1.wait();
@@ -126,6 +136,11 @@ impl Servers {
     fn hosts(&self) -> String {
         self.running.iter().map(|(port, _)| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
     }
+}
+
+fn stop(child: &Child, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
+    kill_process(pid, signal).expect("signals");
 }
 
 fn free() -> u16 {
@@ -187,6 +202,30 @@ async fn a_failover_forgets_nothing() {
     assert_eq!(ask(&three, "SE", "_1", issued).await, Err(ReplayError::Rebound), "known to the new master alone");
 }
 
+/// A replica that is connected may become the master: what it does not hold is not answered, though another holds it.
+#[tokio::test]
+async fn every_connected_replica_holds_it() {
+    let began = std::time::Instant::now();
+    let mut servers = Servers::new();
+    let plain = ["--save", "", "--appendonly", "no"];
+    let master = servers.add(&[], &plain).to_string();
+    let replica = ["--replicaof", "127.0.0.1", &master, "--repl-diskless-sync-delay", "0"];
+    for _ in 0..2 {
+        servers.add(&[], &[&plain[..], &replica[..]].concat());
+    }
+    let options = RedisOptions { replicas: 1, ..options(format!("redis://127.0.0.1:{master}")) };
+    let set = open(servers.dir.path(), "one", options);
+    while servers.replicas() < 2 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{} replicas", servers.replicas());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    served(&set).await;
+    servers.freeze(2);
+    assert_eq!(ask(&set, "FI", "_1", Timestamp::now()).await, Err(ReplayError::Unreachable));
+    servers.kill(2);
+    served(&set).await;
+}
+
 /// Fewer replicas than asked for: what a failover would lose is not answered.
 #[tokio::test]
 async fn what_no_replica_holds_is_not_answered() {
@@ -202,19 +241,20 @@ async fn what_no_replica_holds_is_not_answered() {
 #[tokio::test]
 async fn a_cluster_is_one_memory() {
     let mut servers = Servers::new();
-    for _ in 0..3 {
+    for _ in 0..6 {
         let bus = free().to_string();
-        servers.add(&[], &["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus]);
+        let sync = ["--repl-diskless-sync-delay", "0"];
+        servers.add(&[], &[&["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus], &sync[..]].concat());
     }
     let hosts = servers.hosts();
     let created = Command::new("redis-cli")
         .args(["--cluster", "create"])
         .args(hosts.split(','))
-        .args(["--cluster-replicas", "0", "--cluster-yes"])
+        .args(["--cluster-replicas", "1", "--cluster-yes"])
         .output()
         .expect("redis-cli");
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
-    let options = options(format!("redis+cluster://{hosts}"));
+    let options = RedisOptions { replicas: 1, ..options(format!("redis+cluster://{hosts}")) };
     let [one, two] = ["one", "two"].map(|node| open(servers.dir.path(), node, options.clone()));
     served(&one).await;
     let issued = Timestamp::now();
@@ -222,7 +262,7 @@ async fn a_cluster_is_one_memory() {
     served(&two).await;
     ask(&two, "FI", "_1", issued).await.expect("its own use at another replica");
     assert_eq!(ask(&two, "SE", "_1", issued).await, Err(ReplayError::Rebound));
-    (0..3).for_each(|index| servers.kill(index));
+    (0..6).for_each(|index| servers.kill(index));
     assert_eq!(ask(&one, "FI", "_2", Timestamp::now()).await, Err(ReplayError::Unreachable));
 }
 

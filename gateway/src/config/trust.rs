@@ -143,7 +143,8 @@ pub struct Replay {
     /// Longest wait for Redis.
     #[serde(deserialize_with = "duration")]
     pub timeout: Duration,
-    /// Replicas that must hold a binding before an answer; none: 1 with Sentinel and Cluster, otherwise 0.
+    /// With one or more, all connected replicas, and no fewer than these, must hold a binding before an answer; none: 1
+    /// with Sentinel and Cluster, otherwise 0.
     pub replicas: Option<u32>,
     /// Without Redis: `refuse`, or `local` (this process alone decides).
     pub on_loss: OnLoss,

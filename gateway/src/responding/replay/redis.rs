@@ -1,9 +1,12 @@
 //! The memory that replicas share: Redis, one server, Sentinel or Cluster.
 //!
-//! One pipeline a message: `SET … NX PX` and `GET` for each key, and the epoch. Values are authenticated: whoever can
+//! One pipeline a message: `SET … NX PX` and `GET` for each key, and the epoch; `WAIT` where there are replicas. Values are authenticated: whoever can
 //! write into Redis cannot make a binding fit. The epoch is the instant at which this memory began, set once: when it
 //! was emptied there is a new one, and assertions issued before it are refused unless this process bound them itself.
 //! All keys of a country carry one hash tag, so that a pipeline meets one slot of a cluster.
+//!
+//! Where a replica may take over, every one that is connected holds a binding before it is answered for: Sentinel goes by
+//! offsets that are seconds old and may choose any of them.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -45,7 +48,8 @@ pub struct RedisOptions {
     pub key: [u8; 32],
     /// Longest wait for an answer.
     pub timeout: Duration,
-    /// Replicas that must hold what is bound before an answer, so that a failover forgets nothing (`WAIT`).
+    /// With one or more, all connected replicas, and no fewer than these, must hold what is bound before an answer, so
+    /// that a failover forgets nothing (`WAIT`).
     pub replicas: u32,
     /// Without Redis.
     pub on_loss: OnLoss,
@@ -66,6 +70,8 @@ struct State {
     down_until: Option<Instant>,
     /// When the shared memory began, milliseconds since 1970.
     epoch: i64,
+    /// Replicas that were connected when it last answered.
+    connected: i64,
 }
 
 enum Servers {
@@ -143,14 +149,7 @@ impl RedisSet {
         let fresh = self.epoch_value(now.as_millisecond())?;
         pipeline.cmd("SET").arg(&epoch).arg(&fresh).arg("NX");
         pipeline.cmd("GET").arg(&epoch);
-        let replicas = self.options.replicas;
-        if replicas > 0 {
-            pipeline.cmd("WAIT").arg(replicas).arg(u64::try_from(self.options.timeout.as_millis() / 2).unwrap_or(1));
-        }
-        let mut answers = self.run(&pipeline, bindings.len() * 2 + 2 + usize::from(replicas > 0)).await?;
-        if replicas > 0 && !matches!(answers.pop(), Some(Value::Int(holding)) if holding >= i64::from(replicas)) {
-            return Err(Failed::Lost("too few replicas hold it"));
-        }
+        let answers = self.replicated(&pipeline, bindings.len() * 2 + 2).await?;
         let held = answers.last().and_then(text).ok_or(Failed::Lost("no epoch"))?;
         let began = held.split('.').next().and_then(|ms| ms.parse().ok()).ok_or(Failed::Lost("no epoch"))?;
         if held != self.epoch_value(began)? {
@@ -167,6 +166,44 @@ impl RedisSet {
             }
         }
         Ok(new)
+    }
+
+    /// Runs what writes; its answers come when the replicas hold what was written. How many those are is known from the
+    /// last time: `WAIT` counts what its own connection wrote, so that it must go with it. When there are more it is run
+    /// once more, and what was new the first time is new.
+    async fn replicated(&self, writes: &Pipeline, answers: usize) -> Result<Vec<Value>, Failed> {
+        let least = i64::from(self.options.replicas);
+        if least == 0 {
+            return self.run(writes, answers).await;
+        }
+        let state = || self.state.lock().unwrap_or_else(|p| p.into_inner());
+        let patience = u64::try_from(self.options.timeout.as_millis() / 2).unwrap_or(1);
+        let mut first: Option<Vec<Value>> = None;
+        loop {
+            let asked = least.max(state().connected);
+            let mut pipeline = writes.clone();
+            pipeline.cmd("ROLE");
+            pipeline.cmd("WAIT").arg(asked).arg(patience);
+            let ran = self.run(&pipeline, answers + 2).await;
+            if ran.is_err() {
+                state().connected = 0;
+            }
+            let mut values = ran?;
+            let holding = values.pop();
+            let connected = values.pop().as_ref().and_then(replicas_of).ok_or(Failed::Lost("redis is no master"))?;
+            state().connected = connected;
+            let needed = least.max(connected);
+            let again = first.is_some();
+            let set = first.get_or_insert_with(|| values.clone());
+            if matches!(holding, Some(Value::Int(holding)) if holding >= needed) {
+                // Pairs of `SET` and `GET`.
+                values.iter_mut().zip(set).step_by(2).for_each(|(now, then)| std::mem::swap(now, then));
+                return Ok(values);
+            }
+            if again || asked >= needed {
+                return Err(Failed::Lost("too few replicas hold it"));
+            }
+        }
     }
 
     /// What a refused message bound anew must not stand in the way of its owner.
@@ -258,6 +295,17 @@ impl RedisSet {
 enum Failed {
     Refused(ReplayError),
     Lost(&'static str),
+}
+
+/// Connected replicas in a master's answer to `ROLE`.
+fn replicas_of(role: &Value) -> Option<i64> {
+    match role {
+        Value::Array(parts) => match parts.as_slice() {
+            [name, _, Value::Array(replicas)] if text(name) == Some("master") => i64::try_from(replicas.len()).ok(),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn text(value: &Value) -> Option<&str> {
