@@ -22,7 +22,7 @@ use super::sealed::{Document, Sealed, Treated};
 use super::token::Bearer;
 use super::{Clinic, Context};
 use crate::initiating::PeerError;
-use crate::initiating::images::{self, Images};
+use crate::initiating::images::{self, Images, Part};
 use crate::instance;
 use crate::listener::OutParts;
 use crate::outcome::GatewayError;
@@ -101,28 +101,18 @@ pub(super) async fn open(
 impl Opened {
     /// The instances that a path names, on their way.
     async fn images(&self, clinic: &Clinic, place: &Place) -> Result<(Images, String), Problem> {
-        let wanted = restricted(&self.manifest, place).ok_or(Problem::NotFound)?;
+        let part = Part { series: place.series.as_deref(), instance: place.instance.as_deref() };
+        if !part.is_in(&self.manifest) {
+            return Err(Problem::NotFound);
+        }
         let call = Arc::new(clinic.treatment_call(&self.bearer, &self.treated)?);
         let name = call.peer.name.clone();
         let failed = |error: GatewayError| Problem::Country(name.clone(), error);
         let expected = expected(&self.manifest, &self.manifest.study, &self.treated, &self.document);
         let expected = expected.ok_or_else(|| failed(PeerError::Mismatch.into()))?;
-        let images = images::images(call, &wanted, expected).await.map_err(failed)?;
+        let images = images::images(call, &self.manifest, part, expected).await.map_err(failed)?;
         Ok((images, name))
     }
-}
-
-/// The part of a manifest that a path names.
-fn restricted(manifest: &Manifest, place: &Place) -> Option<Manifest> {
-    let mut out = manifest.clone();
-    out.series.retain(|s| place.series.as_deref().is_none_or(|uid| uid == s.series.as_str()));
-    if let Some(uid) = &place.instance {
-        for series in &mut out.series {
-            series.instances.retain(|i| i.sop_instance.as_str() == uid);
-        }
-        out.series.retain(|s| !s.instances.is_empty());
-    }
-    (out.instance_count() > 0).then_some(out)
 }
 
 /// `GET …/studies/{study}[/series/{series}[/instances/{instance}]]`

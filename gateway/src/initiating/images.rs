@@ -12,7 +12,8 @@ use futures_util::StreamExt;
 use hyper::body::Incoming;
 use ncp_audit::StudyObject;
 use ncp_ihe::{
-    Content, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, Oid, SeriesRequest, StudyRequest, Uid,
+    Content, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, ManifestInstance, ManifestSeries, Oid,
+    SeriesRequest, StudyRequest, Uid,
 };
 use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
@@ -60,6 +61,28 @@ const ANY_SYNTAX: [&str; 25] = [
     "1.2.840.10008.1.2.5",
 ];
 
+/// What of a manifest is asked for: all, a series, an instance.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Part<'a> {
+    /// Series Instance UID.
+    pub series: Option<&'a str>,
+    /// SOP Instance UID.
+    pub instance: Option<&'a str>,
+}
+
+impl Part<'_> {
+    /// The instances of a series that belong to it.
+    fn of(self, series: &ManifestSeries) -> impl Iterator<Item = &ManifestInstance> {
+        let whole = self.series.is_none_or(|uid| uid == series.series.as_str());
+        series.instances.iter().filter(move |i| whole && self.instance.is_none_or(|uid| uid == i.sop_instance.as_str()))
+    }
+
+    /// Whether the manifest has anything of it.
+    pub fn is_in(self, manifest: &Manifest) -> bool {
+        manifest.series.iter().any(|series| self.of(series).next().is_some())
+    }
+}
+
 /// A study on its way.
 pub struct Images {
     /// Instances of the manifest.
@@ -93,12 +116,17 @@ impl Wanted {
     }
 }
 
-/// Asks for all instances of a manifest. The first answer's root has been read when this returns.
+/// Asks for the instances of a manifest, or of a part of it. The first answer's root has been read when this returns.
 ///
 /// # Errors
 /// [`PeerError`] of the first batch; a manifest without any location; the trail.
-pub async fn images(call: Arc<Call>, manifest: &Manifest, expected: Expected) -> Result<Images, GatewayError> {
-    let wanted = wanted(&call, manifest)?;
+pub async fn images(
+    call: Arc<Call>,
+    manifest: &Manifest,
+    part: Part<'_>,
+    expected: Expected,
+) -> Result<Images, GatewayError> {
+    let wanted = wanted(&call, manifest, part)?;
     let total = wanted.len();
     let study = study_object(&call, manifest, &wanted);
     let trail = call.begin(TransactionName::Rad75, |trail| trail.study_wanted(study)).await?;
@@ -121,16 +149,18 @@ pub async fn images(call: Arc<Call>, manifest: &Manifest, expected: Expected) ->
 }
 
 /// The instances with the location of their series.
-fn wanted(call: &Call, manifest: &Manifest) -> Result<Vec<Wanted>, PeerError> {
-    let mut out = Vec::with_capacity(manifest.instance_count());
+fn wanted(call: &Call, manifest: &Manifest, part: Part<'_>) -> Result<Vec<Wanted>, PeerError> {
+    let mut out = Vec::new();
     for series in &manifest.series {
+        let mut instances = part.of(series).peekable();
+        if instances.peek().is_none() {
+            continue;
+        }
         let repository = series.location.clone().ok_or(PeerError::Malformed("series without Retrieve Location UID"))?;
         let home = call.peer.home_community_id.clone();
         let located = Arc::new(Located { series: series.series.clone(), home, repository });
         out.extend(
-            series
-                .instances
-                .iter()
+            instances
                 .map(|instance| Wanted { series: located.clone(), instance: instance.sop_instance.as_str().into() }),
         );
     }
@@ -138,9 +168,11 @@ fn wanted(call: &Call, manifest: &Manifest) -> Result<Vec<Wanted>, PeerError> {
 }
 
 fn study_object(call: &Call, manifest: &Manifest, wanted: &[Wanted]) -> StudyObject {
+    let mut series: Vec<&Arc<Located>> = wanted.iter().map(|w| &w.series).collect();
+    series.dedup_by(|a, b| Arc::ptr_eq(a, b));
     StudyObject {
         study: manifest.study.to_string(),
-        series: manifest.series.iter().map(|s| s.series.to_string()).collect(),
+        series: series.iter().map(|s| s.series.to_string()).collect(),
         repository: wanted.first().map(|w| w.series.repository.to_string()).unwrap_or_default(),
         home: call.peer.home_community_id.to_string(),
         instances: wanted.len() as u64,
