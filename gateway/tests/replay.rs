@@ -98,6 +98,18 @@ impl Servers {
         Self { dir: tempfile::tempdir().expect("a folder"), running: Vec::new() }
     }
 
+    /// A master, whose port it is, and two replicas.
+    fn replicated() -> (Self, String) {
+        let mut servers = Self::new();
+        let plain = ["--save", "", "--appendonly", "no"];
+        let master = servers.add(&[], &plain).to_string();
+        let replica = ["--replicaof", "127.0.0.1", &master, "--repl-diskless-sync-delay", "0"];
+        for _ in 0..2 {
+            servers.add(&[], &[&plain[..], &replica[..]].concat());
+        }
+        (servers, master)
+    }
+
     fn add(&mut self, first: &[&str], arguments: &[&str]) -> u16 {
         let port = free();
         let own = self.dir.path().join(port.to_string());
@@ -165,13 +177,7 @@ async fn served(set: &ReplaySet) {
 #[tokio::test]
 async fn a_failover_forgets_nothing() {
     let began = std::time::Instant::now();
-    let mut servers = Servers::new();
-    let plain = ["--save", "", "--appendonly", "no"];
-    let master = servers.add(&[], &plain).to_string();
-    let replica = ["--replicaof", "127.0.0.1", &master, "--repl-diskless-sync-delay", "0"];
-    for _ in 0..2 {
-        servers.add(&[], &[&plain[..], &replica[..]].concat());
-    }
+    let (mut servers, master) = Servers::replicated();
     let config = servers.dir.path().join("sentinel.conf");
     let monitor = format!(
         "sentinel monitor ncp 127.0.0.1 {master} 1\nsentinel down-after-milliseconds ncp 500\nsentinel failover-timeout ncp 3000\n"
@@ -206,13 +212,7 @@ async fn a_failover_forgets_nothing() {
 #[tokio::test]
 async fn every_connected_replica_holds_it() {
     let began = std::time::Instant::now();
-    let mut servers = Servers::new();
-    let plain = ["--save", "", "--appendonly", "no"];
-    let master = servers.add(&[], &plain).to_string();
-    let replica = ["--replicaof", "127.0.0.1", &master, "--repl-diskless-sync-delay", "0"];
-    for _ in 0..2 {
-        servers.add(&[], &[&plain[..], &replica[..]].concat());
-    }
+    let (mut servers, master) = Servers::replicated();
     let options = RedisOptions { replicas: 1, ..options(format!("redis://127.0.0.1:{master}")) };
     let set = open(servers.dir.path(), "one", options);
     while servers.replicas() < 2 {
