@@ -178,7 +178,7 @@ impl Index {
                purpose TEXT NOT NULL, emergency BIGINT NOT NULL, digest TEXT NOT NULL, transport TEXT NOT NULL,
                PRIMARY KEY (id, received_us)){by};
              CREATE TABLE IF NOT EXISTS token (record BIGINT NOT NULL, name TEXT NOT NULL,
-               value TEXT COLLATE {collation} NOT NULL,               received_us BIGINT NOT NULL){by};
+               value TEXT COLLATE {collation} NOT NULL, received_us BIGINT NOT NULL){by};
              CREATE TABLE IF NOT EXISTS duplicate (record BIGINT NOT NULL PRIMARY KEY, times BIGINT NOT NULL);
              CREATE TABLE IF NOT EXISTS rejected (source TEXT NOT NULL, received_us BIGINT NOT NULL, reason TEXT NOT NULL,
                segment BIGINT NOT NULL, place BIGINT NOT NULL, PRIMARY KEY (segment, place));
@@ -325,7 +325,7 @@ impl Index {
     /// # Errors
     /// The database's.
     pub fn search(&mut self, search: &Search) -> Result<Vec<Place>, AuditError> {
-        let (mut sql, values) = fitting("segment, place", search);
+        let (mut sql, values) = fitting("segment, place", search, self.db.by_bytes());
         let order = if search.ascending { "ASC" } else { "DESC" };
         let (limit, skip) = (search.limit, search.skip);
         sql.push_str(&format!(" ORDER BY event_us {order}, id {order} LIMIT {limit} OFFSET {skip}"));
@@ -338,7 +338,7 @@ impl Index {
     /// # Errors
     /// The database's.
     pub fn count(&mut self, search: &Search) -> Result<u64, AuditError> {
-        let (sql, values) = fitting("count(*)", search);
+        let (sql, values) = fitting("count(*)", search, self.db.by_bytes());
         let rows = self.db.rows(&sql, &values)?;
         Ok(rows.first().and_then(|row| row.first()).map_or(0, Value::int) as u64)
     }
@@ -462,7 +462,7 @@ fn place(segment: &Value, offset: &Value) -> Place {
 }
 
 /// The rows that fit, of which `what` is selected.
-fn fitting(what: &str, search: &Search) -> (String, Vec<Value>) {
+fn fitting(what: &str, search: &Search, collation: &str) -> (String, Vec<Value>) {
     let mut sql = format!("SELECT {what} FROM record WHERE 1 = 1");
     let mut values: Vec<Value> = Vec::new();
     let mut bind = |value: Value| {
@@ -490,7 +490,8 @@ fn fitting(what: &str, search: &Search) -> (String, Vec<Value>) {
         let name = bind((*name).into());
         let begins = |text: &String| {
             let (first, after) = (bind(text.as_str().into()), bind(format!("{text}{}", char::MAX).as_str().into()));
-            format!("(value >= {first} AND value < {after})")
+            // Said again, for a table that was made before its column had it.
+            format!("(value COLLATE {collation} >= {first} AND value COLLATE {collation} < {after})")
         };
         let any = any.iter().map(begins).collect::<Vec<_>>().join(" OR ");
         sql.push_str(&format!(" AND id IN (SELECT record FROM token WHERE name = {name} AND ({any}))"));

@@ -1,8 +1,9 @@
 //! The memory that replicas share: Redis, one server, Sentinel or Cluster.
 //!
 //! One pipeline a message: `SET … NX PX` and `GET` for each key, and the epoch; `WAIT` where there are replicas. Values
-//! are authenticated: whoever can write into Redis cannot make a binding fit. The epoch is the instant at which this memory began, set once: when it
-//! was emptied there is a new one, and assertions issued before it are refused unless this process bound them itself.
+//! are authenticated: whoever can write into Redis cannot make a binding fit. The epoch is the instant at which this
+//! memory began, set once: when it was emptied there is a new one, and assertions issued before it are refused unless
+//! this process bound them itself.
 //! All keys of a country carry one hash tag, so that a pipeline meets one slot of a cluster.
 //!
 //! Where a replica may take over, every one that is connected holds a binding before it is answered for: Sentinel goes by
