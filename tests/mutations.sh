@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Takes each check of tests/mutations/table.toml out, one at a time, and runs the tests that must fail then: invariants 1, 2,
+# Takes each check of the tables tests/mutations/*.toml out, one at a time, and runs the tests that must fail then: invariants 1, 2,
 # 5 and 9. One JSON line a mutation, last line "N caught, M survived"; exit 0 when every survivor is argued in the table.
 # `tests/mutations.sh replay` for those whose id begins so. The first build takes as long as a full one.
 set -euo pipefail

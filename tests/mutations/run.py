@@ -1,4 +1,4 @@
-"""Runs the mutations of table.toml: see tests/mutations.sh.
+"""Runs the mutations of the tables (*.toml) beside this file: see tests/mutations.sh.
 
 The sources are copied to target/mutations/source and all changes are made there at once. Each is behind a test of the
 environment variable NCP_MUTATION, so that there is one build, and each run takes one check out.
@@ -16,15 +16,18 @@ import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "mutations"
-PACKAGES = ["ncp-saml", "ncp-gateway", "ncp-tests"]
-BINARIES = ["abuse", "responding"]
+PACKAGES = ["ncp-xml", "ncp-soap", "ncp-saml", "ncp-ihe", "ncp-tls", "ncp-audit", "ncp-gateway", "ncp-tests"]
+LIBRARIES = {name.removeprefix("ncp-") for name in PACKAGES}
 # A mutated program that hangs is caught, but not by what it should be.
 LIMIT_S = 300
 
 
 def table():
-    text = tomllib.loads((ROOT / "tests/mutations/table.toml").read_text())
-    changes, mutations = text["change"], text["mutation"]
+    changes, mutations = [], []
+    for path in sorted((ROOT / "tests/mutations").glob("*.toml")):
+        text = tomllib.loads(path.read_text())
+        changes += text["change"]
+        mutations += text["mutation"]
     ids = [m["id"] for m in mutations]
     named = {i for c in changes for i in re.findall(r"OUT\(([a-z0-9-]+)\)", c["put"])}
     wrong = [f"{i}: twice" for i in ids if ids.count(i) > 1]
@@ -73,11 +76,11 @@ def copied(texts):
     return source
 
 
-def built(source):
+def built(source, names):
     """Test binaries by name, each with the folder of its package."""
     command = ["cargo", "test", "--locked", "--no-run", "--message-format=json-render-diagnostics", "--lib"]
     command += [word for package in PACKAGES for word in ("-p", package)]
-    command += [word for name in BINARIES for word in ("--test", name)]
+    command += [word for name in sorted(names - LIBRARIES) for word in ("--test", name)]
     environment = {**os.environ, "CARGO_TARGET_DIR": str(WORK / "build"), "CARGO_INCREMENTAL": "1"}
     done = subprocess.run(command, cwd=source, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
@@ -114,7 +117,8 @@ def main():
     changes, mutations = table()
     if sys.argv[1:]:
         mutations = [m for m in mutations if m["id"].startswith(tuple(sys.argv[1:]))]
-    binaries = built(copied(mutated(changes)))
+    names = {test.split(" ", 1)[0] for m in mutations for test in m["tests"]}
+    binaries = built(copied(mutated(changes)), names)
     wrong = []
     for test in sorted({t for m in mutations for t in m["tests"]}):
         passes, count, which = run(binaries, test)
