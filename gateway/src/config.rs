@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ncp_ihe::{HomeCommunityId, Oid};
+use ncp_ihe::HomeCommunityId;
 use ncp_tls::{Country, TlsFiles};
 use serde::Deserialize;
 
@@ -17,6 +17,7 @@ mod collect;
 mod consumer;
 mod initiating;
 mod national;
+mod peer;
 mod trust;
 mod values;
 
@@ -28,8 +29,9 @@ pub use national::{
     Addressed, DicomWeb, Embedded, Grpc, National, NationalConnector as Connector, PatientTransaction, Xds,
     XdsPatients, Xua,
 };
+pub use peer::{Asynchronous, Peer, PeerKind, SecurityErrors};
 pub use trust::{Rate, Replay, RevocationSources, Smp};
-use values::{country, duration, home, homes, maybe_duration, oids, size};
+use values::{country, duration, home, size};
 
 /// The whole file.
 #[derive(Debug, Clone, Deserialize)]
@@ -333,90 +335,6 @@ impl Default for Telemetry {
     }
 }
 
-/// `[[peer]]`: another country.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Peer {
-    /// Two letters.
-    #[serde(deserialize_with = "country")]
-    pub country: Country,
-    /// What people call it.
-    pub name: String,
-    /// Its homeCommunityId.
-    #[serde(deserialize_with = "home")]
-    pub home_community_id: HomeCommunityId,
-    /// Further ids under which it is known.
-    #[serde(default, deserialize_with = "homes")]
-    pub aliases: Vec<HomeCommunityId>,
-    /// Where its ITI-55 answers; none: it is not asked for patients.
-    pub xcpd: Option<String>,
-    /// Where its ITI-38 and ITI-39 answer.
-    pub xca: Option<String>,
-    /// Where its RAD-75 answers.
-    pub xcai: Option<String>,
-    /// Whether addresses that are not given here come from the SMP.
-    #[serde(default)]
-    pub smp: bool,
-    /// At most this for the root of any of its answers; none: the limits alone.
-    #[serde(default, deserialize_with = "maybe_duration")]
-    pub deadline: Option<Duration>,
-    /// Assigning authorities whose ids its patients carry: a search by such an id goes there.
-    #[serde(default, deserialize_with = "oids")]
-    pub patient_roots: Vec<Oid>,
-    /// Whether hash and size of retrieved documents must fit the metadata; OpenNCP peers announce others than they send.
-    #[serde(default = "yes")]
-    pub verify_hash: bool,
-    /// Whether it is offered OrCD views of reports and key images, for an OpenNCP that cannot show anything else.
-    #[serde(default)]
-    pub orcd: bool,
-    /// Instances asked for in one RAD-75.
-    #[serde(default = "sixty_four")]
-    pub batch: usize,
-    /// Anchors of its TLS certificates, PEM.
-    pub tls_anchors: PathBuf,
-    /// Anchors of its seal, PEM.
-    pub seal_anchors: PathBuf,
-    /// CRLs of both, PEM.
-    pub crls: Option<PathBuf>,
-    /// WS-Addressing asynchronous exchange with it; none: every answer comes and goes on its request's connection.
-    pub asynchronous: Option<Asynchronous>,
-    /// Further sources of revocation, and how stale they may be.
-    #[serde(default)]
-    pub revocation: RevocationSources,
-    /// Where security refusals go: in the `body` as OpenNCP does, or as a SOAP `fault` as IHE XUA asks.
-    #[serde(default)]
-    pub security_errors: SecurityErrors,
-}
-
-/// `[peer.asynchronous]`
-#[derive(Debug, Clone, Deserialize)]
-pub struct Asynchronous {
-    /// Our address that requests to the peer name in ReplyTo; none: we ask it synchronously.
-    pub own_reply_to: Option<String>,
-    /// The one address at which the peer may want our answers; none: only on its connection.
-    pub peer_reply_to: Option<String>,
-    /// How long an answer may take.
-    #[serde(default = "one_minute", deserialize_with = "duration")]
-    pub wait: Duration,
-}
-
-impl Peer {
-    /// Whether the homeCommunityId is the peer's or an alias of it.
-    pub fn is_known_as(&self, home: &HomeCommunityId) -> bool {
-        self.home_community_id == *home || self.aliases.contains(home)
-    }
-}
-
-/// How security refusals are answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SecurityErrors {
-    /// In the transaction's response.
-    #[default]
-    Body,
-    /// As a WS-Security fault.
-    Fault,
-}
-
 /// Reads and checks a configuration file: syntax, keys, values, then what values say of each other.
 ///
 /// Relative paths are taken from the file's folder.
@@ -532,12 +450,6 @@ impl Config {
     }
 }
 
-fn yes() -> bool {
-    true
-}
-fn sixty_four() -> usize {
-    64
-}
 fn default_grace() -> Duration {
     Duration::from_secs(30)
 }
@@ -549,9 +461,6 @@ fn english() -> String {
 }
 fn two_seconds() -> Duration {
     Duration::from_secs(2)
-}
-fn one_minute() -> Duration {
-    Duration::from_secs(60)
 }
 fn ten_seconds() -> Duration {
     Duration::from_secs(10)

@@ -163,6 +163,8 @@ impl Config {
                 say(&format!("peer[{index}].batch"), "between 1 and 1024".into());
             }
         }
+        let listed = self.peer.iter().enumerate();
+        problems.extend(listed.filter_map(|(i, peer)| peer.check_class_codes(&format!("peer[{i}].class_codes"))));
         problems
     }
 }

@@ -208,13 +208,18 @@ impl Call {
     fn patience(&self, transaction: TransactionName) -> Duration {
         let limits = &self.app.config.limits;
         let general = match transaction {
-            TransactionName::Iti55 => self.wait.unwrap_or(limits.discovery),
-            TransactionName::Iti38 => self.wait.unwrap_or(limits.query),
+            TransactionName::Iti55 => limits.discovery,
+            TransactionName::Iti38 => limits.query,
             TransactionName::Iti39 | TransactionName::Rad75 => limits.first_byte,
         };
         let asynchronous = self.peer.asynchronous.as_ref().filter(|a| a.own_reply_to.is_some());
-        let general = asynchronous.map_or(general, |a| a.wait);
-        self.peer.deadline.map_or(general, |deadline| deadline.min(general))
+        let of_peer = self.peer.deadline().or(asynchronous.map(|a| a.wait));
+        let is_search = matches!(transaction, TransactionName::Iti55 | TransactionName::Iti38);
+        match (self.wait.filter(|_| is_search), of_peer) {
+            (Some(wait), Some(longest)) => wait.min(longest),
+            (Some(patience), None) | (None, Some(patience)) => patience,
+            (None, None) => general,
+        }
     }
 
     async fn assertions(&self) -> Result<Vec<SignedAssertion>, GatewayError> {

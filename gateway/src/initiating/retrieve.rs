@@ -66,7 +66,7 @@ async fn fetch(
             part(&mut answer.parts, id, limit).await?.ok_or(PeerError::Malformed("XOP Include to nowhere"))?
         }
     };
-    if call.peer.verify_hash {
+    if call.peer.verify_hash() {
         fits(&bytes, wanted)?;
     }
     Ok(Retrieved { media_type: document.media_type.clone(), bytes })

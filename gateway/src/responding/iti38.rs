@@ -49,7 +49,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         add_pivots(&mut national);
         add_pivots(&mut european);
     }
-    let with_orcd = exchange.connection.peer.as_ref().is_some_and(|peer| peer.orcd);
+    let with_orcd = exchange.connection.peer.as_ref().is_some_and(|peer| peer.orcd());
     if with_orcd {
         european.entries.extend(orcd::views(&european.entries));
     }

@@ -147,7 +147,7 @@ async fn document(
     let offered = match form {
         None => true,
         Some(Form::Pivot) => pivot::has_pivot(&entry),
-        Some(Form::Orcd) => exchange.connection.peer.as_ref().is_some_and(|p| p.orcd) && orcd::kind(&entry).is_some(),
+        Some(Form::Orcd) => exchange.connection.peer.as_ref().is_some_and(|p| p.orcd()) && orcd::kind(&entry).is_some(),
     };
     if !offered {
         return Err(NationalError::UnknownDocument.into());

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use ncp_gateway::app::App;
-use ncp_gateway::config::Peer;
 use ncp_gateway::initiating::discover::{Sought, discover};
 use ncp_gateway::initiating::{Call, Caller, PeerError, Treatment, retrieve};
 use ncp_gateway::outcome::GatewayError;
@@ -183,7 +182,8 @@ async fn our_initiating_gateway_discovers_patients_at_ipf() {
         other => panic!("{other:?}"),
     }
     let mut elsewhere = call(&app, claims, None);
-    let peer = Peer { xcpd: Some(format!("https://localhost:{port}/services/iti43")), ..(*elsewhere.peer).clone() };
+    let mut peer = (*elsewhere.peer).clone();
+    peer.xcpd = Some(format!("https://localhost:{port}/services/iti43"));
     elsewhere.peer = Arc::new(peer);
     match discover(&elsewhere, sought(LOCAL)).await {
         Err(GatewayError::Peer(PeerError::Fault)) => {}
