@@ -10,8 +10,8 @@ use crate::assertion::AUDIENCE;
 use crate::names::*;
 
 const URI_FORMAT: &str = "urn:oasis:names:tc:SAML:2.0:attrname-format:uri";
-const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
-const XS: &str = "http://www.w3.org/2001/XMLSchema";
+pub(crate) const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
+pub(crate) const XS: &str = "http://www.w3.org/2001/XMLSchema";
 
 /// A code with its system, as HL7 CE.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -154,7 +154,7 @@ pub fn hcp_template(id: &str, claims: &HcpClaims, issued: Timestamp, valid: Dura
     let mut attributes = vec![
         text_attribute("HCI Identifier", HOME, &claims.home_community_id),
         text_attribute("XSPA Subject", SUBJECT_ID, &claims.subject_name),
-        coded_attribute("XSPA Role", ROLE, "Role", &claims.role),
+        coded_attribute("XSPA Role", ROLE, coded("Role", &claims.role)),
         text_attribute("XSPA Organization", ORGANIZATION, &claims.organisation),
         text_attribute("XSPA Organization ID", ORGANIZATION_ID, &claims.organisation_id),
         text_attribute("eHealth DSI Healthcare Facility Type", FACILITY_TYPE, &claims.facility_type),
@@ -232,12 +232,9 @@ fn assertion(
         .attr("ID", id)
         .attr("IssueInstant", instant_text(issued))
         .attr("Version", "2.0")
-        .with(
-            saml("Issuer")
-                .attr("Format", "urn:oasis:names:tc:SAML:2.0:nameid-format:entity")
-                .attr("NameQualifier", qualifier)
-                .text(issuer),
-        )
+        // Without Format, as issuers of the field write it: the one that is meant allows no NameQualifier beside its name
+        // (SAML core 8.3.6).
+        .with(saml("Issuer").attr("NameQualifier", qualifier).text(issuer))
         .with(signature(id))
         .with(
             saml("Subject")
@@ -298,14 +295,17 @@ pub(crate) fn text_attribute(friendly: &str, name: &str, text: &str) -> Element 
     attribute(friendly, name).with(string_value(text))
 }
 
-/// The HL7 element stands unprefixed: OpenNCP looks it up by its qualified name.
-pub(crate) fn coded_attribute(friendly: &str, name: &str, element: &str, code: &Code) -> Element {
-    let coded = Element::new(HL7, element)
+/// The HL7 element stands unprefixed: OpenNCP looks it up by its qualified name. It has no `xsi:type`: who validates with
+/// the schemas of SAML alone (OpenNCP does) knows no type CE, and refuses the assertion for it.
+pub(crate) fn coded(element: &str, code: &Code) -> Element {
+    Element::new(HL7, element)
         .attr("code", code.code.as_str())
         .attr("codeSystem", code.system.as_str())
         .attr("codeSystemName", code.system_name.as_str())
         .attr("displayName", code.display.as_str())
-        .attr_in(XSI, "type", "CE");
+}
+
+pub(crate) fn coded_attribute(friendly: &str, name: &str, coded: Element) -> Element {
     attribute(friendly, name).with(Element::new(SAML, "AttributeValue").with(coded))
 }
 
@@ -316,7 +316,7 @@ fn purpose_attribute(purpose: Purpose) -> Element {
         system_name: "eHDSI XSPA PurposeOfUse".to_owned(),
         display: purpose.as_str().to_owned(),
     };
-    coded_attribute("XSPA Purpose Of Use", PURPOSE, "PurposeOfUse", &code)
+    coded_attribute("XSPA Purpose Of Use", PURPOSE, coded("PurposeOfUse", &code))
 }
 
 pub(crate) fn instant_text(at: Timestamp) -> String {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use ncp_xml::Element;
 
-use crate::issue::{Code, coded_attribute, instant_text, later, signature, text_attribute};
+use crate::issue::{Code, XS, XSI, coded, coded_attribute, instant_text, later, signature, text_attribute};
 use crate::names::*;
 
 /// What an X-User Assertion says.
@@ -33,6 +33,9 @@ pub struct XuaClaims {
     pub patient: Option<String>,
     /// AuthnContextClassRef.
     pub authn_context_class: String,
+    /// Whether role and purpose carry `xsi:type="CE"`, as the examples of ITI TF-2: 3.40 do. Such an assertion is not valid
+    /// by the schemas of SAML alone.
+    pub typed_codes: bool,
 }
 
 /// An X-User Assertion, unsigned, with the place of its signature.
@@ -42,21 +45,25 @@ pub fn xua_template(id: &str, claims: &XuaClaims, issued: Timestamp, valid: Dura
     let optional = |friendly: &str, name: &str, value: &Option<String>| {
         value.as_deref().map(|value| text_attribute(friendly, name, value))
     };
+    let code = |friendly: &str, name: &str, element: &str, code: &Code| {
+        let coded = coded(element, code);
+        coded_attribute(friendly, name, if claims.typed_codes { coded.attr_in(XSI, "type", "CE") } else { coded })
+    };
     let attributes = saml("AttributeStatement")
         .with(text_attribute("XSPA Subject", SUBJECT_ID, &claims.subject_name))
         .with_all(optional("XSPA Organization", ORGANIZATION, &claims.organisation))
         .with_all(optional("XSPA Organization ID", ORGANIZATION_ID, &claims.organisation_id))
         .with(text_attribute("HomeCommunityId", HOME, &claims.home_community_id))
-        .with(coded_attribute("XSPA Role", ROLE, "Role", &claims.role))
-        .with(coded_attribute("XSPA Purpose Of Use", PURPOSE, "PurposeOfUse", &claims.purpose))
+        .with(code("XSPA Role", ROLE, "Role", &claims.role))
+        .with(code("XSPA Purpose Of Use", PURPOSE, "PurposeOfUse", &claims.purpose))
         .with_all(optional("Resource ID", RESOURCE_ID, &claims.patient));
     let confirmation = saml("SubjectConfirmation")
         .attr("Method", "urn:oasis:names:tc:SAML:2.0:cm:bearer")
         .with(saml("SubjectConfirmationData").attr("NotOnOrAfter", until.as_str()));
     saml("Assertion")
         .declare("saml", SAML)
-        .declare("xs", "http://www.w3.org/2001/XMLSchema")
-        .declare("xsi", "http://www.w3.org/2001/XMLSchema-instance")
+        .declare("xs", XS)
+        .declare("xsi", XSI)
         .attr("ID", id)
         .attr("IssueInstant", instant_text(issued))
         .attr("Version", "2.0")

@@ -121,6 +121,9 @@ pub struct Xua {
     /// AuthnContextClassRef.
     #[serde(default = "previous_session")]
     pub authn_context_class: String,
+    /// Whether role and purpose carry `xsi:type="CE"`, for a registry that asks for it.
+    #[serde(default)]
+    pub typed_codes: bool,
 }
 
 /// A service that implements `proto/ncp/national/v1`.

@@ -56,5 +56,6 @@ fn claims(config: &Xua, identity: &Identity) -> XuaClaims {
         },
         patient: identity.trc_patient.as_ref().map(ncp_ihe::PatientId::to_cx),
         authn_context_class: config.authn_context_class.clone(),
+        typed_codes: config.typed_codes,
     }
 }
