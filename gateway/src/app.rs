@@ -71,7 +71,9 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let replay = ReplaySet::open(&memory(&config).map_err(one)?).map_err(one)?;
     let rate = Limiter::new(&config.rate);
     let signer = &snapshot.signer;
-    let national = config.national.as_ref().map(|n| National::start(&config, n, signer)).transpose().map_err(one)?;
+    let metrics = Metrics::default();
+    let start = |n| National::start(&config, n, signer, metrics.clone());
+    let national = config.national.as_ref().map(start).transpose().map_err(one)?;
     let translator =
         config.translation.as_ref().map(Translator::new).transpose().map_err(|e| one(format!("translation: {e}")))?;
     let own = Material::load(&config.listener.certificate, &config.listener.key)
@@ -79,7 +81,6 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let node = own.map_err(|e| one(format!("listener: {e}")))?.common_name;
     let audit = AuditSink::open(&config.audit.spool_options(node)).await.map_err(|e| one(format!("audit: {e}")))?;
     deliver(&config, &audit).map_err(one)?;
-    let metrics = Metrics::default();
     let guards = Arc::new(Guards::new(&config.limits, metrics.clone()));
     Ok(Arc::new(App {
         config,

@@ -91,6 +91,15 @@ pub struct RefusedLabels {
     pub reason: String,
 }
 
+/// Labels of units that a national system did not bring.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct LeftOutLabels {
+    /// The connector's name in the configuration.
+    pub connector: String,
+    /// Why, as a word.
+    pub reason: String,
+}
+
 /// Which repository gets audit records.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReceiverLabels {
@@ -123,6 +132,7 @@ pub struct Metrics {
     bytes: Family<StreamLabels, Counter>,
     circuits: Family<PeerLabels, Gauge>,
     calls_refused: Family<RefusedLabels, Counter>,
+    left_out: Family<LeftOutLabels, Counter>,
     certificate_ends: Family<CertificateLabels, Gauge>,
     audit: AuditMetrics,
     smp_ages: Family<ServiceLabels, Gauge>,
@@ -170,6 +180,9 @@ impl Default for Metrics {
         let bytes = Family::default();
         let circuits = Family::default();
         let calls_refused = Family::default();
+        let left_out = Family::default();
+        let help = "studies, documents and instances of a national system that are not in an answer, by reason";
+        registry.register("connector_left_out", help, left_out.clone());
         let (open, decisions) = (Gauge::default(), Gauge::default());
         registry.register(
             "policy_decisions",
@@ -200,6 +213,7 @@ impl Default for Metrics {
             bytes,
             circuits,
             calls_refused,
+            left_out,
             certificate_ends,
             audit,
             smp_ages,
@@ -281,6 +295,12 @@ impl Metrics {
         let PeerLabels { country, transaction } = labels;
         let labels = RefusedLabels { country, transaction, reason: reason.to_owned() };
         self.calls_refused.get_or_create(&labels).inc();
+    }
+
+    /// Counts what a national system did not bring.
+    pub fn left_out(&self, connector: &str, reason: &str, units: usize) {
+        let labels = LeftOutLabels { connector: connector.to_owned(), reason: reason.to_owned() };
+        self.left_out.get_or_create(&labels).inc_by(units as u64);
     }
 
     /// OpenMetrics text.

@@ -22,10 +22,11 @@ use super::setbacks::Setbacks;
 use super::xds::XdsSource;
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedStudy, Missing, NationalError,
-    PatientDemographicsSupplier, PatientObjects, Retrieval,
+    Omitted, PatientDemographicsSupplier, PatientObjects, Retrieval,
 };
 use crate::config::{self, Config};
 use crate::policy::{Authorised, Disclose, LookUp};
+use crate::telemetry::Metrics;
 
 /// All national systems behind the four actors.
 pub struct National {
@@ -34,6 +35,7 @@ pub struct National {
     setbacks: Setbacks,
     /// Time for a look-up in one system.
     patience: Duration,
+    metrics: Metrics,
 }
 
 /// One system. A new kind is a new variant.
@@ -85,12 +87,17 @@ impl Connector {
             Self::Xds(source) => return source.registered(of).await,
             Self::Embedded(source) => source.objects(of).await,
             Self::DicomWeb(source) => source.objects(of).await,
-            Self::Grpc(source) => source.objects(of).await,
+            Self::Grpc(source) => {
+                return match source.registered(of).await {
+                    Err(NationalError::NoPatient) => Ok(Registered::default()),
+                    other => other,
+                };
+            }
         };
         match objects {
             Err(NationalError::NoPatient) => Ok(Registered::default()),
             Err(error) => Err(error),
-            Ok(objects) => Ok(Registered { objects, failed: Vec::new() }),
+            Ok(objects) => Ok(Registered { objects, ..Registered::default() }),
         }
     }
 }
@@ -102,6 +109,8 @@ pub struct Registered {
     pub objects: RegistryObjects,
     /// One for each system that did not answer, or not with all.
     pub failed: Vec<NationalError>,
+    /// Units that are not among the objects, by name.
+    pub omitted: Vec<Omitted>,
 }
 
 impl National {
@@ -109,7 +118,12 @@ impl National {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn start(whole: &Config, config: &config::National, signer: &Arc<Signer>) -> Result<Self, String> {
+    pub fn start(
+        whole: &Config,
+        config: &config::National,
+        signer: &Arc<Signer>,
+        metrics: Metrics,
+    ) -> Result<Self, String> {
         let patients = match &config.patients_file {
             Some(file) => Patients::load(file)?,
             None => Patients::default(),
@@ -131,7 +145,7 @@ impl National {
                 }
             });
         }
-        Ok(Self { patients, connectors, setbacks: Setbacks::default(), patience: config.patience })
+        Ok(Self { patients, connectors, setbacks: Setbacks::default(), patience: config.patience, metrics })
     }
 
     /// The entries with these ids in every registry that answers; one that fails hides nothing that another has.
@@ -227,12 +241,17 @@ impl National {
                     answered = true;
                     out.objects.extend(registered.objects);
                     out.failed.extend(registered.failed);
+                    out.omitted.extend(registered.omitted);
                 }
                 Err(error) => out.failed.push(error),
             }
         }
         for error in &out.failed {
             tracing::warn!(reason = %error, "a national registry did not answer, or not with all");
+        }
+        for omitted in &out.omitted {
+            omitted.log();
+            self.metrics.left_out(&omitted.connector, omitted.reason.class(), omitted.unit.count());
         }
         match out.failed.pop() {
             Some(error) if !answered => Err(error),

@@ -20,7 +20,7 @@ use tonic::{Code, Request, Status, Streaming};
 use super::incoming::{Incoming, instances};
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedStudy, Missing, NationalError,
-    PatientDemographicsSupplier, PatientObjects, Retrieval,
+    Omission, Omitted, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval, Unit,
 };
 use crate::config::Grpc;
 use crate::policy::{Authorised, Disclose, LookUp};
@@ -85,7 +85,12 @@ impl GrpcSource {
         tokio::time::timeout(self.config.deadline, collect).await.map_err(|_| slow())?
     }
 
-    async fn entries_of(&self, requestor: pb::Requestor, query: Query) -> Result<Vec<DocumentEntry>, NationalError> {
+    /// What a query finds, and how many of its entries cannot be used.
+    async fn entries_of(
+        &self,
+        requestor: pb::Requestor,
+        query: Query,
+    ) -> Result<(Vec<DocumentEntry>, usize), NationalError> {
         let mut client = DocumentRegistryClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
         let request = pb::QueryDocumentsRequest { requestor: Some(requestor), query: Some(query) };
         let found = match client.query_documents(self.look_up(request)).await {
@@ -94,15 +99,32 @@ impl GrpcSource {
         };
         let found = match found {
             // Nobody, or nothing of hers.
-            Err(NationalError::UnknownDocument) => return Ok(Vec::new()),
+            Err(NationalError::UnknownDocument) => return Ok((Vec::new(), 0)),
             other => other?,
         };
         let count = found.len();
         let entries: Vec<DocumentEntry> = found.into_iter().filter_map(convert::entry).collect();
-        if entries.len() < count {
-            tracing::warn!(connector = %self.config.name, left_out = count - entries.len(), "unusable entries");
-        }
-        Ok(entries)
+        let unusable = count - entries.len();
+        Ok((entries, unusable))
+    }
+
+    /// All entries of a patient, and what of them cannot be used.
+    ///
+    /// # Errors
+    /// The service's.
+    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let status = |s: &Availability| match s {
+            Availability::Approved => pb::Availability::Approved.into(),
+            Availability::Deprecated => pb::Availability::Deprecated.into(),
+        };
+        let query = Query::OfPatient(OfPatient {
+            patient: Some(patient_id(&of.get().patient)),
+            availability: of.get().status.iter().map(status).collect(),
+        });
+        let (entries, unusable) = self.entries_of(requestor(of.identity()), query).await?;
+        let omitted = Omitted::new(&self.config.name, Unit::Unnamed(unusable), Omission::Unusable);
+        let omitted = (unusable > 0).then_some(omitted).into_iter().collect();
+        Ok(Registered { objects: RegistryObjects::of_entries(entries), failed: Vec::new(), omitted })
     }
 }
 
@@ -155,15 +177,7 @@ impl PatientDemographicsSupplier for GrpcSource {
 
 impl DocumentRegistry for GrpcSource {
     async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
-        let status = |s: &Availability| match s {
-            Availability::Approved => pb::Availability::Approved.into(),
-            Availability::Deprecated => pb::Availability::Deprecated.into(),
-        };
-        let query = Query::OfPatient(OfPatient {
-            patient: Some(patient_id(&of.get().patient)),
-            availability: of.get().status.iter().map(status).collect(),
-        });
-        Ok(RegistryObjects::of_entries(self.entries_of(requestor(of.identity()), query).await?))
+        Ok(self.registered(of).await?.objects)
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
@@ -171,7 +185,7 @@ impl DocumentRegistry for GrpcSource {
             ObjectIds::UniqueIds(ids) => Query::UniqueIds(UniqueIds { unique_id: ids.clone() }),
             ObjectIds::EntryUuids(ids) => Query::EntryUuids(EntryUuids { entry_uuid: ids.clone() }),
         };
-        let found = self.entries_of(requestor(ids.identity()), query).await?;
+        let (found, _) = self.entries_of(requestor(ids.identity()), query).await?;
         Ok(found.into_iter().filter(|e| ids.get().name(e)).collect())
     }
 }

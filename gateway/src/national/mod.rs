@@ -37,11 +37,13 @@ pub mod embedded;
 pub mod grpc;
 mod incoming;
 mod manifests;
+pub mod omitted;
 pub mod patients;
 mod setbacks;
 pub mod xds;
 
 pub use directory::{Located, National, Registered};
+pub use omitted::{Omission, Omitted, Unit};
 
 /// Bytes of one document or instance, in order, as they come.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, NationalError>> + Send>>;

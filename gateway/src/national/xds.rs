@@ -26,7 +26,8 @@ use super::incoming::{Incoming, instances};
 use super::patients::Patients;
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedInstance, LocatedStudy,
-    Missing, NationalError, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval,
+    Missing, NationalError, Omission, Omitted, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval,
+    Unit,
 };
 use crate::config::{Config, Xds};
 use crate::identity::Identity;
@@ -163,15 +164,16 @@ impl XdsSource {
         let answer = self.call(transaction, &self.config.registry, identity, request.to_element()).await?;
         let malformed = |_| NationalError::broken("registry's answer is no AdhocQueryResponse");
         let (response, unusable) = answer.listed.response(&answer.body).map_err(malformed)?;
+        let mut omitted = Vec::new();
         if unusable > 0 {
-            tracing::warn!(connector = %self.config.name, unusable, "registry sent objects that cannot be used");
+            omitted.push(Omitted::new(&self.config.name, Unit::Unnamed(unusable), Omission::Unusable));
         }
         let failed = mapped(response.status, &response.errors)?;
         let mut objects = response.objects;
         for entry in &mut objects.entries {
             entry.home = None;
         }
-        Ok(Registered { objects, failed: failed.into_iter().collect() })
+        Ok(Registered { objects, failed: failed.into_iter().collect(), omitted })
     }
 
     /// All objects of a patient.

@@ -17,7 +17,7 @@ use super::widen::Widened;
 use super::{orcd, pivot, registry};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
-use crate::national::{NationalError, PatientObjects, Registered};
+use crate::national::{NationalError, Omitted, PatientObjects, Registered};
 use crate::outcome::GatewayError;
 use crate::policy::{Authorised, LookUp, Refusal};
 
@@ -114,7 +114,7 @@ async fn held(
     let query = &asked.get().query;
     let of = PatientObjects { patient: patient.clone(), status: query.statuses(), groups: query.concerns_groups() };
     // Nobody and nothing have one answer: Success with an empty list leaks least.
-    let Registered { objects: held, failed } = national.registered(&asked.derive(of)).await?;
+    let Registered { objects: held, failed, omitted } = national.registered(&asked.derive(of)).await?;
     if let Some(ids) = query.documents_named().and_then(|ids| not_among(&held, ids)) {
         // A document of somebody else answers as an absent one does, and is put on the trail.
         let found = national.entries(&asked.derive(ids)).await;
@@ -124,7 +124,24 @@ async fn held(
     let error = |failure| {
         GatewayError::from(failure).registry_error(TransactionName::Iti38, Some(location.clone()), &exchange.reference)
     };
-    Ok((held, failed.into_iter().map(error).collect()))
+    let omitted = registry::may_be_named(&exchange.snapshot.policy, asked, &patient, omitted, trail).await;
+    let failed = failed.into_iter().map(error);
+    Ok((held, failed.chain(omitted.iter().map(|omitted| left_out(exchange, omitted))).collect()))
+}
+
+/// A unit that is not in the answer, by its id where it has one, with the reason.
+fn left_out(exchange: &Exchange, omitted: &Omitted) -> RegistryError {
+    let home = &exchange.app.config.gateway.home_community_id;
+    let (what, location) = match omitted.unit.id() {
+        Some(id) => ("a document or study".to_owned(), format!("{id} {home}")),
+        None => (format!("{} documents or studies", omitted.unit.count()), home.to_string()),
+    };
+    RegistryError {
+        code: "XDSRegistryError".into(),
+        context: format!("{what} left out: {} (reference {})", omitted.reason, exchange.reference),
+        severity: Severity::Error,
+        location: Some(location),
+    }
 }
 
 /// Originals that a query names and that are not held; `None` when all are.

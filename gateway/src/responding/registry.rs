@@ -10,6 +10,7 @@ use ncp_ihe::{Association, CrossGatewayQueryRequest, Folder, PatientId, Registry
 
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
+use crate::national::Omitted;
 use crate::policy::{Authorised, Facts, LookUp, Policy, Resource};
 
 type Asked = Authorised<LookUp<CrossGatewayQueryRequest>>;
@@ -64,6 +65,42 @@ async fn released<R: Resource>(policy: &Policy, asked: &Asked, object: R, trail:
             trail.withheld(&refusal);
             None
         }
+    }
+}
+
+/// What of the omitted units may be named: what would be withheld if it were there is not told to be missing either.
+pub async fn may_be_named(
+    policy: &Policy,
+    asked: &Asked,
+    patient: &PatientId,
+    omitted: Vec<Omitted>,
+    trail: &mut Trail,
+) -> Vec<Omitted> {
+    let mut out = Vec::new();
+    for unit in omitted {
+        let named = released(policy, asked, Unread { unit, patient: patient.clone() }, trail).await;
+        out.extend(named.map(|named| named.unit));
+    }
+    out
+}
+
+/// A unit of a patient of which nothing but its id could be read.
+struct Unread {
+    unit: Omitted,
+    patient: PatientId,
+}
+
+impl Resource for Unread {
+    fn patient(&self) -> Option<&PatientId> {
+        Some(&self.patient)
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { kind: "document", ..Facts::default() }
+    }
+
+    fn block_keys(&self) -> Vec<String> {
+        self.unit.unit.id().map(ToOwned::to_owned).into_iter().collect()
     }
 }
 
