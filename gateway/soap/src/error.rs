@@ -16,8 +16,8 @@ pub enum SizeLimit {
     Headers,
 }
 
-/// Refusal of a message. The texts hold nothing of the message.
-#[derive(Debug, thiserror::Error)]
+/// Refusal of a message. The texts hold nothing of the message but a declared coding or charset.
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SoapError {
     /// Unreadable XML.
@@ -29,12 +29,24 @@ pub enum SoapError {
     /// SOAP 1.1.
     #[error("soap 1.1 envelope")]
     Version,
-    /// Media type is none of ours, or the body is compressed.
+    /// Media type is none of ours.
     #[error("media type not supported")]
     MediaType,
     /// multipart without boundary, broken part headers, no part named by `start`.
     #[error("malformed mime message")]
     Mime,
+    /// A part in a Content-Transfer-Encoding that is not known (RFC 2045 6.4). The value holds characters of a token only.
+    #[error("Content-Transfer-Encoding {0} is not known")]
+    TransferEncoding(String),
+    /// A part that is not in the Content-Transfer-Encoding that it declares.
+    #[error("part is not the {0} that its Content-Transfer-Encoding says")]
+    Undecodable(&'static str),
+    /// The message is compressed or coded as a whole; the value as in [`TransferEncoding`](Self::TransferEncoding).
+    #[error("Content-Encoding {0} is not taken")]
+    ContentEncoding(String),
+    /// XML in a charset that is not read; the value as in [`TransferEncoding`](Self::TransferEncoding).
+    #[error("charset {0} is not read")]
+    Charset(String),
     /// A limit was passed.
     #[error("message too large")]
     TooLarge(SizeLimit),
@@ -74,6 +86,16 @@ pub enum SoapError {
 }
 
 impl SoapError {
+    /// Whether only the present part is concerned: the parts behind it can still be read.
+    pub fn is_of_part(&self) -> bool {
+        matches!(self, Self::TransferEncoding(_) | Self::Undecodable(_) | Self::Charset(_))
+    }
+
+    /// Whether the text of this error tells the sender what to change: a declaration of content and its value.
+    pub fn is_of_declaration(&self) -> bool {
+        self.is_of_part() || matches!(self, Self::ContentEncoding(_))
+    }
+
     /// HTTP status of the fault: SOAP 1.2 Part 2 table 20, and 413, 415, 431, 408 for what never became a message.
     pub fn http_status(&self) -> u16 {
         match self {
@@ -81,7 +103,7 @@ impl SoapError {
             Self::TooLarge(SizeLimit::Body) => 413,
             Self::Xml(error) if error.is_size() => 413,
             Self::Timeout => 408,
-            Self::MediaType => 415,
+            Self::MediaType | Self::ContentEncoding(_) | Self::Charset(_) => 415,
             Self::Version | Self::MustUnderstand => 500,
             _ => 400,
         }
@@ -118,6 +140,7 @@ impl SoapError {
                 "wsa:DuplicateMessageID",
                 &text("message id was used before"),
             ),
+            declared if declared.is_of_declaration() => Fault::sender("", &text(&declared.to_string())),
             _ => Fault::sender("", &text("malformed message")),
         }
     }

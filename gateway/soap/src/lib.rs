@@ -5,6 +5,7 @@
 //! * [`read_message`], [`read_lifting`], [`mtom_response`]: XOP packages in and out.
 
 mod addressing;
+mod coding;
 mod envelope;
 mod error;
 mod fault;

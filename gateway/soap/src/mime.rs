@@ -1,5 +1,6 @@
 //! multipart/related as streams (RFC 2046, RFC 2387): chunks are slices of what the connection delivered, nothing is
-//! collected, and the next chunk is asked for only when the last was taken.
+//! collected, and the next chunk is asked for only when the last was taken. A Content-Transfer-Encoding is undone while a
+//! part passes (RFC 2045 6).
 
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 
+use crate::coding::{Decoder, charset_of_part};
 use crate::{BoxError, OutPart, SizeLimit, SoapError};
 
 /// Longest time for what stands behind the closing boundary.
@@ -48,7 +50,12 @@ impl PartHeaders {
 
     /// Media type without parameters, in lower case.
     pub fn media_type(&self) -> Option<String> {
-        self.get("content-type").map(|value| MediaType::parse(value).essence)
+        self.content_type().map(|value| value.essence)
+    }
+
+    /// Media type with its parameters.
+    pub fn content_type(&self) -> Option<MediaType> {
+        self.get("content-type").map(MediaType::parse)
     }
 }
 
@@ -130,6 +137,7 @@ pub struct MultipartReader<B> {
     ended: bool,
     state: State,
     parts: usize,
+    decoder: Decoder,
 }
 
 impl<B> MultipartReader<B>
@@ -148,7 +156,16 @@ where
         let delimiter = format!("\r\n--{boundary}").into_bytes();
         // The first delimiter may stand at the very start: a line end before it makes it like the others.
         let buffer = Bytes::from_static(b"\r\n");
-        Ok(Self { body, limits, delimiter, buffer, ended: false, state: State::Preamble, parts: 0 })
+        Ok(Self {
+            body,
+            limits,
+            delimiter,
+            buffer,
+            ended: false,
+            state: State::Preamble,
+            parts: 0,
+            decoder: Decoder::Identity,
+        })
     }
 
     /// Goes to the next part, leaving out what is left of the present one; `None` after the closing boundary.
@@ -175,15 +192,37 @@ where
         }
         let _ = self.buffer.split_to(after);
         let headers = self.headers().await?;
-        self.state = State::InPart;
+        self.decoder = match headers.content_type().map_or(Ok(()), |declared| charset_of_part(&declared)) {
+            Ok(()) => Decoder::of(headers.get("content-transfer-encoding")),
+            Err(error) => Decoder::Refused(error),
+        };
         Ok(Some(headers))
     }
 
-    /// The next bytes of the present part; `None` at its end.
+    /// The next bytes of the content of the present part; `None` at its end.
+    ///
+    /// # Errors
+    /// As [`next_part`](Self::next_part). After an error [of the part](SoapError::is_of_part) the next part can be read.
+    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, SoapError> {
+        while let Some(coded) = self.next_coded().await? {
+            match self.decoder.decode(coded) {
+                Ok(content) if content.is_empty() => {}
+                Ok(content) => return Ok(Some(content)),
+                Err(error) => {
+                    self.decoder = Decoder::Refused(error.clone());
+                    return Err(error);
+                }
+            }
+        }
+        self.decoder.end()?;
+        Ok(None)
+    }
+
+    /// The next bytes of the present part as they were sent, for a caller that needs their number only.
     ///
     /// # Errors
     /// As [`next_part`](Self::next_part).
-    pub async fn next_chunk(&mut self) -> Result<Option<Bytes>, SoapError> {
+    pub async fn next_coded(&mut self) -> Result<Option<Bytes>, SoapError> {
         if self.state != State::InPart {
             return Ok(None);
         }
@@ -260,25 +299,45 @@ where
         Ok(())
     }
 
+    /// Reads the header fields. They end at an empty line or, since the body of a part is optional, at a delimiter: the
+    /// line end of that empty line may be the delimiter's own (RFC 2046 5.1.1), and then the part has no bytes.
     async fn headers(&mut self) -> Result<PartHeaders, SoapError> {
         let limit = self.limits.header_bytes;
         let mut seen: usize = 0;
-        loop {
-            let from = seen.saturating_sub(3);
-            // Right after the delimiter's line a blank line means: no header fields.
-            if let Some(found) = memchr::memmem::find(&self.buffer[from..], b"\r\n\r\n") {
-                if from + found > limit {
-                    return Err(SoapError::TooLarge(SizeLimit::Headers));
-                }
-                let block = self.buffer.split_to(from + found + 4);
-                return parse_headers(&block);
+        let (end, has_body) = loop {
+            let empty_line = memchr::memmem::find(&self.buffer[seen.saturating_sub(3)..], b"\r\n\r\n");
+            let empty_line = empty_line.map(|at| at + seen.saturating_sub(3));
+            let from = seen.saturating_sub(self.delimiter.len() - 1);
+            let delimiter = memchr::memmem::find(&self.buffer[from..], &self.delimiter).map(|at| at + from);
+            match (empty_line, delimiter) {
+                (Some(line), Some(at)) if at < line => break (at, false),
+                (None, Some(at)) => break (at, false),
+                (Some(line), _) => break (line, true),
+                (None, None) => {}
             }
             seen = self.buffer.len();
             if seen > limit {
                 return Err(SoapError::TooLarge(SizeLimit::Headers));
             }
             self.more().await?;
+        };
+        if end > limit {
+            return Err(SoapError::TooLarge(SizeLimit::Headers));
         }
+        let headers = parse_headers(&self.buffer.split_to(end))?;
+        self.state = State::AtDelimiter;
+        if has_body {
+            // The buffer begins with the line end of the last field, then the empty line's, which may be the delimiter's.
+            let _ = self.buffer.split_to(2);
+            while self.buffer.len() < self.delimiter.len() && self.delimiter.starts_with(&self.buffer) {
+                self.more().await?;
+            }
+            if !self.buffer.starts_with(&self.delimiter) {
+                let _ = self.buffer.split_to(2);
+                self.state = State::InPart;
+            }
+        }
+        Ok(headers)
     }
 }
 
@@ -289,6 +348,9 @@ fn possible_start(data: &[u8], delimiter: &[u8]) -> usize {
     // A delimiter starts with CR, so only those places count.
     memchr::memchr_iter(b'\r', tail).find(|at| delimiter.starts_with(&tail[*at..])).map_or(0, |at| longest - at)
 }
+
+/// Fields that say what a part is: one of them twice would leave open which is meant.
+const ONCE: [&str; 3] = ["content-id", "content-type", "content-transfer-encoding"];
 
 fn parse_headers(block: &[u8]) -> Result<PartHeaders, SoapError> {
     let text = std::str::from_utf8(block).map_err(|_| SoapError::Mime)?;
@@ -305,7 +367,11 @@ fn parse_headers(block: &[u8]) -> Result<PartHeaders, SoapError> {
             value.push_str(line.trim());
         } else {
             let (name, value) = line.split_once(':').ok_or(SoapError::Mime)?;
-            fields.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
+            let name = name.trim().to_ascii_lowercase();
+            if ONCE.contains(&name.as_str()) && fields.iter().any(|(known, _)| *known == name) {
+                return Err(SoapError::Mime);
+            }
+            fields.push((name, value.trim().to_owned()));
         }
     }
     Ok(PartHeaders(fields))

@@ -14,6 +14,7 @@ use ncp_xml::{Element, LiftError, Limits};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio_util::io::StreamReader;
 
+use crate::coding::{charset_of_envelope, safe};
 use crate::mime::{MediaType, MimeLimits, MultipartBody, MultipartReader, boundary, write_multipart};
 use crate::ns::XOP;
 use crate::{BoxError, Envelope, SizeLimit, SoapError};
@@ -59,12 +60,15 @@ pub struct PartHead {
     pub media_type: String,
 }
 
+/// A part that came before the root, or why it cannot be read.
+type EarlyPart = (PartHead, Result<Bytes, SoapError>);
+
 /// The parts behind the root, one after the other.
 pub struct Parts<B> {
     reader: Option<MultipartReader<B>>,
     /// Parts that came before the root.
-    early: VecDeque<(PartHead, Bytes)>,
-    current: Option<Bytes>,
+    early: VecDeque<EarlyPart>,
+    current: Option<Result<Bytes, SoapError>>,
     root_id: String,
     seen: BTreeSet<String>,
 }
@@ -124,7 +128,7 @@ where
 /// The root of a message, while it is read.
 struct Root<B> {
     source: Source<B>,
-    early: VecDeque<(PartHead, Bytes)>,
+    early: VecDeque<EarlyPart>,
     id: String,
     seen: BTreeSet<String>,
 }
@@ -142,14 +146,12 @@ where
     B::Error: Into<BoxError>,
 {
     async fn open(headers: &HeaderMap, body: B, limits: &MessageLimits) -> Result<Self, SoapError> {
-        let encoding = headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
-        if encoding.is_some_and(|e| !e.eq_ignore_ascii_case(b"identity")) {
-            return Err(SoapError::MediaType);
-        }
+        uncoded(headers)?;
         let announced = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let media_type = MediaType::parse(announced);
         match media_type.essence.as_str() {
             SOAP_XML | XOP_XML => {
+                charset_of_envelope(media_type.parameter("charset"))?;
                 if body.size_hint().lower() > limits.root_bytes as u64 {
                     return Err(SoapError::TooLarge(SizeLimit::Body));
                 }
@@ -176,15 +178,21 @@ where
                 return Err(SoapError::DuplicateContentId);
             }
             if start.as_ref().is_none_or(|start| *start == id) {
+                charset_of_envelope(part.content_type().as_ref().and_then(|declared| declared.parameter("charset")))?;
                 return Ok(Self { source: Source::Package(reader), early, id, seen });
             }
             let mut bytes = BytesMut::new();
-            while let Some(chunk) = reader.next_chunk().await? {
-                append(&mut bytes, &chunk, limits.before_root_bytes - early_bytes)?;
-            }
-            early_bytes += bytes.len();
+            let content = loop {
+                match reader.next_chunk().await {
+                    Ok(Some(chunk)) => append(&mut bytes, &chunk, limits.before_root_bytes - early_bytes)?,
+                    Ok(None) => break Ok(bytes.freeze()),
+                    Err(error) if error.is_of_part() => break Err(error),
+                    Err(error) => return Err(error),
+                }
+            };
+            early_bytes += content.as_ref().map_or(0, Bytes::len);
             let head = PartHead { content_id: id, media_type: part.media_type().unwrap_or_default() };
-            early.push_back((head, bytes.freeze()));
+            early.push_back((head, content));
         }
         Err(SoapError::Mime)
     }
@@ -215,6 +223,23 @@ where
             Source::Package(reader) => Some(reader),
         };
         Parts { reader, early, current: None, root_id: id, seen }
+    }
+}
+
+/// HTTP has no Content-Transfer-Encoding (RFC 9112 B.5) and we ask for no Content-Encoding. A sender that declares one
+/// means it, so that its message is not taken for what it is without it.
+fn uncoded(headers: &HeaderMap) -> Result<(), SoapError> {
+    let declared = |name: &str, plain: &[&str]| {
+        let values = headers.get_all(name).iter().map(|value| value.to_str().unwrap_or_default().trim());
+        let mut coded = values.filter(|value| !plain.iter().any(|known| value.eq_ignore_ascii_case(known)));
+        coded.next().map(safe)
+    };
+    if let Some(value) = declared("content-encoding", &["identity"]) {
+        return Err(SoapError::ContentEncoding(value));
+    }
+    match declared("content-transfer-encoding", &["7bit", "8bit", "binary"]) {
+        Some(value) => Err(SoapError::TransferEncoding(value)),
+        None => Ok(()),
     }
 }
 
@@ -262,8 +287,16 @@ where
     /// # Errors
     /// As [`next`](Self::next).
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, SoapError> {
-        if let Some(bytes) = self.current.take() {
-            return Ok((!bytes.is_empty()).then_some(bytes));
+        match self.current.take() {
+            Some(Ok(bytes)) => {
+                self.current = Some(Ok(Bytes::new()));
+                return Ok((!bytes.is_empty()).then_some(bytes));
+            }
+            Some(Err(error)) => {
+                self.current = Some(Err(error.clone()));
+                return Err(error);
+            }
+            None => {}
         }
         match &mut self.reader {
             Some(reader) => reader.next_chunk().await,
@@ -277,9 +310,13 @@ where
     /// As [`next`](Self::next), and [`SoapError::TooLarge`] beyond `limit` bytes.
     pub async fn drain(&mut self, limit: usize) -> Result<(), SoapError> {
         let mut left = limit;
-        while self.next().await?.is_some() {
-            while let Some(chunk) = self.chunk().await? {
-                left = left.checked_sub(chunk.len()).ok_or(SoapError::TooLarge(SizeLimit::Body))?;
+        self.early.clear();
+        while let Some(reader) = &mut self.reader {
+            while let Some(coded) = reader.next_coded().await? {
+                left = left.checked_sub(coded.len()).ok_or(SoapError::TooLarge(SizeLimit::Body))?;
+            }
+            if self.next().await?.is_none() {
+                break;
             }
         }
         Ok(())
