@@ -19,6 +19,9 @@ const IHE_REASONS: &str = "1.3.6.1.4.1.19376.1.2.27.3";
 /// Code system of the XCPD reasons that eHDSI defines.
 const EHDSI_REASONS: &str = "1.3.6.1.4.1.12559.11.10.1.3.2.2.1";
 
+/// What another system sent is in a coding that is not known, or is not what it declares.
+const UNREADABLE: &str = "the answer of the source cannot be read";
+
 /// Whatever ends an exchange without its answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -190,6 +193,7 @@ impl GatewayError {
                 ..failed()
             },
             Self::Peer(PeerError::Refused(_)) => Row { text: "the community answered with an error", ..failed() },
+            Self::Peer(PeerError::Unreadable(_)) => Row { text: UNREADABLE, ..failed() },
             Self::Peer(_) => failed(),
             Self::TranslationRequired => {
                 Row { query: "4203", retrieve: "4203", text: "a required code could not be transcoded", ..failed() }
@@ -210,11 +214,20 @@ impl GatewayError {
             TransactionName::Iti39 | TransactionName::Rad75 => row.retrieve,
             TransactionName::Iti38 | TransactionName::Iti55 => row.query,
         };
+        let declared = self.declared().map(|what| format!(": {what}")).unwrap_or_default();
         RegistryError {
             code: code.to_owned(),
-            context: format!("{} (reference {reference})", row.text),
+            context: format!("{}{declared} (reference {reference})", row.text),
             severity: Severity::Error,
             location,
+        }
+    }
+
+    /// The coding or charset that could not be read, so that whoever sent it can change it.
+    fn declared(&self) -> Option<&str> {
+        match self {
+            Self::National(NationalError::Unreadable(what)) | Self::Peer(PeerError::Unreadable(what)) => Some(what),
+            _ => None,
         }
     }
 
@@ -335,6 +348,7 @@ fn national_row(error: &NationalError) -> Row {
         },
         N::TransferSyntax => Row { text: "stored in none of the requested transfer syntaxes", ..minor },
         N::Foreign(_) => Row { alert: Some(Alert::Security), ..row },
+        N::Unreadable(_) => Row { text: UNREADABLE, ..row },
         N::Down { .. } | N::Mismatch(_) => row,
     }
 }

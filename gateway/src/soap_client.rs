@@ -135,6 +135,9 @@ pub enum CallError {
     /// Not what the transaction prescribes.
     #[error("malformed answer: {0}")]
     Malformed(&'static str),
+    /// In a coding or charset that is not known, or not in the one that it declares: which one.
+    #[error("answer cannot be read: {0}")]
+    Unreadable(String),
     /// Larger than we take.
     #[error("answer is too large")]
     TooLarge,
@@ -149,6 +152,7 @@ impl From<SoapError> for CallError {
             SoapError::Timeout => Self::Timeout,
             SoapError::TooLarge(_) => Self::TooLarge,
             SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
+            declared if declared.is_of_declaration() => Self::Unreadable(declared.to_string()),
             _ => Self::Malformed("soap"),
         }
     }

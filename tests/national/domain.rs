@@ -24,6 +24,7 @@ use ncp_ihe::{
     RetrieveRequest, RetrieveResponse, Severity, Status, StoredQuery, actions,
 };
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, ns};
+use ncp_tests::cases::Recorded;
 use ncp_xml::{Element, Limits};
 
 type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -45,6 +46,8 @@ pub(crate) struct Holdings {
     pub(crate) registry_errors: Vec<RegistryError>,
     /// SOP instances that the source refuses, with its code for it.
     pub(crate) refused: BTreeMap<String, &'static str>,
+    /// What the repository answers in the place of what it holds.
+    pub(crate) recorded: Option<Recorded>,
     /// Bytes after which the source cuts a body.
     pub(crate) cut: Option<usize>,
     /// Envelopes that the supplier got.
@@ -222,6 +225,11 @@ impl Domain {
     fn retrieved(&self, body: &Element, related: Option<&str>) -> Response<Body> {
         let request = RetrieveRequest::read(body).expect("ITI-43");
         let holdings = self.0.lock().expect("not poisoned");
+        if let Some(recorded) = &holdings.recorded {
+            let Recorded { content_type, body } = recorded.clone().relating_to(related.unwrap_or_default());
+            let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+            return Response::builder().header(header::CONTENT_TYPE, content_type).body(body).expect("a response");
+        }
         let (mut documents, mut errors, mut parts) = (Vec::new(), Vec::new(), Vec::new());
         for wanted in request.documents {
             match holdings.documents.get(&wanted.document) {

@@ -8,6 +8,7 @@ mod dicomweb;
 mod domain;
 mod grpc;
 mod harness;
+mod mime;
 mod odd_archive;
 mod orthanc;
 mod xds;

@@ -16,11 +16,11 @@ use crate::domain::{Domain, error};
 use crate::harness::{Asker, HOME, World, codes, fetch, same_as_files};
 use crate::{BIRTH_DATE, LOCAL_ID, images, oid, patient, study, uid};
 
-const REPOSITORY: &str = "2.999.47.21.8";
+pub(crate) const REPOSITORY: &str = "2.999.47.21.8";
 const SOURCE: &str = "2.999.47.21.9";
-const KOS: &str = "2.999.47.31.8";
+pub(crate) const KOS: &str = "2.999.47.31.8";
 
-fn entry(patient_id: ncp_ihe::PatientId, unique_id: &str, study: &Study) -> DocumentEntry {
+pub(crate) fn entry(patient_id: ncp_ihe::PatientId, unique_id: &str, study: &Study) -> DocumentEntry {
     let national = |code: &str| Coded::new(code, "2.16.578.1.12.4.1.1.9602", Some(code));
     DocumentEntry {
         entry_uuid: format!("urn:uuid:00000000-0000-4000-8000-0000000{:05}", study.number),
@@ -69,7 +69,7 @@ fn kos(study: &Study) -> Vec<u8> {
 }
 
 /// A domain with one study of the patient, and the gateway in front of it.
-async fn domain(world: &World, study: &Study, patients: &str) -> (Domain, Asker, Vec<std::path::PathBuf>) {
+pub(crate) async fn domain(world: &World, study: &Study, patients: &str) -> (Domain, Asker, Vec<std::path::PathBuf>) {
     domain_and_register(world, study, patients, false).await
 }
 

@@ -21,6 +21,7 @@ use ncp_tls::{ClientAuth, HttpClient, Material};
 use ncp_xml::{Element, Limits};
 use tokio::net::TcpListener;
 
+use crate::cases::Recorded;
 use crate::pki::{CountryPki, Error};
 
 /// A request as it came.
@@ -54,6 +55,8 @@ pub enum Reaction {
     Late(Duration, Box<Reaction>),
     /// Takes the message and posts the answer to its ReplyTo (WS-Addressing asynchronous exchange).
     Elsewhere(Box<Reaction>),
+    /// The bytes of an answer of another system.
+    Recorded(Recorded),
     /// An HTTP status without a body.
     Status(u16),
 }
@@ -189,6 +192,12 @@ fn reply<'a>(
                 });
                 let (content_type, body) = ncp_soap::mtom_response(root, futures_util::stream::iter(parts));
                 soap(content_type, body)
+            }
+            Reaction::Recorded(recorded) => {
+                let Recorded { content_type, body } = recorded.relating_to(relates.unwrap_or_default());
+                let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
+                let content_type = http::HeaderValue::try_from(content_type);
+                soap(content_type.unwrap_or(http::HeaderValue::from_static("text/plain")), body)
             }
             Reaction::Cut(whole, bytes) => reply(*whole, relates).await.map(|body| {
                 let mut left = bytes;

@@ -3,6 +3,7 @@
 
 pub mod asking;
 pub mod attack;
+pub mod cases;
 pub mod consumer;
 pub mod country;
 pub mod messages;

@@ -169,6 +169,10 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
             let text = format!("{name} sent something else than it announced; it is not shown.");
             (S::BAD_GATEWAY, "exception", "content-mismatch", text)
         }
+        GatewayError::Peer(PeerError::Unreadable(what)) => {
+            let text = format!("{name} sent something that cannot be read: {what}.");
+            (S::BAD_GATEWAY, "exception", "content-unreadable", text)
+        }
         // An absent, a blocked and somebody else's document are one answer.
         GatewayError::Peer(PeerError::Refused(code))
             if matches!(code.as_str(), "XDSDocumentUniqueIdError" | "4701" | "4703" | "XDSUnknownPatientId") =>

@@ -39,6 +39,9 @@ pub enum PeerError {
     /// Not what the transaction prescribes.
     #[error("peer's answer is malformed: {0}")]
     Malformed(&'static str),
+    /// In a coding or charset that is not known, or not in the one that it declares: which one.
+    #[error("peer's answer cannot be read: {0}")]
+    Unreadable(String),
     /// Refused by an error code of the transaction.
     #[error("peer refused with {0}")]
     Refused(String),
@@ -93,6 +96,7 @@ impl From<CallError> for PeerError {
             CallError::Http(status) => Self::Http(status),
             CallError::Fault => Self::Fault,
             CallError::Malformed(what) => Self::Malformed(what),
+            CallError::Unreadable(what) => Self::Unreadable(what),
             CallError::TooLarge => Self::TooLarge,
             CallError::Waiting => Self::Busy,
         }

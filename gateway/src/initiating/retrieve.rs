@@ -66,6 +66,10 @@ async fn fetch(
             part(&mut answer.parts, id, limit).await?.ok_or(PeerError::Malformed("XOP Include to nowhere"))?
         }
     };
+    // A document of no bytes is none: a part that was left empty (WI-02).
+    if bytes.is_empty() {
+        return Err(PeerError::Mismatch.into());
+    }
     if call.peer.verify_hash() {
         fits(&bytes, wanted)?;
     }

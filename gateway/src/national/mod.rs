@@ -250,6 +250,9 @@ pub enum NationalError {
         /// Whether asking again may help.
         retry: bool,
     },
+    /// It answered in a coding or charset that is not known, or not in the one that it declares: which one.
+    #[error("national system's answer cannot be read: {0}")]
+    Unreadable(String),
     /// The system asks to come back later.
     #[error("national system is busy")]
     Busy,

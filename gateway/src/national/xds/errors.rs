@@ -12,6 +12,7 @@ pub(super) fn of_call(error: CallError) -> NationalError {
         CallError::Timeout | CallError::Unreachable(_) | CallError::BrokeOff | CallError::Http(500..) => {
             NationalError::down(error.to_string())
         }
+        CallError::Unreadable(what) => NationalError::Unreadable(what),
         other => NationalError::broken(other.to_string()),
     }
 }

@@ -1,0 +1,126 @@
+//! Documents that a country sends in a transfer encoding, or in an empty part: cases WI-01, WI-02 and FO-06 at NCP-B.
+
+use bytes::Bytes;
+use ncp_ihe::{DocumentEntry, DocumentRequest, RetrieveRequest, actions};
+use ncp_tests::cases::Recorded;
+use ncp_tests::country::{Country, Reaction};
+use ncp_tests::neighbour::{Answer, retrieve_response};
+
+use crate::clinicians::{BASE, documents, knowing, sent};
+use crate::consumers::ask;
+use crate::{Others, World, entry, listed, parts};
+
+const OF: &str = "2.999.101";
+const RELATED: &str = "multipart/related; boundary=\"b0\"; type=\"application/xop+xml\"; start=\"<0@se.example>\"; \
+                       start-info=\"application/soap+xml\"";
+
+/// A file of the cases about documents of this country.
+fn recorded(file: &str) -> Recorded {
+    let whole = match file.ends_with(".mime") {
+        true => Recorded::load(file, Some(RELATED)).with("2.999.752.20", &format!("{OF}.21.1")).with("2.999.752", OF),
+        false => Recorded::load(file, None),
+    };
+    let document = format!("{OF}.30.1");
+    whole.with("@HOME@", OF).with("@REPOSITORY@", &format!("{OF}.21.1")).with("@DOCUMENT@", &document)
+}
+
+fn wanted(number: u32) -> DocumentRequest {
+    let DocumentEntry { home, repository_unique_id, unique_id, .. } = entry(OF, number);
+    DocumentRequest { home, repository: repository_unique_id, document: unique_id }
+}
+
+/// A country that lists one document and answers ITI-39 so.
+async fn world(entry: DocumentEntry, answer: Recorded, lines: &str) -> (World, Vec<Country>) {
+    let react = knowing(OF, "19800101", move |asked| match asked.action.as_str() {
+        actions::ITI39_REQUEST => Reaction::Recorded(answer.clone()),
+        _ => listed(vec![entry.clone()]),
+    });
+    Others::none().with("AA", OF, react).await.clinicians().peers(0, lines.into()).world("").await
+}
+
+/// ITI-43 of one document by a national consumer.
+async fn iti43(world: &World) -> Answer {
+    ask(world, RetrieveRequest { documents: vec![wanted(1)] }.to_element()).await
+}
+
+/// The document by a clinician: status and body.
+async fn binary(world: &World) -> (u16, Bytes) {
+    let bundle = documents(world, "").await;
+    let url = bundle.pointer("/entry/0/resource/content/0/attachment/url").and_then(|url| url.as_str());
+    let url = url.unwrap_or_else(|| panic!("{bundle}"));
+    let path = if url.starts_with(BASE) { url.to_owned() } else { format!("{BASE}{url}") };
+    let (head, body) = sent(world, &path, ("accept", "text/xml"), None).await;
+    (head.status.as_u16(), body)
+}
+
+/// The document of WI-01; FO-06 has one of its own.
+fn original(file: &str) -> Bytes {
+    match file.ends_with(".mime") {
+        true => {
+            use base64::Engine;
+            let text = String::from_utf8(recorded(file).body).expect("text");
+            let coded = text.split("1@se.example>\r\n\r\n").nth(1).and_then(|rest| rest.split("--b0").next());
+            let compact: String = coded.expect("a part").split_whitespace().collect();
+            base64::engine::general_purpose::STANDARD.decode(compact).expect("base64").into()
+        }
+        false => Recorded::load("wire/WI-document.xml", Some("text/xml")).body.into(),
+    }
+}
+
+const CODED: [&str; 3] = [
+    "wire/WI-01-a-iti39-answer-base64.http",
+    "wire/WI-01-b-iti39-answer-quoted-printable.http",
+    "foreign/FO-06-iti39-part-base64.mime",
+];
+
+#[tokio::test]
+async fn wi_01_and_fo_06_a_coded_document_arrives_as_it_was() {
+    for file in CODED {
+        let document = original(file);
+        for (announced, lines) in
+            [(true, ""), (false, ""), (true, "verify_hash = false"), (false, "verify_hash = false")]
+        {
+            let mut listed_as = entry(OF, 1);
+            if announced {
+                let digest = openssl::hash::hash(openssl::hash::MessageDigest::sha1(), &document).expect("SHA-1");
+                (listed_as.hash, listed_as.size) = (Some(hex::encode(digest)), Some(document.len() as u64));
+            }
+            let (world, _countries) = world(listed_as, recorded(file), lines).await;
+            assert_eq!(binary(&world).await, (200, document.clone()), "{file} announced {announced} {lines}");
+            let mut answer = iti43(&world).await;
+            assert_eq!(parts(&mut answer).await.expect("whole"), [document.clone()], "{file}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn wi_01_a_coding_that_nobody_knows_is_named() {
+    for (from, to, named) in [
+        ("Encoding: base64", "Encoding: x-yenc", "Content-Transfer-Encoding x-yenc is not known"),
+        ("Encoding: base64\r\n", "Encoding: base64\r\nX: 1\r\n", ""),
+        ("PD94", "P*94", "part is not the base64 that its Content-Transfer-Encoding says"),
+    ] {
+        let (world, _countries) = world(entry(OF, 1), recorded(CODED[0]).with(from, to), "verify_hash = false").await;
+        let (status, body) = binary(&world).await;
+        let body = String::from_utf8(body.to_vec()).expect("text");
+        match named {
+            "" => assert_eq!(status, 200),
+            named => assert!(status == 502 && body.contains(named), "{status} {body}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn wi_02_an_empty_part_does_not_hold_the_next() {
+    let file = "wire/WI-02-a-iti39-answer-empty-part.http";
+    for lines in ["", "verify_hash = false"] {
+        let (world, _countries) = world(entry(OF, 1), recorded(file), lines).await;
+        let (status, body) = binary(&world).await;
+        assert!(status == 502 && !body.windows(7).any(|w| w == b"ANOTHER"), "{status} {body:?}");
+        let mut answer = iti43(&world).await;
+        let response = retrieve_response(&answer.body).expect("a response");
+        let came = parts(&mut answer).await;
+        let empty = response.documents.is_empty() || came.as_ref().is_none_or(|all| all.iter().all(Bytes::is_empty));
+        assert!(empty, "{came:?}");
+    }
+}
