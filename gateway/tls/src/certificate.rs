@@ -96,6 +96,10 @@ pub struct CertificateFacts {
     pub country: Option<Country>,
     /// Issuer, one line, for operators.
     pub issuer: String,
+    /// Attributes of the subject by OpenSSL's short names, sorted.
+    pub subject: Vec<(String, String)>,
+    /// DNS names among the alternative names, lower case.
+    pub dns_names: Vec<String>,
 }
 
 impl CertificateFacts {
@@ -116,6 +120,8 @@ impl CertificateFacts {
             common_name: name(certificate.subject_name()),
             country: Country::of_subject(certificate).ok(),
             issuer: name(certificate.issuer_name()),
+            subject: crate::names::subject_of(certificate),
+            dns_names: crate::names::dns_names_of(certificate),
         })
     }
 
