@@ -5,6 +5,8 @@
 use names::{from_system, identifier, to_system};
 use serde_json::{Map, Value, json};
 
+use ncp_proto::audit::Found;
+
 use crate::message::{Coded, Message, Object, Participant, ReadError};
 
 const ENTITY_TYPE: &str = "http://terminology.hl7.org/CodeSystem/audit-entity-type";
@@ -12,6 +14,16 @@ const ENTITY_ROLE: &str = "http://terminology.hl7.org/CodeSystem/object-role";
 const LIFE_CYCLE: &str = "http://terminology.hl7.org/CodeSystem/dicom-audit-lifecycle";
 const SOURCE_TYPE: &str = "http://terminology.hl7.org/CodeSystem/security-source-type";
 const ACT_REASON: &str = "http://terminology.hl7.org/CodeSystem/v3-ActReason";
+
+/// The name in the certificate that brought a record; `source.observer` is what the record says of itself.
+const SENDER: &str = "urn:ncp:audit:authenticated-sender";
+
+/// A record as it is shown: its AuditEvent, with the authenticated sender beside the claimed source.
+pub fn shown(found: &Found) -> Option<Value> {
+    let mut event = to_audit_event(&Message::of_record(found.record.as_ref()?)?);
+    event["source"]["extension"] = json!([{ "url": SENDER, "valueString": found.source }]);
+    Some(event)
+}
 
 /// Code systems and identifiers as FHIR writes them.
 mod names {

@@ -24,7 +24,7 @@ pub use event::{
     AssertionKind, Decision, DocumentObject, Event, Evidence, HumanRequestor, Intent, Outcome, OutcomeIndicator,
     PeerFacts, QueryObject, Role, StudyObject, Transaction, Transcoding,
 };
-pub use fhir::{from_audit_event, to_audit_event};
+pub use fhir::{from_audit_event, shown, to_audit_event};
 pub use frame::KeyFileError;
 pub use message::{
     AuditRecord, Coded, Dialect, DicomData, ImagingEvent, Message, Object, Participant, ReadError, Site, of_event,

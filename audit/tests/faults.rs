@@ -142,6 +142,7 @@ impl World {
         let dir = tempfile::tempdir().expect("a folder");
         let pki = Pki::create(&dir.path().join("pki"));
         pki.leaf("ncp-no");
+        pki.leaf("tool");
         let config = Config { syslog: None, fhir: None, ..common::config(dir.path(), &pki, Engine::Files) };
         let file = write(&config, &dir.path().join("audit.toml"));
         Self { dir, config, file, said: Arc::default() }
@@ -359,8 +360,8 @@ fn clocks_five_minutes_off() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             let tls = ncp_tls::TlsFiles {
-                cert_chain: world.path().join("pki/ncp-no.pem"),
-                key: world.path().join("pki/ncp-no.key"),
+                cert_chain: world.path().join("pki/tool.pem"),
+                key: world.path().join("pki/tool.key"),
                 anchors: world.path().join("pki/ca.pem"),
                 crls: None,
             };

@@ -1,4 +1,5 @@
-//! A throw-away PKI per country: root and intermediate, leaves for TLS server, TLS client, seal and our own services.
+//! A throw-away PKI per country: root and intermediate, leaves for TLS server, TLS client, seal, our own services and a
+//! reader of the trail.
 
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -131,12 +132,21 @@ impl CountryPki {
         pki.leaf("seal", Use::Seal, seal, 0, 90)?;
         pki.leaf("internal-server", Use::Server, Algorithm::P256, 0, 90)?;
         pki.leaf("internal-client", Use::Client, Algorithm::P256, 0, 90)?;
+        pki.reader("reader")?;
         for name in ["spool.key", "audit.key", "sealing.key"] {
             let mut bytes = [0; 32];
             openssl::rand::rand_bytes(&mut bytes)?;
             write(&dir.join(name), hex::encode(bytes).as_bytes(), 0o600)?;
         }
         Ok(pki)
+    }
+
+    /// Makes the certificate of a person who reads the trail; services have others and read nothing.
+    ///
+    /// # Errors
+    /// OpenSSL, files.
+    pub fn reader(&self, name: &str) -> Result<(), Error> {
+        self.leaf(name, Use::Client, Algorithm::P256, 0, 90)
     }
 
     /// Makes one leaf; its life begins and ends so many days from now.

@@ -2,7 +2,7 @@
 //! Nothing of it is trusted; it is what the sender says.
 
 use jiff::Timestamp;
-use ncp_proto::audit::Facts;
+use ncp_proto::audit::{Facts, Record};
 use ncp_xml::{Element, Limits};
 
 use super::{Coded, DicomData, Message, Object, Participant};
@@ -59,11 +59,40 @@ impl Message {
         })
     }
 
+    /// The message of a record, whatever its form.
+    pub fn of_record(record: &Record) -> Option<Self> {
+        match record.media_type.as_str() {
+            "application/xml" => Self::read(&record.message).ok(),
+            "application/fhir+json" => {
+                crate::fhir::from_audit_event(&serde_json::from_slice(&record.message).ok()?).ok()
+            }
+            _ => None,
+        }
+    }
+
+    /// What the index takes from a message of one of our own gateways. Everything that the message says is taken from it;
+    /// the envelope beside it adds what a message leaves out by specification: the side of the exchange and the other
+    /// country, and at NCP-B the patient of ITI-55.
+    pub fn facts_beside(&self, envelope: &Facts) -> Facts {
+        let said = self.facts();
+        let silent = |said: String, beside: &str| if said.is_empty() { beside.to_owned() } else { said };
+        let used = self.event.code == "110101";
+        let asked = self.types.iter().any(|c| c.code == "ITI-55") && envelope.role == "initiator";
+        // A person of our own messages has a role; without one the requestor is a machine.
+        let person = self.participants.iter().find(|p| p.requestor && p.is_person() && (used || !p.roles.is_empty()));
+        Facts {
+            transaction: if used { self.event.code.clone() } else { said.transaction },
+            role: silent(said.role, &envelope.role),
+            country: silent(said.country, &envelope.country),
+            patient: if asked { silent(said.patient, &envelope.patient) } else { said.patient },
+            user: person.map(Participant::shown_name).unwrap_or_default(),
+            ..said
+        }
+    }
+
     /// What the index takes from a message that came without facts.
     pub fn facts(&self) -> Facts {
-        let human = self.participants.iter().find(|p| {
-            p.requestor && p.roles.iter().all(|r| !matches!(r.code.as_str(), "110150" | "110152" | "ServiceConsumer"))
-        });
+        let human = self.participants.iter().find(|p| p.requestor && p.is_person());
         let human = human.or_else(|| self.participants.iter().find(|p| p.requestor));
         let care =
             |c: &Coded| c.text == "1.3.6.1.4.1.12559.11.10.1.3.2.2.2" || c.code == "1.3.6.1.4.1.12559.11.10.1.3.2.2.2";
@@ -74,7 +103,8 @@ impl Message {
             let mut all = self.objects.iter().flat_map(|o| &o.details);
             all.find(|(kind, _)| kind == name).map(|(_, value)| String::from_utf8_lossy(value).into_owned())
         };
-        let traced = self.objects.iter().find(|o| o.id_type.code == "traceparent").map(|o| o.id.clone());
+        let of_type = |code: &str| self.objects.iter().find(|o| o.id_type.code == code).map(|o| o.id.clone());
+        let exchange = || of_type("ncp-exchange").or_else(|| of_type("traceparent"));
         let mut studies: Vec<String> =
             self.objects.iter().filter(|o| o.id_type.code == "110180").map(|o| o.id.clone()).collect();
         for uid in self.objects.iter().filter_map(|o| o.dicom.as_ref()).flat_map(|d| &d.studies) {
@@ -83,7 +113,7 @@ impl Message {
             }
         }
         Facts {
-            exchange_id: detail("ncp:exchange-id").or(traced).unwrap_or_default(),
+            exchange_id: detail("ncp:exchange-id").or_else(exchange).unwrap_or_default(),
             transaction: kind.code.clone(),
             role: match self.event.code.as_str() {
                 "110107" | "110103" => "initiator",
@@ -93,13 +123,24 @@ impl Message {
             .to_owned(),
             outcome: self.outcome,
             patient: self.patient().to_owned(),
-            user: human.map(|p| if p.name.is_empty() { p.user_id.clone() } else { p.name.clone() }).unwrap_or_default(),
+            user: human.map(Participant::shown_name).unwrap_or_default(),
             organisation: organisation.map(|p| p.user_id.clone()).unwrap_or_default(),
             country: String::new(),
             emergency: purpose == "EMERGENCY" || self.types.iter().any(|c| c.code == "110127"),
             purpose,
             studies,
         }
+    }
+}
+
+impl Participant {
+    /// Whether no role says that it is a program or a system.
+    fn is_person(&self) -> bool {
+        self.roles.iter().all(|r| !matches!(r.code.as_str(), "110150" | "110152" | "ServiceConsumer"))
+    }
+
+    fn shown_name(&self) -> String {
+        if self.name.is_empty() { self.user_id.clone() } else { self.name.clone() }
     }
 }
 

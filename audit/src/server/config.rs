@@ -1,8 +1,10 @@
 //! `audit.toml`.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use ncp_tls::Names;
 use serde::Deserialize;
 
 /// Where records and index lie.
@@ -31,9 +33,18 @@ pub struct Config {
     pub fhir: Option<SocketAddr>,
     /// Under which the FHIR side is reached; without it `https://` and the address.
     pub fhir_base: Option<String>,
-    /// Names in certificates that may search by FHIR.
+    /// Certificates that may search the trail, by gRPC and by FHIR: of persons, never of services.
     #[serde(default)]
-    pub readers: Vec<String>,
+    pub readers: Names,
+    /// Common names of the certificates of our own gateways, which may use the feed, with the AuditSourceID of each.
+    #[serde(default)]
+    pub writers: BTreeMap<String, String>,
+    /// Certificates that may send by syslog and FHIR.
+    #[serde(default)]
+    pub senders: Names,
+    /// Certificates that may bring the tokens of patients.
+    #[serde(default)]
+    pub portals: Names,
     /// `iss` of patients' tokens, who may search their own trail by FHIR; with `token_audience` and `jwks_file`.
     pub token_issuer: Option<String>,
     /// Our name in their `aud`.
@@ -75,6 +86,8 @@ const OPTIONAL: [&str; 8] = [
     "token_audience",
     "jwks_file",
 ];
+/// Who may do what.
+const ACCESS: [&str; 4] = ["readers", "writers", "senders", "portals"];
 const ADDRESSES: [&str; 5] = ["feed", "query", "admin", "syslog", "fhir"];
 
 /// Reads the file; paths are relative to it.
@@ -84,7 +97,7 @@ const ADDRESSES: [&str; 5] = ["feed", "query", "admin", "syslog", "fhir"];
 pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| vec![format!("cannot read {}: {e}", path.display())])?;
     let table: toml::Table = toml::from_str(&text).map_err(|e| vec![e.message().to_owned()])?;
-    let known = |name: &str| REQUIRED.contains(&name) || OPTIONAL.contains(&name) || name == "readers";
+    let known = |name: &str| REQUIRED.contains(&name) || OPTIONAL.contains(&name) || ACCESS.contains(&name);
     let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
     for name in REQUIRED.into_iter().chain(OPTIONAL) {
         match table.get(name) {
@@ -97,6 +110,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             Some(_) => problems.push(format!("{name}: expected text")),
         }
     }
+    problems.extend(unnamed(&table));
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -123,6 +137,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     if of_tokens.contains(&true) && of_tokens.contains(&false) {
         problems.push("token_issuer, token_audience, jwks_file: give all three or none".into());
     }
+    problems.extend(config.two_roles());
     for (name, path) in files {
         if let Some(path) = path.filter(|path| !path.is_file()) {
             problems.push(format!("{name}: no such file: {}", path.display()));
@@ -136,4 +151,59 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         config.engine = Engine::Postgres(std::fs::read_to_string(file).unwrap_or_default().trim().to_owned());
     }
     if problems.is_empty() { Ok(config) } else { Err(problems) }
+}
+
+/// The lists of names that a port needs, each with the line that is missing: a configuration of before certificates were
+/// named says by this what to add.
+fn unnamed(table: &toml::Table) -> Vec<String> {
+    let needs = |port: &str, list: &str, who: &str, line: &str| {
+        let served = port.is_empty() || table.contains_key(port);
+        (served && !table.contains_key(list)).then(|| format!("{list}: is missing: {who}, as {line}"))
+    };
+    [
+        needs(
+            "",
+            "writers",
+            "common names of the certificates of the gateways that use the feed, and their audit.source",
+            "writers = { \"ncp-gateway.example\" = \"ncp-gateway-no\" }",
+        ),
+        needs(
+            "syslog",
+            "senders",
+            "names of the certificates that send by syslog and fhir, [] for none",
+            "senders = [\"hospital.example\"]",
+        ),
+        needs(
+            "fhir",
+            "senders",
+            "names of the certificates that send by syslog and fhir, [] for none",
+            "senders = [\"hospital.example\"]",
+        )
+        .filter(|_| !table.contains_key("syslog")),
+        needs(
+            "token_issuer",
+            "portals",
+            "names of the certificates that bring the tokens of patients",
+            "portals = [\"portal.example\"]",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+impl Config {
+    /// A service does not read the trail, and nobody else's records stand under the name of one of our own programs.
+    fn two_roles(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for writer in self.writers.keys() {
+            for (list, names) in [("readers", &self.readers), ("senders", &self.senders), ("portals", &self.portals)] {
+                if names.iter().any(|name| name.is_common_name(writer)) {
+                    problems
+                        .push(format!("{list}: {writer:?} is one of the writers; give each a certificate of its own"));
+                }
+            }
+        }
+        problems
+    }
 }

@@ -14,19 +14,18 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use jiff::Timestamp;
 use ncp_proto::audit::Found;
-use ncp_tls::{Accepted, SslAcceptor};
+use ncp_tls::{Accepted, CertificateFacts, SslAcceptor};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::Config;
 use super::iti81::{self, Parameters, QueryError};
 use super::repository::{Incoming, Kept};
 use super::service::Shared;
 use super::store::Place;
 use super::token::Issuer;
-use super::{Config, index};
 use crate::AuditError;
-use crate::fhir::to_audit_event;
 
 const BODY: Duration = Duration::from_secs(30);
 /// A Bundle may be so long, bytes.
@@ -36,7 +35,6 @@ const LONGEST: usize = 16 << 20;
 #[derive(Clone)]
 pub(super) struct Api {
     shared: Shared,
-    readers: Arc<Vec<String>>,
     tokens: Option<Arc<Issuer>>,
     base: Arc<str>,
 }
@@ -79,18 +77,35 @@ impl Api {
             _ => None,
         };
         let base = config.fhir_base.clone().unwrap_or_else(|| format!("https://{address}"));
-        let readers = Arc::new(config.readers.clone());
-        Ok(Self { shared, readers, tokens, base: base.trim_end_matches('/').into() })
+        Ok(Self { shared, tokens, base: base.trim_end_matches('/').into() })
     }
 }
 
-/// Name in the client's certificate.
+/// The client's certificate.
 #[derive(Clone)]
-struct Name(String);
+struct Caller(Option<Arc<CertificateFacts>>);
 
-impl Connected<IncomingStream<'_, Accepted>> for Name {
+impl Connected<IncomingStream<'_, Accepted>> for Caller {
     fn connect_info(stream: IncomingStream<'_, Accepted>) -> Self {
-        Self(ncp_tls::peer_certificate(stream.io()).map(|c| c.common_name).unwrap_or_default())
+        Self(ncp_tls::peer_certificate(stream.io()).map(Arc::new))
+    }
+}
+
+impl Caller {
+    /// The name of the certificate, if `may` admits it; otherwise the refusal is recorded.
+    async fn admitted(
+        &self,
+        api: &Api,
+        may: impl Fn(&CertificateFacts) -> bool,
+        rule: &'static str,
+    ) -> Result<String, Response> {
+        let refusal = || problem(StatusCode::FORBIDDEN, "forbidden", &format!("This {rule}."));
+        let certificate = self.0.as_ref().filter(|c| !c.common_name.is_empty()).ok_or_else(refusal)?;
+        if may(certificate) {
+            return Ok(certificate.common_name.clone());
+        }
+        api.shared.refused(certificate, rule).await;
+        Err(refusal())
     }
 }
 
@@ -107,7 +122,7 @@ pub(super) async fn serve(api: Api, listener: TcpListener, acceptor: SslAcceptor
             problem(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "Records are neither changed nor deleted.")
         })
         .with_state(api);
-    let service = routes.into_make_service_with_connect_info::<Name>();
+    let service = routes.into_make_service_with_connect_info::<Caller>();
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
@@ -160,26 +175,33 @@ impl Api {
             Kept::Stored(place) => (StatusCode::CREATED, Some(self.url(place)), String::new()),
             Kept::Duplicate(place) => (StatusCode::OK, place.map(|place| self.url(place)), String::new()),
             Kept::Rejected(why) => {
-                let text = format!("The body is no AuditEvent ({why}); it was kept apart.");
+                let text = format!("The body was not taken as an AuditEvent ({why}); it was kept apart.");
                 (StatusCode::UNPROCESSABLE_ENTITY, None, text)
             }
         }
     }
 }
 
-async fn keep(api: &Api, name: Name, resources: Vec<Vec<u8>>) -> Result<Vec<Kept>, Response> {
-    if name.0.is_empty() {
-        return Err(problem(StatusCode::FORBIDDEN, "forbidden", "The certificate has no name."));
-    }
+/// Refused before the body is read.
+async fn sender(api: &Api, caller: &Caller) -> Result<String, Response> {
+    let may = |certificate: &CertificateFacts| api.shared.access().may_send(certificate);
+    caller.admitted(api, may, "certificate may not send audit events").await
+}
+
+async fn keep(api: &Api, source: String, resources: Vec<Vec<u8>>) -> Result<Vec<Kept>, Response> {
     let incoming = |bytes| Incoming { media_type: "application/fhir+json", content: Ok(bytes) };
     let messages = resources.into_iter().map(incoming).collect();
-    api.shared.keep_foreign(name.0, "fhir", messages).await.map_err(|_| unavailable())
+    api.shared.keep_foreign(source, "fhir", messages).await.map_err(|_| unavailable())
 }
 
 /// One AuditEvent.
-async fn create(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, body: Body) -> Response {
+async fn create(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>, body: Body) -> Response {
+    let source = match sender(&api, &caller).await {
+        Ok(source) => source,
+        Err(response) => return response,
+    };
     let kept = match body_of(body).await {
-        Ok(bytes) => keep(&api, name, vec![bytes]).await,
+        Ok(bytes) => keep(&api, source, vec![bytes]).await,
         Err(response) => return response,
     };
     let (status, location, problems) = match kept.map(|mut kept| kept.pop()) {
@@ -197,7 +219,11 @@ async fn create(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, bo
 }
 
 /// Several, as a batch Bundle; each entry has a status of its own.
-async fn bundle(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, body: Body) -> Response {
+async fn bundle(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>, body: Body) -> Response {
+    let source = match sender(&api, &caller).await {
+        Ok(source) => source,
+        Err(response) => return response,
+    };
     let bytes = match body_of(body).await {
         Ok(bytes) => bytes,
         Err(response) => return response,
@@ -209,7 +235,7 @@ async fn bundle(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, bo
     };
     let resources =
         entries.iter().map(|e| e.get("resource").unwrap_or(&Value::Null).to_string().into_bytes()).collect();
-    match keep(&api, name, resources).await {
+    match keep(&api, source, resources).await {
         Err(response) => response,
         Ok(kept) => {
             let entry = |kept: Kept| {
@@ -230,14 +256,17 @@ async fn bundle(State(api): State<Api>, ConnectInfo(name): ConnectInfo<Name>, bo
 }
 
 /// Who may read; a token, where there is one, decides.
-fn reader(api: &Api, name: &Name, headers: &HeaderMap) -> Result<Reader, Response> {
+async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Reader, Response> {
+    let access = api.shared.access();
     let Some(header) = headers.get(header::AUTHORIZATION) else {
-        let refusal = || problem(StatusCode::FORBIDDEN, "forbidden", "This certificate may not read the trail.");
-        return api.readers.contains(&name.0).then(|| Reader::Auditor(name.0.clone())).ok_or_else(refusal);
+        let reads = |certificate: &CertificateFacts| access.may_read(certificate);
+        return caller.admitted(api, reads, "certificate may not read the trail").await.map(Reader::Auditor);
     };
+    let brings = |certificate: &CertificateFacts| access.may_bring_tokens(certificate);
+    let by = caller.admitted(api, brings, "certificate may not bring tokens of patients").await?;
     let patient = header.to_str().ok().zip(api.tokens.as_ref());
     let patient = patient.and_then(|(header, issuer)| issuer.patient(header, Timestamp::now()));
-    patient.map(|patient| Reader::Patient { by: name.0.clone(), patient }).ok_or_else(|| {
+    patient.map(|patient| Reader::Patient { by, patient }).ok_or_else(|| {
         let mut refusal = problem(StatusCode::UNAUTHORIZED, "login", "The token does not hold.");
         refusal
             .headers_mut()
@@ -247,9 +276,7 @@ fn reader(api: &Api, name: &Name, headers: &HeaderMap) -> Result<Reader, Respons
 }
 
 fn resource(place: Place, found: &Found) -> Value {
-    let record = found.record.clone().unwrap_or_default();
-    let message = index::message_of(&record.media_type, &record.message);
-    let mut event = message.map_or_else(|| json!({ "resourceType": "AuditEvent" }), |m| to_audit_event(&m));
+    let mut event = crate::fhir::shown(found).unwrap_or_else(|| json!({ "resourceType": "AuditEvent" }));
     event["id"] = place.id().into();
     event
 }
@@ -257,11 +284,11 @@ fn resource(place: Place, found: &Found) -> Value {
 /// ITI-81.
 async fn search(
     State(api): State<Api>,
-    ConnectInfo(name): ConnectInfo<Name>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
-    match reader(&api, &name, &headers) {
+    match reader(&api, &caller, &headers).await {
         Ok(reader) => page(&api, reader, &query.unwrap_or_default()).await,
         Err(response) => response,
     }
@@ -270,12 +297,12 @@ async fn search(
 /// ITI-81 with its parameters in a form, so that no identifier of a person stands in a URL.
 async fn search_by_post(
     State(api): State<Api>,
-    ConnectInfo(name): ConnectInfo<Name>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
     body: Body,
 ) -> Response {
-    let reader = match reader(&api, &name, &headers) {
+    let reader = match reader(&api, &caller, &headers).await {
         Ok(reader) => reader,
         Err(response) => return response,
     };
@@ -341,11 +368,11 @@ async fn page(api: &Api, reader: Reader, query: &str) -> Response {
 
 async fn read(
     State(api): State<Api>,
-    ConnectInfo(name): ConnectInfo<Name>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
-    let reader = match reader(&api, &name, &headers) {
+    let reader = match reader(&api, &caller, &headers).await {
         Ok(reader) => reader,
         Err(response) => return response,
     };

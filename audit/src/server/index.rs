@@ -40,7 +40,7 @@ impl Entry {
         let record = found.record.clone().unwrap_or_default();
         let facts = record.facts.clone().unwrap_or_default();
         let mut tokens: Vec<(&'static str, String)> = facts.studies.iter().map(|s| ("study", s.clone())).collect();
-        let message = message_of(&record.media_type, &record.message);
+        let message = Message::of_record(&record);
         tokens.push(("outcome", facts.outcome.to_string()));
         if let Some(message) = &message {
             tokens.push(("type", message.event.code.clone()));
@@ -77,14 +77,11 @@ impl Entry {
             found,
         }
     }
-}
 
-/// The message of a record, whatever its form.
-pub(crate) fn message_of(media_type: &str, bytes: &[u8]) -> Option<Message> {
-    match media_type {
-        "application/xml" => Message::read(bytes).ok(),
-        "application/fhir+json" => crate::fhir::from_audit_event(&serde_json::from_slice(bytes).ok()?).ok(),
-        _ => None,
+    /// The same, found under the AuditSourceID that `source_of` makes of the record and of what its message claims.
+    pub(super) fn found_under(self, source_of: impl Fn(&Found, &str) -> String) -> Self {
+        let sender = source_of(&self.found, &self.sender);
+        Self { sender, ..self }
     }
 }
 

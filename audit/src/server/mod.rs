@@ -1,6 +1,7 @@
 //! The Audit Record Repository: `RecordStore` (append-only, the truth) and `Index` (rebuilt from it), each on files or in
 //! PostgreSQL; the acknowledged feed, syslog over TLS and FHIR in, gRPC and ITI-81 out.
 
+mod access;
 mod config;
 mod database;
 mod fhir_api;

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use ncp_proto::audit::{Found, GapsReply, Record, RejectedMessage};
+use ncp_proto::audit::{Facts, Found, GapsReply, Record, RejectedMessage};
 use tokio::sync::broadcast;
 
+use super::access::Access;
 use super::config::{Config, Engine};
 use super::database::{Database, Postgres, Sqlite};
-use super::index::{Entry, Index, Search, message_of};
+use super::index::{Entry, Index, Search};
 use super::store::{Place, RecordStore, Segments, Table};
 use crate::AuditError;
 use crate::event::Event;
 use crate::frame::Key;
-use crate::message::{self, Site};
+use crate::message::{self, Message, Site};
 
 /// A message without number that comes again within this time is a duplicate, µs.
 const REPEATED: i64 = 7 * 24 * 3600 * 1_000_000;
@@ -38,6 +39,7 @@ pub struct Repository {
     index: Index,
     key: Key,
     site: Site,
+    access: Access,
     /// Numbers of the repository's own records.
     own: (u64, u64),
     /// Arrival counts of foreign senders.
@@ -78,7 +80,8 @@ impl Repository {
         let key = Key::load(&config.key_file)?;
         let (kept, _) = broadcast::channel(1024);
         let arrivals = BTreeMap::new();
-        let mut repository = Self { store, index, key, site, own: (0, 0), arrivals, behind: true, kept };
+        let access = Access::new(config);
+        let mut repository = Self { store, index, key, site, access, own: (0, 0), arrivals, behind: true, kept };
         repository.catch_up()?;
         let own = repository.index.last_of(&config.source)?;
         repository.own = (own.0 + 1, 0);
@@ -110,7 +113,7 @@ impl Repository {
             return Ok(0);
         }
         let after = self.index.last_place()?;
-        let (index, key) = (&mut self.index, self.key.clone());
+        let (index, key, access) = (&mut self.index, self.key.clone(), &self.access);
         let hash = move |id: &str| patient_hash(&key, id);
         let mut group: Vec<Entry> = Vec::new();
         let mut count = 0;
@@ -125,7 +128,7 @@ impl Repository {
                 return Ok(());
             }
             count += 1;
-            group.push(Entry::new(place, found, &hash));
+            group.push(Entry::new(place, found, &hash).found_under(|found, claim| access.audit_source(found, claim)));
             if group.len() >= 1024 {
                 index.add(&std::mem::take(&mut group))?;
             }
@@ -136,7 +139,8 @@ impl Repository {
         Ok(count)
     }
 
-    /// Keeps numbered records of one of our own sources.
+    /// Keeps numbered records of one of our own sources. The facts that are indexed are made of the message; what comes
+    /// beside it only adds what the message leaves out by specification.
     ///
     /// # Errors
     /// Nothing of the group counts then, and nothing is acknowledged.
@@ -146,6 +150,8 @@ impl Repository {
         let mut fresh = Vec::with_capacity(records.len());
         let mut here: BTreeMap<(u64, u64), String> = BTreeMap::new();
         for mut record in records {
+            // What is kept apart is so by our own judgement.
+            record.rejected.clear();
             let number = (record.epoch, record.seq);
             let digest = hex::encode(openssl::sha::sha256(&record.message));
             // Beyond the last it is new; before it may be the one that was missing.
@@ -164,6 +170,9 @@ impl Repository {
                 }
                 None => drop(here.insert(number, digest)),
             }
+            index_by_message(source, &mut record);
+            // Only what comes by another port has a transport.
+            record.transport.clear();
             fresh.push(record);
         }
         self.append(source, fresh).map(drop)
@@ -178,8 +187,10 @@ impl Repository {
         let places = self.store.append(&found)?;
         let key = &self.key;
         let hash = |id: &str| patient_hash(key, id);
-        let entries: Vec<Entry> =
-            places.iter().zip(&found).map(|(place, found)| Entry::new(*place, found.clone(), &hash)).collect();
+        let entry = |(place, found): (&Place, &Found)| {
+            Entry::new(*place, found.clone(), &hash).found_under(|found, claim| self.access.audit_source(found, claim))
+        };
+        let entries: Vec<Entry> = places.iter().zip(&found).map(entry).collect();
         self.index.add(&entries)?;
         self.behind = false;
         for found in found {
@@ -217,13 +228,18 @@ impl Repository {
             let message = match content {
                 Ok(bytes) => {
                     record.message = bytes;
-                    message_of(&record.media_type, &record.message).ok_or_else(|| reason(media_type, &record.message))
+                    Message::of_record(&record).ok_or_else(|| reason(media_type, &record.message))
                 }
                 Err((bytes, reason)) => {
                     record.message = bytes;
                     Err(reason)
                 }
             };
+            // Who is authenticated by another certificate does not speak for one of our own programs.
+            let message = message.and_then(|message| match self.access.is_ours(&message.source) {
+                true => Err("AuditSourceID is that of one of our own programs".to_owned()),
+                false => Ok(message),
+            });
             match message {
                 Ok(message) => {
                     let digest = hex::encode(openssl::sha::sha256(&record.message));
@@ -374,6 +390,19 @@ impl Repository {
     pub fn patient_hash(&self, patient: &str) -> String {
         patient_hash(&self.key, patient)
     }
+}
+
+/// Makes what the index takes of a record of our own feed from its message.
+fn index_by_message(source: &str, record: &mut Record) {
+    let envelope = record.facts.take().unwrap_or_default();
+    let Some(message) = Message::of_record(record) else {
+        let (epoch, seq) = (record.epoch, record.seq);
+        tracing::error!(source, epoch, seq, "a record of the feed is no audit message: it is kept without facts");
+        record.facts = Some(Facts::default());
+        return;
+    };
+    record.event_time_us = message.at.as_microsecond();
+    record.facts = Some(message.facts_beside(&envelope));
 }
 
 fn patient_hash(key: &Key, patient: &str) -> String {

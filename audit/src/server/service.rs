@@ -9,17 +9,19 @@ use jiff::Timestamp;
 use ncp_proto::audit::audit_feed_server::{AuditFeed, AuditFeedServer};
 use ncp_proto::audit::audit_query_server::{AuditQuery, AuditQueryServer};
 use ncp_proto::audit::{Ack, Found, GapsReply, GapsRequest, Record, SearchRequest, WatchRequest};
-use ncp_tls::{ClientAuth, GrpcPeer, Material};
+use ncp_tls::{CertificateFacts, ClientAuth, GrpcPeer, Material};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::access::Access;
 use super::index::Search;
 use super::repository::{Incoming, Kept, Repository};
 use super::store::Place;
 use super::{Config, fhir_api, syslog};
 use crate::AuditError;
-use crate::event::Event;
+use crate::event::{Event, PeerFacts};
+use crate::throttle::Throttle;
 
 /// Records made durable together at most.
 const GROUP: usize = 256;
@@ -27,13 +29,46 @@ const H2: &[u8] = b"\x02h2";
 /// A number that is missing for so long is a loss, not a delay, µs.
 const MISSING: i64 = 5 * 60 * 1_000_000;
 
-/// The repository, shared by the listeners.
+/// The repository and the rules of access to it, shared by the listeners.
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Mutex<Repository>>);
+pub(super) struct Shared {
+    repository: Arc<Mutex<Repository>>,
+    access: Arc<Access>,
+    refusals: Arc<Throttle>,
+}
 
 impl Shared {
+    fn new(repository: Repository, config: &Config) -> Self {
+        let access = Arc::new(Access::new(config));
+        Self { repository: Arc::new(Mutex::new(repository)), access, refusals: Arc::default() }
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Repository> {
-        self.0.lock().unwrap_or_else(|p| p.into_inner())
+        self.repository.lock().unwrap_or_else(|p| p.into_inner())
+    }
+
+    pub(super) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// Records that a certificate was refused, up to a rate.
+    pub(super) async fn refused(&self, certificate: &CertificateFacts, rule: &'static str) {
+        let name = certificate.common_name.clone();
+        tracing::warn!(certificate = name, sha256 = certificate.fingerprint, rule, "refused");
+        if !self.refusals.admit(&name) {
+            return;
+        }
+        let suppressed = self.refusals.take();
+        let peer = PeerFacts { certificate_name: name, ..PeerFacts::default() };
+        let recorded = self.blocking(move |repository| {
+            if let Some((count, since)) = suppressed {
+                repository.own_event(&Event::Suppressed { rule: rule.to_owned(), count, since })?;
+            }
+            repository.own_event(&Event::NodeAuthenticationFailed { rule: rule.to_owned(), peer })
+        });
+        if let Err(error) = recorded.await {
+            tracing::error!(reason = %error, "a refused certificate cannot be recorded");
+        }
     }
 
     /// Runs `work` where it may block.
@@ -71,7 +106,7 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     };
     let for_open = config.clone();
     let opened = tokio::task::spawn_blocking(move || Repository::open(&for_open));
-    let shared = Shared(Arc::new(Mutex::new(opened.await.map_err(|_| AuditError::Stopped)??)));
+    let shared = Shared::new(opened.await.map_err(|_| AuditError::Stopped)??, config);
     let (tell, told) = watch::channel(false);
     shared
         .blocking(|r| r.own_event(&Event::ApplicationStart).and_then(|()| r.own_event(&Event::RecordingStarted)))
@@ -150,11 +185,33 @@ async fn render(shared: Shared) -> String {
     )
 }
 
-fn peer<T>(request: &Request<T>) -> Result<String, Status> {
-    let known = request.extensions().get::<GrpcPeer>().and_then(|p| p.0.as_ref().map(|c| c.common_name.clone()));
+fn certificate<T>(request: &Request<T>) -> Result<Arc<CertificateFacts>, Status> {
+    let known = request.extensions().get::<GrpcPeer>().and_then(|peer| peer.0.clone());
     known
-        .filter(|name| !name.is_empty())
+        .filter(|certificate| !certificate.common_name.is_empty())
         .ok_or_else(|| Status::unauthenticated("a client certificate with a name is required"))
+}
+
+impl Service {
+    /// The name of who calls, if the configuration lists it among the readers.
+    async fn reader<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        let certificate = certificate(request)?;
+        if !self.0.access().may_read(&certificate) {
+            self.0.refused(&certificate, "certificate may not read the trail").await;
+            return Err(Status::permission_denied("this certificate may not read the trail"));
+        }
+        Ok(certificate.common_name.clone())
+    }
+
+    /// The name of who calls, if the configuration lists it among the writers.
+    async fn writer<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        let certificate = certificate(request)?;
+        if self.0.access().writer(&certificate).is_none() {
+            self.0.refused(&certificate, "certificate may not write the trail").await;
+            return Err(Status::permission_denied("this certificate may not write the trail"));
+        }
+        Ok(certificate.common_name.clone())
+    }
 }
 
 fn internal(error: &AuditError) -> Status {
@@ -169,7 +226,7 @@ impl AuditFeed for Service {
     type AppendStream = Stream_<Ack>;
 
     async fn append(&self, request: Request<Streaming<Record>>) -> Result<Response<Self::AppendStream>, Status> {
-        let source = peer(&request)?;
+        let source = self.writer(&request).await?;
         let shared = self.0.clone();
         let mut stop = self.1.clone();
         let mut records = request.into_inner().ready_chunks(GROUP);
@@ -223,7 +280,7 @@ impl AuditQuery for Service {
     type WatchStream = Stream_<Found>;
 
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<Self::SearchStream>, Status> {
-        let user = peer(&request)?;
+        let user = self.reader(&request).await?;
         let filter = request.into_inner();
         let work = move |repository: &mut Repository| {
             let search = Search::of(&filter, &repository.patient_hash(&filter.patient));
@@ -234,12 +291,12 @@ impl AuditQuery for Service {
     }
 
     async fn gaps(&self, request: Request<GapsRequest>) -> Result<Response<GapsReply>, Status> {
-        let user = peer(&request)?;
+        let user = self.reader(&request).await?;
         self.0.blocking(move |r| r.state(&user)).await.map(Response::new).map_err(|error| internal(&error))
     }
 
     async fn rejected(&self, request: Request<ncp_proto::audit::RejectedRequest>) -> Result<Response<Found>, Status> {
-        let user = peer(&request)?;
+        let user = self.reader(&request).await?;
         let at = request.into_inner();
         let place = Place { segment: at.segment, offset: at.offset };
         let read = move |r: &mut Repository| {
@@ -250,7 +307,7 @@ impl AuditQuery for Service {
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let user = peer(&request)?;
+        let user = self.reader(&request).await?;
         let reason = request.into_inner().reason;
         let begin = move |r: &mut Repository| {
             r.own_event(&Event::AuditLogUsed { user, query: format!("watch reason={reason}") })?;

@@ -1,5 +1,5 @@
-//! Receives syslog over mutual TLS from any ATNA source. The name in the certificate says who it is, whatever the message
-//! says.
+//! Receives syslog over mutual TLS from the ATNA sources that the configuration names. The name in the certificate says who
+//! it is, whatever the message says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +55,12 @@ pub(super) async fn serve(
 }
 
 async fn connection(shared: &Shared, mut stream: TlsStream, mut stop: watch::Receiver<bool>) {
-    let certificate = ncp_tls::peer_certificate(&stream);
-    let Some(source) = certificate.map(|c| c.common_name).filter(|name| !name.is_empty()) else { return };
+    let Some(certificate) = ncp_tls::peer_certificate(&stream) else { return };
+    if !shared.access().may_send(&certificate) {
+        // The sender sees a connection that broke before anything was read, and keeps what it has.
+        return shared.refused(&certificate, "certificate may not send by syslog").await;
+    }
+    let source = certificate.common_name;
     let mut frames = Frames::default();
     let mut buffer = vec![0; 64 << 10];
     loop {

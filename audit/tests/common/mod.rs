@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ncp_audit::server::{Config, Engine};
-use ncp_tls::TlsFiles;
+use ncp_tls::{Names, TlsFiles};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
 use openssl::ec::{EcGroup, EcKey};
@@ -101,6 +101,18 @@ pub fn free() -> SocketAddr {
     }
 }
 
+pub fn names(names: &[&str]) -> Names {
+    names.iter().map(|name| name.parse().expect("a name")).collect()
+}
+
+/// The message of a retrieve of images by Finland, of the patient with this number.
+pub fn message(source: &str, exchange: &str, patient: u64, study: &str, purpose: &str) -> Vec<u8> {
+    format!(
+        r#"<AuditMessage><EventIdentification EventActionCode="R" EventDateTime="2026-10-23T09:14:11Z" EventOutcomeIndicator="0"><EventID csd-code="110104" codeSystemName="DCM" originalText="DICOM Instances Transferred"/><EventTypeCode csd-code="RAD-75" codeSystemName="IHE Transactions" originalText="Cross Gateway Retrieve Imaging Document Set"/><PurposeOfUse csd-code="{purpose}" codeSystemName="urn:oasis:names:tc:xspa:1.0" originalText=""/></EventIdentification><ActiveParticipant UserID="u" UserIsRequestor="true"><RoleIDCode csd-code="221" codeSystemName="ISCO" originalText="Medical Doctors"/></ActiveParticipant><AuditSourceIdentification AuditSourceID="{source}"/><ParticipantObjectIdentification ParticipantObjectID="{patient}^^^&amp;2.999.1&amp;ISO" ParticipantObjectTypeCode="1" ParticipantObjectTypeCodeRole="1"><ParticipantObjectIDTypeCode csd-code="2" codeSystemName="RFC-3881" originalText="Patient Number"/></ParticipantObjectIdentification><ParticipantObjectIdentification ParticipantObjectID="{study}" ParticipantObjectTypeCode="2" ParticipantObjectTypeCodeRole="3"><ParticipantObjectIDTypeCode csd-code="110180" codeSystemName="DCM" originalText="Study Instance UID"/></ParticipantObjectIdentification><ParticipantObjectIdentification ParticipantObjectID="{exchange}" ParticipantObjectTypeCode="2" ParticipantObjectTypeCodeRole="26"><ParticipantObjectIDTypeCode csd-code="ncp-exchange" codeSystemName="NCP" originalText="Exchange id"/></ParticipantObjectIdentification></AuditMessage>"#
+    )
+    .into_bytes()
+}
+
 pub fn config(dir: &Path, pki: &Pki, engine: Engine) -> Config {
     let server = pki.leaf("ncp-audit");
     Config {
@@ -110,7 +122,10 @@ pub fn config(dir: &Path, pki: &Pki, engine: Engine) -> Config {
         syslog: Some(free()),
         fhir: Some(free()),
         fhir_base: None,
-        readers: vec!["auditor".into()],
+        readers: names(&["auditor", "tool"]),
+        writers: [("ncp-no".to_owned(), "ncp-no".to_owned())].into(),
+        senders: names(&["opennc", "bad", "hospital", "hospital-relay"]),
+        portals: names(&["portal"]),
         token_issuer: None,
         token_audience: None,
         jwks_file: None,

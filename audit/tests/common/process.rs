@@ -126,7 +126,8 @@ impl Drop for Server {
 pub fn write(config: &Config, path: &Path) -> PathBuf {
     let text = format!(
         "feed = \"{}\"\nquery = \"{}\"\nadmin = \"{}\"\ncertificate = {:?}\nkey = {:?}\nanchors = {:?}\n\
-         data_dir = {:?}\nkey_file = {:?}\nsource = \"{}\"\nenterprise_site = \"{}\"\n",
+         data_dir = {:?}\nkey_file = {:?}\nsource = \"{}\"\nenterprise_site = \"{}\"\n\
+         readers = [\"auditor\", \"tool\"]\nwriters = {{ ncp-no = \"ncp-no\" }}\n",
         config.feed,
         config.query,
         config.admin,

@@ -233,13 +233,26 @@ fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// AuditSourceID as the message has it. The certificate's name, which is shown beside it, is the one that was checked.
+fn claimed(found: &Found) -> String {
+    found.record.as_ref().and_then(Message::of_record).map(|message| message.source).unwrap_or_default()
+}
+
 fn line(found: &Found) -> String {
     let record = found.record.clone().unwrap_or_default();
+    let says = claimed(found);
     let facts = record.facts.unwrap_or_default();
     let at = jiff::Timestamp::from_microsecond(record.event_time_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let text = format!(
-        "{at:.0} {:<12} {:<11} outcome {:<2} {} {} {} {}",
-        facts.transaction, facts.role, facts.outcome, facts.country, facts.purpose, facts.user, facts.exchange_id
+        "{at:.0} {:<12} {:<11} outcome {:<2} {} {} {} {} from {} as {says}",
+        facts.transaction,
+        facts.role,
+        facts.outcome,
+        facts.country,
+        facts.purpose,
+        facts.user,
+        facts.exchange_id,
+        found.source
     );
     shown(&text)
 }
@@ -281,10 +294,11 @@ fn list(found: Vec<Found>) {
 }
 
 fn object(found: &Found) -> Value {
+    let says = claimed(found);
     let record = found.record.clone().unwrap_or_default();
     let facts = record.facts.unwrap_or_default();
     let at = jiff::Timestamp::from_microsecond(record.event_time_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
-    json!({ "source": found.source, "epoch": record.epoch, "seq": record.seq, "time": at.to_string(),
+    json!({ "source": found.source, "claimed_source": says, "epoch": record.epoch, "seq": record.seq, "time": at.to_string(),
         "transaction": facts.transaction, "role": facts.role, "outcome": facts.outcome, "user": facts.user,
         "country": facts.country, "purpose": facts.purpose, "studies": facts.studies, "exchange": facts.exchange_id,
         "message": String::from_utf8_lossy(&record.message) })
@@ -322,13 +336,6 @@ async fn gaps(target: &Target) -> Result<bool, Error> {
 }
 
 fn export(found: &[Found], format: Form, out: &Path) -> Result<(), Error> {
-    let message = |found: &Found| {
-        let record = found.record.as_ref()?;
-        match record.media_type.as_str() {
-            "application/xml" => Message::read(&record.message).ok().map(|m| ncp_audit::to_audit_event(&m)),
-            _ => serde_json::from_slice(&record.message).ok(),
-        }
-    };
     match format {
         Form::Xml => {
             std::fs::create_dir_all(out)?;
@@ -340,14 +347,18 @@ fn export(found: &[Found], format: Form, out: &Path) -> Result<(), Error> {
         }
         Form::Fhir => {
             let entries: Vec<Value> =
-                found.iter().filter_map(message).map(|event| json!({ "resource": event })).collect();
+                found.iter().filter_map(ncp_audit::shown).map(|event| json!({ "resource": event })).collect();
             let bundle = json!({ "resourceType": "Bundle", "type": "collection", "entry": entries });
             std::fs::write(out, serde_json::to_vec_pretty(&bundle)?)?;
         }
         Form::Csv => {
             let mut file = std::fs::File::create(out)?;
-            writeln!(file, "time,transaction,role,outcome,country,purpose,user,organisation,exchange,studies")?;
+            writeln!(
+                file,
+                "time,transaction,role,outcome,country,purpose,user,organisation,exchange,studies,source,claimed_source"
+            )?;
             for found in found {
+                let says = claimed(found);
                 let record = found.record.clone().unwrap_or_default();
                 let facts = record.facts.unwrap_or_default();
                 let at = jiff::Timestamp::from_microsecond(record.event_time_us)?;
@@ -362,6 +373,8 @@ fn export(found: &[Found], format: Form, out: &Path) -> Result<(), Error> {
                     facts.organisation,
                     facts.exchange_id,
                     facts.studies.join(" "),
+                    found.source.clone(),
+                    says,
                 ];
                 writeln!(file, "{}", cells.map(|cell| quoted(&cell)).join(","))?;
             }
@@ -417,8 +430,8 @@ pub(crate) async fn missing(dir: &Path, country: &str) -> Result<u64, Error> {
 fn channel(dir: &Path, country: &str) -> Result<Channel, Error> {
     let pki = dir.join(country).join("pki");
     let files = TlsFiles {
-        cert_chain: pki.join("internal-client.pem"),
-        key: pki.join("internal-client.key"),
+        cert_chain: pki.join("reader.pem"),
+        key: pki.join("reader.key"),
         anchors: pki.join("anchors.pem"),
         crls: None,
     };

@@ -86,6 +86,9 @@ enum Command {
         /// Folder; made if missing.
         #[arg(long)]
         out: PathBuf,
+        /// Adds the certificate of a person who reads the trail to the PKI in the folder.
+        #[arg(long)]
+        reader: Option<String>,
     },
     /// Sends the attack set to one's own gateway and writes a report that an auditor reads.
     ///
@@ -132,7 +135,8 @@ async fn main() -> ExitCode {
         Command::Find(command) => clinician::find(command).await.map(|()| true),
         Command::Fetch(command) => clinician::fetch(command).await.map(|()| true),
         Command::Token { country, dir } => print_token(&country, dir).await.map(|()| true),
-        Command::Pki { country, out } => pki(&country, &out).map(|()| true),
+        Command::Pki { country, out, reader: None } => pki(&country, &out).map(|()| true),
+        Command::Pki { country, out, reader: Some(name) } => reader(&country, &out, &name).map(|()| true),
         Command::Attack(attack) => attack::run(attack).await,
         Command::Faults { rounds, sources } => kill::run(rounds, &sources).await,
         Command::Cert(command) => cert::run(command).await,
@@ -154,6 +158,17 @@ async fn main() -> ExitCode {
 async fn print_token(country: &str, dir: Option<PathBuf>) -> Result<(), Error> {
     let pki = demo::data_dir(dir)?.join(country).join("pki");
     println!("{}", token_endpoint::token(&pki, country).await?);
+    Ok(())
+}
+
+fn reader(country: &str, out: &std::path::Path, name: &str) -> Result<(), Error> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+    if name.is_empty() || !name.chars().all(plain) || out.join(format!("{name}.pem")).exists() {
+        return Err(format!("{name:?}: expected a new name of letters, digits, - and .").into());
+    }
+    ncp_tests::pki::CountryPki::open(out, country)?.reader(name)?;
+    let common = format!("{name}.ncp.{}", country.to_lowercase());
+    println!("written to {}; add {common:?} to `readers` of audit.toml", out.join(format!("{name}.pem")).display());
     Ok(())
 }
 

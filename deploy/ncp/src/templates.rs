@@ -179,14 +179,16 @@ source = "ncp-audit-{}"
 enterprise_site = "{}"
 fhir = "127.0.0.1:{fhir}"
 fhir_base = "https://localhost:{fhir}"
-readers = ["internal-client.ncp.{}"]
+readers = ["reader.ncp.{lower}"]
+writers = {{ "internal-client.ncp.{lower}" = "ncp-gateway-{lower}" }}
+senders = []
 "#,
         port + 447,
         port + 448,
         port + 450,
         own.code,
         own.code.to_uppercase(),
-        own.code,
+        lower = own.code,
         fhir = port + 453,
     )
 }

@@ -18,24 +18,35 @@ fn configuration(dir: &Path) -> PathBuf {
     let file = dir.join("audit.toml");
     let text = "feed = \"127.0.0.1:1\"\nquery = \"127.0.0.1:2\"\nadmin = \"127.0.0.1:3\"\ncertificate = \"unread.pem\"\n\
                 key = \"unread.pem\"\nanchors = \"unread.pem\"\ndata_dir = \"data\"\nkey_file = \"audit.key\"\n\
-                source = \"repository\"\nenterprise_site = \"NO\"\n";
+                source = \"repository\"\nenterprise_site = \"NO\"\nwriters = { ncp-no = \"ncp-no\" }\n";
     std::fs::write(&file, text).expect("writes");
     file
 }
 
-fn record(seq: u64) -> Record {
-    let facts = Facts {
-        exchange_id: format!("exchange-{}", seq / 2),
-        transaction: "RAD-75".into(),
-        role: "responder".into(),
-        patient: format!("{}^^^&2.999.1&ISO", seq % 7),
-        user: "alias<user@issuer>".into(),
-        country: "FI".into(),
-        purpose: "TREATMENT".into(),
-        studies: vec![format!("2.999.{seq}")],
-        ..Facts::default()
+/// What the index knows of a record it reads from its message.
+fn message(seq: u64) -> Vec<u8> {
+    let object = |id: &str, kind: &str, role: &str, code: &str| {
+        format!(
+            "<ParticipantObjectIdentification ParticipantObjectID=\"{id}\" ParticipantObjectTypeCode=\"{kind}\" \
+             ParticipantObjectTypeCodeRole=\"{role}\"><ParticipantObjectIDTypeCode csd-code=\"{code}\"/>\
+             </ParticipantObjectIdentification>"
+        )
     };
-    let message = format!("<record n=\"{seq}\"/>").into_bytes();
+    let patient = object(&format!("{}^^^&amp;2.999.1&amp;ISO", seq % 7), "1", "1", "2");
+    let study = object(&format!("2.999.{seq}"), "2", "3", "110180");
+    let exchange = object(&format!("exchange-{}", seq / 2), "2", "26", "ncp-exchange");
+    format!(
+        "<AuditMessage><EventIdentification EventDateTime=\"2026-11-23T09:14:11Z\" EventOutcomeIndicator=\"0\">\
+         <EventID csd-code=\"110104\"/><EventTypeCode csd-code=\"RAD-75\"/><PurposeOfUse csd-code=\"TREATMENT\"/>\
+         </EventIdentification><ActiveParticipant UserID=\"user\" UserIsRequestor=\"true\"><RoleIDCode csd-code=\"221\"/>\
+         </ActiveParticipant><AuditSourceIdentification AuditSourceID=\"ncp-no\"/>{patient}{study}{exchange}</AuditMessage>"
+    )
+    .into_bytes()
+}
+
+fn record(seq: u64) -> Record {
+    let facts = Facts { role: "responder".into(), country: "FI".into(), ..Facts::default() };
+    let message = message(seq);
     let event_time_us = 1_790_000_000_000_000 + seq as i64;
     Record {
         epoch: 1,
@@ -73,10 +84,10 @@ fn the_index_made_again_is_the_index_before() {
     }
     // One that came twice, one that is refused: its number was given before.
     repository.keep("ncp-no", vec![record(7)]).expect("keeps");
-    repository.keep("ncp-no", vec![Record { message: b"<other/>".to_vec(), ..record(8) }]).expect("keeps");
+    repository.keep("ncp-no", vec![Record { message: message(9), ..record(8) }]).expect("keeps");
     drop(repository);
     let before = rows(&config);
-    assert_eq!(before.iter().filter(|row| row.contains("\"RAD-75\"")).count() as u64, RECORDS);
+    assert_eq!(before.iter().filter(|row| row.contains("\"responder\"")).count() as u64, RECORDS);
 
     let index = config.data_dir.join("index.sqlite");
     let mut database = Sqlite::open(&index).expect("opens");

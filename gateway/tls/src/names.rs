@@ -29,7 +29,9 @@ enum Form {
 
 /// Why a text names no certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected a common name, a whole subject as \"CN=…,O=…,C=…\", \"dns:…\", or \"sha256:\" and 64 hexadecimal digits")]
+#[error(
+    "expected a common name, a whole subject as \"CN=…,O=…,C=…\", \"dns:…\", or \"sha256:\" and 64 hexadecimal digits"
+)]
 pub struct NameError;
 
 impl FromStr for CertificateName {
@@ -78,6 +80,15 @@ impl fmt::Display for CertificateName {
 }
 
 impl CertificateName {
+    /// Whether this is the common name `name`, alone or as part of a subject.
+    pub fn is_common_name(&self, name: &str) -> bool {
+        match &self.0 {
+            Form::Common(common) => common == name,
+            Form::Subject(subject) => subject.iter().any(|(kind, value)| kind == "CN" && value == name),
+            Form::Dns(_) | Form::Sha256(_) => false,
+        }
+    }
+
     /// Whether the certificate has this name.
     pub fn names(&self, certificate: &CertificateFacts) -> bool {
         match &self.0 {
@@ -129,7 +140,7 @@ pub(crate) fn subject_of(certificate: &X509Ref) -> Vec<(String, String)> {
             nid => nid.short_name().unwrap_or_default().to_owned(),
         };
         // A value that is no text must not equal one that is written in a configuration.
-        let value = entry.data().as_utf8().map(|text| text.to_string()).unwrap_or_else(|_| "\0".into());
+        let value = entry.data().to_string().unwrap_or_else(|_| "\0".into());
         (kind, value)
     };
     let mut subject: Vec<_> = certificate.subject_name().entries().map(attribute).collect();
