@@ -144,21 +144,22 @@ fn check(object: &DicomHeader, sop_instance: &str, expected: &Expected) -> Resul
 
 /// Whether the object names the patient; one without a Patient ID does so by the birth date.
 fn names(object: &DicomHeader, patient_ids: &[String], birth_date: Option<&str>) -> bool {
-    let (patient, birth) = (&object.patient_id, object.birth_date.as_str());
+    let (patient, birth) = (&object.patient.id, object.patient.birth_date.as_str());
     let known = if patient.is_empty() { birth_date == Some(birth) } else { patient_ids.contains(patient) };
     known && (birth.is_empty() || birth_date.is_none_or(|date| date == birth))
 }
 
 #[cfg(test)]
 mod tests {
+    use ncp_ihe::PatientClaim;
+
     use super::*;
 
     fn header(patient: &str, birth: &str) -> DicomHeader {
         DicomHeader {
             sop_instance: "2.999.3".into(),
             study: "2.999.1".into(),
-            patient_id: patient.into(),
-            birth_date: birth.into(),
+            patient: PatientClaim { id: patient.into(), birth_date: birth.into(), ..PatientClaim::default() },
             transfer_syntax: "1.2.840.10008.1.2.1".into(),
             ..DicomHeader::default()
         }

@@ -5,7 +5,7 @@
 //! * `xcpd`: ITI-55
 //! * `imaging`: the manifest and its forms (KOS, FHIR)
 //! * `orcd`: what MyHealth@EU's CDA documents hold
-//! * `dicom`: whose object a DICOM file is, from its first bytes
+//! * `dicom`: the structure of DICOM objects, whose they are, and what stands in them
 
 mod dicom;
 mod error;
@@ -15,7 +15,7 @@ mod values;
 pub mod xcpd;
 pub mod xds;
 
-pub use dicom::{DicomHeader, Scanned};
+pub use dicom::{DicomHeader, PatientClaim, Scanned, StructureScan, Unsound, for_parser};
 pub use error::MessageError;
 pub use imaging::{
     IssuedId, KosDialect, MadoCodes, Manifest, ManifestError, ManifestForm, ManifestInstance, ManifestPatient,

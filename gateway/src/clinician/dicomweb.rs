@@ -205,7 +205,7 @@ async fn header_of(mut part: OutPart) -> Result<Bytes, BoxError> {
                 }
             }
         }
-        if let Some(end) = header_end(&held, PIXELS, MOST)? {
+        if let Some(end) = header_end(&held, PIXELS, ended)? {
             held.truncate(end);
             break;
         }

@@ -52,7 +52,7 @@ pub fn hl7v3(data: &[u8]) {
 pub fn manifest(data: &[u8]) {
     let _ = ImageFacts::read(data);
     let view = MetadataView { retrieve_url: None, patient_id: None };
-    if let Ok(Some(end)) = header_end(data, PIXELS, data.len()) {
+    if let Ok(Some(end)) = header_end(data, PIXELS, false) {
         let _ = metadata(&data[..end], &view);
     }
     let _ = metadata(data, &view);

@@ -2,17 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::{Cursor, Read};
+use std::io::Read;
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::OpenFileOptions;
 
-use super::dicom::{KOS, first_code, is_manifest_title, number, text, uid};
+use super::dicom::{KOS, first_code, is_manifest_title, key, number, text, uid};
 use super::{
     IssuedId, Issuer, KosDialect, MadoCodes, Manifest, ManifestError, ManifestForm, ManifestInstance, ManifestSeries,
-    check_header_bounds,
 };
+use crate::dicom::{Begun, Unsound};
 use crate::{Coded, Uid};
 
 /// What of a manifest a difference is about.
@@ -404,17 +403,20 @@ impl ImageFacts {
     pub fn read(object: impl Read) -> Result<Option<Self>, ManifestError> {
         let mut bytes = Vec::new();
         object.take(HEADER).read_to_end(&mut bytes).map_err(|_| ManifestError::NotDicom)?;
-        check_header_bounds(&bytes, BEHIND_FRAMES).map_err(ManifestError::Unbounded)?;
-        let options = OpenFileOptions::new().read_until(BEHIND_FRAMES);
-        let object = options.from_reader(Cursor::new(&bytes)).map_err(|_| ManifestError::NotDicom)?.into_inner();
+        let whole = (bytes.len() as u64) < HEADER;
+        let begun = Begun::read(&bytes, whole, HEADER as usize).and_then(|begun| begun.ok_or(Unsound::Ends));
+        let begun = begun.map_err(ManifestError::Unbounded)?;
+        // The title of a manifest lies behind what is read of an image.
+        let tree = |until: Tag| {
+            let wanted = |tag: u32| tag <= key(BEHIND_FRAMES) || tag == key(tags::CONCEPT_NAME_CODE_SEQUENCE);
+            let tree = begun.tree(key(until), wanted).and_then(|tree| tree.ok_or(Unsound::Ends));
+            tree.map_err(ManifestError::Unbounded)
+        };
+        let object = tree(BEHIND_FRAMES)?;
         let own = |tag| uid(&object, tag).ok_or(ManifestError::Evidence("uid"));
         let sop_class = own(tags::SOP_CLASS_UID)?;
         if sop_class.as_str() == KOS {
-            // The title lies behind what is read of an image.
-            check_header_bounds(&bytes, BEHIND_TITLE).map_err(ManifestError::Unbounded)?;
-            let options = OpenFileOptions::new().read_until(BEHIND_TITLE);
-            let whole = options.from_reader(Cursor::new(&bytes)).map_err(|_| ManifestError::NotDicom)?.into_inner();
-            let title = first_code(&whole, tags::CONCEPT_NAME_CODE_SEQUENCE);
+            let title = first_code(&tree(BEHIND_TITLE)?, tags::CONCEPT_NAME_CODE_SEQUENCE);
             if title.is_some_and(|t| is_manifest_title(&t.code)) {
                 return Ok(None);
             }

@@ -3,9 +3,9 @@
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
 
-use super::item::DataSet;
 use super::written::Written;
 use super::{IssuedId, IssuedName, Issuer};
+use crate::dicom::Item;
 use crate::{Coded, Oid, Uid};
 
 /// SOP Class of a KOS.
@@ -45,49 +45,52 @@ pub fn is_manifest_title(code: &str) -> bool {
     matches!(code, "113030" | "MADOTEMP001" | "ddd001")
 }
 
-pub(super) fn text(object: &impl DataSet, tag: Tag) -> Option<String> {
-    let value = object.raw_text(tag)?;
-    let value = value.trim_matches(['\0', ' ']);
-    (!value.is_empty()).then(|| value.to_owned())
+pub(super) fn text(object: &Item<'_>, tag: Tag) -> Option<String> {
+    object.text(key(tag))
 }
 
-pub(super) fn number(object: &impl DataSet, tag: Tag) -> Option<u32> {
+pub(super) fn number(object: &Item<'_>, tag: Tag) -> Option<u32> {
     text(object, tag)?.parse().ok()
 }
 
-pub(super) fn uid(object: &impl DataSet, tag: Tag) -> Option<Uid> {
+pub(super) fn uid(object: &Item<'_>, tag: Tag) -> Option<Uid> {
     text(object, tag).and_then(|v| Uid::parse(&v).ok())
 }
 
-pub(super) fn items<D: DataSet>(object: &D, tag: Tag) -> &[D] {
-    object.items(tag)
+pub(super) fn items<'o, 'a>(object: &'o Item<'a>, tag: Tag) -> &'o [Item<'a>] {
+    object.items(key(tag))
+}
+
+/// A tag as one number.
+pub(super) fn key(tag: Tag) -> u32 {
+    u32::from(tag.0) << 16 | u32::from(tag.1)
 }
 
 /// The code in a code sequence's item; one with a meaning alone is text.
-pub(super) fn coded(item: &impl DataSet) -> Option<Coded> {
+pub(super) fn coded(item: &Item<'_>) -> Option<Coded> {
     let code = [tags::CODE_VALUE, tags::LONG_CODE_VALUE, tags::URN_CODE_VALUE].into_iter().find_map(|t| text(item, t));
     let display = text(item, tags::CODE_MEANING);
     let system = text(item, tags::CODING_SCHEME_DESIGNATOR).unwrap_or_default();
     (code.is_some() || display.is_some()).then(|| Coded { code: code.unwrap_or_default(), system, display })
 }
 
-pub(super) fn first_code(object: &impl DataSet, tag: Tag) -> Option<Coded> {
+pub(super) fn first_code(object: &Item<'_>, tag: Tag) -> Option<Coded> {
     items(object, tag).first().and_then(coded)
 }
 
 /// Code of a content item's concept name.
-pub(super) fn concept(item: &impl DataSet) -> String {
+pub(super) fn concept(item: &Item<'_>) -> String {
     first_code(item, tags::CONCEPT_NAME_CODE_SEQUENCE).map(|c| c.code).unwrap_or_default()
 }
 
 /// Authority in an HL7v2 hierarchic designator sequence.
-pub(super) fn issuer(object: &impl DataSet, tag: Tag) -> Option<Issuer> {
+pub(super) fn issuer(object: &Item<'_>, tag: Tag) -> Option<Issuer> {
     let item = items(object, tag).first()?;
     Some(Issuer::parse(&text(item, tags::UNIVERSAL_ENTITY_ID)?))
 }
 
 /// Name of that authority.
-pub(super) fn local_namespace(object: &impl DataSet, tag: Tag) -> Option<String> {
+pub(super) fn local_namespace(object: &Item<'_>, tag: Tag) -> Option<String> {
     text(items(object, tag).first()?, tags::LOCAL_NAMESPACE_ENTITY_ID)
 }
 

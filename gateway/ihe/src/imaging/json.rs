@@ -1,22 +1,21 @@
 //! The attributes of an object in the DICOM JSON Model (PS3.18 F), from the bytes before its pixel data.
 
-use std::io::Cursor;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use dicom_core::value::{PrimitiveValue, Value as Held};
 use dicom_core::{Tag, VR};
 use dicom_dictionary_std::tags;
-use dicom_object::{InMemDicomObject, OpenFileOptions};
 use serde_json::{Map, Number, Value, json};
 
-use super::{ManifestError, check_bounds_until, dicom};
+use super::dicom;
+use crate::dicom::{Begun, Entry, Item, Unsound, Value as Held, unit};
 
 /// What stands from here on is pixel data and what follows it.
 pub const PIXELS: Tag = Tag(0x7FE0, 0);
 
 /// The longest binary value that stands inside.
 const INLINE: usize = 1024;
+/// Inflated bytes that are read for the attributes of one object.
+const INFLATED: usize = 8 << 20;
 
 /// What of an object is told in another way than its bytes say (PS3.18 10.4).
 #[derive(Debug, Clone, Copy)]
@@ -27,23 +26,31 @@ pub struct MetadataView<'a> {
     pub patient_id: Option<&'a str>,
 }
 
-/// All attributes of an object, given its bytes up to [`PIXELS`]. Left out are private attributes and binary values of more
-/// than 1 KiB, for which there is no address; text is UTF-8 whatever it was.
+/// How many of an object's first bytes hold its attributes before `until`; none while more of them are needed. `whole`
+/// when no more follow.
 ///
 /// # Errors
-/// Not DICOM, or beyond bounds.
-pub fn metadata(header: &[u8], view: &MetadataView<'_>) -> Result<Value, ManifestError> {
-    check_bounds_until(header, PIXELS).map_err(ManifestError::Unbounded)?;
-    let options = OpenFileOptions::new().read_until(PIXELS);
-    let object = options.from_reader(Cursor::new(header)).map_err(|_| ManifestError::NotDicom)?;
+/// [`Unsound`]
+pub fn header_end(bytes: &[u8], until: Tag, whole: bool) -> Result<Option<usize>, Unsound> {
+    let Some(begun) = Begun::read(bytes, whole, INFLATED)? else { return Ok(None) };
+    begun.end(dicom::key(until))
+}
+
+/// All attributes of an object, given as many of its bytes as [`header_end`] says, or all of them. Left out are private
+/// attributes and binary values of more than 1 KiB, for which there is no address; text is UTF-8 whatever it was.
+///
+/// # Errors
+/// [`Unsound`]
+pub fn metadata(header: &[u8], view: &MetadataView<'_>) -> Result<Value, Unsound> {
+    let begun = Begun::read(header, true, INFLATED)?.ok_or(Unsound::Ends)?;
+    let object = begun.tree(dicom::key(PIXELS), |_| true)?.ok_or(Unsound::Ends)?;
     let mut out = attributes(&object);
     for tag in [tags::RETRIEVE_AE_TITLE, tags::RETRIEVE_URL, dicom::LOCATION] {
-        out.remove(&key(tag));
+        out.remove(&key(dicom::key(tag)));
     }
-    let syntax = object.meta().transfer_syntax().trim_end_matches('\0');
-    let mut set = |tag, vr: &str, value: &str| out.insert(key(tag), json!({ "vr": vr, "Value": [value] }));
+    let mut set = |tag, vr: &str, value: &str| out.insert(key(dicom::key(tag)), json!({ "vr": vr, "Value": [value] }));
     set(tags::SPECIFIC_CHARACTER_SET, "CS", "ISO_IR 192");
-    set(tags::AVAILABLE_TRANSFER_SYNTAX_UID, "UI", syntax);
+    set(tags::AVAILABLE_TRANSFER_SYNTAX_UID, "UI", &begun.syntax);
     if let Some(url) = view.retrieve_url {
         set(tags::RETRIEVE_URL, "UR", url);
     }
@@ -53,83 +60,135 @@ pub fn metadata(header: &[u8], view: &MetadataView<'_>) -> Result<Value, Manifes
     Ok(Value::Object(out))
 }
 
-fn key(tag: Tag) -> String {
-    format!("{:04X}{:04X}", tag.0, tag.1)
+fn key(tag: u32) -> String {
+    format!("{tag:08X}")
 }
 
-/// The bounds were checked: nesting is shallow.
-fn attributes(object: &InMemDicomObject) -> Map<String, Value> {
+/// The walk bounded the nesting.
+fn attributes(object: &Item<'_>) -> Map<String, Value> {
     let mut out = Map::new();
-    for element in object {
-        let tag = element.header().tag;
+    for entry in object.entries() {
+        let tag = entry.tag;
         // Private groups, and lengths of groups.
-        if tag.0 % 2 == 1 || tag.1 == 0 || tag >= PIXELS {
+        if (tag >> 16) % 2 == 1 || tag & 0xFFFF == 0 || tag >= dicom::key(PIXELS) {
             continue;
         }
-        let vr = element.header().vr;
+        let vr = entry.vr();
         let mut attribute = Map::new();
-        attribute.insert("vr".into(), vr.to_string().into());
-        match (element.value(), vr) {
-            (Held::Sequence(items), _) => {
-                let items: Vec<Value> = items.items().iter().map(|i| Value::Object(attributes(i))).collect();
+        let told = if matches!(entry.value, Held::Items(_)) { VR::SQ } else { vr };
+        attribute.insert("vr".into(), told.to_string().into());
+        match &entry.value {
+            Held::Items(items) => {
+                let items: Vec<Value> = items.iter().map(|item| Value::Object(attributes(item))).collect();
                 if !items.is_empty() {
                     attribute.insert("Value".into(), items.into());
                 }
             }
-            (Held::Primitive(value), VR::OB | VR::OD | VR::OF | VR::OL | VR::OV | VR::OW | VR::UN) => {
-                let bytes = value.to_bytes();
+            Held::Bytes(bytes) if is_binary(vr) => {
                 if bytes.len() > INLINE {
                     continue;
                 }
                 if !bytes.is_empty() {
+                    let bytes = little_endian(bytes, vr, entry.big_endian());
                     attribute.insert("InlineBinary".into(), STANDARD.encode(bytes).into());
                 }
             }
-            (Held::Primitive(value), vr) => {
-                let values = values(value, vr);
+            Held::Bytes(bytes) => {
+                let values = match vr {
+                    VR::US | VR::SS | VR::UL | VR::SL | VR::SV | VR::UV | VR::FL | VR::FD | VR::AT => {
+                        numbers(bytes, vr, entry.big_endian())
+                    }
+                    _ => texts(object, entry, vr),
+                };
                 if values.iter().any(|v| !v.is_null()) {
                     attribute.insert("Value".into(), values.into());
                 }
             }
-            (Held::PixelSequence(_), _) => continue,
         }
         out.insert(key(tag), Value::Object(attribute));
     }
     out
 }
 
-/// The values of an attribute; an empty one among several is null.
-fn values(value: &PrimitiveValue, vr: VR) -> Vec<Value> {
-    let texts = || -> Vec<String> {
-        match vr {
-            // One value, in which the delimiter is a character like others.
-            VR::LT | VR::ST | VR::UT | VR::UR => vec![value.to_str().into_owned()],
-            _ => value.to_multi_str().iter().cloned().collect(),
-        }
-    };
-    let trimmed = || texts().into_iter().map(|text| text.trim_matches(['\0', ' ']).to_owned());
-    let or_null = |text: String| if text.is_empty() { Value::Null } else { text.into() };
-    match (vr, value) {
-        (VR::AT, PrimitiveValue::Tags(all)) => all.iter().map(|tag| key(*tag).into()).collect(),
-        (VR::PN, _) => trimmed().map(|text| if text.is_empty() { Value::Null } else { name(&text) }).collect(),
-        (VR::IS | VR::SL | VR::SS | VR::SV | VR::UL | VR::US | VR::UV, _) => {
-            trimmed().map(|text| text.parse::<i64>().map_or_else(|_| or_null(text), Value::from)).collect()
-        }
-        (VR::DS | VR::FD | VR::FL, _) => trimmed()
-            .map(|text| match text.parse::<f64>().ok().and_then(Number::from_f64) {
-                Some(number) => number.into(),
-                None => or_null(text),
-            })
-            .collect(),
-        _ => trimmed().map(or_null).collect(),
+/// A sequence whose items cannot be read is passed on as it is, as what is unknown.
+fn is_binary(vr: VR) -> bool {
+    matches!(vr, VR::OB | VR::OD | VR::OF | VR::OL | VR::OV | VR::OW | VR::UN | VR::SQ)
+}
+
+/// The model has binary values in little endian order (PS3.18 F.2.7).
+fn little_endian(bytes: &[u8], vr: VR, big: bool) -> Vec<u8> {
+    let unit = unit(vr) as usize;
+    match big && unit > 1 {
+        true => bytes.chunks(unit).flat_map(|one| one.iter().rev().copied()).collect(),
+        false => bytes.to_vec(),
     }
 }
 
-/// Up to three groups of a person's name.
-fn name(text: &str) -> Value {
+/// The values of an attribute of numbers. Bytes behind the last whole one are no value.
+fn numbers(bytes: &[u8], vr: VR, big: bool) -> Vec<Value> {
+    let word = |bytes: &[u8]| {
+        let shift = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
+        if big { bytes.iter().fold(0, shift) } else { bytes.iter().rev().fold(0, shift) }
+    };
+    // A number that JSON has none for is told as text.
+    let float = |value: f64, text: String| Number::from_f64(value).map_or(Value::from(text), Value::from);
+    let one = |bytes: &[u8]| -> Value {
+        let raw = word(bytes);
+        match vr {
+            VR::SS => (raw as u16 as i16).into(),
+            VR::SL => (raw as u32 as i32).into(),
+            VR::SV => (raw as i64).into(),
+            VR::FL => {
+                let value = f32::from_bits(raw as u32);
+                // The shortest decimal of the value, not that of its wider form.
+                let text = value.to_string();
+                float(text.parse().unwrap_or(f64::NAN), text)
+            }
+            VR::FD => float(f64::from_bits(raw), f64::from_bits(raw).to_string()),
+            VR::AT => {
+                let halves = [word(&bytes[..2]), word(&bytes[2..])];
+                format!("{:04X}{:04X}", halves[0], halves[1]).into()
+            }
+            VR::UV => i64::try_from(raw).map_or_else(|_| raw.to_string().into(), Value::from),
+            _ => raw.into(),
+        }
+    };
+    bytes.chunks_exact(unit(vr) as usize).map(one).collect()
+}
+
+/// The values of an attribute of text; an empty one among several is null.
+fn texts(object: &Item<'_>, entry: &Entry<'_>, vr: VR) -> Vec<Value> {
+    let whole = object.decoded(entry).unwrap_or_default();
+    if whole.is_empty() {
+        return Vec::new();
+    }
+    let values: Vec<&str> = match vr {
+        // One value, in which the delimiter is a character like others.
+        VR::LT | VR::ST | VR::UT | VR::UR => vec![&whole],
+        _ => whole.split('\\').collect(),
+    };
+    let or_null = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
+    let one = |value: &str| {
+        let text = value.trim_matches(['\0', ' ']);
+        match vr {
+            VR::PN if text.is_empty() => Value::Null,
+            VR::PN => person_name(text),
+            VR::IS => text.parse::<i64>().map_or_else(|_| or_null(text), Value::from),
+            VR::DS => match text.parse::<f64>().ok().and_then(Number::from_f64) {
+                Some(number) => number.into(),
+                None => or_null(text),
+            },
+            _ => or_null(text),
+        }
+    };
+    values.into_iter().map(one).collect()
+}
+
+/// A person's name in the model: up to three groups (PS3.18 F.2.2, PS3.5 6.2.1).
+pub fn person_name(text: &str) -> Value {
     let mut out = Map::new();
     for (group, part) in ["Alphabetic", "Ideographic", "Phonetic"].into_iter().zip(text.split('=')) {
-        let part = part.trim_end_matches('^');
+        let part = part.trim_end_matches(['^', ' ']);
         if !part.is_empty() {
             out.insert(group.into(), part.into());
         }
@@ -140,11 +199,10 @@ fn name(text: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use dicom_core::smallvec::smallvec;
-    use dicom_core::value::DataSetSequence;
+    use dicom_core::value::{DataSetSequence, PrimitiveValue};
     use dicom_core::{DataElement, dicom_value};
-    use dicom_object::FileMetaTableBuilder;
+    use dicom_object::{FileMetaTableBuilder, InMemDicomObject};
 
-    use super::super::header_end;
     use super::*;
 
     fn object(private: bool) -> Vec<u8> {
@@ -184,9 +242,9 @@ mod tests {
     #[test]
     fn every_attribute_before_the_pixels() {
         let bytes = object(true);
-        let end = header_end(&bytes, PIXELS, 1 << 20).expect("sound").expect("pixels");
+        let end = header_end(&bytes, PIXELS, false).expect("sound").expect("pixels");
         for short in 0..end {
-            assert!(matches!(header_end(&bytes[..short], PIXELS, 1 << 20), Ok(None) | Err(_)), "{short}");
+            assert!(matches!(header_end(&bytes[..short], PIXELS, false), Ok(None) | Err(_)), "{short}");
         }
         let view = MetadataView { retrieve_url: Some("https://x/1"), patient_id: Some("one") };
         let told = metadata(&bytes[..end], &view).expect("metadata");
@@ -221,6 +279,6 @@ mod tests {
         let at = bytes.windows(8).position(|w| w.starts_with(&[0x28, 0, 0, 0x20])).expect("the profile");
         bytes[at + 8..at + 12].copy_from_slice(&[0xFE; 4]);
         assert!(metadata(&bytes, &view).is_err());
-        assert!(header_end(&bytes, PIXELS, 1 << 20).is_err());
+        assert!(header_end(&bytes, PIXELS, true).is_err());
     }
 }

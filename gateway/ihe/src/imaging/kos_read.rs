@@ -7,11 +7,11 @@ use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 
 use super::dicom::{self, KOS, code, coded, concept, first_code, is_manifest_title, issuer, items, number, text, uid};
-use super::item::{DataSet, Item};
 use super::{
     IssuedId, MOST_BYTES, MOST_REFERENCES, Manifest, ManifestCreator, ManifestError, ManifestForm, ManifestInstance,
-    ManifestPatient, ManifestRequest, ManifestSeries, ManifestWarning as Warning, bounds,
+    ManifestPatient, ManifestRequest, ManifestSeries, ManifestWarning as Warning,
 };
+use crate::dicom::{Begun, Item, Unsound};
 use crate::{Coded, Uid};
 
 /// Orders, identifiers, procedures, regions: the lists that are compared one by one.
@@ -34,7 +34,10 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Manifest, ManifestForm), ManifestErr
     if bytes.len() > MOST_BYTES {
         return Err(ManifestError::TooMany);
     }
-    read_object(&bounds::read(bytes).map_err(ManifestError::Unbounded)?)
+    let begun = Begun::read(bytes, true, MOST_BYTES).and_then(|begun| begun.ok_or(Unsound::Ends));
+    let begun = begun.map_err(ManifestError::Unbounded)?;
+    let object = begun.tree(u32::MAX, |_| true).and_then(|object| object.ok_or(Unsound::Ends));
+    read_object(&object.map_err(ManifestError::Unbounded)?)
 }
 
 fn read_object(object: &Item<'_>) -> Result<(Manifest, ManifestForm), ManifestError> {
@@ -387,7 +390,7 @@ fn form(manifest: &Manifest, study: &Item<'_>, described: bool) -> ManifestForm 
     }
     let attributes = |series: &Item<'_>| {
         let told = [tags::MODALITY, tags::SERIES_DESCRIPTION, tags::SERIES_DATE, tags::SERIES_NUMBER];
-        told.into_iter().any(|tag| series.has(tag))
+        told.into_iter().any(|tag| series.entry(dicom::key(tag)).is_some())
     };
     match items(study, tags::REFERENCED_SERIES_SEQUENCE).iter().any(attributes) {
         true => ManifestForm::XtEhr,

@@ -4,12 +4,10 @@
 //! MADO's FHIR document. [`Manifest::read`] takes any of them, [`Manifest::convert`] writes any and says what was lost,
 //! [`Manifest::compare_images`] says where manifest and images disagree.
 
-mod bounds;
 mod compare;
 mod dicom;
 mod fhir_read;
 mod fhir_write;
-mod item;
 mod json;
 mod kos_read;
 mod kos_write;
@@ -18,12 +16,12 @@ mod written;
 
 use std::str::FromStr;
 
+use crate::dicom::Unsound;
 use crate::{Coded, Oid, Uid};
 
-pub use bounds::{BoundsError, check_bounds, check_bounds_until, check_header_bounds, header_end};
 pub use compare::{Converted, Difference, Disagreement, Field, ImageFacts, Place};
 pub use dicom::is_manifest_title;
-pub use json::{MetadataView, PIXELS, metadata};
+pub use json::{MetadataView, PIXELS, header_end, metadata, person_name};
 pub use kos_write::{KosDialect, MadoCodes};
 pub use warning::ManifestWarning;
 
@@ -41,7 +39,7 @@ pub enum ManifestError {
     NotDicom,
     /// Lengths or nesting beyond what an honest object has.
     #[error("not a sound dicom object: {0}")]
-    Unbounded(BoundsError),
+    Unbounded(Unsound),
     /// Another SOP class.
     #[error("not a key object selection document")]
     NotKos,

@@ -97,7 +97,7 @@ fn mark(out: &mut Vec<u8>, tag: Tag, length: u32) {
 mod tests {
     use std::path::Path;
 
-    use crate::imaging::bounds;
+    use crate::dicom::Begun;
     use crate::imaging::dicom::text;
     use crate::{KosDialect, MadoCodes, Manifest};
 
@@ -125,7 +125,8 @@ mod tests {
         for length in [65_533, 65_534, 65_535, 70_001] {
             manifest.description = Some("x".repeat(length));
             let bytes = manifest.write_kos(KosDialect::XdsI).expect("writes");
-            let read = bounds::read(&bytes).expect("sound");
+            let begun = Begun::read(&bytes, true, 0).expect("sound").expect("whole");
+            let read = begun.tree(u32::MAX, |_| true).expect("sound").expect("whole");
             assert_eq!(text(&read, tag).map(|t| t.len()), Some(length));
         }
     }

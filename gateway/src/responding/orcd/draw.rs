@@ -66,8 +66,9 @@ pub fn picture(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
     if bytes.len() as u64 > MOST_OBJECT {
         return Err("object is too large");
     }
-    ncp_ihe::imaging::check_bounds(bytes).map_err(|_| "not a sound object")?;
-    let object = dicom_object::from_reader(&bytes[128..]).map_err(|_| "not a DICOM object")?;
+    let sound = ncp_ihe::for_parser(bytes).map_err(|_| "not a sound object")?;
+    let object = dicom_object::from_reader(&sound[128..]).map_err(|_| "not a DICOM object")?;
+    drop(sound);
     let frames = check_size(&object)?;
     let decoded = object.decode_pixel_data_frame(frames / 2).map_err(|_| "pixels cannot be decoded")?;
     let (width, height) = (decoded.columns() as usize, decoded.rows() as usize);
