@@ -46,9 +46,9 @@ fn main() -> ExitCode {
     if let Some(Command::Draw) = arguments.command {
         return match draw::run() {
             Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("draw: {error}");
-                ExitCode::FAILURE
+            Err(reason) => {
+                eprintln!("draw: {}", reason.text());
+                ExitCode::from(reason.exit_code())
             }
         };
     }

@@ -347,6 +347,7 @@ fn national_row(error: &NationalError) -> Row {
             ..row
         },
         N::TransferSyntax => Row { text: "stored in none of the requested transfer syntaxes", ..minor },
+        N::NotShown(reason) => Row { text: reason, ..minor },
         N::Foreign(_) => Row { alert: Some(Alert::Security), ..row },
         N::Unreadable(_) => Row { text: UNREADABLE, ..row },
         N::Down { .. } | N::Mismatch(_) => row,

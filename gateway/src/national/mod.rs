@@ -259,6 +259,9 @@ pub enum NationalError {
     /// The object differs from what the index promised.
     #[error("object does not fit its index entry: {0}")]
     Mismatch(&'static str),
+    /// The document cannot be shown rightly in the form that was asked for; the text says why and is told to the peer.
+    #[error("{0}")]
+    NotShown(&'static str),
     /// The instance is another's than was asked for.
     #[error("{}", .0.rule())]
     Foreign(Foreign),

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod drawing;
 mod hazards;
 mod orcd;
 mod terminology;

@@ -1,17 +1,23 @@
-//! The drawing process: a DICOM object in, a PNG out, and nothing else.
+//! The drawing process: it reads a DICOM object, writes a PNG, and does nothing else.
 //!
-//! Decoders of pixels are where hostile objects do their work, so they run here, with limits on memory and time and
-//! without anything to open. Sizes are multiplied checked before a decoder sees them.
+//! Decoders of pixels are where hostile objects do their work, so they run in a process of their own, with limits on memory
+//! and time and without anything to open. Sizes are multiplied with overflow checks before a decoder sees them.
+//!
+//! A picture that cannot be drawn rightly is refused with its reason: a black, white, inverted or wrongly coloured picture
+//! would be taken for a finding.
 
 use std::io::{Read, Write};
 
 use dicom_core::Tag;
 use dicom_dictionary_std::tags;
-use dicom_object::{DefaultDicomObject, FileDicomObject};
-use dicom_pixeldata::{
-    ConvertOptions, DecodedPixelData, PhotometricInterpretation, PixelDecoder, VoiLutOption, WindowLevel,
-};
+use dicom_object::{DefaultDicomObject, InMemDicomObject};
+use dicom_pixeldata::PixelDecoder;
 use rustix::process::{Resource, Rlimit, setrlimit};
+
+mod colour;
+mod grey;
+mod lookup;
+mod size;
 
 /// Argument that makes the program draw.
 pub const COMMAND: &str = "draw";
@@ -27,159 +33,184 @@ pub const TRANSFER_SYNTAXES: [&str; 9] = [
     "1.2.840.10008.1.2.4.90",
     "1.2.840.10008.1.2.4.91",
 ];
-const JPEG_2000: [&str; 2] = ["1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"];
 /// Bytes of a PNG.
 pub const MOST_PNG: usize = 32 << 20;
 /// Bytes of an object.
 const MOST_OBJECT: u64 = 256 << 20;
-/// Bytes of all decoded frames.
-const MOST_PIXELS: u64 = 512 << 20;
 /// Longer side of the picture.
 const SIDE: usize = 2048;
 const MEMORY: u64 = 2 << 30;
 const SECONDS: u64 = 15;
 
+/// Why an object is not drawn. The reason goes to the peer, so the list is closed and holds nothing of the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotDrawn {
+    /// Limits, pipes: not the object's fault.
+    Process,
+    /// It is no DICOM object, or one that is out of bounds.
+    Unsound,
+    /// Its transfer syntax is none of [`TRANSFER_SYNTAXES`].
+    TransferSyntax,
+    /// Rows, columns, frames, samples or bits contradict each other or the pixels.
+    Size,
+    /// The decoder refuses the pixels.
+    Pixels,
+    /// Samples of another kind: one bit, 32 bits, floating point.
+    Samples,
+    /// Photometric interpretation, or colours that the compressed stream says otherwise than the object.
+    Colours,
+    /// A look-up table that is not whole, or in a form that is not read.
+    LookUpTable,
+    /// Larger than a picture may be, or it took too long.
+    TooLarge,
+}
+
+impl NotDrawn {
+    /// All of them, in the order of their exit codes.
+    const ALL: [Self; 9] = [
+        Self::Process,
+        Self::Unsound,
+        Self::TransferSyntax,
+        Self::Size,
+        Self::Pixels,
+        Self::Samples,
+        Self::Colours,
+        Self::LookUpTable,
+        Self::TooLarge,
+    ];
+    /// Exit code of the first; 1 and 2 are taken by the program itself, 101 by a panic.
+    const FIRST: u8 = 10;
+
+    /// What is told of it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Process => "the drawing process failed",
+            Self::Unsound => "the image is not a sound DICOM object",
+            Self::TransferSyntax => "the image is stored in a compression that is not drawn",
+            Self::Size => "the image's size and its pixels do not agree",
+            Self::Pixels => "the image's pixels cannot be decoded",
+            Self::Samples => "the image's samples are of a kind that is not drawn",
+            Self::Colours => "the image's colours are of a kind that is not drawn",
+            Self::LookUpTable => "the image's look-up table cannot be applied",
+            Self::TooLarge => "the image is too large to be drawn",
+        }
+    }
+
+    /// What the drawing process ends with.
+    pub fn exit_code(self) -> u8 {
+        let at = Self::ALL.iter().position(|reason| *reason == self).unwrap_or_default();
+        Self::FIRST + at as u8
+    }
+
+    /// The reason behind an exit code; a code of nobody's is a failed process.
+    pub fn of_exit_code(code: Option<i32>) -> Self {
+        let at = code.and_then(|code| usize::try_from(code - i32::from(Self::FIRST)).ok());
+        at.and_then(|at| Self::ALL.get(at).copied()).unwrap_or(Self::Process)
+    }
+}
+
 /// Limits this process, reads the object from standard input and writes the picture to standard output.
 ///
 /// # Errors
 /// What is wrong with the object; no content of it.
-pub fn run() -> Result<(), &'static str> {
-    let limit = |resource, most| setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) });
-    for (resource, most) in
-        [(Resource::As, MEMORY), (Resource::Cpu, SECONDS), (Resource::Core, 0), (Resource::Fsize, 0)]
-    {
-        limit(resource, most).map_err(|_| "limits cannot be set")?;
-    }
-    // What is open stays open; nothing can be opened any more.
-    limit(Resource::Nofile, 0).map_err(|_| "limits cannot be set")?;
+pub fn run() -> Result<(), NotDrawn> {
+    let limit = |resource, most| {
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }).map_err(|_| NotDrawn::Process)
+    };
+    limit(Resource::As, MEMORY)?;
+    limit(Resource::Cpu, SECONDS)?;
+    limit(Resource::Core, 0)?;
+    limit(Resource::Fsize, 0)?;
+    // Files that are open stay open; none can be opened any more.
+    limit(Resource::Nofile, 0)?;
     let mut object = Vec::new();
-    std::io::stdin().take(MOST_OBJECT + 1).read_to_end(&mut object).map_err(|_| "object cannot be read")?;
+    std::io::stdin().take(MOST_OBJECT + 1).read_to_end(&mut object).map_err(|_| NotDrawn::Process)?;
     let png = picture(&object)?;
-    std::io::stdout().write_all(&png).map_err(|_| "picture cannot be written")
+    std::io::stdout().write_all(&png).map_err(|_| NotDrawn::Process)
 }
 
-/// Draws the middle frame: grey by its window, colour as it is, larger than 2048 made smaller.
+/// Eight-bit samples of one frame, row by row.
+struct Frame {
+    samples: Vec<u8>,
+    width: usize,
+    height: usize,
+    /// 1: grey, 3: red, green, blue.
+    channels: usize,
+}
+
+/// Draws the middle frame: grey by its look-up tables, colour as it is, larger than 2048 made smaller.
 ///
 /// # Errors
-/// What is wrong with the object.
-pub fn picture(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
+/// Why it cannot be drawn rightly.
+pub fn picture(bytes: &[u8]) -> Result<Vec<u8>, NotDrawn> {
     if bytes.len() as u64 > MOST_OBJECT {
-        return Err("object is too large");
+        return Err(NotDrawn::TooLarge);
     }
-    let sound = ncp_ihe::for_parser(bytes).map_err(|_| "not a sound object")?;
-    let object = dicom_object::from_reader(&sound[128..]).map_err(|_| "not a DICOM object")?;
+    let sound = ncp_ihe::for_parser(bytes).map_err(|_| NotDrawn::Unsound)?;
+    let object = dicom_object::from_reader(sound.get(128..).unwrap_or_default()).map_err(|_| NotDrawn::Unsound)?;
     drop(sound);
-    let frames = check_size(&object)?;
-    let decoded = object.decode_pixel_data_frame(frames / 2).map_err(|_| "pixels cannot be decoded")?;
+    if !TRANSFER_SYNTAXES.contains(&object.meta().transfer_syntax()) {
+        return Err(NotDrawn::TransferSyntax);
+    }
+    let frame = drawn(&object)?;
+    let factor = frame.width.max(frame.height).div_ceil(SIDE).max(1);
+    encode(&smaller(frame, factor)).ok_or(NotDrawn::Process)
+}
+
+fn drawn(object: &DefaultDicomObject) -> Result<Frame, NotDrawn> {
+    let frames = size::check(object)?;
+    let at = frames / 2;
+    let decoded = object.decode_pixel_data_frame(at).map_err(|_| NotDrawn::Pixels)?;
     let (width, height) = (decoded.columns() as usize, decoded.rows() as usize);
-    let (samples, colour) = samples(&decoded)?;
-    let channels = if colour { 3 } else { 1 };
-    if samples.len() != width * height * channels {
-        return Err("pixels are fewer than their size says");
-    }
-    let factor = width.max(height).div_ceil(SIDE).max(1);
-    let (small, width, height) = smaller(&samples, width, height, channels, factor);
-    encode(&small, width, height, colour).ok_or("picture cannot be encoded")
-}
-
-/// Rows, columns, frames and samples as they may be; the number of frames.
-fn check_size(object: &DefaultDicomObject) -> Result<u32, &'static str> {
-    let number = |tag: Tag| number(object, tag);
-    let (rows, columns) = (number(tags::ROWS), number(tags::COLUMNS));
-    let (Some(rows @ 1..=65_535), Some(columns @ 1..=65_535)) = (rows, columns) else {
-        return Err("no rows or columns");
+    let stored = if decoded.bits_allocated() == 16 {
+        decoded.data_ow()
+    } else {
+        decoded.data().iter().map(|byte| u16::from(*byte)).collect()
     };
-    let (Some(samples @ (1 | 3)), Some(bits @ (8 | 16))) =
-        (number(tags::SAMPLES_PER_PIXEL), number(tags::BITS_ALLOCATED))
-    else {
-        return Err("samples of another kind");
-    };
-    if !number(tags::BITS_STORED).is_some_and(|stored| (1..=bits).contains(&stored)) {
-        return Err("bits stored beyond those allocated");
+    let channels = usize::from(decoded.samples_per_pixel());
+    if stored.len() != width * height * channels {
+        return Err(NotDrawn::Size);
     }
-    let frames = match object.element_opt(tags::NUMBER_OF_FRAMES).ok().flatten() {
-        None => 1,
-        Some(_) => number(tags::NUMBER_OF_FRAMES).filter(|n| *n >= 1).ok_or("no number of frames")?,
-    };
-    let all = [columns, samples, bits / 8, frames].into_iter().try_fold(rows, u64::checked_mul);
-    let all = all.filter(|all| *all <= MOST_PIXELS).ok_or("too many pixels")?;
-    let pixels = object.element(tags::PIXEL_DATA).map_err(|_| "no pixels")?;
-    // Native pixels are there in full; encapsulated ones are counted when decoded.
-    if let Some(there) = pixels.value().primitive().map(|value| value.calculate_byte_len() as u64)
-        && there < all
-    {
-        return Err("pixels are fewer than their size says");
-    }
-    if JPEG_2000.contains(&object.meta().transfer_syntax()) {
-        // A single frame may come in pieces; of several each is one.
-        let fragments = pixels.value().fragments().unwrap_or_default();
-        let whole = fragments.len() as u64 == frames;
-        let begun = if frames == 1 { fragments.get(..1) } else { whole.then_some(fragments) };
-        let stated = Some([columns, rows, samples]);
-        if !begun.is_some_and(|begun| begun.iter().all(|fragment| codestream(fragment) == stated)) {
-            return Err("codestreams of another size than the object says");
+    let bits = size::Bits::of(object)?;
+    let text = object.element(tags::PHOTOMETRIC_INTERPRETATION).ok().and_then(|e| e.to_str().ok());
+    let photometric = text.as_deref().map(|t| t.trim_end_matches(['\0', ' '])).unwrap_or_default();
+    match (channels, photometric) {
+        (1, "MONOCHROME1" | "MONOCHROME2") => {
+            let samples = grey::samples(object, at, &stored, bits, photometric == "MONOCHROME1")?;
+            Ok(Frame { samples, width, height, channels: 1 })
         }
+        (1, "PALETTE COLOR") => {
+            let samples = colour::palette(object, &stored, bits)?;
+            Ok(Frame { samples, width, height, channels: 3 })
+        }
+        (3, _) => {
+            let samples = colour::samples(object, photometric, &stored, bits)?;
+            Ok(Frame { samples, width, height, channels: 3 })
+        }
+        _ => Err(NotDrawn::Colours),
     }
-    u32::try_from(frames).map_err(|_| "too many frames")
 }
 
-/// Width, height and components that a JPEG 2000 codestream begins with (ISO/IEC 15444-1 A.5.1).
-fn codestream(fragment: &[u8]) -> Option<[u64; 3]> {
-    let size = fragment.strip_prefix(&[0xFF, 0x4F, 0xFF, 0x51])?;
-    let word = |at: usize| Some(u64::from(u32::from_be_bytes(size.get(at..at + 4)?.try_into().ok()?)));
-    let components = u16::from_be_bytes(size.get(36..38)?.try_into().ok()?);
-    let side = |end: usize, begin: usize| word(end)?.checked_sub(word(begin)?);
-    // One sample of each component for each point: XRsiz and YRsiz are 1.
-    let plain = size.get(38..38 + 3 * usize::from(components))?.chunks(3).all(|one| one[1..] == [1, 1]);
-    plain.then_some([side(4, 12)?, side(8, 16)?, u64::from(components)])
-}
-
-fn number(object: &FileDicomObject<dicom_object::InMemDicomObject>, tag: Tag) -> Option<u64> {
+fn number(object: &InMemDicomObject, tag: Tag) -> Option<u64> {
     object.element_opt(tag).ok().flatten()?.to_int::<u64>().ok()
 }
 
-/// Eight-bit samples, grey or red-green-blue.
-fn samples(decoded: &DecodedPixelData<'_>) -> Result<(Vec<u8>, bool), &'static str> {
-    let wrong = |_| "pixels cannot be read";
-    let voi = match decoded.window().map_err(wrong)? {
-        Some([WindowLevel { width, .. }, ..]) if *width >= 1.0 => VoiLutOption::First,
-        _ => VoiLutOption::Normalize,
-    };
-    let options = ConvertOptions::new().with_voi_lut(voi);
-    let wide: Vec<u16> = decoded.to_vec_frame_with_options(0, &options).map_err(wrong)?;
-    // A window fills the bits that the stored ones are rounded up to; colour has the bits that it has.
-    let grey = decoded.photometric_interpretation().is_monochrome();
-    let bits = if grey { decoded.bits_stored().next_power_of_two() } else { decoded.bits_allocated() };
-    let most = (1u32 << bits.min(16)) - 1;
-    let mut samples: Vec<u8> = wide.into_iter().map(|v| (u32::from(v).min(most) * 255 / most) as u8).collect();
-    match decoded.photometric_interpretation() {
-        PhotometricInterpretation::Monochrome1 => samples.iter_mut().for_each(|s| *s = u8::MAX - *s),
-        PhotometricInterpretation::Monochrome2 | PhotometricInterpretation::Rgb => {}
-        // A JPEG 2000 decoder undoes these itself.
-        PhotometricInterpretation::YbrIct | PhotometricInterpretation::YbrRct => {}
-        PhotometricInterpretation::YbrFull | PhotometricInterpretation::YbrFull422 => {
-            samples.chunks_exact_mut(3).for_each(rgb);
-        }
-        _ => return Err("a photometric interpretation that is not drawn"),
-    }
-    Ok((samples, decoded.samples_per_pixel() == 3))
+/// The item of a functional group macro that holds for a frame (PS3.3 C.7.6.16): the frame's own, else the shared one.
+fn functional_group(object: &InMemDicomObject, frame: u32, macro_sequence: Tag) -> Option<&InMemDicomObject> {
+    let item = |of: &'_ Tag, at: usize| object.element_opt(*of).ok().flatten()?.items()?.get(at);
+    let frames = item(&tags::PER_FRAME_FUNCTIONAL_GROUPS_SEQUENCE, frame as usize);
+    let shared = item(&tags::SHARED_FUNCTIONAL_GROUPS_SEQUENCE, 0);
+    let inside = |group: &'_ InMemDicomObject| group.element_opt(macro_sequence).ok().flatten().map(|_| ());
+    let group = frames.filter(|g| inside(g).is_some()).or_else(|| shared.filter(|g| inside(g).is_some()))?;
+    group.element_opt(macro_sequence).ok().flatten()?.items()?.first()
 }
 
-/// PS3.3 C.7.6.3.1.2, backwards.
-fn rgb(pixel: &mut [u8]) {
-    let [y, cb, cr] = [pixel[0], pixel[1], pixel[2]].map(f32::from);
-    let (cb, cr) = (cb - 128.0, cr - 128.0);
-    let values = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
-    for (sample, value) in pixel.iter_mut().zip(values) {
-        *sample = value.round().clamp(0.0, 255.0) as u8;
-    }
-}
-
-/// The mean of squares of `factor` pixels.
-fn smaller(samples: &[u8], width: usize, height: usize, channels: usize, factor: usize) -> (Vec<u8>, usize, usize) {
+/// Each pixel becomes the mean of a square of `factor` by `factor` pixels.
+fn smaller(frame: Frame, factor: usize) -> Frame {
     if factor == 1 {
-        return (samples.to_vec(), width, height);
+        return frame;
     }
+    let Frame { samples, width, height, channels } = frame;
     let (w, h) = ((width / factor).max(1), (height / factor).max(1));
     let mut out = Vec::with_capacity(w * h * channels);
     for y in 0..h {
@@ -198,16 +229,17 @@ fn smaller(samples: &[u8], width: usize, height: usize, channels: usize, factor:
             }
         }
     }
-    (out, w, h)
+    Frame { samples: out, width: w, height: h, channels }
 }
 
-fn encode(samples: &[u8], width: usize, height: usize, colour: bool) -> Option<Vec<u8>> {
+fn encode(frame: &Frame) -> Option<Vec<u8>> {
     let mut out = Vec::new();
-    let mut encoder = png::Encoder::new(&mut out, u32::try_from(width).ok()?, u32::try_from(height).ok()?);
-    encoder.set_color(if colour { png::ColorType::Rgb } else { png::ColorType::Grayscale });
+    let (width, height) = (u32::try_from(frame.width).ok()?, u32::try_from(frame.height).ok()?);
+    let mut encoder = png::Encoder::new(&mut out, width, height);
+    encoder.set_color(if frame.channels == 3 { png::ColorType::Rgb } else { png::ColorType::Grayscale });
     encoder.set_depth(png::BitDepth::Eight);
     let mut writer = encoder.write_header().ok()?;
-    writer.write_image_data(samples).ok()?;
+    writer.write_image_data(&frame.samples).ok()?;
     writer.finish().ok()?;
     Some(out)
 }

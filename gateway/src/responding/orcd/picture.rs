@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
-use super::draw;
+use super::draw::{self, NotDrawn};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::national::{Missing, NationalError};
@@ -125,7 +125,10 @@ impl<'a> Fetch<'a> {
         if found.unreached.iter().flat_map(|(_, missing)| missing).any(|(_, why)| *why == Missing::Busy) {
             return Err(NationalError::Busy.into());
         }
-        let study = found.studies.pop().filter(|s| !s.instances.is_empty()).ok_or(NationalError::UnknownDocument)?;
+        let study = found.studies.pop().ok_or(NationalError::UnknownDocument)?;
+        if study.instances.is_empty() {
+            return Err(not_sent(study.missing.first()).into());
+        }
         // Pixels leave under the decision for images, whatever they are wrapped in.
         let policy = &self.exchange.snapshot.policy;
         let released = match policy.release(&look_up, TransactionName::Rad75, study).await {
@@ -135,15 +138,29 @@ impl<'a> Fetch<'a> {
                 return Err(NationalError::UnknownDocument.into());
             }
         };
-        let mut opened = national.retrieve_instances(released).await?;
-        let instance = opened.instances.next().await.ok_or(NationalError::UnknownDocument)??;
+        let mut opened = national.retrieve_instances(released).await.map_err(|error| match error {
+            NationalError::TransferSyntax => NationalError::NotShown(NotDrawn::TransferSyntax.text()),
+            error => error,
+        })?;
+        let instance = opened.instances.next().await.ok_or_else(|| not_sent(opened.missing.first()))??;
         Ok(collect(instance.content, most).await?)
+    }
+}
+
+/// What is answered of an image that its source does not send.
+fn not_sent(missing: Option<&(DocumentRequest, Missing)>) -> NationalError {
+    match missing {
+        Some((_, Missing::TransferSyntax)) => NationalError::NotShown(NotDrawn::TransferSyntax.text()),
+        _ => NationalError::UnknownDocument,
     }
 }
 
 /// Has the image drawn.
 async fn drawn(object: &Bytes) -> Result<Bytes, GatewayError> {
-    let failed = |_| NationalError::Mismatch("image cannot be drawn");
+    let not_drawn = |reason: NotDrawn| {
+        tracing::warn!(reason = reason.text(), "a key image could not be drawn");
+        NationalError::NotShown(reason.text())
+    };
     let _turn = DRAWING.acquire().await.map_err(|_| GatewayError::Internal("closed"))?;
     // The program that runs, even if its file was replaced since.
     let mut child = Command::new("/proc/self/exe")
@@ -170,11 +187,11 @@ async fn drawn(object: &Bytes) -> Result<Bytes, GatewayError> {
         read?;
         child.wait().await
     };
-    let status = tokio::time::timeout(TIME, work).await.map_err(|_| NationalError::Mismatch("image takes too long"))?;
-    let status = status.map_err(failed)?;
-    let good = status.success() && png.len() <= draw::MOST_PNG;
-    if !good {
-        tracing::warn!(%status, "a key image could not be drawn");
+    let status = tokio::time::timeout(TIME, work).await.map_err(|_| not_drawn(NotDrawn::TooLarge))?;
+    let status = status.map_err(|_| not_drawn(NotDrawn::Process))?;
+    match status.success() {
+        true if png.len() <= draw::MOST_PNG => Ok(png.into()),
+        true => Err(not_drawn(NotDrawn::TooLarge).into()),
+        false => Err(not_drawn(NotDrawn::of_exit_code(status.code())).into()),
     }
-    if good { Ok(png.into()) } else { Err(NationalError::Mismatch("image cannot be drawn").into()) }
 }
