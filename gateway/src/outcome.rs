@@ -215,6 +215,11 @@ impl GatewayError {
             TransactionName::Iti38 | TransactionName::Iti55 => row.query,
         };
         let declared = self.declared().map(|what| format!(": {what}")).unwrap_or_default();
+        let code = match self {
+            // A national consumer is told the country's own code.
+            Self::Peer(PeerError::Refused(code)) => code.as_str(),
+            _ => code,
+        };
         RegistryError {
             code: code.to_owned(),
             context: format!("{}{declared} (reference {reference})", row.text),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ncp_audit::{AuditSink, SpoolLevel};
+use ncp_tls::Country;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -19,6 +20,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::Telemetry;
+use crate::identity::TransactionName;
 
 /// Sets up log lines (JSON on stderr) and, where configured, OTLP traces.
 ///
@@ -100,6 +102,62 @@ pub struct LeftOutLabels {
     pub reason: String,
 }
 
+/// Labels of what countries report beside or in place of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReportLabels {
+    /// Two letters.
+    pub country: String,
+    /// `ITI-55` and so on.
+    pub transaction: String,
+    /// The code, `other` for one that no specification lists: a country makes up no time series.
+    pub code: String,
+    /// `error` or `warning`.
+    pub severity: String,
+}
+
+/// Codes of reports that have a time series of their own (ITI TF-3: table 4.2.4.1-2, `openncp-wire.md` 1.5).
+const REPORTED: [&str; 39] = [
+    "1001",
+    "1002",
+    "1031",
+    "1100",
+    "1101",
+    "1102",
+    "1103",
+    "1104",
+    "4103",
+    "4203",
+    "4206",
+    "4701",
+    "4702",
+    "4703",
+    "AnswerNotAvailable",
+    "ERROR_GENERIC_SERVICE_SIGNIFIER_UNKNOWN",
+    "ERROR_HPI_AUTHENTICATION_NOT_RECEIVED",
+    "ERROR_ORCD_GENERIC",
+    "ERROR_PI_GENERIC",
+    "ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED",
+    "ERROR_SEC_GENERIC",
+    "InsufficientRights",
+    "InternalError",
+    "ResponderBusy",
+    "WARNING_ORCD_GENERIC",
+    "WARNING_ORCD_MISSING_MANDATORY_METADATA",
+    "XDSDocumentUniqueIdError",
+    "XDSMissingHomeCommunityId",
+    "XDSRegistryBusy",
+    "XDSRegistryError",
+    "XDSRepositoryBusy",
+    "XDSRepositoryError",
+    "XDSStoredQueryMissingParam",
+    "XDSTooManyResults",
+    "XDSUnavailableCommunity",
+    "XDSUnknownCommunity",
+    "XDSUnknownPatientId",
+    "XDSUnknownRepositoryId",
+    "no code",
+];
+
 /// Which repository gets audit records.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReceiverLabels {
@@ -133,6 +191,7 @@ pub struct Metrics {
     circuits: Family<PeerLabels, Gauge>,
     calls_refused: Family<RefusedLabels, Counter>,
     left_out: Family<LeftOutLabels, Counter>,
+    peer_reports: Family<ReportLabels, Counter>,
     certificate_ends: Family<CertificateLabels, Gauge>,
     audit: AuditMetrics,
     smp_ages: Family<ServiceLabels, Gauge>,
@@ -183,6 +242,7 @@ impl Default for Metrics {
         let left_out = Family::default();
         let help = "studies, documents and instances of a national system that are not in an answer, by reason";
         registry.register("connector_left_out", help, left_out.clone());
+        let peer_reports = Family::default();
         let (open, decisions) = (Gauge::default(), Gauge::default());
         registry.register(
             "policy_decisions",
@@ -205,6 +265,7 @@ impl Default for Metrics {
         registry.register_with_unit("instance_content", "DICOM content carried", Unit::Bytes, bytes.clone());
         registry.register("peer_circuit", "calls to a country: 0 made, 1 probed, 2 not made", circuits.clone());
         registry.register("peer_calls_refused", "calls to a country that were not made", calls_refused.clone());
+        registry.register("peer_reports", "errors and warnings that countries reported", peer_reports.clone());
         registry.register("open_exchanges", "exchanges carried now", open.clone());
         Self {
             registry: Arc::new(registry),
@@ -214,6 +275,7 @@ impl Default for Metrics {
             circuits,
             calls_refused,
             left_out,
+            peer_reports,
             certificate_ends,
             audit,
             smp_ages,
@@ -301,6 +363,18 @@ impl Metrics {
     pub fn left_out(&self, connector: &str, reason: &str, units: usize) {
         let labels = LeftOutLabels { connector: connector.to_owned(), reason: reason.to_owned() };
         self.left_out.get_or_create(&labels).inc_by(units as u64);
+    }
+
+    /// Counts an error or a warning that a country reported.
+    pub fn peer_report(&self, country: Country, transaction: TransactionName, code: &str, severity: &str) {
+        let code = if REPORTED.contains(&code) { code } else { "other" };
+        let labels = ReportLabels {
+            country: country.to_string(),
+            transaction: transaction.as_str().to_owned(),
+            code: code.to_owned(),
+            severity: severity.to_owned(),
+        };
+        self.peer_reports.get_or_create(&labels).inc();
     }
 
     /// OpenMetrics text.

@@ -26,7 +26,7 @@ pub use xcpd::{Address, PatientAnswer, PatientMatch, PatientQuery, PatientRecord
 pub use xds::{
     Association, Author, Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry,
     DocumentRequest, DocumentResponse, EntryType, FindDocuments, FindFolders, FindSubmissionSets, Folder, GetAll,
-    ImagingRequest, ObjectIds, QueryResponse, ReferenceId, RegistryError, RegistryObjects, RetrieveRequest,
+    ImagingRequest, Line, ObjectIds, QueryResponse, ReferenceId, RegistryError, RegistryObjects, RetrieveRequest,
     RetrieveResponse, ReturnType, SeriesRequest, Severity, Status, StoredQuery, StudyRequest, SubmissionSet, TimeRange,
     like,
 };

@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use ncp_audit::{DocumentObject, Evidence, Outcome, StudyObject};
+use ncp_audit::{DocumentObject, Evidence, Outcome, OutcomeIndicator, StudyObject};
 use ncp_ihe::DocumentRequest;
 use ncp_soap::BoxError;
 use ncp_xml::Element;
 use openssl::sha::Sha256;
 
 use super::objects::{document_object, header_of};
+use crate::outcome::Indicator;
 
 /// Messages of one exchange that are kept as evidence.
 const MESSAGES: usize = 64;
@@ -37,6 +38,7 @@ pub(super) struct Progress {
     documents: Vec<DocumentObject>,
     studies: BTreeMap<String, (StudyObject, Sha256Of)>,
     snapshot: String,
+    reported: Option<(Indicator, String)>,
     requests: Vec<Evidence>,
     responses: Vec<Evidence>,
 }
@@ -180,12 +182,25 @@ impl Recorder {
         });
     }
 
+    /// Units of an answer failed, or the whole, although the exchange ends in order: the outcome says so, with the code.
+    /// The first of the gravest counts.
+    pub fn reported(&self, indicator: Indicator, code: &str) {
+        self.each(|progress| {
+            if progress.reported.as_ref().is_none_or(|(known, _)| (*known as u8) < indicator as u8) {
+                progress.reported = Some((indicator, code.to_owned()));
+            }
+        });
+    }
+
     /// All that was counted, as an outcome that still lacks its indicator; counting starts at nothing.
     pub(super) fn take(&self, outcome: &mut Outcome) -> Vec<String> {
         let mut alerts = Vec::new();
         self.each(|progress| {
             let progress = std::mem::take(progress);
             let snapshot = progress.snapshot;
+            if let (Some((indicator, code)), OutcomeIndicator::Success) = (progress.reported, outcome.indicator) {
+                (outcome.indicator, outcome.error_code) = (indicator.into(), code);
+            }
             outcome.snapshot.clone_from(&snapshot);
             let documents = progress.documents.into_iter();
             outcome.documents.extend(documents.map(|d| DocumentObject { snapshot: snapshot.clone(), ..d }));

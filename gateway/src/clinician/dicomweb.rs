@@ -15,7 +15,7 @@ use ncp_ihe::{Manifest, Uid};
 use ncp_soap::{BoxError, OutPart};
 use serde::Deserialize;
 
-use super::documents::fetch;
+use super::documents::{fetch, warn};
 use super::fhir::accepts;
 use super::problem::Problem;
 use super::sealed::{Document, Sealed, Treated};
@@ -138,7 +138,7 @@ pub async fn metadata(
 ) -> Result<Response, Problem> {
     let types = [DICOM_JSON, "application/json"];
     let opened = open(&clinic, &context, &place, &headers, ("RAD-107", &types)).await?;
-    let (Images { total, refused, parts }, name) = opened.images(&clinic, &place).await?;
+    let (Images { total, refused, reported, parts }, name) = opened.images(&clinic, &place).await?;
     let mut elements = Box::pin(elements(parts, opened.manifest.clone(), opened.root));
     // What fails before the first byte can still be said.
     let first = match elements.next().await {
@@ -162,6 +162,7 @@ pub async fn metadata(
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
     counted(&mut response, total, refused);
+    warn(&mut response, &reported);
     Ok(response)
 }
 
@@ -250,11 +251,12 @@ fn multipart(images: Images) -> Response {
     let mut response = Body::new(body).into_response();
     response.headers_mut().extend(HeaderValue::try_from(content_type).ok().map(|v| (header::CONTENT_TYPE, v)));
     counted(&mut response, images.total, images.refused);
+    warn(&mut response, &images.reported);
     response
 }
 
 /// One instance as it is.
-fn single(Images { total, refused, mut parts }: Images) -> Response {
+fn single(Images { total, refused, reported, mut parts }: Images) -> Response {
     let body = async_stream::try_stream! {
         while let Some(part) = parts.next().await {
             let mut part: OutPart = part?;
@@ -267,6 +269,7 @@ fn single(Images { total, refused, mut parts }: Images) -> Response {
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/dicom"));
     counted(&mut response, total, refused);
+    warn(&mut response, &reported);
     response
 }
 

@@ -81,9 +81,11 @@ pub async fn read_binary(
     let read = own.words(&document, fetched.bytes.clone()).await;
     if as_resource {
         let data = base64::engine::general_purpose::STANDARD.encode(&read.bytes);
-        return Ok(answer(&json!({
+        let mut response = answer(&json!({
             "resourceType": "Binary", "id": id, "contentType": document.media_type, "data": data,
-        })));
+        }));
+        warn(&mut response, &fetched.reported);
+        return Ok(response);
     }
     if as_held {
         let (media_type, bytes) = orcd::held(&fetched.bytes).ok_or(Problem::NotAcceptable)?;
@@ -91,13 +93,16 @@ pub async fn read_binary(
             return Err(Problem::NotAcceptable);
         }
         let whole = binary_url(&clinic, &bearer, &treated, &document)?;
-        return Ok(content(media_type, &document.language, bytes, Some(&whole)));
+        let mut response = content(media_type, &document.language, bytes, Some(&whole));
+        warn(&mut response, &fetched.reported);
+        return Ok(response);
     }
     let original = match &document.original {
         Some(original) => Some(binary_url(&clinic, &bearer, &treated, original)?),
         None => None,
     };
     let mut response = content(&document.media_type, &document.language, read.bytes, original.as_deref());
+    warn(&mut response, &fetched.reported);
     for (name, value) in [("x-ncp-translation", read.translation), ("x-ncp-warning", read.warning)] {
         response.headers_mut().extend(value.map(|v| (HeaderName::from_static(name), v)));
     }
@@ -116,6 +121,17 @@ pub(super) async fn fetch(call: &Call, document: &Document) -> Result<Retrieved,
         size: document.size,
     };
     retrieve(call, &wanted).await
+}
+
+/// What the country reported beside what it sent.
+pub(super) fn warn(response: &mut Response, reported: &[String]) {
+    if !reported.is_empty() {
+        let text = format!("299 ncp \"the country reported {}\"", reported.join(", "));
+        let value = HeaderValue::try_from(text).ok();
+        if let Some(value) = value {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
 }
 
 /// A document as an answer: never run by a browser, with its digest, with the way to its original.

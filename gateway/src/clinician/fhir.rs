@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use http::{HeaderMap, StatusCode, header};
 use jiff::Timestamp;
 use ncp_audit::{Event, PeerFacts};
-use ncp_ihe::{Oid, PatientId, PatientMatch, PersonName};
+use ncp_ihe::{Oid, PatientId, PersonName};
 use serde_json::{Value, json};
 
 use super::prefer::Preferences;
@@ -22,7 +22,7 @@ use super::token::{Bearer, is_emergency};
 use super::{Clinic, Context, FHIR_JSON, digest};
 use crate::config::Peer;
 use crate::initiating::Caller;
-use crate::initiating::discover::{Sought, discover};
+use crate::initiating::discover::{Discovered, Sought, discover};
 use crate::outcome::GatewayError;
 
 /// How long a search may wait for its confirmation.
@@ -89,7 +89,7 @@ pub async fn search_patient(
         call.wait = preferences.wait;
         async move {
             let found = discover(&call, sought.clone()).await;
-            (peer, found.map(|matches| (matches, sought)))
+            (peer, found.map(|found| (found, sought)))
         }
     }))
     .await;
@@ -97,7 +97,7 @@ pub async fn search_patient(
 }
 
 /// One country's part of a `$match`.
-type Answered = (Arc<Peer>, Result<(Vec<PatientMatch>, Sought), GatewayError>);
+type Answered = (Arc<Peer>, Result<(Discovered, Sought), GatewayError>);
 
 struct MatchRequest {
     sought: Sought,
@@ -182,8 +182,19 @@ fn matches(
     let mut answered = false;
     for (peer, result) in answers {
         match result {
-            Ok((matches, sought)) => {
+            Ok((Discovered { matches, reported, unusable }, sought)) => {
                 answered = true;
+                let mut say = |detail, text: String| {
+                    let issue = problem::outcome_issue("warning", "incomplete", detail, &text, &context.reference);
+                    issues.push(problem::of_community(issue, &peer.home_community_id));
+                };
+                if !reported.is_empty() {
+                    let text = format!("{} could not say everything ({}).", peer.name, reported.join(", "));
+                    say("country-partial", text);
+                }
+                if unusable > 0 {
+                    say("entries-unusable", format!("{unusable} persons of {} could not be used.", peer.name));
+                }
                 // One person under a given identifier is certain; several ask the caller to choose.
                 let certain = matches.len() == 1;
                 found.extend(matches.into_iter().map(|m| {

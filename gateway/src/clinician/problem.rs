@@ -142,6 +142,12 @@ pub fn of_all(failures: Vec<Problem>) -> Problem {
     }
 }
 
+/// What is said of a country that lists nothing, whatever the reason: nobody by that identifier, no document, no consent,
+/// or a block. The sentence is the same, so that it does not say which.
+pub fn nothing_shown(name: &str) -> String {
+    format!("{name}: no documents that this country shows.")
+}
+
 /// An issue with the community that it concerns.
 pub fn of_community(mut issue: Value, home: &HomeCommunityId) -> Value {
     if let Some(map) = issue.as_object_mut() {
@@ -175,9 +181,17 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
         }
         // An absent, a blocked and somebody else's document are one answer.
         GatewayError::Peer(PeerError::Refused(code))
-            if matches!(code.as_str(), "XDSDocumentUniqueIdError" | "4701" | "4703" | "XDSUnknownPatientId") =>
+            if matches!(code.as_str(), "XDSDocumentUniqueIdError" | "4701" | "XDSUnknownPatientId") =>
         {
             (S::NOT_FOUND, "not-found", "not-found", "Not found.".into())
+        }
+        // The fault is on this side: the login, the role, the purpose or a permission.
+        GatewayError::Peer(PeerError::Refused(code)) if matches!(code.as_str(), "4702" | "4703") => {
+            let text = format!("{name} does not permit this call to the caller ({code}).");
+            (S::FORBIDDEN, "forbidden", "country-refuses-caller", text)
+        }
+        GatewayError::Peer(PeerError::Refused(code)) => {
+            (S::BAD_GATEWAY, "exception", "country-error", format!("{name} refused with the code {code}."))
         }
         GatewayError::Peer(_) => {
             (S::BAD_GATEWAY, "exception", "country-error", format!("{name} answered with an error."))

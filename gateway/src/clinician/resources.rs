@@ -71,7 +71,7 @@ pub fn match_entry(full_url: &str, resource: Value, certain: bool) -> Value {
 /// A searchset. `total` is left out when something is missing.
 pub fn searchset(links: &[(&str, String)], total: usize, entries: Vec<Value>, issues: Vec<Value>) -> Value {
     let mut out = json!({ "resourceType": "Bundle", "type": "searchset" });
-    if issues.is_empty() {
+    if issues.iter().all(|issue| issue["severity"] == "information") {
         set(&mut out, "total", Some(total));
     }
     let links: Vec<Value> = links.iter().map(|(relation, url)| json!({ "relation": relation, "url": url })).collect();

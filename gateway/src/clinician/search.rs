@@ -7,7 +7,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, header};
-use ncp_ihe::{Association, Availability, DocumentEntry, FindDocuments, StoredQuery, orcd};
+use ncp_ihe::{Availability, DocumentEntry, FindDocuments, StoredQuery, orcd};
 use serde_json::{Value, json};
 
 use super::documents::{binary_url, document_id, sealed_document};
@@ -26,8 +26,6 @@ use crate::outcome::GatewayError;
 
 /// Documents of one answer.
 const DOCUMENTS: usize = 1000;
-/// Association of a transformation; the source is the translation.
-const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
 
 /// `GET /p/{confirmed}/fhir/DocumentReference` (ITI-67).
 pub async fn search_documents(
@@ -219,11 +217,17 @@ struct Listing {
     own_words: bool,
 }
 
-/// A document and the original behind a translation.
+/// A line of one country's list.
 struct Line<'a> {
     of: &'a Listed,
     shown: &'a DocumentEntry,
     original: Option<&'a DocumentEntry>,
+}
+
+/// The lines of one country's list that the search asks for.
+fn lines<'a>(of: &'a Listed, filter: &Filter) -> impl Iterator<Item = Line<'a>> {
+    let lines = of.found.objects.lines(|entry| filter.takes(entry)).into_iter();
+    lines.map(move |ncp_ihe::Line { shown, original }| Line { of, shown, original })
 }
 
 impl Listing {
@@ -237,7 +241,7 @@ impl Listing {
         base: &str,
         context: &Context,
     ) -> Result<Response, Problem> {
-        let mut lines: Vec<Line<'_>> = self.listed.iter().flat_map(lines).filter(|l| filter.takes(l.shown)).collect();
+        let mut lines: Vec<Line<'_>> = self.listed.iter().flat_map(|listed| lines(listed, filter)).collect();
         let truncated = lines.len() > DOCUMENTS;
         if truncated && filter.count.is_none() {
             return Err(Problem::TooLarge);
@@ -293,15 +297,28 @@ impl Listing {
             out.push(problem::outcome_issue("warning", "incomplete", "names-untranslated", text, reference));
         }
         for Listed { peer, found, .. } in &self.listed {
-            let mut say = |detail, text: String| {
-                let issue = problem::outcome_issue("warning", "incomplete", detail, &text, reference);
+            let mut say = |severity, issue, detail, text: String| {
+                let issue = problem::outcome_issue(severity, issue, detail, &text, reference);
                 out.push(problem::of_community(issue, &peer.home_community_id));
             };
             if !found.incomplete.is_empty() {
-                say("country-partial", format!("{} could not list everything.", peer.name));
+                let caller = found.incomplete.iter().all(|code| matches!(code.as_str(), "4702" | "4703"));
+                let (issue, detail) =
+                    if caller { ("forbidden", "country-refuses-caller") } else { ("incomplete", "country-partial") };
+                let text = format!("{} could not list everything ({}).", peer.name, found.incomplete.join(", "));
+                say("warning", issue, detail, text);
             }
-            if found.unusable > 0 {
-                say("entries-unusable", format!("{} entries of {} could not be used.", found.unusable, peer.name));
+            if !found.warnings.is_empty() {
+                let text = format!("{} lists its documents with a warning ({}).", peer.name, found.warnings.join(", "));
+                say("warning", "informational", "country-warning", text);
+            }
+            let unusable = found.unusable + found.homeless;
+            if unusable > 0 {
+                let text = format!("{unusable} entries of {} could not be used.", peer.name);
+                say("warning", "incomplete", "entries-unusable", text);
+            }
+            if found.withheld || (found.objects.entries.is_empty() && found.is_whole()) {
+                say("information", "informational", "nothing-shown", problem::nothing_shown(&peer.name));
             }
         }
         out
@@ -343,21 +360,4 @@ fn entry(clinic: &Clinic, bearer: &Bearer, line: &Line<'_>, patient: &str, own: 
         "resource": resources::document_reference(shown, &peer.home_community_id, &places),
         "search": { "mode": "match" },
     }))
-}
-
-/// One line for a document: its translation with the original behind it, where there is one.
-fn lines(listed: &Listed) -> Vec<Line<'_>> {
-    let entries = &listed.found.objects.entries;
-    let associations: &[Association] = &listed.found.objects.associations;
-    let by_uuid = |uuid: &str| entries.iter().find(|e| e.entry_uuid == uuid);
-    let pairs: Vec<(&str, &str)> = associations
-        .iter()
-        .filter(|a| a.kind == XFRM && by_uuid(&a.source).is_some() && by_uuid(&a.target).is_some())
-        .map(|a| (a.source.as_str(), a.target.as_str()))
-        .collect();
-    let hidden = |entry: &&DocumentEntry| !pairs.iter().any(|(_, original)| *original == entry.entry_uuid);
-    let original_of =
-        |entry: &DocumentEntry| pairs.iter().find(|(t, _)| *t == entry.entry_uuid).and_then(|p| by_uuid(p.1));
-    let line = |shown| Line { of: listed, shown, original: original_of(shown) };
-    entries.iter().filter(hidden).map(line).collect()
 }

@@ -119,31 +119,26 @@ impl Merged {
     /// entryUUIDs and uniqueIds are unique within a community only, so entries are told apart with it.
     fn add(&mut self, found: Found, home: &str, errors: &mut Vec<RegistryError>) {
         self.answered = true;
-        let Found { mut objects, mut object_refs, incomplete, unusable } = found;
-        let total = objects.len() + object_refs.len();
-        objects.entries.retain(|entry| entry.home.is_some());
-        objects.submission_sets.retain(|set| set.home.is_some());
-        objects.folders.retain(|folder| folder.home.is_some());
-        object_refs.retain(|(_, home)| home.is_some());
-        let dropped = total - objects.len() - object_refs.len();
+        let Found { mut objects, object_refs, incomplete, warnings, unusable, homeless, .. } = found;
         objects.entries.retain(|entry| {
             let key = (home.to_owned(), entry.repository_unique_id.to_string(), entry.unique_id.clone());
             self.known.insert(key)
         });
         self.found.objects.extend(objects);
         self.found.object_refs.extend(object_refs);
-        let mut say = |code: &str, context: String| {
+        let mut say = |code: &str, context: String, severity| {
             let location = Some(home.to_owned());
-            errors.push(RegistryError { code: code.to_owned(), context, severity: Severity::Error, location });
+            errors.push(RegistryError { code: code.to_owned(), context, severity, location });
         };
-        if dropped > 0 {
-            let text = format!("{dropped} objects without home were left out");
-            say("XDSMissingHomeCommunityId", text);
+        if homeless > 0 {
+            let text = format!("{homeless} objects without home were left out");
+            say("XDSMissingHomeCommunityId", text, Severity::Error);
         }
         if unusable > 0 {
-            say("XDSRegistryError", format!("{unusable} objects could not be used"));
+            say("XDSRegistryError", format!("{unusable} objects could not be used"), Severity::Error);
         }
-        incomplete.iter().for_each(|code| say(code, "reported by the community".into()));
+        incomplete.iter().for_each(|code| say(code, "reported by the community".into(), Severity::Error));
+        warnings.iter().for_each(|code| say(code, "reported by the community".into(), Severity::Warning));
     }
 
     fn response(self, errors: Vec<RegistryError>) -> QueryResponse {

@@ -1,12 +1,14 @@
 //! Cross Gateway Patient Discovery [ITI-55], initiating side (ITI TF-2: 3.55).
 
 use jiff::Timestamp;
-use ncp_ihe::{PatientAnswer, PatientId, PatientMatch, PatientQuery, PatientResponse, PersonName};
+use ncp_ihe::xcpd::Beside;
+use ncp_ihe::{PatientAnswer, PatientId, PatientMatch, PatientQuery, PatientResponse, PersonName, Severity, Status};
 
+use super::told::Reports;
 use super::{Call, PeerError, close};
 use crate::audit_scope::{Recorder, Trail};
 use crate::identity::TransactionName;
-use crate::outcome::GatewayError;
+use crate::outcome::{GatewayError, Indicator};
 
 /// What is known of the person sought.
 #[derive(Clone, Default)]
@@ -21,11 +23,22 @@ pub struct Sought {
     pub gender: Option<String>,
 }
 
-/// The persons that the country names; none when it knows nobody or says so by a reason of its own.
+/// What a country answered.
+#[derive(Debug, Default)]
+pub struct Discovered {
+    /// The persons that it names; none when it knows nobody or says so by a reason of its own.
+    pub matches: Vec<PatientMatch>,
+    /// Codes that it reported beside them.
+    pub reported: Vec<String>,
+    /// Persons that could not be used: malformed, or of another community.
+    pub unusable: usize,
+}
+
+/// Asks the country for a person.
 ///
 /// # Errors
 /// [`PeerError`]; the trail.
-pub async fn discover(call: &Call, sought: Sought) -> Result<Vec<PatientMatch>, GatewayError> {
+pub async fn discover(call: &Call, sought: Sought) -> Result<Discovered, GatewayError> {
     let own = call.app.config.gateway.home_community_id.0.clone();
     let receiver = call.peer.home_community_id.0.clone();
     let Sought { ids, name, birth_date, gender } = sought;
@@ -40,23 +53,41 @@ pub async fn discover(call: &Call, sought: Sought) -> Result<Vec<PatientMatch>, 
     close(trail, result).await
 }
 
-async fn ask(call: &Call, query: &PatientQuery, recorder: &Recorder) -> Result<Vec<PatientMatch>, GatewayError> {
+async fn ask(call: &Call, query: &PatientQuery, recorder: &Recorder) -> Result<Discovered, GatewayError> {
     let answer = call.send(TransactionName::Iti55, query.to_element(Timestamp::now()), recorder).await?;
     match PatientResponse::read(&answer.body).map_err(|_| PeerError::Malformed("PRPA_IN201306UV02"))? {
         PatientAnswer::Matches(matches) => {
+            let Beside { errors, warnings, unusable } = PatientResponse::beside(&answer.body);
+            let mut reports = Reports::default();
+            errors.iter().for_each(|code| reports.add(code, Severity::Error));
+            warnings.iter().for_each(|code| reports.add(code, Severity::Warning));
+            call.reported(TransactionName::Iti55, &reports);
             let peer = &call.peer;
-            let (ours, foreign): (Vec<_>, Vec<_>) = matches.into_iter().partition(|m| peer.is_known_as(&m.home));
+            let (matches, foreign): (Vec<_>, Vec<_>) = matches.into_iter().partition(|m| peer.is_known_as(&m.home));
+            if !foreign.is_empty() {
+                recorder.alert("peer named a person of another community");
+            }
             // A country speaks for its own community only.
-            if ours.is_empty() && !foreign.is_empty() {
+            if matches.is_empty() {
                 return Err(PeerError::Malformed("homeCommunityId of another country").into());
             }
-            Ok(ours)
+            let unusable = unusable + foreign.len();
+            if let Some((indicator, code)) = reports.outcome(Status::Success) {
+                recorder.reported(indicator, code);
+            } else if unusable > 0 {
+                recorder.reported(Indicator::Minor, "persons not usable");
+            }
+            let reported = [reports.errors(Status::Success), reports.warnings()].concat();
+            Ok(Discovered { matches, reported, unusable })
         }
-        PatientAnswer::NoMatch { .. } => Ok(Vec::new()),
+        PatientAnswer::NoMatch { .. } => Ok(Discovered::default()),
         // Not telling more about a person is an answer, and the same as nobody.
-        PatientAnswer::Refused(refusal) if refusal.asks_for_more() => Ok(Vec::new()),
+        PatientAnswer::Refused(refusal) if refusal.asks_for_more() => Ok(Discovered::default()),
         PatientAnswer::Refused(refusal) => {
             let code = if refusal.detail.is_empty() { &refusal.reason } else { &refusal.detail };
+            let mut reports = Reports::default();
+            reports.add(code, Severity::Error);
+            call.reported(TransactionName::Iti55, &reports);
             Err(PeerError::Refused(super::peers::code_only(code)).into())
         }
     }

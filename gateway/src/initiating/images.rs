@@ -13,12 +13,13 @@ use hyper::body::Incoming;
 use ncp_audit::StudyObject;
 use ncp_ihe::{
     Content, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, ManifestInstance, ManifestSeries, Oid,
-    SeriesRequest, StudyRequest, Uid,
+    SeriesRequest, Status, StudyRequest, Uid,
 };
 use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use super::told::Reports;
 use super::{Call, Held, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
@@ -89,6 +90,8 @@ pub struct Images {
     pub total: usize,
     /// How many the source already said it has not; known when all were asked for in one batch.
     pub refused: usize,
+    /// Codes that the source reported of no instance in particular, with the first batch.
+    pub reported: Vec<String>,
     /// The instances.
     pub parts: OutParts,
 }
@@ -141,11 +144,12 @@ pub async fn images(
         }
     };
     let refused = if batches.len() == 1 { first.refused.len() } else { 0 };
+    let reported = first.reported.clone();
     let fetch = Fetch { source, expected, done: BTreeSet::new(), refused: BTreeSet::new() };
     let rest = batches.split_off(1);
     let head = batches.remove(0);
     let parts = trail.follow(fetch.stream(head, first, rest, refused));
-    Ok(Images { total, refused, parts })
+    Ok(Images { total, refused, reported, parts })
 }
 
 /// The instances with the location of their series.
@@ -203,6 +207,8 @@ struct Batch {
     promised: BTreeMap<String, DocumentRequest>,
     /// Instances that the source says it has not.
     refused: Vec<String>,
+    /// Codes that the source reported of no instance in particular.
+    reported: Vec<String>,
     parts: Arc<Mutex<Parts<Incoming>>>,
     inline: Vec<(DocumentRequest, Bytes)>,
     _held: Held,
@@ -214,11 +220,14 @@ impl Source {
         let body = request(&self.study, wanted)?.to_element();
         let answer = self.call.send(TransactionName::Rad75, body, &self.recorder).await?;
         let response = retrieve::read_response(&answer.body)?;
-        let asked: BTreeSet<&str> = wanted.iter().map(|w| &*w.instance).collect();
+        let reports = Reports::read(response.status, &response.errors);
+        self.call.reported(TransactionName::Rad75, &reports);
+        let asked: BTreeMap<&str, &Wanted> = wanted.iter().map(|w| (&*w.instance, w)).collect();
         let (mut promised, mut inline) = (BTreeMap::new(), Vec::new());
         for document in response.documents {
             // What was not asked for is not taken.
-            if !asked.contains(document.request.document.as_str()) {
+            let wanted = asked.get(document.request.document.as_str());
+            if !wanted.is_some_and(|wanted| retrieve::is_asked_for(&self.call, &wanted.request(), &document)) {
                 self.recorder.alert("peer sent an instance that was not asked for");
                 continue;
             }
@@ -230,17 +239,26 @@ impl Source {
         let coming: BTreeSet<&str> =
             promised.values().chain(inline.iter().map(|(r, _)| r)).map(|r| r.document.as_str()).collect();
         if coming.is_empty()
-            && let Some(error) = PeerError::refused(response.status, &response.errors)
+            && let Some(error) = reports.refusal(response.status)
         {
             return Err(error.into());
         }
-        let mut refused = Vec::new();
+        let (mut refused, mut general) = (Vec::new(), Vec::new());
         for error in &response.errors {
             let named = error.location.as_deref().unwrap_or_default();
-            let instance = named.split(' ').next().filter(|uid| asked.contains(uid) && !coming.contains(uid));
-            refused.extend(instance.map(ToOwned::to_owned));
+            match named.split(' ').next().filter(|uid| asked.contains_key(uid)) {
+                Some(instance) if !coming.contains(instance) => refused.push(instance.to_owned()),
+                _ => general.push(error.clone()),
+            }
         }
-        Ok(Batch { promised, refused, parts: Arc::new(Mutex::new(answer.parts)), inline, _held: answer.held })
+        // What names an instance is told by its absence; the rest is told by its code.
+        let general = Reports::read(Status::Success, &general);
+        if let Some((indicator, code)) = general.outcome(Status::Success) {
+            self.recorder.reported(indicator, code);
+        }
+        let reported = [general.errors(Status::Success), general.warnings()].concat();
+        let parts = Arc::new(Mutex::new(answer.parts));
+        Ok(Batch { promised, refused, reported, parts, inline, _held: answer.held })
     }
 }
 

@@ -36,6 +36,7 @@ pub mod peers;
 pub mod query;
 pub mod relay;
 pub mod retrieve;
+pub mod told;
 
 pub use peers::PeerError;
 use peers::{Outgoing, PeerAnswer};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ncp_ihe::{Severity, Status, actions};
+use ncp_ihe::actions;
 use ncp_saml::SignedAssertion;
 use ncp_soap::SoapError;
 use ncp_tls::{Anchors, Country, Material, ServerOf, http_client};
@@ -75,15 +75,6 @@ impl PeerError {
             Self::Http(status) => *status >= 500,
             _ => false,
         }
-    }
-
-    /// The first error code of a failed answer, kept only if it is a code.
-    pub(super) fn refused(status: Status, errors: &[ncp_ihe::RegistryError]) -> Option<Self> {
-        if status != Status::Failure {
-            return None;
-        }
-        let code = errors.iter().find(|e| e.severity == Severity::Error).map(|e| e.code.as_str());
-        Some(Self::Refused(code.map_or_else(|| "no code".into(), code_only)))
     }
 }
 

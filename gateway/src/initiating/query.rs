@@ -1,17 +1,18 @@
 //! Cross Gateway Query [ITI-38], initiating side (ITI TF-2: 3.38).
 
+use std::collections::HashMap;
+
 use ncp_ihe::{
-    CrossGatewayQueryRequest, HomeCommunityId, MessageError, RegistryObjects, ReturnType, Severity, Status, StoredQuery,
+    Coded, CrossGatewayQueryRequest, DocumentEntry, HomeCommunityId, MessageError, Oid, PatientId, QueryResponse,
+    RegistryObjects, ReturnType, StoredQuery,
 };
 use ncp_xml::Element;
 
+use super::told::Reports;
 use super::{Call, PeerError, close};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
-use crate::outcome::GatewayError;
-
-/// Codes by which a country says no more than that there is nothing for this reader: decided there, not told here.
-const NOTHING: [&str; 5] = ["4701", "4703", "XDSUnknownPatientId", "XDSUnknownCommunity", "1031"];
+use crate::outcome::{GatewayError, Indicator};
 
 /// What a country listed.
 #[derive(Debug, Default)]
@@ -20,10 +21,16 @@ pub struct Found {
     pub objects: RegistryObjects,
     /// References of a query for these alone.
     pub object_refs: Vec<(String, Option<HomeCommunityId>)>,
-    /// Technical codes of a partial answer, for the reader.
+    /// Codes of the errors beside what was listed, whatever the status.
     pub incomplete: Vec<String>,
-    /// Objects that could not be used: malformed, of another patient or another community.
+    /// Codes of its technical warnings.
+    pub warnings: Vec<String>,
+    /// The country shows nothing, or says that consent is wanting for a part: both are told by the same sentence.
+    pub withheld: bool,
+    /// Objects that could not be used: malformed, of another patient or another community, another one under a known id.
     pub unusable: usize,
+    /// Objects that named no community.
+    pub homeless: usize,
 }
 
 /// The documents of the patient.
@@ -52,38 +59,113 @@ pub async fn forward(call: &Call, request: &CrossGatewayQueryRequest, asked: &El
 }
 
 async fn carry(call: &Call, request: &CrossGatewayQueryRequest, body: Element) -> Result<Found, GatewayError> {
+    let codes = call.peer.class_codes();
+    let codes: Vec<Coded> = codes.iter().filter_map(|code| code.split_once("^^")).map(of_class).collect();
+    let body = if codes.is_empty() { body } else { request.with_class_codes(body, &codes) };
     let trail = call.begin(TransactionName::Iti38, |trail| trail.stored_query(request, &body)).await?;
     let result = ask(call, body, &trail.recorder()).await;
     close(trail, result).await
 }
 
+fn of_class((code, scheme): (&str, &str)) -> Coded {
+    Coded::new(code, scheme, None)
+}
+
 async fn ask(call: &Call, body: Element, recorder: &Recorder) -> Result<Found, GatewayError> {
     let answer = call.send(TransactionName::Iti38, body, recorder).await?;
     let read = answer.listed.response(&answer.body).map_err(|_| PeerError::Malformed("AdhocQueryResponse"))?;
-    let (response, mut unusable) = read;
-    match PeerError::refused(response.status, &response.errors) {
-        Some(PeerError::Refused(code)) if NOTHING.contains(&code.as_str()) => return Ok(Found::default()),
-        Some(error) => return Err(error.into()),
-        None => {}
+    let (QueryResponse { status, errors, objects, object_refs }, unusable) = read;
+    let reports = Reports::read(status, &errors);
+    call.reported(TransactionName::Iti38, &reports);
+    if objects.is_empty() && object_refs.is_empty() && unusable == 0 {
+        if let Some(refusal) = reports.refusal(status) {
+            return Err(refusal.into());
+        }
+        if let Some((indicator, code)) = reports.outcome(status) {
+            recorder.reported(indicator, code);
+        }
+        return Ok(Found { withheld: true, ..Found::default() });
     }
-    let patient = call.treatment.as_ref().map(|t| &t.patient);
-    let known = |home: &Option<HomeCommunityId>| home.as_ref().is_none_or(|home| call.peer.is_known_as(home));
-    let (mut objects, mut object_refs) = (response.objects, response.object_refs);
-    let count = |objects: &RegistryObjects, refs: &[_]| objects.len() - objects.associations.len() + refs.len();
-    let total = count(&objects, &object_refs);
-    objects.entries.retain(|entry| known(&entry.home) && patient == Some(&entry.patient_id));
-    objects.submission_sets.retain(|set| known(&set.home) && patient == Some(&set.patient_id));
-    objects.folders.retain(|folder| known(&folder.home) && patient == Some(&folder.patient_id));
-    object_refs.retain(|(_, home)| known(home));
-    unusable += total - count(&objects, &object_refs);
-    let incomplete = match response.status {
-        Status::PartialSuccess => response
-            .errors
-            .iter()
-            .filter(|e| e.severity == Severity::Error && !NOTHING.contains(&e.code.as_str()))
-            .map(|e| super::peers::code_only(&e.code))
-            .collect(),
-        _ => Vec::new(),
+    let mut found = Found {
+        objects,
+        object_refs,
+        incomplete: reports.errors(status),
+        warnings: reports.warnings(),
+        withheld: reports.withholds(),
+        unusable,
+        homeless: 0,
     };
-    Ok(Found { objects, object_refs, incomplete, unusable })
+    found.keep_what_was_asked_for(call, recorder);
+    found.keep_each_once();
+    if let Some((indicator, code)) = reports.outcome(status) {
+        recorder.reported(indicator, code);
+    } else if found.unusable + found.homeless > 0 {
+        recorder.reported(Indicator::Minor, "entries not usable");
+    }
+    Ok(found)
+}
+
+impl Found {
+    /// Drops and counts what names another community, another patient, or no community at all (3.38.4.1.3).
+    fn keep_what_was_asked_for(&mut self, call: &Call, recorder: &Recorder) {
+        let patient = call.treatment.as_ref().map(|t| &t.patient);
+        let (mut unusable, mut homeless) = (0, 0);
+        let mut kept = |home: &Option<HomeCommunityId>, of: Option<&PatientId>| {
+            let Some(home) = home else {
+                homeless += 1;
+                return false;
+            };
+            let rule = if !call.peer.is_known_as(home) {
+                "peer listed an object of another community"
+            } else if of.is_some_and(|of| Some(of) != patient) {
+                "peer listed an object of another patient"
+            } else {
+                return true;
+            };
+            recorder.alert(rule);
+            unusable += 1;
+            false
+        };
+        self.objects.entries.retain(|entry| kept(&entry.home, Some(&entry.patient_id)));
+        self.objects.submission_sets.retain(|set| kept(&set.home, Some(&set.patient_id)));
+        self.objects.folders.retain(|folder| kept(&folder.home, Some(&folder.patient_id)));
+        self.object_refs.retain(|(_, home)| kept(home, None));
+        self.unusable += unusable;
+        self.homeless += homeless;
+    }
+
+    /// A document that is listed twice is one document. Two that differ under one id cannot be told apart when they are
+    /// retrieved, so the second is dropped and counted.
+    fn keep_each_once(&mut self) {
+        let mut known: HashMap<(Oid, String), usize> = HashMap::new();
+        let mut same_as: HashMap<String, String> = HashMap::new();
+        let mut kept: Vec<DocumentEntry> = Vec::with_capacity(self.objects.entries.len());
+        for entry in std::mem::take(&mut self.objects.entries) {
+            let key = (entry.repository_unique_id.clone(), entry.unique_id.clone());
+            let Some(at) = known.get(&key) else {
+                known.insert(key, kept.len());
+                kept.push(entry);
+                continue;
+            };
+            let first = &kept[*at];
+            if (DocumentEntry { entry_uuid: first.entry_uuid.clone(), ..entry.clone() }) == *first {
+                same_as.insert(entry.entry_uuid, first.entry_uuid.clone());
+            } else {
+                self.unusable += 1;
+            }
+        }
+        self.objects.entries = kept;
+        for association in &mut self.objects.associations {
+            for end in [&mut association.source, &mut association.target] {
+                if let Some(first) = same_as.get(end) {
+                    end.clone_from(first);
+                }
+            }
+        }
+    }
+
+    /// Whether anything is missing of which the country, or this gateway, says so.
+    pub fn is_whole(&self) -> bool {
+        self.incomplete.is_empty() && self.unusable == 0 && self.homeless == 0
+    }
 }

@@ -17,6 +17,7 @@ use ncp_soap::{BoxError, OutPart, Parts};
 use tokio::sync::Mutex;
 
 use super::peers::code_only;
+use super::told::Reports;
 use super::{Call, Held, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
@@ -112,7 +113,8 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
     for (number, document) in response.documents.into_iter().enumerate() {
         let key = (document.request.repository.to_string(), document.request.document.clone());
         // What was not asked for, or comes twice, is not taken.
-        let Some((request, study)) = open.remove(&key) else {
+        let asked = open.get(&key).is_some_and(|(request, _)| retrieve::is_asked_for(call, request, &document));
+        let Some((request, study)) = open.remove(&key).filter(|_| asked) else {
             own.alert("peer sent something that was not asked for");
             continue;
         };
@@ -132,9 +134,11 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
             Content::Inline(bytes) => inline.push((promised, bytes)),
         }
     }
+    let reports = Reports::read(response.status, &response.errors);
+    call.reported(portion.transaction(), &reports);
     if documents.is_empty()
         && response.errors.is_empty()
-        && let Some(error) = PeerError::refused(response.status, &response.errors)
+        && let Some(error) = reports.refusal(response.status)
     {
         return Err(error.into());
     }

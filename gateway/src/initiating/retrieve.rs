@@ -1,9 +1,10 @@
 //! Cross Gateway Retrieve [ITI-39], initiating side (ITI TF-2: 3.39): one document, checked against its metadata.
 
 use bytes::{Bytes, BytesMut};
-use ncp_ihe::{Content, DocumentRequest, RetrieveRequest, RetrieveResponse};
+use ncp_ihe::{Content, DocumentRequest, DocumentResponse, RetrieveRequest, RetrieveResponse, Status};
 use openssl::hash::MessageDigest;
 
+use super::told::Reports;
 use super::{Call, PeerError, close};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
@@ -27,6 +28,8 @@ pub struct Retrieved {
     pub media_type: String,
     /// Its bytes.
     pub bytes: Bytes,
+    /// Codes that the country reported beside it.
+    pub reported: Vec<String>,
 }
 
 /// Fetches one document.
@@ -51,14 +54,24 @@ async fn fetch(
 ) -> Result<Retrieved, GatewayError> {
     let mut answer = call.send(TransactionName::Iti39, request.to_element(), recorder).await?;
     let response = read_response(&answer.body)?;
-    if let Some(error) = PeerError::refused(response.status, &response.errors) {
-        return Err(error.into());
-    }
-    let same = |document: &&ncp_ihe::DocumentResponse| {
-        let got = &document.request;
-        got.document == wanted.request.document && got.repository == wanted.request.repository
+    // The errors are read before the documents: they say why there is none.
+    let reports = Reports::read(response.status, &response.errors);
+    call.reported(TransactionName::Iti39, &reports);
+    let sent = !response.documents.is_empty();
+    let document = response.documents.into_iter().find(|document| is_asked_for(call, &wanted.request, document));
+    let is_foreign = sent && document.is_none();
+    let Some(document) = document.filter(|_| response.status != Status::Failure) else {
+        if is_foreign {
+            recorder.alert("peer sent something that was not asked for");
+        }
+        // A country that reports nothing and sends nothing has no such document.
+        let absent =
+            || if is_foreign { PeerError::Mismatch } else { PeerError::Refused("XDSDocumentUniqueIdError".into()) };
+        return Err(reports.refusal(Status::Failure).unwrap_or_else(absent).into());
     };
-    let document = response.documents.iter().find(same).ok_or(PeerError::Malformed("another document"))?;
+    if let Some((indicator, code)) = reports.outcome(response.status) {
+        recorder.reported(indicator, code);
+    }
     let bytes = match &document.content {
         Content::Inline(bytes) => bytes.clone(),
         Content::Include(id) => {
@@ -73,7 +86,16 @@ async fn fetch(
     if call.peer.verify_hash() {
         fits(&bytes, wanted)?;
     }
-    Ok(Retrieved { media_type: document.media_type.clone(), bytes })
+    let reported = [reports.errors(response.status), reports.warnings()].concat();
+    Ok(Retrieved { media_type: document.media_type, bytes, reported })
+}
+
+/// Whether a DocumentResponse is the unit asked for: community, repository and document together name it (3.39.4.1.3).
+pub(super) fn is_asked_for(call: &Call, wanted: &DocumentRequest, sent: &DocumentResponse) -> bool {
+    let got = &sent.request;
+    got.document == wanted.document
+        && got.repository == wanted.repository
+        && got.home.as_ref().is_some_and(|home| call.peer.is_known_as(home))
 }
 
 /// Reads a retrieve's root.

@@ -31,6 +31,7 @@ mod dicomweb;
 mod mime;
 mod sts;
 mod terminology;
+mod told;
 
 /// A gateway in this process with a consumer in front of it.
 pub(crate) struct World {

@@ -160,11 +160,11 @@ async fn our_initiating_gateway_discovers_patients_at_ipf() {
     let of = |id: &str| PatientId::new(id, authority.clone()).expect("an identifier");
     let sought = |id: &str| Sought { ids: vec![of(id)], ..Sought::default() };
 
-    let found = discover(&call(&app, claims.clone(), None), sought(LOCAL)).await.expect("ITI-55");
+    let found = discover(&call(&app, claims.clone(), None), sought(LOCAL)).await.expect("ITI-55").matches;
     assert_eq!(found.len(), 1);
     assert_eq!((&found[0].record.id, found[0].degree), (&of(LOCAL), 100));
     assert_eq!(found[0].record.birth_date.as_deref(), Some("19800101"));
-    let nobody = discover(&call(&app, claims.clone(), None), sought("IPF404")).await.expect("ITI-55");
+    let nobody = discover(&call(&app, claims.clone(), None), sought("IPF404")).await.expect("ITI-55").matches;
     assert!(nobody.is_empty());
 
     // What a repository has not, and a port that knows no ITI-55: an error of the transaction and a SOAP fault.

@@ -72,6 +72,17 @@ pub enum PatientAnswer {
     Refused(Refusal),
 }
 
+/// What stands beside the persons that an answer names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Beside {
+    /// Codes of acknowledgement details that are errors.
+    pub errors: Vec<String>,
+    /// Codes of those that are warnings.
+    pub warnings: Vec<String>,
+    /// Persons that could not be read.
+    pub unusable: usize,
+}
+
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Refusal {

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use ncp_xml::Element;
 
 use super::request::{device, hl7, wrapper};
-use super::{Address, PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PersonName, Refusal};
+use super::{Address, Beside, PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PersonName, Refusal};
 use crate::ns::HL7V3;
 use crate::{HomeCommunityId, MessageError, Oid, PatientId};
 
@@ -109,6 +109,24 @@ impl PatientResponse {
         Self::read_from(body, Some(community))
     }
 
+    /// What stands beside the persons that an answer names: they are shown, and this is told.
+    pub fn beside(body: &Element) -> Beside {
+        let mut out = Beside::default();
+        let details = body.all(HL7V3, "acknowledgement").flat_map(|a| a.all(HL7V3, "acknowledgementDetail"));
+        for detail in details {
+            let code = detail.child(HL7V3, "code").and_then(|c| c.get("code")).unwrap_or_default().to_owned();
+            match detail.get("typeCode") {
+                Some("I") => {}
+                Some("W") => out.warnings.push(code),
+                _ => out.errors.push(code),
+            }
+        }
+        let process = body.child(HL7V3, "controlActProcess");
+        let subjects = process.into_iter().flat_map(|process| process.all(HL7V3, "subject"));
+        out.unusable = subjects.filter(|subject| read_subject(subject, None).is_err()).count();
+        out
+    }
+
     /// How many results a supplier holds back until it is asked to continue; 0 when it answered them all.
     pub fn remaining(body: &Element) -> usize {
         let quantity = body.path(HL7V3, &["controlActProcess", "queryAck", "resultRemainingQuantity"]);
@@ -120,10 +138,13 @@ impl PatientResponse {
             return Err(MessageError::Malformed("PRPA_IN201306UV02"));
         }
         let process = body.child(HL7V3, "controlActProcess").ok_or(MessageError::Malformed("controlActProcess"))?;
-        let matches: Vec<_> =
-            process.all(HL7V3, "subject").map(|s| read_subject(s, community)).collect::<Result<_, _>>()?;
+        let subjects = process.all(HL7V3, "subject").map(|subject| read_subject(subject, community));
+        let (matches, unusable): (Vec<_>, Vec<_>) = subjects.partition(Result::is_ok);
         if !matches.is_empty() {
-            return Ok(PatientAnswer::Matches(matches));
+            return Ok(PatientAnswer::Matches(matches.into_iter().flatten().collect()));
+        }
+        if let Some(error) = unusable.into_iter().find_map(Result::err) {
+            return Err(error);
         }
         let code =
             process.path(HL7V3, &["queryAck", "queryResponseCode"]).and_then(|c| c.get("code")).unwrap_or_default();

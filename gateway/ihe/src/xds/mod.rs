@@ -1,12 +1,14 @@
 //! XDS metadata and the XDS.b, XCA and XCA-I bodies.
 
 mod ebrim;
+mod lines;
 mod metadata;
 mod packages;
 mod query;
 mod registry;
 mod retrieve;
 
+pub use lines::Line;
 pub use metadata::{
     Association, Author, Availability, DocumentEntry, EntryType, Folder, ReferenceId, RegistryObjects, SubmissionSet,
 };

@@ -16,6 +16,8 @@ pub enum Status {
     PartialSuccess,
     /// Failure.
     Failure,
+    /// The answer carries no status, which OpenNCP does when a right is missing. It is read as a failure and never sent.
+    Missing,
 }
 
 impl Status {
@@ -24,7 +26,7 @@ impl Status {
         match self {
             Self::Success => "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Success",
             Self::PartialSuccess => "urn:ihe:iti:2007:ResponseStatusType:PartialSuccess",
-            Self::Failure => "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure",
+            Self::Failure | Self::Missing => "urn:oasis:names:tc:ebxml-regrep:ResponseStatusType:Failure",
         }
     }
 
@@ -100,7 +102,7 @@ pub(super) fn read_errors(holder: &Element) -> Vec<RegistryError> {
 }
 
 pub(super) fn read_status(holder: &Element) -> Result<Status, MessageError> {
-    Status::parse(holder.get("status").ok_or(MessageError::Malformed("status"))?)
+    holder.get("status").map_or(Ok(Status::Missing), Status::parse)
 }
 
 /// Answer of a stored query.

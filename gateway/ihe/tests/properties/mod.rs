@@ -274,3 +274,55 @@ proptest! {
         }
     }
 }
+
+/// Associations between entries of a list, of any kind and with any ends: themselves, each other in a ring, nobody.
+fn graph() -> impl Strategy<Value = RegistryObjects> {
+    let kinds = prop_oneof![
+        6 => Just(Association::XFRM), 1 => Just("XFRM"), 1 => Just(Association::HAS_MEMBER),
+        1 => Just("urn:ihe:iti:2007:AssociationType:RPLC"),
+    ];
+    let entries = vec((entry(), 0u8..9, prop_oneof![4 => Just("text/xml"), 1 => Just("application/dicom")]), 0..8);
+    (entries, vec((kinds, 0u8..10, 0u8..10), 0..14)).prop_map(|(entries, links)| {
+        let uuid = |number: u8| format!("urn:uuid:{}", uuid::Uuid::from_u128(number.into()));
+        let of = |(at, (entry, number, mime)): (usize, (DocumentEntry, u8, &str))| DocumentEntry {
+            // Now and then one entryUUID stands for two documents.
+            entry_uuid: uuid(if number == 8 { 0 } else { u8::try_from(at).expect("few") }),
+            unique_id: format!("2.999.{at}"),
+            mime_type: mime.into(),
+            ..entry
+        };
+        let associations = links.into_iter().map(|(kind, source, target)| Association {
+            uuid: String::new(),
+            kind: kind.into(),
+            source: uuid(source),
+            target: uuid(target),
+            submission_set_status: None,
+        });
+        RegistryObjects {
+            entries: entries.into_iter().enumerate().map(of).collect(),
+            associations: associations.collect(),
+            ..RegistryObjects::default()
+        }
+    })
+}
+
+proptest! {
+    /// F1: whatever associations a country sends, each entry that is wanted has a line or is the original of one.
+    #[test]
+    fn fo_01_on_03_every_entry_has_a_line_or_is_reached_from_one(objects in graph(), rare in 0u8..4) {
+        let wanted = |entry: &DocumentEntry| rare > 0 || entry.mime_type == "text/xml";
+        let lines = objects.lines(wanted);
+        let count = |entry: &DocumentEntry| lines.iter().filter(|l| l.shown.unique_id == entry.unique_id).count();
+        for entry in &objects.entries {
+            let behind = lines.iter().any(|l| l.original.is_some_and(|o| o.unique_id == entry.unique_id));
+            prop_assert!(count(entry) <= 1);
+            prop_assert!(!wanted(entry) || count(entry) == 1 || behind, "{} is lost", entry.unique_id);
+            prop_assert!(wanted(entry) || count(entry) == 0, "{} was not asked for", entry.unique_id);
+        }
+        for line in &lines {
+            prop_assert!(!line.original.is_some_and(|o| o.unique_id == line.shown.unique_id));
+            let manifest = line.shown.is_manifest() || line.original.is_some_and(DocumentEntry::is_manifest);
+            prop_assert!(line.original.is_none() || !manifest, "a manifest is no form of a report");
+        }
+    }
+}

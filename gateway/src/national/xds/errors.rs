@@ -24,9 +24,10 @@ pub(super) fn of_call(error: CallError) -> NationalError {
 pub(super) fn mapped(status: Status, errors: &[RegistryError]) -> Result<Option<NationalError>, NationalError> {
     let first = errors.iter().find(|e| e.severity == Severity::Error).map(|e| of_code(&e.code));
     match status {
-        Status::Success => Ok(None),
+        // An error beside Success contradicts the status, and the answer may not pass as whole.
+        Status::Success => Ok(first),
         Status::PartialSuccess => Ok(Some(first.unwrap_or_else(no_code))),
-        Status::Failure => Err(first.unwrap_or_else(no_code)),
+        Status::Failure | Status::Missing => Err(first.unwrap_or_else(no_code)),
     }
 }
 
@@ -101,6 +102,9 @@ mod tests {
         let text = failed.err().map(|e| e.to_string()).unwrap_or_default();
         assert!(text.contains("OlaNordmannscript") && !text.contains("as the national"), "{text}");
         assert!(matches!(mapped(Status::Success, &[]), Ok(None)));
+        let beside = mapped(Status::Success, &[error("XDSRegistryBusy", None)]);
+        assert!(matches!(beside, Ok(Some(NationalError::Busy))));
+        assert!(mapped(Status::Missing, &[]).is_err());
         let partial = mapped(Status::PartialSuccess, &[error("XDSRegistryBusy", None)]);
         assert!(matches!(partial, Ok(Some(NationalError::Busy))));
     }

@@ -361,6 +361,33 @@ impl CrossGatewayQueryRequest {
         Ok(Self { home, return_type, query: parameters::read(adhoc)? })
     }
 
+    /// An AdhocQueryRequest, as it was written, with its class codes in one Value; where the query has none, with these.
+    /// A query that is not for documents of a patient stays as it is.
+    pub fn with_class_codes(&self, body: Element, otherwise: &[Coded]) -> Element {
+        let StoredQuery::FindDocuments(find) = &self.query else { return body };
+        let codes = if find.class_codes.is_empty() { otherwise } else { &find.class_codes };
+        if codes.is_empty() {
+            return body;
+        }
+        let mut out = Element::new(QUERY, "AdhocQueryRequest");
+        for child in body.into_elements() {
+            if !child.is(RIM, "AdhocQuery") {
+                out.push(child);
+                continue;
+            }
+            let mut adhoc = Element::new(RIM, "AdhocQuery");
+            for name in ["id", "home"] {
+                if let Some(value) = child.get(name) {
+                    adhoc.set_attr("", name, value);
+                }
+            }
+            let is_class = |slot: &Element| slot.get("name") == Some(parameters::CLASS);
+            let others = child.into_elements().filter(|slot| !is_class(slot));
+            out.push(adhoc.with_all(others).with(parameters::class_codes_in_one_value(codes)));
+        }
+        out
+    }
+
     /// Writes an AdhocQueryRequest.
     pub fn to_element(&self) -> Element {
         let return_type = match self.return_type {

@@ -36,6 +36,7 @@ const FOLDER: Named = ("$XDSFolderEntryUUID", "$XDSFolderUniqueId");
 const SET: Named = ("$XDSSubmissionSetEntryUUID", "$XDSSubmissionSetUniqueId");
 const PATIENT: &str = "$XDSDocumentEntryPatientId";
 const STATUS: &str = "$XDSDocumentEntryStatus";
+pub(super) const CLASS: &str = "$XDSDocumentEntryClassCode";
 const FORMAT: &str = "$XDSDocumentEntryFormatCode";
 const CONFIDENTIALITY: &str = "$XDSDocumentEntryConfidentialityCode";
 const TYPE: &str = "$XDSDocumentEntryType";
@@ -105,7 +106,7 @@ fn find_documents(p: &Parameters<'_>) -> Result<FindDocuments, MessageError> {
     let contents = p.contents()?;
     Ok(FindDocuments {
         status: p.statuses(STATUS)?,
-        class_codes: p.codes("$XDSDocumentEntryClassCode")?,
+        class_codes: p.codes(CLASS)?,
         type_codes: p.codes("$XDSDocumentEntryTypeCode")?,
         practice_settings: p.codes("$XDSDocumentEntryPracticeSettingCode")?,
         facility_types: p.codes("$XDSDocumentEntryHealthcareFacilityTypeCode")?,
@@ -355,6 +356,12 @@ pub(super) fn write(query: &StoredQuery) -> Vec<Element> {
     out.0
 }
 
+/// The class codes of a query in one Value, whatever its length: OpenNCP reads the first Value alone.
+pub(super) fn class_codes_in_one_value(codes: &[Coded]) -> Element {
+    let codes: Vec<String> = codes.iter().map(|c| quoted(&format!("{}^^{}", c.code, c.system))).collect();
+    ebrim::slot(CLASS, [format!("({})", codes.join(","))])
+}
+
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -434,7 +441,7 @@ impl Slots {
     fn find_documents(&mut self, find: &FindDocuments) {
         self.one(PATIENT, Some(quoted(&find.patient_id.to_cx())));
         self.statuses(STATUS, &find.status);
-        self.codes("$XDSDocumentEntryClassCode", &find.class_codes);
+        self.codes(CLASS, &find.class_codes);
         self.codes("$XDSDocumentEntryTypeCode", &find.type_codes);
         self.codes("$XDSDocumentEntryPracticeSettingCode", &find.practice_settings);
         self.codes("$XDSDocumentEntryHealthcareFacilityTypeCode", &find.facility_types);
