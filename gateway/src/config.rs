@@ -18,8 +18,10 @@ mod consumer;
 mod initiating;
 mod national;
 mod peer;
+mod pin;
 mod trust;
 mod values;
+mod warnings;
 
 pub use audit::{Audit, AuditFeed, AuditFhir, AuditSyslog};
 pub use collect::ConfigProblem;
@@ -30,6 +32,7 @@ pub use national::{
     XdsPatients, Xua,
 };
 pub use peer::{Asynchronous, Peer, PeerKind, SecurityErrors};
+pub use pin::{ConsumerNames, PeerNames, Pin};
 pub use trust::{Rate, Replay, RevocationSources, Smp};
 use values::{country, duration, home, size};
 

@@ -73,6 +73,7 @@ async fn serve(arguments: Arguments) -> ExitCode {
     if let Some(Command::CheckConfig) = arguments.command {
         return match app::Snapshot::load(&config, &app::Learned::default()) {
             Ok(_) => {
+                config.warnings().iter().for_each(|warning| eprintln!("{}: warning: {warning}", path.display()));
                 println!("configuration is valid");
                 ExitCode::SUCCESS
             }
@@ -89,6 +90,7 @@ async fn serve(arguments: Arguments) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
+    config.warnings().iter().for_each(|warning| tracing::warn!(warning, "configuration"));
     let app = match app::build(config).await {
         Ok(app) => app,
         Err(problems) => {

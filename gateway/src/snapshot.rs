@@ -29,6 +29,8 @@ pub struct Snapshot {
     pub seal_anchors: BTreeMap<Country, Arc<Anchors>>,
     /// Trust in TLS client certificates, per country.
     pub tls_anchors: BTreeMap<Country, Arc<Anchors>>,
+    /// Trust in TLS server certificates, per country.
+    pub server_anchors: BTreeMap<Country, Arc<Anchors>>,
     /// Clients towards the countries; empty in a gateway that only responds.
     pub routes: BTreeMap<Country, Route>,
     /// Issues assertions for our own health professionals.
@@ -142,6 +144,7 @@ impl Snapshot {
                 policy: Policy::new(engine, consent),
                 seal_anchors: trust.seals,
                 tls_anchors: trust.clients,
+                server_anchors: trust.servers,
                 routes,
                 signer,
                 peer_acceptor,
@@ -194,8 +197,10 @@ impl ConsumerTrust {
         let assertions = Anchors::load(&side.assertion_anchors, revocation, Purpose::Seal);
         Ok(Self {
             acceptor: acceptor.map_err(wrong("tls_anchors"))?,
-            clients: clients.map_err(wrong("tls_anchors"))?,
-            assertions: Arc::new(assertions.map_err(wrong("assertion_anchors"))?),
+            clients: clients.map_err(wrong("tls_anchors"))?.pinned(side.pin.of(|names| &names.tls_client)),
+            assertions: Arc::new(
+                assertions.map_err(wrong("assertion_anchors"))?.pinned(side.pin.of(|names| &names.seal)),
+            ),
         })
     }
 }
@@ -218,12 +223,13 @@ impl Trust {
         let ocsp = sources.ocsp_url.as_deref().map(|url| Arc::new(Ocsp::new(url)));
         let crl_needed = peer.crls.is_some() || !sources.crl_urls.is_empty();
         let revocation = Revocation { crls: Arc::new(crls), crl_needed, grace: sources.grace(), ocsp };
-        for (map, anchors, purpose) in [
-            (&mut self.seals, &peer.seal_anchors, Purpose::Seal),
-            (&mut self.clients, &peer.tls_anchors, Purpose::TlsClient),
-            (&mut self.servers, &peer.tls_anchors, Purpose::TlsServer),
+        for (map, anchors, purpose, names) in [
+            (&mut self.seals, &peer.seal_anchors, Purpose::Seal, peer.pin.of(|names| &names.seal)),
+            (&mut self.clients, &peer.tls_anchors, Purpose::TlsClient, peer.pin.of(|names| &names.tls_client)),
+            (&mut self.servers, &peer.tls_anchors, Purpose::TlsServer, peer.pin.of(|names| &names.tls_server)),
         ] {
-            map.insert(peer.country, Arc::new(Anchors::load(anchors, revocation.clone(), purpose)?));
+            let anchors = Anchors::load(anchors, revocation.clone(), purpose)?.pinned(names);
+            map.insert(peer.country, Arc::new(anchors));
         }
         Ok(())
     }

@@ -93,7 +93,8 @@ name = "Finland"
 home_community_id = "urn:oid:2.999.246"
 tls_anchors = "fi/anchors.pem"
 seal_anchors = "fi/anchors.pem"
-"#
+{pin}"#,
+            pin = ncp_tests::pki::peer_pin("FI"),
         );
         let path = self.dir.path().join("gateway.toml");
         std::fs::write(&path, text).expect("writes");

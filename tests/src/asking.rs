@@ -83,6 +83,7 @@ certificate = "pki/tls-server.pem"
 key = "pki/tls-server.key"
 tls_anchors = "pki/anchors.pem"
 assertion_anchors = "pki/anchors.pem"
+pin = {{ tls_client = ["consumer.ncp.no"], seal = ["xua.ncp.no"] }}
 audiences = ["{AUDIENCE}"]
 organisation = {{ name = "University hospital", id = "urn:oid:2.999.47.10", locality = "Radiology" }}
 
@@ -123,12 +124,13 @@ xcai = "{xcai}"
 patient_roots = ["{PATIENTS}"]
 tls_anchors = "{anchors}"
 seal_anchors = "{anchors}"
-{lines}
+{pin}{lines}
 "#,
                 code = pki.country,
                 xcpd = country.url("/xcpd"),
                 xca = country.url("/xca"),
                 xcai = country.url("/xcai"),
+                pin = crate::pki::peer_pin(&pki.country),
                 anchors = pki.path("anchors.pem").display(),
             ));
         }

@@ -297,6 +297,15 @@ impl CountryPki {
     }
 }
 
+/// The line of a `[[peer]]` that names the certificates of a country which [`CountryPki::create`] made.
+pub fn peer_pin(country: &str) -> String {
+    let country = country.to_lowercase();
+    format!(
+        "pin = {{ tls_client = [\"tls-client.ncp.{country}\"], tls_server = [\"tls-server.ncp.{country}\"], \
+         seal = [\"seal.ncp.{country}\"] }}\n"
+    )
+}
+
 fn key(algorithm: Algorithm) -> Result<PKey<Private>, ErrorStack> {
     match algorithm {
         Algorithm::Rsa2048 => PKey::from_rsa(Rsa::generate(2048)?),

@@ -145,8 +145,9 @@ name = "{country}"
 home_community_id = "urn:oid:{home}"
 tls_anchors = "{anchors}"
 seal_anchors = "{anchors}"
-security_errors = "{security_errors}"
+{pin}security_errors = "{security_errors}"
 "#,
+        pin = ncp_tests::pki::peer_pin(&pki.country),
         country = pki.country,
         anchors = anchors.display(),
     )

@@ -187,11 +187,17 @@ async fn handshake(config: &Config, snapshot: &Snapshot, peer: &Peer) -> Result<
     }
     let staple = ssl.ocsp_status().map(<[u8]>::to_vec);
     println!("    stapled OCSP answer: {}", if staple.is_some() { "yes" } else { "no" });
-    let anchors = ncp_tls::Anchors::load(
-        &peer.tls_anchors,
-        snapshot.tls_anchors.get(&peer.country).map(|a| a.revocation().clone()).unwrap_or_default(),
-        ncp_tls::Purpose::TlsServer,
-    )?;
+    let Some(anchors) = snapshot.server_anchors.get(&peer.country) else { return Ok(false) };
+    let facts = CertificateFacts::of(&leaf)?;
+    println!("    its names for pin.tls_server: {:?} or \"sha256:{}\"", facts.common_name, facts.fingerprint);
+    match peer.pin.of(|names| &names.tls_server) {
+        None => println!("    pin = \"anchor\": every certificate under tls_anchors would do; name this one"),
+        Some(names) if names.admit(&facts) => println!("    pin.tls_server names it"),
+        Some(_) => {
+            println!("    WRONG: pin.tls_server does not name it: calls are refused");
+            well = false;
+        }
+    }
     let revocation = if anchors.revocation().is_configured() { "checked" } else { "NOT CHECKED: no crls, no ocsp_url" };
     match anchors.verify_online(&leaf, &sent, staple.as_deref()).await {
         Ok(Freshness::Current) => println!("    chain of {} leads to an anchor; revocation {revocation}", sent.len()),

@@ -45,6 +45,7 @@ certificate = "pki/tls-server.pem"
 key = "pki/tls-server.key"
 tls_anchors = "pki/anchors.pem"
 assertion_anchors = "pki/anchors.pem"
+pin = {{ tls_client = ["consumer.ncp.{lower}"], seal = ["xua.ncp.{lower}"] }}
 audiences = ["{audience}"]
 organisation = {{ name = "University hospital", id = "urn:oid:{home}.10", locality = "Radiology" }}
 
@@ -104,7 +105,8 @@ patient_roots = ["{other_patients}"]
 orcd = {orcd}
 tls_anchors = "../{other_lower}/pki/anchors.pem"
 seal_anchors = "../{other_lower}/pki/anchors.pem"
-"#,
+{pin}"#,
+        pin = ncp_tests::pki::peer_pin(other.code),
         code = own.code.to_uppercase(),
         lower = own.code,
         home = own.home,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::initiating::{Organisation, Role, TREATMENT, misnamed, treatment};
+use super::pin::{ConsumerNames, Pin};
 use super::values::duration;
 use super::{Config, ConfigProblem};
 
@@ -24,6 +25,9 @@ pub struct Consumer {
     pub tls_anchors: PathBuf,
     /// Anchors of those who sign XUA and TRC assertions, PEM.
     pub assertion_anchors: PathBuf,
+    /// Which certificates under these anchors are the consumers' and the signers'.
+    #[serde(default)]
+    pub pin: Pin<ConsumerNames>,
     /// CRLs of both, PEM.
     pub crls: Option<PathBuf>,
     /// Our names in the assertions' audience, beside our homeCommunityId.
@@ -89,6 +93,9 @@ impl Config {
             if !path.is_file() {
                 say(key, format!("no such file: {}", path.display()));
             }
+        }
+        if let Some(what) = c.pin.problem() {
+            say("consumer.pin", what);
         }
         if self.client.is_none() {
             say("client", "is missing: [consumer] asks other countries and needs a client certificate".into());

@@ -8,6 +8,7 @@ use ncp_tls::Country;
 use serde::Deserialize;
 
 use super::ConfigProblem;
+use super::pin::{PeerNames, Pin};
 use super::trust::RevocationSources;
 use super::values::{country, duration, home, homes, maybe_duration, oids};
 
@@ -63,6 +64,9 @@ pub struct Peer {
     pub tls_anchors: PathBuf,
     /// Anchors of its seal, PEM.
     pub seal_anchors: PathBuf,
+    /// Which certificates under these anchors are the peer's, by use.
+    #[serde(default)]
+    pub pin: Pin<PeerNames>,
     /// CRLs of both, PEM.
     pub crls: Option<PathBuf>,
     /// WS-Addressing asynchronous exchange with it; none: every answer comes and goes on its request's connection.
@@ -167,6 +171,11 @@ impl Peer {
     /// its answers is verified, changes with `kind` alone.
     fn is_incumbent(&self) -> bool {
         self.kind == PeerKind::Openncp || self.orcd == Some(true)
+    }
+
+    pub(super) fn pin_problem(&self, asking: bool) -> Option<String> {
+        let addressed = self.smp || [&self.xcpd, &self.xca, &self.xcai].into_iter().any(Option::is_some);
+        self.pin.problem(asking && addressed)
     }
 
     pub(super) fn check_class_codes(&self, at: &str) -> Option<ConfigProblem> {

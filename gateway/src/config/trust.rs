@@ -244,6 +244,9 @@ impl Config {
             if peer.smp && self.smp.is_none() {
                 say(&format!("peer[{index}].smp"), "needs a section [smp]");
             }
+            if let Some(problem) = peer.pin_problem(self.client.is_some()) {
+                say(&format!("peer[{index}].pin"), &problem);
+            }
             let sources = &peer.revocation;
             let at = |key: &str| format!("peer[{index}].revocation.{key}");
             if sources.crl_urls.iter().chain(&sources.ocsp_url).any(|url| !url.starts_with("http://")) {

@@ -197,6 +197,8 @@ impl Source {
         let document = service.document(&self.config).ok_or(SmpError::Content("service"))?;
         let anchors = Anchors::load(&peer.tls_anchors, Revocation::none(), Purpose::TlsServer);
         let anchors = anchors.map_err(|e| SmpError::Certificate(e.to_string()))?;
+        // The announced certificate must be one that the configuration names, as the one that is met there must be.
+        let anchors = anchors.pinned(peer.pin.of(|names| &names.tls_server));
         metadata::endpoint(&digested, &participant(peer), document, (peer.country, &anchors), Timestamp::now())
     }
 

@@ -255,7 +255,8 @@ fn config(peers: u16, admin: u16) -> String {
     };
     let peer = |country: &str, home: &str, folder: &str, more: &str| {
         format!(
-            "[[peer]]\ncountry = \"{country}\"\nname = \"{country}\"\nhome_community_id = \"urn:oid:{home}\"\ntls_anchors = \"{folder}/anchors.pem\"\nseal_anchors = \"{folder}/anchors.pem\"\n{more}"
+            "[[peer]]\ncountry = \"{country}\"\nname = \"{country}\"\nhome_community_id = \"urn:oid:{home}\"\ntls_anchors = \"{folder}/anchors.pem\"\nseal_anchors = \"{folder}/anchors.pem\"\n{pin}{more}",
+            pin = ncp_tests::pki::peer_pin(country),
         )
     };
     format!(

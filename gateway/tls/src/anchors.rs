@@ -14,7 +14,7 @@ use openssl::x509::{X509, X509PurposeId, X509Ref, X509StoreContext, X509VerifyRe
 
 use crate::ocsp::{AtHand, Status};
 use crate::revocation::{now, unix};
-use crate::{Revocation, TlsError, context, ssl_error};
+use crate::{CertificateFacts, Names, Revocation, TlsError, context, ssl_error};
 
 /// X509_V_ERR_UNABLE_TO_GET_CRL of OpenSSL's x509_vfy.h.
 const NO_CRL: i32 = 3;
@@ -60,6 +60,8 @@ pub struct Anchors {
     held: Mutex<HashMap<String, i64>>,
     revocation: Revocation,
     purpose: Purpose,
+    /// The certificates that have this use; none: all under the anchors.
+    names: Option<Names>,
 }
 
 impl Anchors {
@@ -88,7 +90,14 @@ impl Anchors {
             held: Mutex::default(),
             revocation,
             purpose,
+            names: None,
         })
+    }
+
+    /// The same for the certificates of these names alone, where names are given.
+    #[must_use]
+    pub fn pinned(self, names: Option<Names>) -> Self {
+        Self { names, held: Mutex::default(), ..self }
     }
 
     /// Every certificate of the files.
@@ -193,7 +202,17 @@ impl Anchors {
             seal_use(certificate)?;
         }
         strength(certificate)?;
-        Ok((self.crl_status(certificate, sent)?, chain))
+        let freshness = self.crl_status(certificate, sent)?;
+        self.named(certificate)?;
+        Ok((freshness, chain))
+    }
+
+    /// The digest in the reason is what an operator may put on the list.
+    fn named(&self, certificate: &X509Ref) -> Result<(), TlsError> {
+        let Some(names) = &self.names else { return Ok(()) };
+        let facts = CertificateFacts::of(certificate)?;
+        let reason = || format!("certificate sha256:{} is not among the names of this use", facts.fingerprint);
+        if names.admit(&facts) { Ok(()) } else { Err(TlsError::Untrusted(reason())) }
     }
 
     /// Whether this certificate's path held and still must: neither anchors nor CRLs change here, only the time does.

@@ -119,7 +119,8 @@ xcai = "https://localhost:{port}/services/rad75"
 patient_roots = ["{PATIENTS}"]
 tls_anchors = "{anchors}"
 seal_anchors = "{anchors}"
-"#,
+{pin}"#,
+        pin = ncp_tests::pki::peer_pin("FI"),
         anchors = asking.dir.join("FI/anchors.pem").display()
     );
     std::fs::write(&path, std::fs::read_to_string(&path)? + &peer)?;
