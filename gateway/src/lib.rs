@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod audit_scope;
+mod circuit;
 pub mod clinician;
 pub mod config;
 pub mod consumer;
@@ -21,6 +22,7 @@ pub mod policy;
 mod recent;
 pub mod reload;
 pub mod responding;
+mod retry_after;
 pub mod shutdown;
 pub mod smp;
 pub mod snapshot;

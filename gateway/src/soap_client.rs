@@ -17,7 +17,9 @@ use ncp_xml::{Element, Limits as XmlLimits};
 use tokio::sync::oneshot;
 
 use crate::audit_scope::Recorder;
+use crate::http_get;
 use crate::pending::{Arrived, Pending};
+use crate::retry_after;
 
 /// A pooled client of one system.
 pub type Route = HttpClient<UnsyncBoxBody<Bytes, BoxError>>;
@@ -129,6 +131,9 @@ pub enum CallError {
     /// An HTTP status without SOAP.
     #[error("HTTP {0}")]
     Http(u16),
+    /// Busy, and says when to come back.
+    #[error("busy")]
+    Later(Duration),
     /// A SOAP fault; its text is not kept.
     #[error("fault")]
     Fault,
@@ -189,6 +194,7 @@ impl SoapCall<'_> {
         };
         let request = Request::post(self.endpoint)
             .header(header::CONTENT_TYPE, content_type)
+            .header(header::ACCEPT_ENCODING, "identity")
             .body(body)
             .map_err(|_| CallError::Unreachable("address".into()))?;
         let work = async {
@@ -236,16 +242,21 @@ async fn answer(
 ) -> Result<Option<Answer>, CallError> {
     let response = route.request(request).await.map_err(|e| unreachable(&e))?;
     let (parts, body) = response.into_parts();
+    if let Some(coding) = http_get::coding(&parts.headers) {
+        return Err(CallError::Unreadable(format!("content coding {coding}")));
+    }
     // Taken, and answered elsewhere (WS-Addressing SOAP Binding 5).
     if parts.status.is_success() && body.is_end_stream() {
         return Ok(None);
     }
     let mut headers = parts.headers;
+    let later = matches!(parts.status.as_u16(), 429 | 503).then(|| retry_after::read(&headers)).flatten();
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
     let limits = MessageLimits { root_bytes, parts: PARTS, idle, ..MessageLimits::default() };
-    let refused = |error: SoapError| match parts.status.is_success() {
-        true => error.into(),
-        false => CallError::Http(parts.status.as_u16()),
+    let refused = |error: SoapError| match (parts.status.is_success(), later) {
+        (true, _) => error.into(),
+        (false, Some(after)) => CallError::Later(after),
+        (false, None) => CallError::Http(parts.status.as_u16()),
     };
     let mut listed = Listed { most: most.unwrap_or_default(), ..Listed::default() };
     let (envelope, parts) = if most.is_some() {

@@ -77,6 +77,7 @@ async fn post(target: &FhirTarget, body: Vec<u8>) -> Result<StatusCode, AuditErr
         .uri(format!("{}/AuditEvent", target.base.trim_end_matches('/')))
         .header(header::CONTENT_TYPE, "application/fhir+json")
         .header(header::ACCEPT, "application/fhir+json")
+        .header(header::ACCEPT_ENCODING, "identity")
         .body(Full::new(Bytes::from(body)))
         .map_err(|e| failed(e.to_string()))?;
     let call = async {

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::initiating::PeerError;
 use crate::outcome::GatewayError;
 use crate::policy::PolicyError;
+use crate::retry_after;
 
 /// Code system of the detail codes.
 const OUTCOME_SYSTEM: &str = "urn:ncp:fhir:CodeSystem:outcome";
@@ -121,8 +122,11 @@ impl Problem {
                 let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
                 headers.extend(HeaderValue::try_from(value).ok().map(|v| (header::WWW_AUTHENTICATE, v)));
             }
-            Self::Busy => {
+            Self::Busy | Self::Country(_, GatewayError::Peer(PeerError::Busy)) => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            Self::Country(_, GatewayError::Peer(PeerError::Later(after))) => {
+                headers.insert(header::RETRY_AFTER, retry_after::seconds(*after).into());
             }
             _ => {}
         }
@@ -165,8 +169,15 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
         GatewayError::Peer(PeerError::Busy) => {
             (S::SERVICE_UNAVAILABLE, "transient", "country-busy", format!("Too many calls to {name} at once."))
         }
-        GatewayError::Peer(PeerError::Unreachable(_) | PeerError::Http(_) | PeerError::BrokeOff | PeerError::Open) => {
+        GatewayError::Peer(PeerError::Later(_)) => {
+            (S::SERVICE_UNAVAILABLE, "transient", "country-busy", format!("{name} is busy; try again later."))
+        }
+        GatewayError::Peer(PeerError::Unreachable(_) | PeerError::Http(_) | PeerError::Open) => {
             (S::BAD_GATEWAY, "transient", "country-unreachable", format!("{name} cannot be reached."))
+        }
+        // It was reached, and what it sent ended early: mostly one object behind it is to blame.
+        GatewayError::Peer(PeerError::BrokeOff) => {
+            (S::BAD_GATEWAY, "transient", "country-incomplete", format!("The answer of {name} broke off."))
         }
         GatewayError::Peer(PeerError::NotServed) => {
             (S::BAD_GATEWAY, "not-supported", "country-not-served", format!("{name} does not offer this."))

@@ -57,6 +57,9 @@ pub enum PeerError {
     /// As many calls to the country are open as may be.
     #[error("too many calls to the peer are open")]
     Busy,
+    /// The country is busy and says when to come back.
+    #[error("peer is busy")]
+    Later(Duration),
     /// The country failed too often of late and is not asked for a while.
     #[error("peer is not asked after its failures")]
     Open,
@@ -65,13 +68,20 @@ pub enum PeerError {
 impl PeerError {
     /// Whether there was no answer of the transaction at all (ITI TF-3: table 4.2.4.1-2, XDSUnavailableCommunity).
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::NotServed | Self::Http(_) | Self::Fault | Self::Open) || self.is_of_the_way()
+        matches!(self, Self::NotServed | Self::Http(_) | Self::Later(_) | Self::Fault | Self::Open)
+            || self.is_of_the_way()
     }
 
-    /// Whether the way to the peer failed, or the peer itself: what a circuit counts.
+    /// Whether the way to the peer failed, or the peer itself.
     pub fn is_of_the_way(&self) -> bool {
+        matches!(self, Self::BrokeOff) || self.opens_a_circuit()
+    }
+
+    /// Whether the peer as a whole does not answer: what a circuit counts. An answer that breaks off counts against its
+    /// exchange alone: mostly one object behind the peer is to blame.
+    pub fn opens_a_circuit(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Timeout | Self::BrokeOff => true,
+            Self::Unreachable(_) | Self::Timeout => true,
             Self::Http(status) => *status >= 500,
             _ => false,
         }
@@ -85,6 +95,7 @@ impl From<CallError> for PeerError {
             CallError::BrokeOff => Self::BrokeOff,
             CallError::Timeout => Self::Timeout,
             CallError::Http(status) => Self::Http(status),
+            CallError::Later(after) => Self::Later(after),
             CallError::Fault => Self::Fault,
             CallError::Malformed(what) => Self::Malformed(what),
             CallError::Unreadable(what) => Self::Unreadable(what),

@@ -22,6 +22,7 @@ pub(super) async fn deliver(exchange: &Exchange, address: &str, reply: Reply) ->
     let content_type = parts.headers.get(header::CONTENT_TYPE).cloned().ok_or(PeerError::Malformed("reply"))?;
     let request = Request::post(address)
         .header(header::CONTENT_TYPE, content_type)
+        .header(header::ACCEPT_ENCODING, "identity")
         .body(body)
         .map_err(|_| PeerError::Unreachable("address".into()))?;
     let answered = tokio::time::timeout(WHOLE, route.request(request)).await.map_err(|_| PeerError::Timeout)?;

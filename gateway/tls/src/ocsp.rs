@@ -130,6 +130,8 @@ pub async fn fetch(
 ) -> Result<Bytes, TlsError> {
     let failed = |why: String| TlsError::Handshake(format!("{url}: {why}"));
     let builder = Request::builder().uri(url).header(header::USER_AGENT, "ncp-gateway");
+    // Without the field a server may choose any coding (RFC 9110 12.5.3).
+    let builder = builder.header(header::ACCEPT_ENCODING, "identity");
     let request = match post {
         Some((kind, body)) => {
             builder.method("POST").header(header::CONTENT_TYPE, kind).body(Full::new(Bytes::from(body)))
@@ -142,6 +144,10 @@ pub async fn fetch(
         let response = client.request(request).await.map_err(|e| failed(e.to_string()))?;
         if response.status() != hyper::StatusCode::OK {
             return Err(failed(format!("HTTP {}", response.status())));
+        }
+        let coding = response.headers().get(header::CONTENT_ENCODING).map(hyper::http::HeaderValue::as_bytes);
+        if coding.is_some_and(|coding| !coding.eq_ignore_ascii_case(b"identity")) {
+            return Err(failed("a content coding that was not asked for".into()));
         }
         let body = Limited::new(response.into_body(), most).collect().await.map_err(|e| failed(e.to_string()))?;
         Ok(body.to_bytes())

@@ -8,7 +8,7 @@ use crate::soap_client::{CallError, code_only};
 /// A call that brought no answer.
 pub(super) fn of_call(error: CallError) -> NationalError {
     match error {
-        CallError::Http(429 | 503) => NationalError::Busy,
+        CallError::Later(_) | CallError::Http(429 | 503) => NationalError::Busy,
         CallError::Timeout | CallError::Unreachable(_) | CallError::BrokeOff | CallError::Http(500..) => {
             NationalError::down(error.to_string())
         }

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::XdsSource;
 use super::errors::of_call;
 use crate::config::{PatientTransaction, XdsPatients};
+use crate::http_get::{IDENTITY, coding};
 use crate::national::NationalError;
 use crate::policy::{Authorised, LookUp};
 use crate::soap_client::{CallError, Packaging};
@@ -122,11 +123,15 @@ impl Supplier {
         let request = Request::post(url)
             .header(header::CONTENT_TYPE, FHIR)
             .header(header::ACCEPT, FHIR)
+            .header(header::ACCEPT_ENCODING, IDENTITY)
             .body(Full::new(Bytes::from(parameters(wanted).to_string())))
             .map_err(|_| NationalError::broken("supplier's address"))?;
         let unreachable = |_| NationalError::down("supplier cannot be reached");
         let response = self.http.request(request).await.map_err(unreachable)?;
         let status = response.status();
+        if let Some(coding) = coding(response.headers()) {
+            return Err(NationalError::broken(format!("supplier answered in the content coding {coding}")));
+        }
         if !status.is_success() {
             return match status {
                 StatusCode::NOT_FOUND => Ok(Vec::new()),
