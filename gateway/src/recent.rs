@@ -11,7 +11,10 @@ const ENTRIES: usize = 64;
 const UNITS: usize = 200_000;
 
 /// A small store of recent answers, newest last.
-pub(crate) struct Recent<K, V>(Mutex<VecDeque<Entry<K, V>>>);
+pub(crate) struct Recent<K, V> {
+    life: Duration,
+    entries: Mutex<VecDeque<Entry<K, V>>>,
+}
 
 struct Entry<K, V> {
     key: K,
@@ -22,22 +25,29 @@ struct Entry<K, V> {
 
 impl<K, V> Default for Recent<K, V> {
     fn default() -> Self {
-        Self(Mutex::new(VecDeque::new()))
+        Self::lasting(LIFE)
+    }
+}
+
+impl<K, V> Recent<K, V> {
+    /// Of answers that may be used for so long.
+    pub(crate) fn lasting(life: Duration) -> Self {
+        Self { life, entries: Mutex::default() }
     }
 }
 
 impl<K: PartialEq, V> Recent<K, V> {
     /// An answer that is young enough.
     pub(crate) fn get(&self, key: &K) -> Option<Arc<V>> {
-        let entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = entries.iter().find(|e| e.key == *key && e.at.elapsed() < LIFE)?;
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = entries.iter().find(|e| e.key == *key && e.at.elapsed() < self.life)?;
         Some(found.value.clone())
     }
 
     /// Keeps an answer of that many units; the oldest go when there are too many.
     pub(crate) fn put(&self, key: K, value: Arc<V>, units: usize) {
-        let mut entries = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|e| e.key != key && e.at.elapsed() < LIFE);
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.retain(|e| e.key != key && e.at.elapsed() < self.life);
         entries.push_back(Entry { key, value, units, at: Instant::now() });
         while entries.len() > ENTRIES || entries.iter().map(|e| e.units).sum::<usize>() > UNITS {
             entries.pop_front();

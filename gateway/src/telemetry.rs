@@ -158,6 +158,13 @@ const REPORTED: [&str; 39] = [
     "no code",
 ];
 
+/// Labels of a national system.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ConnectorLabels {
+    /// The connector's name in the configuration.
+    pub connector: String,
+}
+
 /// Which repository gets audit records.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ReceiverLabels {
@@ -192,6 +199,7 @@ pub struct Metrics {
     calls_refused: Family<RefusedLabels, Counter>,
     left_out: Family<LeftOutLabels, Counter>,
     peer_reports: Family<ReportLabels, Counter>,
+    connector_circuits: Family<ConnectorLabels, Gauge>,
     certificate_ends: Family<CertificateLabels, Gauge>,
     audit: AuditMetrics,
     smp_ages: Family<ServiceLabels, Gauge>,
@@ -240,6 +248,9 @@ impl Default for Metrics {
         let circuits = Family::default();
         let calls_refused = Family::default();
         let left_out = Family::default();
+        let connector_circuits = Family::default();
+        let help = "calls to a national system: 0 made, 1 probed, 2 not made";
+        registry.register("connector_circuit", help, connector_circuits.clone());
         let help = "studies, documents and instances of a national system that are not in an answer, by reason";
         registry.register("connector_left_out", help, left_out.clone());
         let peer_reports = Family::default();
@@ -276,6 +287,7 @@ impl Default for Metrics {
             calls_refused,
             left_out,
             peer_reports,
+            connector_circuits,
             certificate_ends,
             audit,
             smp_ages,
@@ -357,6 +369,11 @@ impl Metrics {
         let PeerLabels { country, transaction } = labels;
         let labels = RefusedLabels { country, transaction, reason: reason.to_owned() };
         self.calls_refused.get_or_create(&labels).inc();
+    }
+
+    /// State of a national system's circuit: 0 closed, 1 half open, 2 open.
+    pub fn connector_circuit(&self, connector: &str, state: i64) {
+        self.connector_circuits.get_or_create(&ConnectorLabels { connector: connector.to_owned() }).set(state);
     }
 
     /// Counts what a national system did not bring.

@@ -129,7 +129,8 @@ async fn foreign_objects_are_withheld() {
     for (slice, id, file) in swapped {
         archive.faults().files.insert(study.instance(slice), file);
         let fetched = fetch(&neighbour, &images(&study, LOCATION, [slice])).await;
-        assert!(!fetched.whole && fetched.instances.is_empty(), "{id}");
+        assert!(fetched.whole && fetched.instances.is_empty(), "{id}");
+        assert_eq!((fetched.response.status, codes(&fetched)), (Status::Failure, vec!["XDSDocumentUniqueIdError"]));
     }
     let fetched = fetch(&neighbour, &images(&study, LOCATION, 1..=6)).await;
     assert!(fetched.whole && fetched.response.status == Status::PartialSuccess);
@@ -139,7 +140,8 @@ async fn foreign_objects_are_withheld() {
 
     archive.faults().media_type = Some("text/html");
     let fetched = fetch(&neighbour, &images(&study, LOCATION, [6])).await;
-    assert!(!fetched.whole && fetched.instances.is_empty());
+    assert!(fetched.whole && fetched.instances.is_empty());
+    assert_eq!(codes(&fetched), ["XDSRepositoryError"]);
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@ mod consent;
 mod dicomweb;
 mod domain;
 mod grpc;
+mod habit;
+mod habits;
 mod harness;
 mod mime;
 mod odd_archive;

@@ -220,8 +220,9 @@ async fn objects_of_somebody_else_do_not_leave() {
     let other = foreign.write(&world.dir.path().join("other")).expect("writes");
     domain.0.lock().expect("not poisoned").files.insert(study.instance(2), other[1].clone());
     let fetched = fetch(&neighbour, &images(&study, SOURCE, 2..=2)).await;
-    assert!(!fetched.whole && fetched.instances.is_empty());
-    // Whoever asks again hears that it is not to be had, and gets the others.
+    assert!(fetched.whole && fetched.instances.is_empty());
+    assert_eq!(codes(&fetched), ["XDSDocumentUniqueIdError"]);
+    // Whoever asks for all hears that it is not to be had, and gets the others.
     let fetched = fetch(&neighbour, &images(&study, SOURCE, 1..=3)).await;
     assert!(fetched.whole && fetched.response.status == Status::PartialSuccess);
     assert_eq!((fetched.instances.len(), codes(&fetched)), (2, vec!["XDSDocumentUniqueIdError"]));
@@ -439,7 +440,8 @@ async fn a_manifest_does_not_outweigh_the_register() {
         let study = Study { patient_id: patient_id.into(), ..study(8, 1) };
         let (_domain, neighbour, files) = domain_and_register(&world, &study, iti47, register).await;
         let fetched = fetch(&neighbour, &images(&study, SOURCE, [1])).await;
-        assert_eq!((fetched.whole, fetched.instances.len()), (served, usize::from(served)), "{patient_id} {register}");
+        assert_eq!((fetched.whole, fetched.instances.len()), (true, usize::from(served)), "{patient_id} {register}");
+        assert_eq!(fetched.response.status == Status::Success, served, "{patient_id} {register}");
         same_as_files(&fetched, &files, &study);
     }
 }

@@ -41,6 +41,18 @@ pub enum NationalConnector {
     Xds(Xds),
 }
 
+impl NationalConnector {
+    /// What people call it.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Embedded(Embedded { name, .. })
+            | Self::DicomWeb(DicomWeb { name, .. })
+            | Self::Grpc(Grpc { name, .. })
+            | Self::Xds(Xds { name, .. }) => name,
+        }
+    }
+}
+
 /// A national XDS.b and XDS-I.b infrastructure.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -192,6 +204,9 @@ pub struct DicomWeb {
     /// Silence inside an answer.
     #[serde(default = "thirty_seconds", deserialize_with = "duration")]
     pub idle: Duration,
+    /// How long an archive that is busy and says for how long is waited for with one instance.
+    #[serde(default = "twenty_seconds", deserialize_with = "duration")]
+    pub wait: Duration,
     /// How often a search or an instance is asked for again when that may help.
     #[serde(default = "twice")]
     pub retries: u32,
@@ -326,6 +341,9 @@ fn ten_thousand() -> usize {
 }
 fn thirty_seconds() -> Duration {
     Duration::from_secs(30)
+}
+fn twenty_seconds() -> Duration {
+    Duration::from_secs(20)
 }
 fn twice() -> u32 {
     2

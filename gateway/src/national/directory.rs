@@ -18,7 +18,8 @@ use super::dicomweb::DicomWebSource;
 use super::embedded::EmbeddedSource;
 use super::grpc::GrpcSource;
 use super::patients::Patients;
-use super::setbacks::Setbacks;
+use super::setbacks::{Failures, Setbacks, settled};
+use super::way::Way;
 use super::xds::XdsSource;
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedStudy, Missing, NationalError,
@@ -38,8 +39,16 @@ pub struct National {
     metrics: Metrics,
 }
 
-/// One system. A new kind is a new variant.
-enum Connector {
+/// One system under its name.
+struct Connector {
+    name: String,
+    /// Instances that can be opened beside each other.
+    ahead: usize,
+    system: System,
+}
+
+/// A new kind is a new variant.
+enum System {
     Embedded(EmbeddedSource),
     DicomWeb(Box<DicomWebSource>),
     Grpc(Box<GrpcSource>),
@@ -50,15 +59,15 @@ enum Connector {
 macro_rules! each {
     ($connector:expr, $source:ident => $call:expr) => {
         match $connector {
-            Connector::Embedded($source) => $call,
-            Connector::DicomWeb($source) => $call,
-            Connector::Grpc($source) => $call,
-            Connector::Xds($source) => $call,
+            System::Embedded($source) => $call,
+            System::DicomWeb($source) => $call,
+            System::Grpc($source) => $call,
+            System::Xds($source) => $call,
         }
     };
 }
 
-impl Connector {
+impl System {
     fn repositories(&self) -> &[Oid] {
         match self {
             Self::Embedded(source) => std::slice::from_ref(source.repository()),
@@ -83,21 +92,17 @@ impl Connector {
 
     /// Registry objects; a patient whom the system does not know has none.
     async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let objects = match self {
-            Self::Xds(source) => return source.registered(of).await,
-            Self::Embedded(source) => source.objects(of).await,
-            Self::DicomWeb(source) => source.objects(of).await,
-            Self::Grpc(source) => {
-                return match source.registered(of).await {
-                    Err(NationalError::NoPatient) => Ok(Registered::default()),
-                    other => other,
-                };
+        let registered = match self {
+            Self::Xds(source) => source.registered(of).await,
+            Self::DicomWeb(source) => source.registered(of).await,
+            Self::Grpc(source) => source.registered(of).await,
+            Self::Embedded(source) => {
+                source.objects(of).await.map(|objects| Registered { objects, ..Registered::default() })
             }
         };
-        match objects {
+        match registered {
             Err(NationalError::NoPatient) => Ok(Registered::default()),
-            Err(error) => Err(error),
-            Ok(objects) => Ok(Registered { objects, ..Registered::default() }),
+            other => other,
         }
     }
 }
@@ -131,27 +136,35 @@ impl National {
         let patients = Arc::new(patients);
         let mut connectors = Vec::new();
         for connector in &config.connector {
+            let way = Way::new(connector.name(), &whole.limits, metrics.clone());
             let language = &config.language;
-            connectors.push(match connector {
+            let ahead = match connector {
+                config::Connector::DicomWeb(archive) => archive.parallel,
+                _ => 1,
+            };
+            let system = match connector {
                 config::Connector::Embedded(folder) => {
-                    Connector::Embedded(EmbeddedSource::scan(folder, language, patients.clone())?)
+                    System::Embedded(EmbeddedSource::scan(folder, language, patients.clone())?)
                 }
                 config::Connector::DicomWeb(archive) => {
-                    Connector::DicomWeb(Box::new(DicomWebSource::new(archive, language, patients.clone())?))
+                    let way = (way, config.patience);
+                    System::DicomWeb(Box::new(DicomWebSource::new(archive, language, patients.clone(), way)?))
                 }
-                config::Connector::Grpc(service) => Connector::Grpc(Box::new(GrpcSource::new(service)?)),
+                config::Connector::Grpc(service) => System::Grpc(Box::new(GrpcSource::new(service, way)?)),
                 config::Connector::Xds(domain) => {
-                    Connector::Xds(Box::new(XdsSource::new(domain, whole, signer, patients.clone())?))
+                    System::Xds(Box::new(XdsSource::new(domain, whole, signer, patients.clone(), way)?))
                 }
-            });
+            };
+            connectors.push(Connector { name: connector.name().to_owned(), ahead, system });
         }
         Ok(Self { patients, connectors, setbacks: Setbacks::default(), patience: config.patience, metrics })
     }
 
     /// The entries with these ids in every registry that answers; one that fails hides nothing that another has.
     pub async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Vec<DocumentEntry> {
-        let answers =
-            self.ask_all(|connector| async move { each!(connector, source => source.entries(ids).await) }).await;
+        let answers = self
+            .ask_all(|connector| async move { each!(&connector.system, source => source.entries(ids).await) })
+            .await;
         answers.into_iter().flatten().flatten().collect()
     }
 
@@ -165,7 +178,7 @@ impl National {
         ids: &Authorised<LookUp<ObjectIds>>,
     ) -> Result<Vec<DocumentEntry>, NationalError> {
         let connector = self.of_repository(repository).ok_or(NationalError::UnknownRepository)?;
-        let entries = self.in_time(async { each!(connector, source => source.entries(ids).await) }).await?;
+        let entries = self.in_time(async { each!(&connector.system, source => source.entries(ids).await) }).await?;
         Ok(entries.into_iter().filter(|e| e.repository_unique_id == *repository).collect())
     }
 
@@ -176,7 +189,9 @@ impl National {
         let asked = locations.into_iter().map(|location| async {
             let part = request.derive(at_location(request.get(), location));
             let answer = match self.at_location(location) {
-                Some(connector) => self.in_time(async { each!(connector, source => source.locate(&part).await) }).await,
+                Some(connector) => {
+                    self.in_time(async { each!(&connector.system, source => source.locate(&part).await) }).await
+                }
                 None => Err(NationalError::UnknownRepository),
             };
             (part, answer)
@@ -186,10 +201,10 @@ impl National {
                 Ok(studies) => studies.into_iter().for_each(|study| out.add(study)),
                 Err(error) => {
                     tracing::warn!(reason = %error, "source not reached");
-                    let why = match error {
-                        NationalError::UnknownRepository => Missing::UnknownSource,
-                        NationalError::Busy => Missing::Busy,
-                        _ => Missing::Failed,
+                    let why = match Missing::of(&error) {
+                        // A source that is not there says nothing of its instances.
+                        Missing::Unknown => Missing::Failed,
+                        why => why,
                     };
                     out.unreached.extend(missing_of(part.get(), why));
                 }
@@ -199,27 +214,47 @@ impl National {
         out
     }
 
-    /// Opens the instances of a released study in the sources that listed them.
+    /// Opens the instances of a released study in the sources that listed them. What fails before the first instance of a
+    /// source can go on, or beside it, is told as missing, so that it is not promised; a source that does not open takes no
+    /// other's instances with it.
     ///
     /// # Errors
-    /// The first source's that does not open.
+    /// None of the sources is known.
     pub async fn retrieve_instances(
         &self,
         study: Authorised<Disclose<LocatedStudy>>,
     ) -> Result<Retrieval, NationalError> {
         let trc = study.identity().trc_id.clone().unwrap_or_default();
-        let mut missing = Vec::new();
+        let mut out = Retrieval::of(Box::pin(futures_util::stream::empty()));
         let mut streams = Vec::new();
         for (location, part) in study.split_by(|instance| instance.request.repository.clone()) {
             let connector = self.at_location(&location).ok_or(NationalError::UnknownRepository)?;
-            let opened = each!(connector, source => source.retrieve_instances(part).await)?;
-            missing.extend(opened.missing);
-            streams.push(opened.instances);
+            let uid = part.get().study.clone();
+            let wanted: Vec<DocumentRequest> = part.get().instances.iter().map(|i| i.request.clone()).collect();
+            let failures = Failures { connector: connector.name.clone(), study: uid, metrics: self.metrics.clone() };
+            match each!(&connector.system, source => source.retrieve_instances(part).await) {
+                Ok(opened) => {
+                    out.missing.extend(opened.missing);
+                    out.foreign.extend(opened.foreign);
+                    let (failed, instances) = settled(opened.instances, connector.ahead).await;
+                    for (request, error) in failed {
+                        failures.note(&request, &error);
+                        self.setbacks.lasting(&trc, &request, &error);
+                        out.foreign.extend(error.foreign());
+                        out.missing.push((request, Missing::of(&error)));
+                    }
+                    streams.push(instances.map(move |instance| instance.map(|one| failures.watch(one))));
+                }
+                Err(error) => {
+                    wanted.iter().for_each(|request| failures.note(request, &error));
+                    out.missing.extend(wanted.into_iter().map(|request| (request, Missing::of(&error))));
+                }
+            }
         }
         let setbacks = self.setbacks.clone();
         let instances = futures_util::stream::iter(streams).flatten();
         let instances = instances.map(move |instance| instance.map(|instance| setbacks.watch(&trc, instance)));
-        Ok(Retrieval { missing, instances: Box::pin(instances) })
+        Ok(Retrieval { instances: Box::pin(instances), ..out })
     }
 
     /// A look-up within its deadline.
@@ -235,7 +270,7 @@ impl National {
     pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
         let mut out = Registered::default();
         let mut answered = self.connectors.is_empty();
-        for answer in self.ask_all(|connector| connector.registered(of)).await {
+        for answer in self.ask_all(|connector| connector.system.registered(of)).await {
             match answer {
                 Ok(registered) => {
                     answered = true;
@@ -271,11 +306,11 @@ impl National {
     }
 
     fn of_repository(&self, repository: &Oid) -> Option<&Connector> {
-        self.connectors.iter().find(|c| c.repositories().contains(repository))
+        self.connectors.iter().find(|c| c.system.repositories().contains(repository))
     }
 
     fn at_location(&self, location: &Oid) -> Option<&Connector> {
-        self.connectors.iter().find(|c| c.locations().contains(location))
+        self.connectors.iter().find(|c| c.system.locations().contains(location))
     }
 }
 
@@ -287,7 +322,7 @@ impl PatientDemographicsSupplier for National {
         }
         let mut found: Vec<PatientRecord> = Vec::new();
         let mut failed = None;
-        for answer in self.ask_all(|connector| connector.find(query)).await {
+        for answer in self.ask_all(|connector| connector.system.find(query)).await {
             match answer {
                 Ok(records) => {
                     for record in records {
@@ -312,7 +347,7 @@ impl DocumentRepository for National {
     async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
         let connector =
             self.of_repository(&entry.get().repository_unique_id).ok_or(NationalError::UnknownRepository)?;
-        each!(connector, source => source.retrieve(entry).await)
+        each!(&connector.system, source => source.retrieve(entry).await)
     }
 }
 

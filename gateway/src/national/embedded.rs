@@ -147,7 +147,7 @@ impl ImagingDocumentSource for EmbeddedSource {
         }
         let stream = futures_util::stream::iter(files)
             .map(|(request, path, size)| Ok(Instance { request, size: Some(size), content: file_content(path, size) }));
-        Ok(Retrieval { missing: Vec::new(), instances: Box::pin(stream) })
+        Ok(Retrieval::of(Box::pin(stream)))
     }
 }
 

@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::incoming::{Incoming, instances};
+use super::way::Way;
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedStudy, Missing, NationalError,
     Omission, Omitted, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval, Unit,
@@ -35,6 +36,7 @@ const MESSAGE_BYTES: usize = 16 << 20;
 /// A country's service.
 pub struct GrpcSource {
     channel: Channel,
+    way: Way,
     config: Grpc,
 }
 
@@ -43,11 +45,11 @@ impl GrpcSource {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn new(config: &Grpc) -> Result<Self, String> {
+    pub(super) fn new(config: &Grpc, way: Way) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
         let connector = config.tls.files().connector(b"\x02h2").map_err(wrong)?;
         let channel = ncp_tls::channel(&config.endpoint, &config.server_name, connector).map_err(wrong)?;
-        Ok(Self { channel, config: config.clone() })
+        Ok(Self { channel, way, config: config.clone() })
     }
 
     /// RepositoryUniqueIds whose documents it holds.
@@ -92,11 +94,13 @@ impl GrpcSource {
         query: Query,
     ) -> Result<(Vec<DocumentEntry>, usize), NationalError> {
         let mut client = DocumentRegistryClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+        let unit = requestor.trc_assertion_id.clone();
         let request = pb::QueryDocumentsRequest { requestor: Some(requestor), query: Some(query) };
-        let found = match client.query_documents(self.look_up(request)).await {
-            Ok(answers) => self.collected(answers.into_inner()).await,
-            Err(status) => Err(failed(status)),
+        let asked = async {
+            let answers = client.query_documents(self.look_up(request)).await.map_err(failed)?;
+            self.collected(answers.into_inner()).await
         };
+        let found = self.way.call(&unit, asked).await;
         let found = match found {
             // Nobody, or nothing of hers.
             Err(NationalError::UnknownDocument) => return Ok((Vec::new(), 0)),
@@ -162,11 +166,12 @@ impl PatientDemographicsSupplier for GrpcSource {
             gender: wanted.gender.clone().unwrap_or_default(),
         };
         let mut client = PatientDemographicsSupplierClient::new(self.channel.clone());
-        let answers = client.find_patients(self.look_up(request)).await.map_err(failed);
-        let found = match answers {
-            Ok(answers) => self.collected(answers.into_inner()).await,
-            Err(error) => Err(error),
+        let asked = async {
+            let answers = client.find_patients(self.look_up(request)).await.map_err(failed)?;
+            self.collected(answers.into_inner()).await
         };
+        let unit = wanted.ids.first().map(|id| id.extension.as_str()).unwrap_or_default();
+        let found = self.way.call(unit, asked).await;
         match found {
             Err(NationalError::UnknownDocument) => Err(NationalError::NoPatient),
             Err(error) => Err(error),
@@ -201,8 +206,11 @@ impl DocumentRepository for GrpcSource {
         };
         let mut client = DocumentRepositoryClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
         let idle = self.config.idle;
-        let asked = tokio::time::timeout(self.config.deadline, client.retrieve_document(request));
-        let mut chunks = asked.await.map_err(|_| slow())?.map_err(failed)?.into_inner();
+        let asked = async {
+            let asked = tokio::time::timeout(self.config.deadline, client.retrieve_document(request));
+            Ok(asked.await.map_err(|_| slow())?.map_err(failed)?.into_inner())
+        };
+        let mut chunks = self.way.call(&wanted.unique_id, asked).await?;
         let Some(pb::document_chunk::Part::Header(header)) = next(&mut chunks, idle).await?.and_then(|c| c.part) else {
             return Err(NationalError::broken("service sent no header before the document"));
         };
@@ -236,11 +244,12 @@ impl ImagingDocumentSource for GrpcSource {
         };
         let mut client =
             ImagingDocumentSourceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
-        let answers = client.locate_studies(self.look_up(message)).await.map_err(failed);
-        let found = match answers {
-            Ok(answers) => self.collected(answers.into_inner()).await,
-            Err(error) => Err(error),
+        let asked = async {
+            let answers = client.locate_studies(self.look_up(message)).await.map_err(failed)?;
+            self.collected(answers.into_inner()).await
         };
+        let unit = wanted.studies.first().map(|study| study.study.as_str()).unwrap_or_default();
+        let found = self.way.call(unit, asked).await;
         let found = match found {
             Err(NationalError::UnknownDocument) => Vec::new(),
             other => other?,
@@ -262,12 +271,15 @@ impl ImagingDocumentSource for GrpcSource {
         };
         let mut client =
             ImagingDocumentSourceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
-        let asked = tokio::time::timeout(self.config.deadline, client.retrieve_instances(request));
-        let chunks = asked.await.map_err(|_| slow())?.map_err(failed)?.into_inner();
+        let asked = async {
+            let asked = tokio::time::timeout(self.config.deadline, client.retrieve_instances(request));
+            Ok(asked.await.map_err(|_| slow())?.map_err(failed)?.into_inner())
+        };
+        let chunks = self.way.call(wanted.study.as_str(), asked).await?;
         let promised: BTreeSet<DocumentRequest> = wanted.instances.iter().map(|i| i.request.clone()).collect();
         let by_sop = promised.iter().map(|request| (request.document.clone(), request.clone())).collect();
         let sequence = Sequence { chunks, idle: self.config.idle, by_sop, head: None, left: None, failed: false };
-        Ok(Retrieval { missing: Vec::new(), instances: instances(sequence, promised, wanted.expected()) })
+        Ok(Retrieval::of(instances(sequence, promised, wanted.expected())))
     }
 }
 

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use ncp_ihe::{
     Availability, DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, PatientId, PatientQuery, PatientRecord,
-    RegistryObjects, Uid,
+    RegistryObjects, StudyRequest, Uid,
 };
 
 use crate::instance::{Expected, Foreign};
@@ -40,6 +40,7 @@ mod manifests;
 pub mod omitted;
 pub mod patients;
 mod setbacks;
+mod way;
 pub mod xds;
 
 pub use directory::{Located, National, Registered};
@@ -130,8 +131,17 @@ pub struct Document {
 pub struct Retrieval {
     /// Listed, and yet not to be had.
     pub missing: Vec<(DocumentRequest, Missing)>,
+    /// Why of those some are withheld: each raises an alert.
+    pub foreign: Vec<Foreign>,
     /// The others, in any order.
     pub instances: InstanceStream,
+}
+
+impl Retrieval {
+    /// What a source sends, of which nothing is known to be missing.
+    pub(crate) fn of(instances: InstanceStream) -> Self {
+        Self { missing: Vec::new(), foreign: Vec::new(), instances }
+    }
 }
 
 /// One DICOM Part-10 object on its way out.
@@ -168,6 +178,22 @@ pub struct LocatedStudy {
 }
 
 impl LocatedStudy {
+    /// A study of which its source cannot say whose it is nor what it has.
+    pub(crate) fn unreached(study: &StudyRequest, error: &NationalError, syntaxes: &[Uid]) -> Self {
+        let why = Missing::of(error);
+        Self {
+            study: study.study.clone(),
+            patient: None,
+            instances: Vec::new(),
+            missing: study.series.iter().flat_map(|s| &s.instances).map(|i| (i.clone(), why)).collect(),
+            modalities: Vec::new(),
+            study_date: None,
+            patient_ids: Vec::new(),
+            birth_date: None,
+            transfer_syntaxes: syntaxes.to_vec(),
+        }
+    }
+
     /// Adds what another source has of the same study.
     pub(crate) fn join(&mut self, other: Self) {
         self.instances.extend(other.instances);
@@ -221,6 +247,20 @@ pub enum Missing {
     Failed,
     /// The source is busy.
     Busy,
+}
+
+impl Missing {
+    /// What a failure means for the instances that it keeps away.
+    pub fn of(error: &NationalError) -> Self {
+        match error {
+            NationalError::Foreign(Foreign::OtherSyntax) | NationalError::TransferSyntax => Self::TransferSyntax,
+            NationalError::Foreign(_) => Self::Mismatch,
+            NationalError::UnknownDocument => Self::Unknown,
+            NationalError::UnknownRepository => Self::UnknownSource,
+            NationalError::Busy => Self::Busy,
+            _ => Self::Failed,
+        }
+    }
 }
 
 /// What a national system may answer instead of data.
@@ -279,6 +319,32 @@ impl NationalError {
     /// A failure that stays until somebody mends it.
     pub fn broken(reason: impl Into<String>) -> Self {
         Self::Down { reason: reason.into(), retry: false }
+    }
+
+    /// Why an instance is withheld, where it is.
+    pub(crate) fn foreign(&self) -> Option<Foreign> {
+        match self {
+            Self::Foreign(foreign) => Some(*foreign),
+            _ => None,
+        }
+    }
+
+    /// A word for counters.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::NoPatient => "no-patient",
+            Self::Ambiguous => "ambiguous",
+            Self::TooMany => "too-many",
+            Self::UnknownRepository => "unknown-repository",
+            Self::UnknownDocument => "not-there",
+            Self::Down { .. } => "failed",
+            Self::Unreadable(_) => "unreadable",
+            Self::Busy => "busy",
+            Self::Mismatch(_) => "mismatch",
+            Self::Foreign(_) => "withheld",
+            Self::TransferSyntax => "transfer-syntax",
+            Self::NotShown(_) => "not-shown",
+        }
     }
 
     /// Whether asking again may help.

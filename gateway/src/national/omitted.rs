@@ -71,6 +71,11 @@ impl Omission {
         }
     }
 
+    /// Whether the unit is in the answer, and only a part of it is not.
+    pub fn leaves_the_rest(self) -> bool {
+        matches!(self, Self::Fewer { .. })
+    }
+
     /// Whether asking again may help.
     pub fn may_pass(self) -> bool {
         matches!(self, Self::NotListed | Self::BeingRead)

@@ -1,16 +1,22 @@
-//! Instances that a source promised and did not deliver. Whoever asks again under the same treatment relationship hears
-//! it beforehand, so that one broken object does not keep the rest of its study away.
+//! Instances that a source did not deliver. What is known before the root of an answer is written is told there; what
+//! fails later is told beforehand to whoever asks again under the same treatment relationship, so that one broken object
+//! does not keep the rest of its study away. Each failure leaves a line with its connector and a count.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use ncp_ihe::{DocumentRequest, Uid};
+use tokio::time::timeout_at;
 
-use super::{Instance, LocatedStudy, Missing, NationalError};
+use super::omitted::digest;
+use super::{Instance, InstanceStream, LocatedStudy, Missing, NationalError};
 use crate::identity::Identity;
-use crate::instance::Foreign;
+use crate::telemetry::Metrics;
 
+/// The longest that the root of an answer waits for the first instances.
+const SETTLING: Duration = Duration::from_secs(5);
 /// How long such an instance is not promised again: longer than a large study takes.
 const LIFE: Duration = Duration::from_secs(600);
 /// Instances remembered.
@@ -57,13 +63,15 @@ impl Setbacks {
         Instance { content: Box::pin(content), ..instance }
     }
 
+    /// Remembers what failed before it was promised, unless another attempt may bring it.
+    pub(super) fn lasting(&self, trc: &str, request: &DocumentRequest, error: &NationalError) {
+        if !error.may_pass() {
+            self.note((trc.to_owned(), request.document.clone()), error);
+        }
+    }
+
     fn note(&self, key: (String, String), error: &NationalError) {
-        let why = match error {
-            NationalError::Foreign(Foreign::OtherSyntax) | NationalError::TransferSyntax => Missing::TransferSyntax,
-            NationalError::Foreign(_) => Missing::Mismatch,
-            NationalError::UnknownDocument => Missing::Unknown,
-            _ => Missing::Failed,
-        };
+        let why = Missing::of(error);
         let now = Instant::now();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
@@ -72,5 +80,61 @@ impl Setbacks {
         if known.len() < MOST {
             known.insert(key, (why, now + LIFE));
         }
+    }
+}
+
+/// Opens the first instances of a source, so many that are there, and says which fail.
+pub(super) async fn settled(
+    mut stream: InstanceStream,
+    most: usize,
+) -> (Vec<(DocumentRequest, NationalError)>, InstanceStream) {
+    let until = tokio::time::Instant::now() + SETTLING;
+    let (mut failed, mut opened) = (Vec::new(), Vec::new());
+    while opened.len() < most {
+        // What is slow stays promised.
+        let Ok(Some(next)) = timeout_at(until, stream.next()).await else { break };
+        let mut instance = match next {
+            Ok(instance) => instance,
+            Err(error) => {
+                opened.push(Err(error));
+                break;
+            }
+        };
+        match instance.content.next().await {
+            Some(Err(error)) => failed.push((instance.request, error)),
+            first => {
+                let content = futures_util::stream::iter(first).chain(instance.content);
+                opened.push(Ok(Instance { content: Box::pin(content), ..instance }));
+            }
+        }
+    }
+    (failed, Box::pin(futures_util::stream::iter(opened).chain(stream)))
+}
+
+/// Tells the operator which instances of a connector fail.
+#[derive(Clone)]
+pub(super) struct Failures {
+    pub(super) connector: String,
+    pub(super) study: Uid,
+    pub(super) metrics: Metrics,
+}
+
+impl Failures {
+    /// One that failed.
+    pub(super) fn note(&self, request: &DocumentRequest, error: &NationalError) {
+        let (study, instance) = (digest(self.study.as_str()), digest(&request.document));
+        tracing::warn!(connector = %self.connector, reason = %error, study, instance, "instance does not come");
+        self.metrics.left_out(&self.connector, error.class(), 1);
+    }
+
+    /// The instance, noted when its content fails.
+    pub(super) fn watch(&self, instance: Instance) -> Instance {
+        let (failures, request) = (self.clone(), instance.request.clone());
+        let content = instance.content.inspect(move |chunk| {
+            if let Err(error) = chunk {
+                failures.note(&request, error);
+            }
+        });
+        Instance { content: Box::pin(content), ..instance }
     }
 }

@@ -24,6 +24,7 @@ use ncp_xml::Element;
 
 use super::incoming::{Incoming, instances};
 use super::patients::Patients;
+use super::way::Way;
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedInstance, LocatedStudy,
     Missing, NationalError, Omission, Omitted, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval,
@@ -62,6 +63,10 @@ pub struct XdsSource {
     locations: Vec<Oid>,
     /// Manifests of a study of a patient: a study is asked for in batches.
     recent: Recent<(PatientId, Uid), Listed>,
+    /// Of what has no address of its own here: the supplier of patients.
+    way: Way,
+    /// The registry, repositories and sources each fail alone.
+    ways: BTreeMap<String, Way>,
 }
 
 /// A study as the manifests of its patient list it.
@@ -86,12 +91,20 @@ impl XdsSource {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn new(config: &Xds, whole: &Config, signer: &Arc<Signer>, register: Arc<Patients>) -> Result<Self, String> {
+    pub(super) fn new(
+        config: &Xds,
+        whole: &Config,
+        signer: &Arc<Signer>,
+        register: Arc<Patients>,
+        way: Way,
+    ) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
         let material = Material::load(&config.tls.certificate, &config.tls.key).map_err(wrong)?;
         let anchors = std::slice::from_ref(&config.tls.anchors);
         let connector = material.connector(anchors, b"\x08http/1.1").map_err(wrong)?;
         let own = &whole.gateway.home_community_id;
+        let addressed = config.repositories.iter().chain(&config.sources).map(|a| &a.endpoint);
+        let addresses = std::iter::once(&config.registry).chain(addressed);
         Ok(Self {
             home: config.home_community_id.clone().unwrap_or_else(|| own.clone()),
             answer_bytes: whole.limits.answer_bytes,
@@ -102,6 +115,8 @@ impl XdsSource {
             repositories: config.repositories.iter().map(|r| r.id.clone()).collect(),
             locations: config.sources.iter().map(|s| s.id.clone()).collect(),
             recent: Recent::default(),
+            ways: addresses.map(|address| (address.clone(), way.apart())).collect(),
+            way,
             register,
             config: config.clone(),
         })
@@ -153,7 +168,9 @@ impl XdsSource {
             elsewhere,
             evidence,
         };
-        call.send(&self.route).await.map_err(of_call)
+        let patient = identity.trc_patient.as_ref().map(|id| id.extension.as_str()).unwrap_or_default();
+        let way = self.ways.get(endpoint).unwrap_or(&self.way);
+        way.call(patient, async { call.send(&self.route).await.map_err(of_call) }).await
     }
 
     /// ITI-18. A partial answer is passed on as one.
@@ -435,7 +452,7 @@ impl ImagingDocumentSource for XdsSource {
         }
         let refused = wanted.instances.iter().map(|i| &i.request).filter(|r| !promised.contains(*r));
         let missing = refused.map(|r| (r.clone(), why(&response.errors, &r.document))).collect();
-        Ok(Retrieval { missing, instances: instances(sequence, promised, wanted.expected()) })
+        Ok(Retrieval { missing, ..Retrieval::of(instances(sequence, promised, wanted.expected())) })
     }
 }
 

@@ -129,17 +129,18 @@ async fn held(
     Ok((held, failed.chain(omitted.iter().map(|omitted| left_out(exchange, omitted))).collect()))
 }
 
-/// A unit that is not in the answer, by its id where it has one, with the reason.
+/// A unit that is not in the answer, by its id where it has one, with the reason. One that is listed, and not all of it,
+/// is a warning.
 fn left_out(exchange: &Exchange, omitted: &Omitted) -> RegistryError {
     let home = &exchange.app.config.gateway.home_community_id;
     let (what, location) = match omitted.unit.id() {
-        Some(id) => ("a document or study".to_owned(), format!("{id} {home}")),
+        Some(id) => ("a document or study".into(), format!("{id} {home}")),
         None => (format!("{} documents or studies", omitted.unit.count()), home.to_string()),
     };
     RegistryError {
         code: "XDSRegistryError".into(),
         context: format!("{what} left out: {} (reference {})", omitted.reason, exchange.reference),
-        severity: Severity::Error,
+        severity: if omitted.reason.leaves_the_rest() { Severity::Warning } else { Severity::Error },
         location: Some(location),
     }
 }

@@ -81,18 +81,14 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         let span = tracing::info_span!("national", ncp.transaction = "RAD-75");
         let opened = national.retrieve_instances(study).instrument(span).await;
         let missing = match opened {
-            Ok(Retrieval { missing, instances }) => {
+            Ok(Retrieval { missing, foreign, instances }) => {
+                foreign.iter().for_each(|foreign| trail.recorder().alert(foreign.rule()));
                 sources.push((facts.study.to_string(), instances));
                 missing
             }
             Err(error) => {
                 tracing::warn!(reason = %error, "an imaging document source did not open a study");
-                let why = match &error {
-                    NationalError::Busy => Missing::Busy,
-                    NationalError::TransferSyntax => Missing::TransferSyntax,
-                    NationalError::UnknownDocument => Missing::Unknown,
-                    _ => Missing::Failed,
-                };
+                let why = Missing::of(&error);
                 facts.instances.iter().map(|i| (i.request.clone(), why)).collect()
             }
         };

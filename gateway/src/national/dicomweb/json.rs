@@ -10,7 +10,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 const VALUE: usize = 1024;
 
 /// One match of a search, or one object of a metadata answer.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub(super) struct Found {
     #[serde(rename = "00080016")]
@@ -37,6 +37,12 @@ pub(super) struct Found {
     pub(super) patient_name: Text,
     #[serde(rename = "00100020")]
     pub(super) patient_id: Text,
+    /// Issuer of Patient ID.
+    #[serde(rename = "00100021")]
+    pub(super) issuer: Text,
+    /// Universal Entity ID (0040,0032) of the Issuer of Patient ID Qualifiers Sequence.
+    #[serde(rename = "00100024")]
+    pub(super) issuer_universal: Text,
     #[serde(rename = "00100030")]
     pub(super) birth_date: Text,
     #[serde(rename = "00100040")]
@@ -55,7 +61,7 @@ pub(super) struct Found {
     pub(super) frames: Text,
 }
 
-/// First value of an attribute as text; a person name by its alphabetic form.
+/// First value of an attribute as text; a person name by its alphabetic form, an issuer's item by its universal id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Text(Option<Box<str>>);
 
@@ -158,6 +164,8 @@ impl<'de> Deserialize<'de> for Scalar {
                 while let Some(key) = map.next_key::<Box<str>>()? {
                     if &*key == "Alphabetic" {
                         out = map.next_value()?;
+                    } else if &*key == "00400032" {
+                        out = Scalar(map.next_value()?);
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -206,6 +214,10 @@ mod tests {
         let answer = r#"[{
             "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Hansen^Ola", "Ideographic": "x"}]},
             "00100020": {"vr": "LO", "Value": ["P1 "]},
+            "00100021": {"vr": "LO", "Value": ["HOSPITAL-A"]},
+            "00100024": {"vr": "SQ", "Value": [{
+                "00400032": {"vr": "UT", "Value": ["2.999.1"]}, "00400033": {"vr": "CS", "Value": ["ISO"]}
+            }]},
             "00200013": {"vr": "IS", "Value": [7]},
             "00280008": {"vr": "IS", "Value": ["12"]},
             "00080050": {"vr": "SH"},
@@ -217,6 +229,7 @@ mod tests {
         let found = read(answer.as_bytes(), 10).expect("reads").remove(0);
         assert_eq!(found.patient_name.get(), Some("Hansen^Ola"));
         assert_eq!(found.patient_id.get(), Some("P1"));
+        assert_eq!((found.issuer.get(), found.issuer_universal.get()), (Some("HOSPITAL-A"), Some("2.999.1")));
         assert_eq!((found.instance_number.number(), found.frames.number()), (Some(7), Some(12)));
         for absent in [&found.accession, &found.modality, &found.study_description, &found.sop_class] {
             assert_eq!(absent.get(), None);

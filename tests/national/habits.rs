@@ -1,0 +1,286 @@
+//! Archives with habits: each unit fails alone, and what is missing is said.
+
+use std::collections::BTreeSet;
+
+use axum::response::Response;
+use ncp_ihe::{QueryResponse, Status};
+use ncp_tests::synth::Study;
+
+use crate::habit::{Archive, Asked, status};
+use crate::harness::{Asker, World, codes, fetch, same_as_files};
+use crate::{images, patient};
+
+const LOCATION: &str = "2.999.47.21.3";
+const OTHER: &str = "2.999.47.21.4";
+
+fn connector(base: &str, location: &str) -> String {
+    let root = if location == LOCATION { "2.999.47.32" } else { "2.999.47.33" };
+    format!(
+        r#"
+[[national.connector]]
+kind = "dicomweb"
+name = "archive {location}"
+url = "{base}"
+manifest_codes = "manifest.toml"
+repository_unique_id = "{location}"
+location_uids = ["{location}"]
+uid_root = "{root}"
+first_byte = "2s"
+idle = "2s"
+wait = "4s"
+page = 50
+"#
+    )
+}
+
+fn study(number: u32) -> Study {
+    Study { side: 32, ..crate::study(number, 3) }
+}
+
+/// An archive with so many studies of the patient, and who asks for them.
+async fn archive(world: &World, studies: u32) -> (Archive, Asker) {
+    let archive = Archive::default();
+    (1..=studies).for_each(|number| archive.hold(&study(number), world.dir.path()));
+    let base = archive.serve().await;
+    let neighbour = world.gateway(true, &connector(&base, LOCATION)).await;
+    (archive, neighbour)
+}
+
+/// Studies that a query lists.
+fn listed(found: &QueryResponse) -> BTreeSet<String> {
+    found.objects.entries.iter().filter_map(|e| e.study_instance_uid()).map(|uid| uid.to_string()).collect()
+}
+
+fn all_but(studies: u32, odd: &[u32]) -> BTreeSet<String> {
+    (1..=studies).filter(|n| !odd.contains(n)).map(|n| study(n).uid()).collect()
+}
+
+fn names(found: &QueryResponse, text: &str) -> bool {
+    found.errors.iter().any(|e| e.code == "XDSRegistryError" && e.context.contains(text))
+}
+
+fn names_study(found: &QueryResponse, number: u32, text: &str) -> bool {
+    let uid = study(number).uid();
+    let of = |location: &str| location.split(' ').next() == Some(uid.as_str());
+    found.errors.iter().any(|e| e.location.as_deref().is_some_and(of) && e.context.contains(text))
+}
+
+async fn complete(neighbour: &Asker, number: u32, location: &str, folder: &std::path::Path) {
+    let study = study(number);
+    let fetched = fetch(neighbour, &images(&study, location, 1..=3)).await;
+    assert!(fetched.whole, "study {number} came to its end");
+    assert_eq!((fetched.response.status, fetched.instances.len()), (Status::Success, 3), "study {number}");
+    let files: Vec<_> =
+        (1..=3).map(|slice| folder.join(format!("held-{number}")).join(format!("{slice:06}.dcm"))).collect();
+    same_as_files(&fetched, &files, &study);
+}
+
+/// Instances are sent with bare line feeds (RFC 2046 5.1.1 wants CRLF).
+fn bare_line_feeds(asked: &Asked<'_>) -> Option<Response> {
+    use axum::response::IntoResponse;
+    let body = "--b\nContent-Type: application/dicom\n\nDICM\n--b--\n";
+    let kind = "multipart/related; type=\"application/dicom\"; boundary=b";
+    (asked.what == "instance").then(|| ([("content-type", kind)], body).into_response())
+}
+
+/// IM-11, P6: whatever one archive does, another of the same country is served, and the failures of one study do not close
+/// its own archive.
+#[tokio::test]
+async fn im_11_failures_of_one_archive_close_nothing_else() {
+    let world = World::new();
+    let (odd, well) = (Archive::default(), Archive::default());
+    (1..=2).for_each(|number| odd.hold(&study(number), world.dir.path()));
+    well.hold(&study(3), world.dir.path());
+    let connectors = connector(&odd.serve().await, LOCATION) + &connector(&well.serve().await, OTHER);
+    let neighbour = world.gateway(true, &connectors).await;
+    let habits: [fn(&Asked<'_>) -> Option<Response>; 4] = [
+        bare_line_feeds,
+        |asked| (asked.what == "instance").then(|| status(500, &[])).flatten(),
+        |asked| (asked.what == "instance").then(|| status(503, &[])).flatten(),
+        |_| status(500, &[]),
+    ];
+    for (index, habit) in habits.into_iter().enumerate() {
+        odd.habit(habit);
+        for _ in 0..4 {
+            let fetched = fetch(&neighbour, &images(&study(1), LOCATION, 1..=3)).await;
+            assert!(fetched.whole && fetched.instances.is_empty(), "habit {index}: told, not broken off");
+            assert_eq!(codes(&fetched).len(), 3, "habit {index}: one error for each instance");
+        }
+        complete(&neighbour, 3, OTHER, world.dir.path()).await;
+        odd.behaves();
+        complete(&neighbour, 2, LOCATION, world.dir.path()).await;
+    }
+}
+
+/// IM-12: one study that the archive cannot list, by three habits; the others are listed, it is named.
+#[tokio::test]
+async fn im_12_one_study_that_cannot_be_listed_hides_no_other() {
+    const STUDIES: u32 = 12;
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, STUDIES).await;
+    for odd in [1, 5, STUDIES] {
+        let uid = study(odd).uid();
+        let own = uid.clone();
+        archive.habit(move |asked| {
+            (asked.what == "studies" && asked.page.contains(&own)).then(|| status(400, &[])).flatten()
+        });
+        let found = neighbour.documents(&patient()).await.expect("ITI-38");
+        assert_eq!((found.status, listed(&found)), (Status::PartialSuccess, all_but(STUDIES, &[odd])), "pages {odd}");
+        assert!(names(&found, "cannot list"), "{:?}", found.errors);
+
+        let own = uid.clone();
+        archive.habit(move |asked| {
+            (asked.what == "studies" && asked.among.contains(&own)).then(|| status(400, &[])).flatten()
+        });
+        let found = neighbour.documents(&patient()).await.expect("ITI-38");
+        assert_eq!((found.status, listed(&found)), (Status::PartialSuccess, all_but(STUDIES, &[odd])), "dates {odd}");
+        assert!(names(&found, "cannot list"), "{:?}", found.errors);
+
+        archive.habit(move |asked| {
+            let full = asked.query.contains_key("includefield");
+            (asked.what == "studies" && full && asked.among.contains(&uid)).then(|| status(500, &[])).flatten()
+        });
+        let found = neighbour.documents(&patient()).await.expect("ITI-38");
+        assert_eq!((found.status, listed(&found)), (Status::Success, all_but(STUDIES, &[])), "attributes {odd}");
+    }
+    // Nothing at all can be had: said, and quickly.
+    archive.habit(|asked| (asked.what == "studies").then(|| status(400, &[])).flatten());
+    archive.asked();
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!(found.status, Status::Failure);
+    assert!(archive.asked().len() <= 220, "a search in pieces ends");
+}
+
+/// P5: one study of many is odd, in one of several ways; the others are as if it were well, and it is named.
+#[tokio::test]
+async fn p_5_one_odd_study_changes_no_other() {
+    const STUDIES: u32 = 9;
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, STUDIES).await;
+    let ways: [(&str, fn() -> Option<Response>); 5] = [
+        ("500", || status(500, &[])),
+        ("403", || status(403, &[])),
+        ("gzip", || status(200, &[("content-encoding", "gzip")])),
+        ("no JSON", || status(200, &[])),
+        ("elsewhere", || status(302, &[("location", "http://elsewhere.example/x")])),
+    ];
+    for (index, (way, answer)) in ways.into_iter().enumerate() {
+        let odd = index as u32 * 2 + 1;
+        let part = format!("/studies/{}/", study(odd).uid());
+        archive.habit(move |asked| asked.path.contains(&part).then(answer).flatten());
+        let found = neighbour.documents(&patient()).await.expect("ITI-38");
+        assert_eq!((found.status, listed(&found)), (Status::PartialSuccess, all_but(STUDIES, &[odd])), "{way}");
+        assert!(names_study(&found, odd, "cannot list"), "{way}: {:?}", found.errors);
+        for number in (1..=STUDIES).filter(|n| *n != odd).take(2) {
+            complete(&neighbour, number, LOCATION, world.dir.path()).await;
+        }
+    }
+}
+
+/// IM-13: a slow study is named as being read, and is there on the next search; then it is not slow any more.
+#[tokio::test]
+async fn im_13_one_slow_study_hides_no_other() {
+    const STUDIES: u32 = 20;
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, STUDIES).await;
+    let gate = archive.gate(&format!("/studies/{}/", study(7).uid()));
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!((found.status, listed(&found)), (Status::PartialSuccess, all_but(STUDIES, &[7])));
+    assert!(names_study(&found, 7, "being read"), "{:?}", found.errors);
+    // It is being read once, however often it is searched for.
+    gate.add_permits(2);
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!((found.status, listed(&found)), (Status::Success, all_but(STUDIES, &[])));
+    // The gate is closed again: what took long is kept for as long as the archive counts as many instances.
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!((found.status, listed(&found)), (Status::Success, all_but(STUDIES, &[])));
+}
+
+/// IM-14: any answer of an archive that has no instances at study level leads to the series level.
+#[tokio::test]
+async fn im_14_without_instances_of_a_study_its_series_are_asked() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 2).await;
+    for code in [400, 404, 405, 501, 500] {
+        archive.habit(move |asked| {
+            let at_study = asked.what == "instances" && !asked.path.contains("/series/");
+            at_study.then(|| status(code, &[])).flatten()
+        });
+        let found = neighbour.documents(&patient()).await.expect("ITI-38");
+        assert_eq!((found.status, listed(&found)), (Status::Success, all_but(2, &[])), "{code}");
+        complete(&neighbour, 1, LOCATION, world.dir.path()).await;
+    }
+    // An archive that lists no series, but instances that name theirs.
+    archive.habit(|asked| (asked.what == "series").then(|| status(501, &[])).flatten());
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!((found.status, listed(&found)), (Status::Success, all_but(2, &[])));
+}
+
+/// IM-15: no coding but none is asked for.
+#[tokio::test]
+async fn im_15_archives_are_asked_for_no_content_coding() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 1).await;
+    neighbour.documents(&patient()).await.expect("ITI-38");
+    complete(&neighbour, 1, LOCATION, world.dir.path()).await;
+    let headers = archive.headers();
+    assert!(headers.len() > 3);
+    for headers in headers {
+        let codings: Vec<_> = headers.get_all("accept-encoding").iter().collect();
+        assert_eq!(codings, ["identity"]);
+    }
+}
+
+/// IM-18 and IM-19: an archive that is busy, or fetches from tape, is waited for as long as it says.
+#[tokio::test]
+async fn im_18_an_archive_that_says_when_is_waited_for() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 1).await;
+    for code in [503, 429, 202] {
+        archive.asked();
+        archive.habit(move |asked| {
+            let busy = asked.what == "instance" && asked.before < 2;
+            busy.then(|| status(code, &[("retry-after", "1")])).flatten()
+        });
+        complete(&neighbour, 1, LOCATION, world.dir.path()).await;
+        assert_eq!(archive.asked().iter().filter(|a| a.contains("/instances/")).count(), 9, "{code}");
+    }
+}
+
+/// IM-19: a redirect below the archive's own address is followed, another is not, and nobody else hears of it.
+#[tokio::test]
+async fn im_19_redirects_are_followed_below_the_own_address_alone() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 1).await;
+    archive.habit(|asked| {
+        let first = asked.what == "instance" && !asked.query.contains_key("key");
+        first.then(|| status(302, &[("location", "?key=1")])).flatten()
+    });
+    complete(&neighbour, 1, LOCATION, world.dir.path()).await;
+    let elsewhere = Archive::default();
+    let address = elsewhere.serve().await;
+    archive.habit(move |asked| (asked.what == "instance").then(|| status(302, &[("location", &address)])).flatten());
+    let fetched = fetch(&neighbour, &images(&study(1), LOCATION, 1..=3)).await;
+    assert!(fetched.whole && fetched.instances.is_empty());
+    assert_eq!(codes(&fetched), ["XDSRepositoryError"; 3]);
+    assert!(elsewhere.asked().is_empty());
+}
+
+/// IM-02: a search asks whose id a patient's id is.
+#[tokio::test]
+async fn im_02_a_search_asks_for_the_issuer_of_the_id() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 1).await;
+    let fields = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let kept = fields.clone();
+    archive.habit(move |asked| {
+        let asked_for = asked.query.get("includefield").cloned().unwrap_or_default();
+        if matches!(asked.what, "studies" | "instances") {
+            kept.lock().expect("not poisoned").push(asked_for);
+        }
+        None
+    });
+    neighbour.documents(&patient()).await.expect("ITI-38");
+    let fields = fields.lock().expect("not poisoned").clone();
+    assert!(fields.len() >= 2 && fields.iter().all(|f| f.contains("00100021") && f.contains("00100024")), "{fields:?}");
+}
