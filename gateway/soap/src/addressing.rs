@@ -8,6 +8,9 @@ use crate::{Envelope, SoapError};
 /// The anonymous reply address: the answer comes back on the connection.
 const ANONYMOUS: &str = "http://www.w3.org/2005/08/addressing/anonymous";
 
+/// What RelatesTo means unless it says otherwise.
+const REPLY: &str = "http://www.w3.org/2005/08/addressing/reply";
+
 /// What the headers say. OpenNCP's second set of headers, in a namespace that does not exist, is not looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Addressing {
@@ -40,10 +43,23 @@ impl Addressing {
             1..=2048 => Ok(text),
             _ => Err(SoapError::Addressing),
         };
-        let value = |local: &str| one(local)?.map(Element::trimmed).map(bounded).transpose();
+        // An attribute of theirs says that something else is meant, as RelationshipType does of what is no reply.
+        let plain = |header: &Element| match header.get("RelationshipType").unwrap_or(REPLY) {
+            REPLY if header.elements().next().is_none() => Ok(header.trimmed()),
+            _ => Err(SoapError::Addressing),
+        };
+        let value = |local: &str| one(local)?.map(plain).transpose()?.map(bounded).transpose();
         let address = |local: &str| match one(local)? {
             Some(endpoint) => {
-                let address = endpoint.child(WSA, "Address").ok_or(SoapError::Addressing)?;
+                let mut addresses = endpoint.all(WSA, "Address");
+                let (Some(address), None) = (addresses.next(), addresses.next()) else {
+                    return Err(SoapError::Addressing);
+                };
+                // They would have to go back with the answer (WS-Addressing core 3.4).
+                let parameters = |e: &Element| e.is(WSA, "ReferenceParameters") && e.elements().next().is_some();
+                if endpoint.elements().any(parameters) {
+                    return Err(SoapError::AddressRefused);
+                }
                 bounded(address.trimmed()).map(Some)
             }
             None => Ok(None),

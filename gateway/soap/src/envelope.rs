@@ -1,14 +1,14 @@
 //! The SOAP 1.2 envelope.
 
-use ncp_xml::{Element, Limits};
+use ncp_xml::{Element, Limits, is_for_us, must_be_understood};
 
 use crate::SoapError;
-use crate::ns::{SOAP, SOAP11};
+use crate::ns::{SOAP, SOAP11, WSA, WSSE};
 
 /// Header blocks and the one body element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Envelope {
-    /// Header blocks in order.
+    /// Header blocks in order; of an envelope that was read those that are for us (SOAP 1.2 part 1: 2.6).
     pub headers: Vec<Element>,
     /// The child of Body.
     pub body: Element,
@@ -35,7 +35,8 @@ impl Envelope {
         let mut next = children.next().ok_or(SoapError::Envelope)?;
         let mut headers = Vec::new();
         if next.is(SOAP, "Header") {
-            headers = next.into_elements().collect();
+            headers = next.into_elements().filter(is_for_us).collect();
+            headers.iter().try_for_each(readable)?;
             next = children.next().ok_or(SoapError::Envelope)?;
         }
         if !next.is(SOAP, "Body") || children.next().is_some() {
@@ -46,6 +47,7 @@ impl Envelope {
         if bodies.next().is_some() {
             return Err(SoapError::Envelope);
         }
+        must_be_understood(&body).ok_or(SoapError::HeaderAttribute)?;
         Ok(Self { headers, body })
     }
 
@@ -74,8 +76,19 @@ impl Envelope {
     /// # Errors
     /// [`SoapError::MustUnderstand`].
     pub fn check_must_understand(&self, known: &[(&str, &str)]) -> Result<(), SoapError> {
-        let must = |header: &&Element| matches!(header.get_in(SOAP, "mustUnderstand"), Some("1" | "true"));
+        let must = |header: &&Element| must_be_understood(header) != Some(false);
         let unknown = |header: &Element| !known.iter().any(|(ns, local)| header.is(ns, local));
         if self.headers.iter().filter(must).any(unknown) { Err(SoapError::MustUnderstand) } else { Ok(()) }
     }
+}
+
+/// Whether what a block says of itself can be read. A block of ours that stands there as another's reference parameter was
+/// put there by who wrote that reference, not by the sender (WS-Addressing SOAP binding 3.3).
+fn readable(block: &Element) -> Result<(), SoapError> {
+    must_be_understood(block).ok_or(SoapError::HeaderAttribute)?;
+    let ours = matches!(block.ns(), WSA | WSSE);
+    if ours && block.get_in(WSA, "IsReferenceParameter").is_some() {
+        return Err(SoapError::Addressing);
+    }
+    Ok(())
 }

@@ -71,6 +71,9 @@ pub enum SoapError {
     /// A header with mustUnderstand that we do not know.
     #[error("header must be understood")]
     MustUnderstand,
+    /// What a block says of its encoding, or of whether it must be understood, cannot be read.
+    #[error("attribute of a header cannot be read")]
+    HeaderAttribute,
     /// An addressing header twice or malformed.
     #[error("invalid addressing header")]
     Addressing,
