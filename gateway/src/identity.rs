@@ -70,8 +70,10 @@ pub struct Identity {
     pub organisation_id: Option<String>,
     /// Point of care.
     pub locality: String,
-    /// TREATMENT or EMERGENCY.
+    /// TREATMENT or EMERGENCY: what the TRC says where it is more specific than the login.
     pub purpose: String,
+    /// What the HCP assertion says.
+    pub login_purpose: String,
     /// HL7 permission codes, last component (`PRD-006`).
     pub permissions: Vec<String>,
     /// Whether the login class is a two-factor one of the accepted list.

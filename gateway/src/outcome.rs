@@ -149,10 +149,16 @@ impl GatewayError {
                 "wsse:FailedCheck",
             )
             .serious(Some(Alert::Security)),
-            Self::Assertion(A::WeakAuthentication) | Self::Policy(PolicyError::WeakAuthentication) => {
-                rights("ERROR_SEC_GENERIC", "4702", "the login is too weak", "wsse:FailedAuthentication")
-                    .minor(Some(Alert::RestrictedFunction))
+            Self::Assertion(A::Oversize(_)) => {
+                Row { text: "a text of the assertions is too long", ..integrity() }.serious(Some(Alert::Security))
             }
+            Self::Assertion(A::WeakAuthentication) | Self::Policy(PolicyError::WeakAuthentication) => rights(
+                "ERROR_SEC_GENERIC",
+                "4702",
+                "the login is too weak: its AuthnContextClassRef is none that is taken from this country",
+                "wsse:FailedAuthentication",
+            )
+            .minor(Some(Alert::RestrictedFunction)),
             Self::Assertion(_) | Self::Identity(_) => integrity().serious(Some(Alert::UserAuthentication)),
             Self::Replay(ReplayError::Full | ReplayError::Unreachable) | Self::Busy => Row {
                 xcpd_reason: ("ResponderBusy", IHE_REASONS),

@@ -268,7 +268,7 @@ async fn a_cluster_is_one_memory() {
 
 fn claims<'a>(peer: &'a str, id: &'a str, issued: Timestamp) -> Claims<'a> {
     let expires = issued.checked_add(SignedDuration::from_hours(1)).expect("in range");
-    let hcp = HcpClaim { id, signer: "ab", subject: "u1", issued, expires };
+    let hcp = HcpClaim { id, signer: "ab", subject: "u1", issued, expires, one_time: false };
     Claims { peer, hcp, trc: None, message: None }
 }
 

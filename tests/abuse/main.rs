@@ -15,6 +15,7 @@ use ncp_tls::{Anchors, CertificateFacts, Country, Purpose, Revocation};
 use openssl::x509::X509Ref;
 
 mod blocked;
+mod content;
 mod crl;
 mod initiating;
 mod metrics;
@@ -61,7 +62,8 @@ fn report_folder() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
 }
 
-/// Every row over mutual TLS against a gateway: the answer is one of those that the row allows, and the next good
+/// Every row over mutual TLS against a gateway (SE-15, SE-21 and SE-23 among them: T-SAM, T-SOA; ON-06: T-BND-6b, 6f;
+/// ON-14: T-SAM-50): the answer is one of those that the row allows, and the next good
 /// request is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_against_a_responding_gateway() {

@@ -44,6 +44,17 @@ impl Purpose {
         }
     }
 
+    /// What a treatment relationship makes of the purpose of the login: it may be more specific, never less. `None`: it is
+    /// less.
+    #[must_use]
+    pub fn narrowed(self, by: Option<Self>) -> Option<Self> {
+        match (self, by) {
+            (purpose, None) => Some(purpose),
+            (Self::Emergency, Some(Self::Treatment)) => None,
+            (_, Some(purpose)) => Some(purpose),
+        }
+    }
+
     /// Reads the code; the code system varies in the field and is not compared.
     pub fn parse(code: &str) -> Option<Self> {
         match code {

@@ -1,10 +1,11 @@
 //! HCP identity and TRC assertions as OpenNCP expects them: issued and verified.
 //!
 //! Verification order: closed signature profile on structure (`structure.rs`), trust in the signer (the caller's
-//! [`SignerTrust`]), libxmlsec1 (`ffi.rs`), then the *digested bytes* are parsed again and only that value is used
-//! (`assertion.rs`).
+//! [`SignerTrust`]), libxmlsec1 (`ffi.rs`), then the *digested bytes* are parsed again and only that value is used:
+//! along the table of the closed content (`content.rs`), then value by value (`assertion.rs`).
 
 mod assertion;
+mod content;
 mod error;
 mod ffi;
 mod issue;
@@ -15,8 +16,8 @@ mod token;
 mod worker;
 mod xua;
 
-pub use assertion::{AUDIENCE, HcpAssertion, NextOfKinAssertion, TrcAssertion, Verified};
-pub use error::AssertionError;
+pub use assertion::{AUDIENCE, HcpAssertion, NextOfKinAssertion, Subject, TrcAssertion, Verified, is_strong};
+pub use error::{AssertionError, FormFault, Oversize};
 pub use issue::{
     Code, HcpClaims, NextOfKin, NextOfKinClaims, Purpose, SignedAssertion, TrcClaims, hcp_template, nok_template,
     trc_template,
@@ -32,7 +33,7 @@ pub use xua::{XuaClaims, xua_template};
 /// # Errors
 /// [`AssertionError`].
 pub fn check_structure(envelope: &ncp_xml::Element) -> Result<usize, AssertionError> {
-    structure::locate(envelope, structure::Profile::CrossBorder).map(|found| found.len())
+    structure::locate(envelope, structure::Profile::CrossBorder, jiff::Timestamp::now()).map(|found| found.len())
 }
 
 /// Names of SAML and of the eHDSI profile.
@@ -53,6 +54,8 @@ pub mod names {
     pub const NOK: &str = "urn:ehdsi:assertions:nok";
     /// Method of subject confirmation.
     pub const SENDER_VOUCHES: &str = "urn:oasis:names:tc:SAML:2.0:cm:sender-vouches";
+    /// Method of subject confirmation of user assertions.
+    pub const BEARER: &str = "urn:oasis:names:tc:SAML:2.0:cm:bearer";
     /// AuthnContextClassRef of a TRC.
     pub const PREVIOUS_SESSION: &str = "urn:oasis:names:tc:SAML:2.0:ac:classes:PreviousSession";
     /// `subject-id`: the professional's name in an HCP assertion, the patient's CX in a TRC.

@@ -1,10 +1,10 @@
 //! Identity assertions of national issuers: Provide X-User Assertion [ITI-40] (ITI TF-2: 3.40.4.1.2).
 
 use jiff::Timestamp;
-use ncp_xml::Element;
 
 use crate::AssertionError as E;
-use crate::assertion::{Attributes, HCP_LIFE_S, conditions, instant, root};
+use crate::assertion::{Attributes, HCP_LIFE_S, Subject, common, ours, root};
+use crate::content::OF_XUA;
 use crate::issue::{Code, Purpose};
 use crate::names::*;
 
@@ -19,10 +19,13 @@ pub struct XuaAssertion {
     pub name_id: String,
     /// SPProvidedID.
     pub alias: Option<String>,
+    pub(crate) subject: Subject,
     /// IssueInstant.
     pub issued: Timestamp,
     /// End of life.
     pub not_on_or_after: Timestamp,
+    /// It serves one message (SAML core 2.5.1.5): the replay set keeps it.
+    pub one_time: bool,
     /// AuthnContextClassRef.
     pub authn_class: String,
     /// When the user logged in.
@@ -45,63 +48,44 @@ pub struct XuaAssertion {
     pub patient: Option<String>,
 }
 
+/// Methods by which a user may be confirmed.
+const METHODS: &[&str] = &[BEARER, SENDER_VOUCHES];
+/// Longest text of an attribute, bytes.
+const LONGEST: usize = 512;
+
 impl XuaAssertion {
-    /// Exactly one AuthnStatement with one class, one role and one purpose; an audience is required and is ours.
+    /// The closed content requires an audience, which must be ours; the one of the cross-border profile is, as for the
+    /// identity assertions from which treatments are confirmed.
     pub(crate) fn read(bytes: &[u8], now: Timestamp, audiences: &[String]) -> Result<Self, E> {
         let root = root(bytes)?;
-        if root.get("Version") != Some("2.0") {
-            return Err(E::Content("version"));
-        }
-        let issued = instant(root.get("IssueInstant"))?;
-        let issuer = root.child(SAML, "Issuer").map(Element::trimmed).filter(|i| !i.is_empty() && i.len() <= 1024);
-        let subject = root.child(SAML, "Subject").ok_or(E::Content("subject"))?;
-        let name_id = subject.child(SAML, "NameID").ok_or(E::Content("name id"))?;
-        let name = name_id.trimmed();
-        if name.is_empty() || name.len() > 1024 {
-            return Err(E::Content("name id"));
-        }
-        if subject.child(SAML, "SubjectConfirmation").and_then(|c| c.get("Method")).is_none() {
-            return Err(E::Content("subject confirmation"));
-        }
-        let not_on_or_after = conditions(&root, now, HCP_LIFE_S, |audience| audiences.contains(audience))?;
-        if root.path(SAML, &["Conditions", "AudienceRestriction"]).is_none() {
-            return Err(E::Audience);
-        }
-        let (authn_class, authn_instant) = authentication(&root)?;
-        let attributes = Attributes::of(&root)?;
-        let text = |name| attributes.text(name).map(|t| t.filter(|t| !t.is_empty() && t.len() <= 512));
-        let purpose = attributes.coded(PURPOSE, "PurposeOfUse")?.ok_or(E::Content("purpose"))?;
+        let common = common(&root, OF_XUA, now, HCP_LIFE_S, METHODS, &ours(audiences))?;
+        let attributes = Attributes::of(&root);
+        let text = |name| match attributes.text(name) {
+            Some(text) if text.len() > LONGEST => Err(E::Content("attribute too long")),
+            other => Ok(other),
+        };
+        let purpose = attributes.coded(PURPOSE, "PurposeOfUse").ok_or(E::Content("purpose"))?;
         Ok(Self {
-            issuer: issuer.ok_or(E::Content("issuer"))?,
-            alias: name_id.get("SPProvidedID").map(ToOwned::to_owned),
+            alias: common.subject.alias.clone(),
             subject_name: text(SUBJECT_ID)?.ok_or(E::Content("subject-id"))?,
-            role: attributes.coded(ROLE, "Role")?.ok_or(E::Content("role"))?,
+            role: attributes.coded(ROLE, "Role").ok_or(E::Content("role"))?,
             organisation: text(ORGANIZATION)?,
             organisation_id: text(ORGANIZATION_ID)?,
             locality: text(LOCALITY)?,
             npi: text(NPI)?,
             purpose: purpose_of(&purpose.code).ok_or(E::Content("purpose"))?,
             patient: text(RESOURCE_ID)?,
-            id: root.get("ID").ok_or(E::Structure("id.missing"))?.to_owned(),
-            name_id: name,
-            issued,
-            not_on_or_after,
-            authn_class,
-            authn_instant,
+            id: common.id,
+            issuer: common.issuer,
+            name_id: common.subject.name.clone(),
+            subject: common.subject,
+            issued: common.issued,
+            not_on_or_after: common.not_on_or_after,
+            one_time: common.one_time,
+            authn_class: common.class,
+            authn_instant: common.authn_instant,
         })
     }
-}
-
-fn authentication(root: &Element) -> Result<(String, Timestamp), E> {
-    fn one<'a>(parent: &'a Element, local: &'static str) -> Option<&'a Element> {
-        let mut found = parent.all(SAML, local);
-        let first = found.next();
-        if found.next().is_some() { None } else { first }
-    }
-    let statement = one(root, "AuthnStatement").ok_or(E::Content("authn statement"))?;
-    let context = one(statement, "AuthnContext").ok_or(E::Content("authn context"))?;
-    let class = one(context, "AuthnContextClassRef").map(Element::trimmed).filter(|c| !c.is_empty());
-    Ok((class.ok_or(E::Content("authn context"))?, instant(statement.get("AuthnInstant"))?))
 }
 
 /// Codes of HL7 v3 ActReason and of XSPA; only treatment crosses the border.

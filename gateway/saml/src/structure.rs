@@ -5,13 +5,23 @@
 //! exclusive c14n, and one X509Certificate. Nothing else in the message carries that ID.
 
 use base64::Engine;
-use ncp_xml::{Element, Node};
+use jiff::Timestamp;
+use ncp_xml::{Element, Node, is_for_us};
 
 use crate::AssertionError as E;
+use crate::assertion::{SKEW_S, instant};
+use crate::content;
+use crate::error::Oversize;
 use crate::names::{DSIG, EXC_C14N, HCP, NOK, SAML, SMP, TRC};
 
 const SOAP: &str = "http://www.w3.org/2003/05/soap-envelope";
 const WSSE: &str = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd";
+const WSU: &str = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd";
+/// What may stand in a Security header beside assertions: of a signature over the message nothing is taken.
+const BESIDE: &[(&str, &str)] =
+    &[(WSU, "Timestamp"), (WSSE, "BinarySecurityToken"), (WSSE, "SecurityTokenReference"), (DSIG, "Signature")];
+/// Longest text of an assertion, and longest attribute of an element of it, bytes: each may be named in several records.
+const LONGEST_TEXT: usize = 4096;
 const ENVELOPED: &str = "http://www.w3.org/2000/09/xmldsig#enveloped-signature";
 const INCLUSIVE_C14N: &str = "http://www.w3.org/TR/2001/REC-xml-c14n-20010315";
 const SHA256: &str = "http://www.w3.org/2001/04/xmlenc#sha256";
@@ -47,15 +57,15 @@ pub(crate) enum Profile {
     National,
 }
 
-/// Finds the assertions by fixed path and checks their structure.
-pub(crate) fn locate(envelope: &Element, expected: Profile) -> Result<Vec<Located>, E> {
+/// Finds the assertions by fixed path and checks their structure. A Security header for another node is not ours.
+pub(crate) fn locate(envelope: &Element, expected: Profile, now: Timestamp) -> Result<Vec<Located>, E> {
     if !envelope.is(SOAP, "Envelope") {
         return Err(E::Structure("envelope"));
     }
     let Some((header_at, header)) = envelope.elements().enumerate().find(|(_, e)| e.is(SOAP, "Header")) else {
         return Err(E::NoHcp);
     };
-    let mut securities = header.elements().enumerate().filter(|(_, e)| e.is(WSSE, "Security"));
+    let mut securities = header.elements().enumerate().filter(|(_, e)| e.is(WSSE, "Security") && is_for_us(e));
     let Some((security_at, security)) = securities.next() else { return Err(E::NoHcp) };
     if securities.next().is_some() {
         return Err(E::Structure("security.twice"));
@@ -88,7 +98,45 @@ pub(crate) fn locate(envelope: &Element, expected: Profile) -> Result<Vec<Locate
     if found.iter().all(|f| f.kind != Kind::Hcp) {
         return Err(E::NoHcp);
     }
+    beside(security, now)?;
     Ok(found)
+}
+
+/// What else the Security header holds: nothing that is not known, and one Timestamp that is within its time.
+fn beside(security: &Element, now: Timestamp) -> Result<(), E> {
+    let known = |e: &Element| e.is(SAML, "Assertion") || BESIDE.iter().any(|(ns, local)| e.is(ns, local));
+    if !security.elements().all(known) {
+        return Err(E::Structure("security.child"));
+    }
+    let mut stamps = security.all(WSU, "Timestamp");
+    let Some(stamp) = stamps.next() else { return Ok(()) };
+    let at = |local: &str| {
+        let mut found = stamp.all(WSU, local);
+        match (found.next(), found.next()) {
+            (None, _) => Ok(None),
+            (Some(only), None) => instant(Some(&only.trimmed())).map(|at| Some(at.as_second())),
+            _ => Err(E::Structure("security.timestamp")),
+        }
+    };
+    let (created, expires) = (at("Created")?, at("Expires")?);
+    let only = stamp.elements().all(|e| e.is(WSU, "Created") || e.is(WSU, "Expires"));
+    if stamps.next().is_some() || !only {
+        return Err(E::Structure("security.timestamp"));
+    }
+    let now = now.as_second();
+    if created.is_some_and(|at| at > now + SKEW_S) || expires.is_some_and(|at| at <= now - SKEW_S) {
+        return Err(E::Time("message is over or not yet"));
+    }
+    Ok(())
+}
+
+/// No text of an assertion is longer than what every record takes; the Signature has bounds of its own.
+fn bounded(element: &Element) -> Result<(), E> {
+    for attribute in element.attributes() {
+        Oversize::check("attribute in an assertion", attribute.value().as_bytes(), LONGEST_TEXT)?;
+    }
+    Oversize::check("text in an assertion", element.content().as_bytes(), LONGEST_TEXT)?;
+    element.elements().filter(|e| !e.is(DSIG, "Signature")).try_for_each(bounded)
 }
 
 /// The profile of one assertion: its ID and the one certificate.
@@ -110,7 +158,10 @@ fn profile(assertion: &Element) -> Result<(String, Vec<u8>), E> {
     {
         return Err(E::Structure("signature.place"));
     }
-    Ok((id.to_owned(), signature(children[1], Over::Element(id))?))
+    let certificate = signature(children[1], Over::Element(id))?;
+    content::check_signature(children[1])?;
+    bounded(assertion)?;
+    Ok((id.to_owned(), certificate))
 }
 
 /// The profile of signed service metadata (OASIS BDXR SMP 1.0, 2.3.6): one Signature behind the ServiceMetadata, over the

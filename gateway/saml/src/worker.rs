@@ -16,7 +16,8 @@ use openssl::x509::{X509, X509Ref};
 use tokio::sync::oneshot;
 
 use crate::AssertionError as E;
-use crate::assertion::{HcpAssertion, NextOfKinAssertion, TrcAssertion, Verified};
+use crate::assertion::{HcpAssertion, NextOfKinAssertion, Subject, TrcAssertion, Verified};
+use crate::error::Oversize;
 use crate::ffi::{self, Key, Signed};
 use crate::issue::{
     CERTIFICATE_PLACE, HcpClaims, METHOD_PLACE, NextOfKinClaims, SignedAssertion, TrcClaims, hcp_template,
@@ -31,6 +32,9 @@ use crate::token::{TokenKey, TokenSigner};
 const KEYS_PER_WORKER: usize = 64;
 /// Signatures that are known to verify, some 4 KiB each: those of the professionals who are at work.
 const SIGNATURES: usize = 4096;
+
+/// Longest assertion, bytes: a professional's has some 8 KiB.
+const LONGEST: usize = 64 << 10;
 
 /// Who signed, as the caller's trust decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +60,12 @@ pub trait SignerTrust: Send + Sync {
     /// Audiences that are ours, beside the one of the field.
     fn audiences(&self) -> &[String] {
         &[]
+    }
+
+    /// Whether a next-of-kin assertion is bound by its reference and its signer alone: OpenNCP's issuer writes one and the
+    /// same subject into each.
+    fn kin_by_reference(&self) -> bool {
+        false
     }
 }
 
@@ -327,6 +337,7 @@ impl Checks {
     /// times and all that the digested bytes say are the caller's to check, each time.
     fn digested(&mut self, message: &[u8], assertion: &Located) -> Result<Arc<[u8]>, E> {
         let extent = ncp_xml::extent(message, &assertion.path).ok_or(E::Structure("path"))?;
+        Oversize::check("assertion", extent.element.as_bytes(), LONGEST)?;
         let mut digest = openssl::sha::Sha256::new();
         for piece in extent.around.iter().chain([&extent.element]) {
             digest.update(&(piece.len() as u64).to_be_bytes());
@@ -416,10 +427,12 @@ fn verify(checks: &mut Checks, message: &[u8], trust: &dyn SignerTrust, now: Tim
         Ok((value.id.clone(), value))
     })?;
     if let Some(nok) = &nok {
-        bound(&hcp, (&hcp.id, &hcp.name_id), (&nok.hcp_id, &nok.name_id, nok.signer()))?;
+        // Some issuers write the same subject into every next-of-kin assertion.
+        let subject = (!trust.kin_by_reference()).then_some(&nok.subject);
+        bound(&hcp, (&hcp.id, &hcp.subject), (&nok.hcp_id, subject, nok.signer()))?;
     }
     if let Some(trc) = &trc {
-        bound(&hcp, (&hcp.id, &hcp.name_id), (&trc.hcp_id, &trc.name_id, trc.signer()))?;
+        bound(&hcp, (&hcp.id, &hcp.subject), (&trc.hcp_id, Some(&trc.subject), trc.signer()))?;
         if trc.organisation_id.is_some() && trc.organisation_id != hcp.organisation_id {
             return Err(E::TrcBinding("another organisation"));
         }
@@ -438,7 +451,7 @@ fn verify_national(
         Ok((value.id.clone(), value))
     })?;
     if let Some(trc) = &trc {
-        bound(&user, (&user.id, &user.name_id), (&trc.hcp_id, &trc.name_id, trc.signer()))?;
+        bound(&user, (&user.id, &user.subject), (&trc.hcp_id, Some(&trc.subject), trc.signer()))?;
     }
     Ok(NationalHeader { user, trc })
 }
@@ -450,8 +463,8 @@ struct All<T> {
     nok: Option<Verified<NextOfKinAssertion>>,
 }
 
-/// ID that an assertion refers to, its subject and its signer.
-type Builds<'a> = (&'a str, &'a str, &'a SignerIdentity);
+/// ID that an assertion refers to, its subject where that binds, and its signer.
+type Builds<'a> = (&'a str, Option<&'a Subject>, &'a SignerIdentity);
 
 /// The identity assertion and, where there are, TRC and next of kin: structure, trust, signature, then the digested bytes.
 fn all<T>(
@@ -463,7 +476,7 @@ fn all<T>(
     read: impl Fn(&[u8], Country) -> Result<(String, T), E>,
 ) -> Result<All<T>, E> {
     let envelope = Element::parse(message, &Limits::REQUEST).map_err(|_| E::Structure("xml"))?;
-    let located = structure::locate(&envelope, profile)?;
+    let located = structure::locate(&envelope, profile, now)?;
     let (mut user, mut trc, mut nok) = (None, None, None);
     for assertion in located {
         let signer = trust.signer(&checks.signer(&assertion.certificate)?.certificate).map_err(E::Trust)?;
@@ -497,11 +510,15 @@ fn all<T>(
 }
 
 /// An assertion that builds on an identity assertion: its ID, its subject, its country.
-fn bound<T>(user: &Verified<T>, (own_id, own_name): (&str, &str), (id, subject, signer): Builds<'_>) -> Result<(), E> {
+fn bound<T>(
+    user: &Verified<T>,
+    (own_id, own_subject): (&str, &Subject),
+    (id, subject, signer): Builds<'_>,
+) -> Result<(), E> {
     if id != own_id {
         return Err(E::TrcBinding("refers to another assertion"));
     }
-    if subject != own_name {
+    if subject.is_some_and(|subject| !subject.is(own_subject)) {
         return Err(E::TrcBinding("another subject"));
     }
     if signer.country != user.signer().country {

@@ -58,7 +58,7 @@ pub fn xua_template(id: &str, claims: &XuaClaims, issued: Timestamp, valid: Dura
         .with(code("XSPA Purpose Of Use", PURPOSE, "PurposeOfUse", &claims.purpose))
         .with_all(optional("Resource ID", RESOURCE_ID, &claims.patient));
     let confirmation = saml("SubjectConfirmation")
-        .attr("Method", "urn:oasis:names:tc:SAML:2.0:cm:bearer")
+        .attr("Method", BEARER)
         .with(saml("SubjectConfirmationData").attr("NotOnOrAfter", until.as_str()));
     saml("Assertion")
         .declare("saml", SAML)

@@ -30,9 +30,20 @@ pub struct Consumer {
     pub pin: Pin<ConsumerNames>,
     /// CRLs of both, PEM.
     pub crls: Option<PathBuf>,
-    /// Our names in the assertions' audience, beside our homeCommunityId.
+    /// Our names in the assertions' audience, beside our homeCommunityId and that of the cross-border profile. One list
+    /// for the WS-Trust endpoint and for the transactions.
     #[serde(default)]
     pub audiences: Vec<String>,
+    /// AuthnContext classes of users' logins that are taken besides the two-factor ones of SAML.
+    #[serde(default)]
+    pub authn_classes: Vec<String>,
+    /// How long ago a user's login may be.
+    #[serde(default = "a_day", deserialize_with = "duration")]
+    pub login_age: Duration,
+    /// Whether the purpose of a treatment may be EMERGENCY where that of the login is TREATMENT, as portals want that ask
+    /// for it patient by patient.
+    #[serde(default)]
+    pub emergency_after_login: bool,
     /// Paths of ITI-18.
     #[serde(default = "query_paths")]
     pub query_paths: Vec<String>,
@@ -103,6 +114,9 @@ impl Config {
         if c.treatment > TREATMENT || c.treatment < Duration::from_secs(60) {
             say("consumer.treatment", "between 1m and 2h".into());
         }
+        if c.login_age < Duration::from_secs(60) || c.login_age > Duration::from_secs(31 * 24 * 3600) {
+            say("consumer.login_age", "between 1m and 31d".into());
+        }
         if c.roles.is_empty() {
             say("consumer.roles", "no role may ask: add a [consumer.roles.\"code\"]".into());
         }
@@ -111,6 +125,9 @@ impl Config {
     }
 }
 
+fn a_day() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
 fn query_paths() -> Vec<String> {
     vec!["/xds/registry".into()]
 }

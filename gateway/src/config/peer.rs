@@ -57,6 +57,9 @@ pub struct Peer {
     addressing_optional: Option<bool>,
     errors_as_warnings: Option<bool>,
     next_of_kin_any_subject: Option<bool>,
+    /// AuthnContext classes of its logins that are taken besides the two-factor ones of SAML: the country vouches for them.
+    #[serde(default)]
+    pub authn_classes: Vec<String>,
     /// Instances asked for in one RAD-75.
     #[serde(default = "sixty_four")]
     pub batch: usize,

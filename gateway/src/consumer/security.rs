@@ -6,13 +6,13 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use ncp_audit::{Event, HumanRequestor, PeerFacts};
 use ncp_ihe::PatientId;
-use ncp_saml::{AssertionError, Code, HcpClaims, NationalHeader, SignerIdentity, SignerTrust, XuaAssertion};
+use ncp_saml::{AssertionError, Code, HcpClaims, NationalHeader, Purpose, SignerIdentity, SignerTrust, XuaAssertion};
 use ncp_tls::{Anchors, CertificateFacts, Country};
 use openssl::x509::X509Ref;
 
 use super::Exchange;
 use crate::audit_scope::Trail;
-use crate::config::{Confirmation, Peer};
+use crate::config::{Confirmation, Consumer, Peer};
 use crate::initiating::{Call, Caller, Treatment};
 use crate::outcome::GatewayError;
 use crate::policy::PolicyError;
@@ -60,22 +60,25 @@ pub(super) async fn authenticate(
     let trust = Arc::new(NationalTrust::of(exchange)?);
     let now = Timestamp::now();
     let header = app.verifier.verify_national(request.bytes.clone(), trust, now).await?;
-    bind(exchange, request, &header, now).await?;
+    let purpose = treated_for(config, header.user.purpose, header.trc.as_ref().and_then(|trc| trc.purpose))?;
+    logged_in(config, &header.user.authn_class, header.user.authn_instant, now)?;
+    bind(exchange, request, &header, purpose, now).await?;
 
     let NationalHeader { user, trc } = header;
     let role = config.roles.get(&user.role.code);
     let role = role.ok_or_else(|| PolicyError::Forbidden("role is not configured for consumers".into()))?;
     let (patient, until) = match (&trc, config.confirmation, &user.patient) {
-        (Some(trc), _, _) if trc.purpose.is_none_or(|purpose| purpose == user.purpose) => {
-            (&trc.patient, trc.not_on_or_after)
-        }
-        (Some(_), _, _) => return Err(GatewayError::TrcBinding("another purpose")),
+        (Some(trc), _, _) => (&trc.patient, trc.not_on_or_after),
         (None, Confirmation::ResourceId, Some(patient)) => (patient, user.not_on_or_after),
         (None, _, _) => return Err(AssertionError::NoTrc.into()),
     };
     let patient = PatientId::parse_cx(patient).map_err(|_| AssertionError::Content("patient"))?;
+    // The user's assertion and the treatment's name one patient, or contradict each other (ITI TF-2: 3.40.4.1.2).
+    if user.patient.as_ref().is_some_and(|named| PatientId::parse_cx(named).ok().as_ref() != Some(&patient)) {
+        return Err(GatewayError::PatientBinding);
+    }
 
-    let claims = claims(exchange, &user, role);
+    let claims = claims(exchange, &user, role, purpose);
     let caller = Caller { claims, hcp_id: fresh_id(), issued: now };
     let requestor = HumanRequestor {
         user_name: format!("{}<{}@{}>", user.alias.as_deref().unwrap_or_default(), user.name_id, user.issuer),
@@ -92,6 +95,29 @@ pub(super) async fn authenticate(
     Ok(Treating { caller, treatment })
 }
 
+/// The purpose of a treatment: that of the login, or EMERGENCY where the configuration lets a treatment be one.
+pub(super) fn treated_for(
+    config: &Consumer,
+    login: Purpose,
+    treatment: Option<Purpose>,
+) -> Result<Purpose, GatewayError> {
+    let purpose = login.narrowed(treatment).filter(|purpose| *purpose == login || config.emergency_after_login);
+    purpose.ok_or(GatewayError::TrcBinding("another purpose"))
+}
+
+/// Whether a login may go across the border: other countries take none that is weak, so nothing is asked of them with it;
+/// one that is long ago says little of who sits there now.
+pub(super) fn logged_in(config: &Consumer, class: &str, at: Timestamp, now: Timestamp) -> Result<(), GatewayError> {
+    if !ncp_saml::is_strong(class) && !config.authn_classes.iter().any(|taken| taken == class) {
+        return Err(AssertionError::WeakAuthentication.into());
+    }
+    let longest = SignedDuration::try_from(config.login_age).unwrap_or(SignedDuration::ZERO);
+    if now.duration_since(at) > longest {
+        return Err(AssertionError::Time("login is too long ago").into());
+    }
+    Ok(())
+}
+
 /// Shortest life of a TRC assertion that goes out.
 const LEAST: Duration = Duration::from_secs(60);
 
@@ -100,6 +126,7 @@ async fn bind(
     exchange: &Exchange,
     request: &Request,
     header: &NationalHeader,
+    purpose: Purpose,
     now: Timestamp,
 ) -> Result<(), GatewayError> {
     let replay = &exchange.consumers.app.replay;
@@ -114,13 +141,15 @@ async fn bind(
             subject: &user.name_id,
             issued: user.issued,
             expires: user.not_on_or_after,
+            one_time: user.one_time,
         },
         trc: trc.as_ref().map(|trc| TrcClaim {
             id: &trc.id,
             patient: &trc.patient,
-            purpose: user.purpose.as_str(),
+            purpose: purpose.as_str(),
             issued: trc.issued,
             expires: trc.not_on_or_after,
+            one_time: trc.one_time,
         }),
         message: request.addressing.message_id.as_deref().map(|id| (id, digest.as_str())),
     };
@@ -129,7 +158,7 @@ async fn bind(
 }
 
 /// The XUA assertion to the HCP identity assertion; the configuration says what it does not.
-fn claims(exchange: &Exchange, user: &XuaAssertion, role: &crate::config::Role) -> HcpClaims {
+fn claims(exchange: &Exchange, user: &XuaAssertion, role: &crate::config::Role, purpose: Purpose) -> HcpClaims {
     let gateway = &exchange.consumers.app.config.gateway;
     let organisation = &exchange.consumers.config.organisation;
     let or = |said: &Option<String>, otherwise: &String| said.as_ref().unwrap_or(otherwise).clone();
@@ -146,7 +175,7 @@ fn claims(exchange: &Exchange, user: &XuaAssertion, role: &crate::config::Role) 
         organisation: or(&user.organisation, &organisation.name),
         organisation_id: or(&user.organisation_id, &organisation.id),
         facility_type: organisation.facility_type.clone(),
-        purpose: user.purpose,
+        purpose,
         locality: or(&user.locality, &organisation.locality),
         npi: user.npi.clone(),
         home_community_id: gateway.home_community_id.to_string(),

@@ -10,14 +10,12 @@ use hyper::body::Incoming;
 use jiff::{SignedDuration, Timestamp};
 use ncp_audit::{Event, HumanRequestor, PeerFacts};
 use ncp_ihe::{MessageError, PatientId};
-use ncp_saml::{
-    AssertionError, HcpAssertion, NextOfKin, NextOfKinClaims, Purpose, SignedAssertion, TrcClaims, Verified,
-};
+use ncp_saml::{HcpAssertion, NextOfKin, NextOfKinClaims, Purpose, SignedAssertion, TrcClaims, Verified};
 use ncp_soap::{Envelope, ns};
 use ncp_xml::Element;
 
 use super::Exchange;
-use super::security::{NationalTrust, fresh_id};
+use super::security::{NationalTrust, fresh_id, logged_in, treated_for};
 use crate::listener::Reply;
 use crate::outcome::{Alert, GatewayError};
 use crate::policy::PolicyError;
@@ -97,15 +95,11 @@ async fn issue(
     let trust = Arc::new(NationalTrust::of(exchange)?);
     let hcp = app.verifier.verify(bytes.clone(), trust, now).await?.hcp;
     let (wanted, purpose) = wanted(&envelope.body, token)?;
-    if !hcp.strongly_authenticated {
-        return Err(AssertionError::WeakAuthentication.into());
-    }
+    logged_in(config, &hcp.authn_class, hcp.authn_instant, now)?;
     if !config.roles.contains_key(&hcp.role.code) {
         return Err(PolicyError::Forbidden("role is not configured for consumers".into()).into());
     }
-    if purpose != hcp.purpose {
-        return Err(GatewayError::TrcBinding("another purpose"));
-    }
+    let purpose = treated_for(config, hcp.purpose, Some(purpose))?;
     let consumer = format!("consumer {}", exchange.connection.certificate.fingerprint);
     let digest = hex::encode(openssl::sha::sha256(&bytes));
     let claims = Claims {
@@ -116,6 +110,7 @@ async fn issue(
             subject: &hcp.name_id,
             issued: hcp.issued,
             expires: hcp.not_on_or_after,
+            one_time: hcp.one_time,
         },
         trc: None,
         message: id.map(|id| (id, digest.as_str())),

@@ -43,6 +43,9 @@ pub struct Case {
     /// `TREATMENT`, `EMERGENCY`, `PATRQT`.
     #[serde(default = "treatment")]
     pub purpose: String,
+    /// That of the login; none: the same.
+    #[serde(default)]
+    pub login_purpose: Option<String>,
     /// Whether the login was two-factor.
     #[serde(default = "yes")]
     pub strong: bool,
@@ -123,6 +126,7 @@ impl Case {
             organisation: hcp.organisation.clone().unwrap_or_default(),
             permissions: hcp.permissions.clone(),
             purpose: hcp.purpose.as_str().into(),
+            login_purpose: None,
             strong: hcp.strongly_authenticated,
             next_of_kin,
             kind: String::new(),
@@ -209,6 +213,7 @@ impl Case {
             organisation_id: None,
             locality: String::new(),
             purpose: self.purpose.clone(),
+            login_purpose: self.login_purpose.clone().unwrap_or_else(|| self.purpose.clone()),
             permissions: self.permissions.clone(),
             strongly_authenticated: self.strong,
         })

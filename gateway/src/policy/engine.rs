@@ -230,6 +230,7 @@ impl PolicyEngine {
         let context = Context::from_pairs([
             ("stage".to_owned(), string(if stage == Stage::LookUp { "look-up" } else { "disclose" })),
             ("purpose".to_owned(), string(&identity.purpose)),
+            ("loginPurpose".to_owned(), string(&identity.login_purpose)),
             ("emergency".to_owned(), RestrictedExpression::new_bool(identity.is_emergency())),
             ("stronglyAuthenticated".to_owned(), RestrictedExpression::new_bool(identity.strongly_authenticated)),
             ("nextOfKin".to_owned(), RestrictedExpression::new_bool(identity.next_of_kin)),
@@ -274,9 +275,30 @@ pub(crate) mod tests {
             organisation_id: None,
             locality: "Hospital".into(),
             purpose: "TREATMENT".into(),
+            login_purpose: "TREATMENT".into(),
             permissions: ["PRD-003", "PRD-005", "PRD-006", "PRD-010", "PRD-016"].map(Into::into).to_vec(),
             strongly_authenticated: true,
         }
+    }
+
+    /// Whether an emergency may be stated after the login is the country's to say.
+    #[test]
+    fn on_06_a_purpose_after_the_login_is_judged_by_policy() {
+        let facts = Facts::default();
+        let after = Identity { purpose: "EMERGENCY".into(), ..radiologist() };
+        let shipped = PolicyEngine::parse(DEFAULT).expect("shipped policies are valid");
+        assert_eq!(shipped.decide(&after, TransactionName::Iti38, Stage::LookUp, &facts), Verdict::Permit);
+        let strict = format!(
+            "{DEFAULT}\n@id(\"stated-at-login\") forbid (principal, action, resource) \
+             when {{ context.purpose != context.loginPurpose }};"
+        );
+        let strict = PolicyEngine::parse(&strict).expect("a policy");
+        match strict.decide(&after, TransactionName::Iti38, Stage::LookUp, &facts) {
+            Verdict::Deny(rules) => assert_eq!(rules.names, "stated-at-login"),
+            other => panic!("{other:?}"),
+        }
+        let at_login = Identity { login_purpose: "EMERGENCY".into(), ..after };
+        assert_eq!(strict.decide(&at_login, TransactionName::Iti38, Stage::LookUp, &facts), Verdict::Permit);
     }
 
     #[test]

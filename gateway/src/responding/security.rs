@@ -34,7 +34,13 @@ pub async fn authenticate<T>(
     let anchors = anchors.ok_or_else(|| GatewayError::Identity("no seal anchors for the peer".into()))?;
     let now = Timestamp::now();
     let ours = vec![exchange.app.config.gateway.home_community_id.to_string()];
-    let trust = Arc::new(CountryTrust { anchors, country: peer.country, audiences: ours, asked: Mutex::default() });
+    let trust = Arc::new(CountryTrust {
+        anchors,
+        country: peer.country,
+        audiences: ours,
+        kin_by_reference: peer.next_of_kin_any_subject(),
+        asked: Mutex::default(),
+    });
     let mut asked = 0;
     let header = loop {
         match exchange.app.verifier.verify(message.bytes.clone(), trust.clone(), now).await {
@@ -61,10 +67,18 @@ pub async fn authenticate<T>(
         Some(trc) => Some(PatientId::parse_cx(&trc.patient).map_err(|_| AssertionError::Content("patient"))?),
         None => None,
     };
-    if let Some(purpose) = trc.as_ref().and_then(|trc| trc.purpose)
-        && purpose != hcp.purpose
+    // Who asks may name a patient besides; two facts about one thing are one.
+    if let (Some(named), Some(patient)) = (&hcp.patient, &trc_patient)
+        && PatientId::parse_cx(named).ok().as_ref() != Some(patient)
     {
-        return Err(GatewayError::TrcBinding("another purpose"));
+        return Err(GatewayError::PatientBinding);
+    }
+    // Chosen for each patient, after the login: more specific is the policy's to judge, less specific is no purpose.
+    let purpose = hcp.purpose.narrowed(trc.as_ref().and_then(|trc| trc.purpose));
+    let purpose = purpose.ok_or(GatewayError::TrcBinding("another purpose"))?.as_str();
+    let strongly_authenticated = hcp.strongly_authenticated || peer.authn_classes.contains(&hcp.authn_class);
+    if !strongly_authenticated {
+        tracing::warn!(ncp.authn_class = %hcp.authn_class, ncp.peer = %peer.name, "login class is none that is taken");
     }
 
     let country = peer.country.to_string();
@@ -77,13 +91,15 @@ pub async fn authenticate<T>(
             subject: &hcp.name_id,
             issued: hcp.issued,
             expires: hcp.not_on_or_after,
+            one_time: hcp.one_time,
         },
         trc: trc.as_ref().map(|trc| TrcClaim {
             id: &trc.id,
             patient: &trc.patient,
-            purpose: hcp.purpose.as_str(),
+            purpose,
             issued: trc.issued,
             expires: trc.not_on_or_after,
+            one_time: trc.one_time,
         }),
         message: message.addressing.message_id.as_deref().map(|id| (id, digest.as_str())),
     };
@@ -115,9 +131,10 @@ pub async fn authenticate<T>(
         organisation: hcp.organisation.clone(),
         organisation_id: hcp.organisation_id.clone(),
         locality: hcp.locality.clone(),
-        purpose: hcp.purpose.as_str().to_owned(),
+        purpose: purpose.to_owned(),
+        login_purpose: hcp.purpose.as_str().to_owned(),
         permissions: hcp.permissions.clone(),
-        strongly_authenticated: hcp.strongly_authenticated,
+        strongly_authenticated,
     };
     Ok((Authenticated::after_security_checks(request, Arc::new(identity)), seen))
 }
@@ -149,6 +166,7 @@ struct CountryTrust {
     anchors: Arc<Anchors>,
     country: Country,
     audiences: Vec<String>,
+    kin_by_reference: bool,
     /// A signer whose status its responder must be asked for.
     asked: Mutex<Option<X509>>,
 }
@@ -182,5 +200,9 @@ impl SignerTrust for CountryTrust {
 
     fn audiences(&self) -> &[String] {
         &self.audiences
+    }
+
+    fn kin_by_reference(&self) -> bool {
+        self.kin_by_reference
     }
 }

@@ -262,7 +262,7 @@ impl Rows<'_> {
             let part = super::shapes::part(&xml, "<saml:Conditions ", "</saml:Conditions>");
             xml.replace(&part, "")
         };
-        self.edited("T-TIM-6", "HCP without Conditions", &[INTEGRITY], "no conditions", conditions).await?;
+        self.edited("T-TIM-6", "HCP without Conditions", &[INTEGRITY], "no Conditions", conditions).await?;
         let backwards = |xml: String| {
             let from = super::shapes::attribute(&xml, "NotBefore");
             xml.replacen(&format!("NotBefore=\"{from}\""), "NotBefore=\"2099-01-01T00:00:00Z\"", 1)
@@ -306,12 +306,22 @@ impl Rows<'_> {
         for (id, input, changed) in [
             ("T-BND-4", "TRC linked to another HCP", TrcClaims { hcp_id: "_other".into(), ..facts.clone() }),
             ("T-BND-6", "TRC of another subject", TrcClaims { name_id: "somebody".into(), ..facts.clone() }),
-            ("T-BND-6b", "TRC for another purpose", TrcClaims { purpose: Purpose::Emergency, ..facts.clone() }),
         ] {
             let trc = self.seal.issue_trc(&self::id(), &changed, now, until).await?;
             let message = self.query(&[hcp.clone(), trc]);
-            let rule = if id == "T-BND-6b" { "" } else { "trc binding" };
-            self.push(id, input, &["1002"], rule, vec![message]);
+            self.push(id, input, &["1002"], "trc binding", vec![message]);
+        }
+        // ON-06: the purpose of a treatment may be more specific than that of the login, never less.
+        for (id, input, login, treatment, expected) in [
+            ("T-BND-6b", "TRC for TREATMENT, login for EMERGENCY", Purpose::Emergency, Purpose::Treatment, "1002"),
+            ("T-BND-6f", "TRC for EMERGENCY, login for TREATMENT", Purpose::Treatment, Purpose::Emergency, SERVED),
+        ] {
+            let claims = HcpClaims { purpose: login, ..self.claims.clone() };
+            let hcp = self.attacker.neighbour.hcp(&claims, now).await?;
+            let facts = TrcClaims { purpose: treatment, ..self.trc_claims(&hcp) };
+            let trc = self.seal.issue_trc(&self::id(), &facts, now, until).await?;
+            let message = self.query(&[hcp, trc]);
+            self.push(id, input, &[expected], "", vec![message]);
         }
         if let Some(third) = &self.attacker.third {
             let trc = signer(third, "seal")?.issue_trc(&id(), &facts, now, until).await?;
@@ -358,7 +368,7 @@ impl Rows<'_> {
             let one = super::shapes::part(&xml, "<saml:AuthnStatement ", "</saml:AuthnStatement>");
             xml.replacen(&one, &one.repeat(2), 1)
         };
-        self.edited("T-ROL-7b", "two logins", &[INTEGRITY], "authn statement twice", logins).await?;
+        self.edited("T-ROL-7b", "two logins", &[INTEGRITY], "AuthnStatement stands too often", logins).await?;
         for (id, input, hcp_id, name_id, expected) in [
             ("T-BND-3b", "next of kin of another HCP assertion", "_other", facts.name_id.as_str(), "1002"),
             ("T-BND-3c", "next of kin of another subject", facts.hcp_id.as_str(), "somebody", "1002"),
@@ -407,7 +417,7 @@ impl Rows<'_> {
             let value = super::shapes::part(&xml, "<Role ", "/>");
             xml.replacen(&value, &format!("{value}</saml:AttributeValue><saml:AttributeValue>{value}"), 1)
         };
-        self.edited("T-ROL-3", "two roles", &["4703", INTEGRITY], "attribute twice", twice).await?;
+        self.edited("T-ROL-3", "two roles", &["4703", INTEGRITY], "role stands too often", twice).await?;
         let missing = |c: &mut HcpClaims| c.permissions = vec!["PRD-006".into()];
         self.claimed("T-ROL-4", "permission missing", rights, "", missing).await?;
         let purpose = |xml: String| xml.replace("code=\"TREATMENT\"", "code=\"RESEARCH\"");

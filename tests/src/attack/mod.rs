@@ -14,6 +14,7 @@ use ncp_xml::Element;
 use crate::neighbour::{Answer, Neighbour, XCA, XCAI, XCPD};
 use crate::pki::{CountryPki, Error};
 
+mod content;
 mod issued;
 mod requests;
 mod shapes;
@@ -108,6 +109,7 @@ impl Attacker {
         let trc = self.neighbour.trc(&hcp, &claims, &self.patient).await?;
         let mut rows = shapes::rows(self, &hcp.xml, &trc.xml);
         rows.extend(issued::rows(self).await?);
+        rows.extend(content::rows(self).await?);
         rows.extend(requests::rows(self).await?);
         Ok(rows)
     }

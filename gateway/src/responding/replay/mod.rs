@@ -1,5 +1,7 @@
 //! Assertion bindings and repeated MessageIDs.
 //!
+//! An assertion with OneTimeUse serves one message (SAML core 2.5.1.5), and no repeat of it.
+//!
 //! At first use an HCP assertion id is bound to TLS peer, signer and subject, a TRC id to TLS peer, HCP id, patient and
 //! purpose. Reuse within the binding is normal traffic; outside it is refused. A MessageID that comes again from the
 //! same peer with the same body is carried out again and recorded as a repeat (OpenNCP resends so); with another body,
@@ -99,6 +101,8 @@ pub struct HcpClaim<'a> {
     pub issued: Timestamp,
     /// NotOnOrAfter.
     pub expires: Timestamp,
+    /// It serves one message.
+    pub one_time: bool,
 }
 
 /// A TRC assertion and what it is bound to.
@@ -114,6 +118,8 @@ pub struct TrcClaim<'a> {
     pub issued: Timestamp,
     /// NotOnOrAfter.
     pub expires: Timestamp,
+    /// It serves one message.
+    pub one_time: bool,
 }
 
 /// One key and what it must be bound to, as digests: no memory holds an id or a person.
@@ -172,11 +178,20 @@ fn bindings(claims: &Claims<'_>, now: Timestamp) -> Vec<Binding> {
         until: later(expires, SKEW_S),
         issued: Some(issued),
     };
+    // Bound to nothing that could come again.
+    let once = |id: &str, issued, expires| Binding {
+        key: digest(&["once", id]),
+        to: digest(&["once", &uuid::Uuid::new_v4().to_string()]),
+        until: later(expires, SKEW_S),
+        issued: Some(issued),
+    };
     let (peer, hcp) = (claims.peer, &claims.hcp);
     let mut out = vec![assertion(hcp.id, &["hcp", peer, hcp.signer, hcp.subject], hcp.issued, hcp.expires)];
     if let Some(trc) = &claims.trc {
         out.push(assertion(trc.id, &["trc", peer, hcp.id, trc.patient, trc.purpose], trc.issued, trc.expires));
     }
+    out.extend(hcp.one_time.then(|| once(hcp.id, hcp.issued, hcp.expires)));
+    out.extend(claims.trc.filter(|trc| trc.one_time).map(|trc| once(trc.id, trc.issued, trc.expires)));
     out.extend(claims.message.map(|(id, body)| Binding {
         key: digest(&["message", id]),
         to: digest(&[peer, body]),
@@ -214,7 +229,7 @@ mod tests {
     }
 
     pub(super) fn hcp(id: &str) -> HcpClaim<'_> {
-        HcpClaim { id, signer: "ab", subject: "u1", issued: at(0), expires: at(100) }
+        HcpClaim { id, signer: "ab", subject: "u1", issued: at(0), expires: at(100), one_time: false }
     }
 
     #[tokio::test]
@@ -229,7 +244,8 @@ mod tests {
         assert_eq!(set.admit(&Claims { hcp: signer, ..fi }, at(50)).await, Err(ReplayError::Rebound));
         let subject = HcpClaim { subject: "u2", ..hcp("_1") };
         assert_eq!(set.admit(&Claims { hcp: subject, ..fi }, at(50)).await, Err(ReplayError::Rebound));
-        let trc = TrcClaim { id: "_2", patient: "p", purpose: "TREATMENT", issued: at(0), expires: at(100) };
+        let trc =
+            TrcClaim { id: "_2", patient: "p", purpose: "TREATMENT", issued: at(0), expires: at(100), one_time: false };
         set.admit(&Claims { trc: Some(trc), ..fi }, at(0)).await.expect("first use");
         for other in [TrcClaim { patient: "q", ..trc }, TrcClaim { purpose: "EMERGENCY", ..trc }] {
             assert_eq!(set.admit(&Claims { trc: Some(other), ..fi }, at(0)).await, Err(ReplayError::Rebound));
@@ -248,6 +264,37 @@ mod tests {
         assert_eq!(set.admit(&of("FI", "_1", "d2"), at(1)).await, Err(ReplayError::DuplicateMessageId));
         assert_eq!(set.admit(&of("SE", "_9", "d1"), at(1)).await, Err(ReplayError::DuplicateMessageId));
         assert_eq!(set.admit(&of("SE", "_9", "d1"), at(2_000)).await, Ok(Seen::First));
+    }
+
+    #[tokio::test]
+    async fn se_15_15_what_serves_once_serves_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let memory = Memory::Local(dir.path().join("replay"));
+        let now = Timestamp::now();
+        let hcp = HcpClaim { issued: now, expires: later(now, 100), ..hcp("_1") };
+        let trc = TrcClaim {
+            id: "_2",
+            patient: "p",
+            purpose: "TREATMENT",
+            issued: now,
+            expires: later(now, 100),
+            one_time: true,
+        };
+        let many = Claims { peer: "FI", hcp, trc: None, message: None };
+        let of_user = Claims { hcp: HcpClaim { one_time: true, ..hcp }, message: Some(("urn:uuid:1", "d1")), ..many };
+        let of_treatment = Claims { trc: Some(trc), ..many };
+        {
+            let set = ReplaySet::open(&memory).expect("opens");
+            set.admit(&many, now).await.expect("an assertion without the condition");
+            assert_eq!(set.admit(&of_user, now).await, Ok(Seen::First));
+            assert_eq!(set.admit(&of_user, now).await, Err(ReplayError::Rebound), "the very same message");
+            set.admit(&of_treatment, now).await.expect("first use");
+            assert_eq!(set.admit(&of_treatment, now).await, Err(ReplayError::Rebound));
+        }
+        let set = ReplaySet::open(&memory).expect("opens");
+        for again in [&of_user, &of_treatment] {
+            assert_eq!(set.admit(again, now).await, Err(ReplayError::Rebound), "after a restart");
+        }
     }
 
     #[tokio::test]
