@@ -14,12 +14,17 @@ fn repository(status: tonic::Status) -> AuditError {
     AuditError::Repository(status.message().to_owned())
 }
 
+/// Also records of releases before 0.2, which had no bound, can be shown.
+fn client(channel: Channel) -> AuditQueryClient<Channel> {
+    AuditQueryClient::new(channel).max_decoding_message_size(64 << 20)
+}
+
 /// Searches and returns what was found, newest first.
 ///
 /// # Errors
 /// The repository did not answer.
 pub async fn search(channel: Channel, filter: Filter) -> Result<Vec<Found>, AuditError> {
-    let mut stream = AuditQueryClient::new(channel).search(filter).await.map_err(repository)?.into_inner();
+    let mut stream = client(channel).search(filter).await.map_err(repository)?.into_inner();
     let mut out = Vec::new();
     while let Some(found) = stream.message().await.map_err(repository)? {
         out.push(found);
@@ -32,7 +37,7 @@ pub async fn search(channel: Channel, filter: Filter) -> Result<Vec<Found>, Audi
 /// # Errors
 /// The repository did not answer.
 pub async fn gaps(channel: Channel) -> Result<GapsReply, AuditError> {
-    Ok(AuditQueryClient::new(channel).gaps(GapsRequest {}).await.map_err(repository)?.into_inner())
+    Ok(client(channel).gaps(GapsRequest {}).await.map_err(repository)?.into_inner())
 }
 
 /// Everything that the repository keeps from now on.
@@ -40,5 +45,5 @@ pub async fn gaps(channel: Channel) -> Result<GapsReply, AuditError> {
 /// # Errors
 /// The repository did not answer.
 pub async fn watch(channel: Channel, reason: String) -> Result<Streaming<Found>, AuditError> {
-    Ok(AuditQueryClient::new(channel).watch(WatchRequest { reason }).await.map_err(repository)?.into_inner())
+    Ok(client(channel).watch(WatchRequest { reason }).await.map_err(repository)?.into_inner())
 }

@@ -153,6 +153,7 @@ pub struct QueryObject {
     /// Stored query id, or the id of the patient query.
     pub id: String,
     /// The query itself.
+    #[serde(with = "crate::as_text")]
     pub bytes: Vec<u8>,
     /// Class codes asked for, as `code^^system`.
     #[serde(default)]

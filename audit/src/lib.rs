@@ -5,6 +5,8 @@
 //! byte of its answer and the *outcome* after the last. Each call resolves when the record is on disk. The audit message
 //! is made from the three; an intent without an outcome becomes one with outcome 12 at the next start.
 
+mod as_text;
+pub mod bounds;
 mod client;
 mod delivery;
 mod event;
@@ -18,8 +20,9 @@ mod throttle;
 #[cfg(feature = "server")]
 pub mod server;
 
+pub use bounds::TooLong;
 pub use client::{Filter, gaps, search, watch};
-pub use delivery::{FhirTarget, SyslogTarget, feed, fhir_feed, syslog};
+pub use delivery::{FEED_BYTES, FhirTarget, SYSLOG_BYTES, SyslogTarget, feed, fhir_feed, syslog};
 pub use event::{
     AssertionKind, Decision, DocumentObject, Event, Evidence, HumanRequestor, Intent, Outcome, OutcomeIndicator,
     PeerFacts, QueryObject, Role, StudyObject, Transaction, Transcoding,
@@ -31,7 +34,7 @@ pub use message::{
     of_exchange,
 };
 pub use sink::{AuditSink, Delivery, Exchange, OnFailure, SpoolOptions, heartbeat};
-pub use spool::{SpoolContent, SpoolLevel, SpoolLimits, Status, read_spool};
+pub use spool::{SetApart, SpoolContent, SpoolLevel, SpoolLimits, Status, read_spool};
 
 /// The record could not be stored; nothing may be disclosed.
 #[derive(Debug, thiserror::Error)]
@@ -52,4 +55,7 @@ pub enum AuditError {
     /// The repository.
     #[error("audit record repository: {0}")]
     Repository(String),
+    /// A record that a database will never take as it is, however often it is tried.
+    #[error("unfit for the database: {0}")]
+    Unfit(String),
 }

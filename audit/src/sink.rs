@@ -1,6 +1,6 @@
 //! What the gateway holds: the sink, and one [`Exchange`] per exchange.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -12,7 +12,9 @@ use crate::AuditError;
 use crate::event::{Decision, Event, Intent, Outcome, OutcomeIndicator};
 use crate::frame::Key;
 use crate::message::{self, AuditRecord, Site};
-use crate::spool::{self, Cursor, Folder, Item, Job, Ledger, Position, Reader, SpoolLimits, Status};
+use crate::spool::{
+    self, Cursor, Folder, Item, Job, Ledger, Outgoing, Position, Reader, SetApart, SpoolLimits, Status,
+};
 use crate::throttle::Throttle;
 
 /// A source that is silent for longer has a fault.
@@ -71,6 +73,17 @@ struct Inner {
     ledger: Arc<Mutex<Ledger>>,
     /// Up to where each receiver has everything.
     receivers: Mutex<BTreeMap<String, Cursor>>,
+    /// What each receiver does not take.
+    apart: Mutex<BTreeMap<String, Apart>>,
+}
+
+/// What a receiver does not take: numbers that wait no longer, and how many there are in all.
+#[derive(Debug, Clone, Default)]
+struct Apart {
+    numbers: BTreeMap<(u64, u64), String>,
+    /// Not even what stands for them is taken.
+    left_out: BTreeSet<(u64, u64)>,
+    all: u64,
 }
 
 /// How far a receiver is.
@@ -82,6 +95,8 @@ pub struct Delivery {
     pub waiting: u64,
     /// When the oldest of them was made, to the second; none: nothing waits.
     pub oldest: Option<Timestamp>,
+    /// Records that it does not take and that were set apart.
+    pub apart: u64,
 }
 
 impl AuditSink {
@@ -108,6 +123,7 @@ impl AuditSink {
             throttle: Throttle::default(),
             ledger: opened.ledger,
             receivers: Mutex::default(),
+            apart: Mutex::default(),
         };
         let sink = Self { inner: Arc::new(inner) };
         for (intent, decision) in opened.unfinished {
@@ -149,7 +165,7 @@ impl AuditSink {
         let delivery = |(receiver, cursor): (&String, &Cursor)| {
             let (waiting, oldest) = ledger.after(*cursor);
             let oldest = oldest.and_then(|us| Timestamp::from_microsecond(us).ok());
-            Delivery { receiver: receiver.clone(), waiting, oldest }
+            Delivery { receiver: receiver.clone(), waiting, oldest, apart: self.apart(receiver).all }
         };
         receivers.iter().map(delivery).collect()
     }
@@ -159,6 +175,7 @@ impl AuditSink {
     /// # Errors
     /// The record could not be stored, and no purpose could allow to go on.
     pub async fn intent(&self, intent: Intent) -> Result<Exchange, AuditError> {
+        let intent = intent.bounded();
         let stored = self.write(Item::Intent(intent.clone())).await;
         if stored.is_err() && self.inner.on_failure == OnFailure::DenyExport {
             stored?;
@@ -203,6 +220,8 @@ impl AuditSink {
         let cursor = Cursor::load(&self.inner.folder.dir, receiver);
         let mut receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
         receivers.insert(receiver.to_owned(), cursor);
+        drop(receivers);
+        self.load_apart(receiver);
         (cursor, Reader::new(self.inner.folder.clone(), self.inner.key.clone(), cursor.segment))
     }
 
@@ -220,14 +239,61 @@ impl AuditSink {
         self.inner.folder.prune(least.min(first_open))
     }
 
-    /// What a receiver will never take is kept apart, encrypted, for an operator.
-    pub(crate) fn dead_letter(&self, receiver: &str, xml: &str) -> std::io::Result<()> {
-        use std::io::Write;
-        let sealed = crate::frame::seal(&self.inner.key, xml.as_bytes())?;
-        let path = self.inner.folder.dir.join(format!("dead-letters-{receiver}"));
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
-        file.write_all(&sealed)?;
-        file.sync_data()
+    fn apart(&self, receiver: &str) -> Apart {
+        self.inner.apart.lock().unwrap_or_else(|p| p.into_inner()).get(receiver).cloned().unwrap_or_default()
+    }
+
+    fn load_apart(&self, receiver: &str) {
+        let mut apart = self.inner.apart.lock().unwrap_or_else(|p| p.into_inner());
+        if apart.contains_key(receiver) {
+            return;
+        }
+        match spool::apart::read(&self.inner.folder.dir, &self.inner.key, receiver) {
+            Ok((records, _)) => {
+                let all = records.len() as u64;
+                let numbers = records.into_iter().map(|r| ((r.epoch, r.seq), r.reason)).collect();
+                apart.insert(receiver.to_owned(), Apart { numbers, all, ..Apart::default() });
+            }
+            Err(error) => tracing::error!(receiver, reason = %error, "what was set apart cannot be read"),
+        }
+    }
+
+    /// Sets apart what a receiver does not take, for an operator: encrypted, counted, with an alarm.
+    pub(crate) fn set_apart(
+        &self,
+        receiver: &str,
+        outgoing: &Outgoing,
+        xml: &str,
+        reason: &str,
+    ) -> Result<(), AuditError> {
+        let (epoch, seq) = (outgoing.epoch, outgoing.seq);
+        let known = self.apart(receiver).numbers.contains_key(&(epoch, seq));
+        if known {
+            tracing::error!(receiver, epoch, seq, reason, "ALARM: not even a note of the audit record is taken");
+        } else {
+            let one = SetApart { epoch, seq, at: Timestamp::now(), reason: reason.to_owned(), xml: xml.to_owned() };
+            spool::apart::add(&self.inner.folder.dir, &self.inner.key, receiver, &one)?;
+            tracing::error!(receiver, epoch, seq, reason, "ALARM: audit record not taken, set apart");
+        }
+        let mut apart = self.inner.apart.lock().unwrap_or_else(|p| p.into_inner());
+        let apart = apart.entry(receiver.to_owned()).or_default();
+        if known {
+            apart.left_out.insert((epoch, seq));
+        } else {
+            apart.all += 1;
+            apart.numbers.insert((epoch, seq), reason.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The record as a receiver gets it: itself, or what stands for one that was set apart.
+    pub(crate) fn for_receiver(&self, receiver: &str, outgoing: Outgoing) -> Outgoing {
+        let apart = self.inner.apart.lock().unwrap_or_else(|p| p.into_inner());
+        let number = (outgoing.epoch, outgoing.seq);
+        let Some(apart) = apart.get(receiver) else { return outgoing };
+        let Some(reason) = apart.numbers.get(&number) else { return outgoing };
+        let record = outgoing.record.stand_in(&self.inner.site, reason);
+        Outgoing { record, left_out: apart.left_out.contains(&number), ..outgoing }
     }
 }
 
@@ -261,6 +327,7 @@ impl Exchange {
     pub async fn decided(&mut self, decision: Decision) -> Result<(), AuditError> {
         let Some((intent, slot)) = &mut self.open else { return Err(AuditError::Stopped) };
         let exchange_id = intent.exchange_id.clone();
+        let decision = decision.bounded();
         let emergency = decision.purpose == "EMERGENCY";
         *slot = decision.clone();
         match self.sink.write(Item::Decision { exchange_id, decision }).await {

@@ -30,6 +30,8 @@ fn target(pki: &Pki, port: u16, dialect: Dialect) -> SyslogTarget {
         structured_data: false,
         hostname: "ncp-no".into(),
         source: "ncp-no".into(),
+        ends_without_notify: false,
+        max_record_bytes: SYSLOG_BYTES,
     }
 }
 
@@ -118,7 +120,8 @@ async fn rsyslog_receives(driver: &str, dialect: Dialect) {
     let pki = Pki::create(&dir.path().join("pki"));
     let port = common::free().port();
     let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
-    let sending = tokio::spawn(syslog(sink.clone(), target(&pki, port, dialect)));
+    let target = SyslogTarget { ends_without_notify: driver == "gtls", ..target(&pki, port, dialect) };
+    let sending = tokio::spawn(syslog(sink.clone(), target));
     let mut accepted = 0;
     for round in 0..4 {
         // Round 0: the receiver is down while records queue.
@@ -282,6 +285,7 @@ async fn fhir_feed_sends_again_and_keeps_dead_letters() {
         name: "arr".into(),
         base: format!("https://localhost:{port}/fhir"),
         client: ncp_tls::http_client(connector, None, Duration::from_secs(10)),
+        max_record_bytes: FEED_BYTES,
     };
     let sending = tokio::spawn(fhir_feed(sink.clone(), target));
     until("everything is delivered", 30, || {

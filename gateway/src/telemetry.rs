@@ -223,6 +223,7 @@ struct AuditMetrics {
     records: Gauge,
     waiting: Family<ReceiverLabels, Gauge>,
     oldest: Family<ReceiverLabels, Gauge>,
+    apart: Family<ReceiverLabels, Gauge>,
 }
 
 impl AuditMetrics {
@@ -235,6 +236,8 @@ impl AuditMetrics {
         registry.register("audit_waiting_records", waiting, self.waiting.clone());
         let oldest = "age of the oldest record that a repository has not acknowledged";
         registry.register_with_unit("audit_oldest_waiting", oldest, Unit::Seconds, self.oldest.clone());
+        let apart = "records that a repository does not take and that were set apart";
+        registry.register("audit_set_apart_records", apart, self.apart.clone());
     }
 }
 
@@ -336,6 +339,7 @@ impl Metrics {
             let labels = ReceiverLabels { receiver: delivery.receiver };
             self.audit.waiting.get_or_create(&labels).set(number(delivery.waiting));
             self.audit.oldest.get_or_create(&labels).set(age);
+            self.audit.apart.get_or_create(&labels).set(number(delivery.apart));
         }
     }
 

@@ -7,14 +7,17 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use ncp_tls::HttpClient;
 
-use super::Receiver;
+use super::courier::Later;
+use super::{Delivered, Failure, Receiver};
 use crate::AuditError;
 use crate::fhir::to_audit_event;
 use crate::message::{Dialect, Message};
 use crate::sink::AuditSink;
-use crate::spool::{Cursor, Outgoing};
+use crate::spool::Outgoing;
 
 const CALL: Duration = Duration::from_secs(30);
+/// So long at most a receiver is left alone.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// What is read of an answer.
 const ANSWER: usize = 64 << 10;
 
@@ -27,6 +30,8 @@ pub struct FhirTarget {
     pub base: String,
     /// How it is reached.
     pub client: HttpClient<Full<Bytes>>,
+    /// Bytes of one record at most.
+    pub max_record_bytes: usize,
 }
 
 /// Sends the spool's records until the process ends.
@@ -35,42 +40,72 @@ pub async fn fhir_feed(sink: AuditSink, target: FhirTarget) {
 }
 
 impl Receiver for FhirTarget {
-    const BATCH: usize = 64;
+    const BATCH: usize = 1;
 
     fn name(&self) -> String {
         format!("fhir-{}", self.name)
     }
 
-    async fn deliver(&self, sink: &AuditSink, batch: &[Outgoing]) -> Result<Cursor, AuditError> {
-        for outgoing in batch {
-            if let Some(xml) = outgoing.message(Dialect::Ihe) {
-                self.send(sink, outgoing, xml).await?;
+    fn most(&self) -> usize {
+        self.max_record_bytes
+    }
+
+    fn form<'a>(&self, outgoing: &'a Outgoing) -> Option<&'a str> {
+        outgoing.message(Dialect::Ihe)
+    }
+
+    async fn deliver(&self, batch: &[Outgoing]) -> Delivered {
+        for (taken, outgoing) in batch.iter().enumerate() {
+            if let Some(xml) = self.form(outgoing)
+                && let Err(failure) = self.send(xml).await
+            {
+                return Delivered { taken, end: Err(failure) };
             }
-            sink.delivered(&self.name(), outgoing.cursor())?;
         }
-        batch.last().map(Outgoing::cursor).ok_or(AuditError::Stopped)
+        Delivered { taken: batch.len(), end: Ok(()) }
     }
 }
 
 impl FhirTarget {
-    async fn send(&self, sink: &AuditSink, outgoing: &Outgoing, xml: &str) -> Result<(), AuditError> {
-        let message = Message::read(xml.as_bytes()).map_err(|e| AuditError::Repository(e.to_string()))?;
-        let status = post(self, serde_json::to_vec(&to_audit_event(&message)).map_err(std::io::Error::other)?).await?;
-        let later = [StatusCode::UNAUTHORIZED, StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    async fn send(&self, xml: &str) -> Result<(), Failure> {
+        let message = Message::read(xml.as_bytes()).map_err(|e| Failure::Refused(format!("is no AuditEvent: {e}")))?;
+        let body =
+            serde_json::to_vec(&to_audit_event(&message)).map_err(|e| AuditError::from(std::io::Error::other(e)))?;
+        if body.len() > self.max_record_bytes {
+            return Err(Failure::Refused(format!("{} bytes as AuditEvent, more than the receiver takes", body.len())));
+        }
+        let (status, after) = post(self, body).await?;
         if status.is_success() {
             Ok(())
-        } else if status.is_client_error() && !later.contains(&status) {
+        } else if status.is_client_error() && !of_the_way(status) {
             // It would say the same tomorrow; what follows must not wait for it.
-            let (epoch, seq) = (outgoing.epoch, outgoing.seq);
-            tracing::error!(receiver = self.name(), %status, epoch, seq, "audit record refused, kept as a dead letter");
-            Ok(sink.dead_letter(&self.name(), xml)?)
+            Err(Failure::Refused(format!("receiver answers {}", status.as_u16())))
         } else {
-            Err(AuditError::Repository(format!("receiver answers {status}")))
+            let error = AuditError::Repository(format!("receiver answers {status}"));
+            Err(Failure::Later(Later { error, after }))
         }
     }
 }
 
-async fn post(target: &FhirTarget, body: Vec<u8>) -> Result<StatusCode, AuditError> {
+/// Whether a status says something of the way, the address or the moment and nothing of the record.
+fn of_the_way(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403 | 404 | 405 | 407 | 408 | 421 | 425 | 429)
+}
+
+/// For how long the receiver asks to be left alone (RFC 9110 10.2.3), an hour at most.
+fn retry_after(headers: &http::HeaderMap, now: jiff::Timestamp) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let until = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+            Duration::try_from(until.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_WAIT))
+}
+
+async fn post(target: &FhirTarget, body: Vec<u8>) -> Result<(StatusCode, Option<Duration>), AuditError> {
     let failed = |what: String| AuditError::Repository(what);
     let request = Request::builder()
         .method(Method::POST)
@@ -85,7 +120,27 @@ async fn post(target: &FhirTarget, body: Vec<u8>) -> Result<StatusCode, AuditErr
         let (parts, body) = answer.into_parts();
         // Read to the end, so that the connection serves the next record.
         let _ = Limited::new(body, ANSWER).collect().await;
-        Ok(parts.status)
+        Ok((parts.status, retry_after(&parts.headers, jiff::Timestamp::now())))
     };
     tokio::time::timeout(CALL, call).await.map_err(|_| failed("receiver does not answer".into()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn co_17_retry_after_is_kept_in_both_forms() {
+        let now: jiff::Timestamp = "2026-11-30T08:00:00Z".parse().expect("an instant");
+        let wait = |text: &str| {
+            let headers = [(header::RETRY_AFTER, text.parse().expect("a value"))].into_iter().collect();
+            retry_after(&headers, now).map(|wait| wait.as_secs())
+        };
+        assert_eq!(wait("7"), Some(7));
+        assert_eq!(wait("Mon, 30 Nov 2026 08:01:30 GMT"), Some(90));
+        assert_eq!(wait("Mon, 30 Nov 2026 07:00:00 GMT"), Some(0));
+        assert_eq!(wait("999999999"), Some(3600));
+        assert_eq!(wait("soon"), None);
+        assert_eq!(retry_after(&http::HeaderMap::new(), now), None);
+    }
 }

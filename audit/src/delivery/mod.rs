@@ -1,20 +1,27 @@
 //! The way from the spool to repositories. Order is kept, what was not acknowledged is sent again, for days if need be;
-//! nothing is dropped. Failures are logs and metrics, never audit messages: those would feed themselves.
+//! nothing is dropped. What a receiver will never take is set apart with an alarm, a short note goes in its place, and what
+//! follows goes on. Failures are logs and metrics, never audit messages: those would feed themselves.
 
+mod courier;
 mod feed;
 mod fhir;
 mod syslog;
 
 use std::time::Duration;
 
+use courier::{Courier, Delivered, Failure, Receiver};
 pub use feed::feed;
 pub use fhir::{FhirTarget, fhir_feed};
 pub use syslog::{SyslogTarget, syslog};
 
-use crate::AuditError;
 use crate::message::Dialect;
 use crate::sink::AuditSink;
-use crate::spool::{Cursor, Outgoing};
+use crate::spool::Outgoing;
+
+/// What our own repository takes of its feed and by FHIR, bytes of one record.
+pub const FEED_BYTES: usize = 16 << 20;
+/// What our own repository takes by syslog, bytes of one frame; a foreign one says otherwise in the configuration.
+pub const SYSLOG_BYTES: usize = 1 << 20;
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -24,44 +31,25 @@ fn longer(pause: Duration) -> Duration {
     (pause * 2).min(LONGEST_PAUSE)
 }
 
-/// A repository that acknowledges in its own way.
-trait Receiver: Send + Sync {
-    /// Records between two acknowledgements at most.
-    const BATCH: usize;
-
-    /// Under which its cursor is kept.
-    fn name(&self) -> String;
-
-    /// Delivers a batch; returns up to where nothing needs to be sent again.
-    fn deliver(&self, sink: &AuditSink, batch: &[Outgoing]) -> impl Future<Output = Result<Cursor, AuditError>> + Send;
-}
-
 /// Delivers the spool's records until the process ends.
 async fn deliver<R: Receiver>(sink: AuditSink, to: R) {
-    let most = R::BATCH;
-    let receiver = to.name();
     let mut end = sink.end();
     let mut pause = SHORTEST_PAUSE;
-    let (mut cursor, mut reader) = sink.resume(&receiver);
+    let mut courier = Courier::new(sink, to);
     loop {
         let until = *end.borrow_and_update();
-        let delivered = match reader.records(until, cursor, most) {
-            Ok(batch) if batch.is_empty() => {
+        match courier.carry(until).await {
+            Ok(true) => pause = SHORTEST_PAUSE,
+            Ok(false) => {
                 if end.changed().await.is_err() {
                     return;
                 }
-                continue;
             }
-            Ok(batch) => to.deliver(&sink, &batch).await.and_then(|safe| Ok(sink.delivered(&receiver, safe)?)),
-            Err(error) => Err(error),
-        };
-        match delivered {
-            Ok(()) => pause = SHORTEST_PAUSE,
-            Err(error) => {
-                tracing::warn!(receiver, reason = %error, "audit records will be sent again");
-                tokio::time::sleep(pause).await;
+            Err(later) => {
+                tracing::warn!(receiver = courier.name, reason = %later.error, "audit records will be sent again");
+                courier.wait(later.after.unwrap_or(pause), &mut end).await;
                 pause = longer(pause);
-                (cursor, reader) = sink.resume(&receiver);
+                courier.resume();
             }
         }
     }
@@ -70,7 +58,7 @@ async fn deliver<R: Receiver>(sink: AuditSink, to: R) {
 impl Outgoing {
     /// The message for a foreign receiver of this dialect; heartbeats stay in our own repository.
     fn message(&self, dialect: Dialect) -> Option<&str> {
-        if self.record.transaction == crate::message::HEARTBEAT {
+        if self.left_out || self.record.transaction == crate::message::HEARTBEAT {
             return None;
         }
         match dialect {

@@ -1,9 +1,10 @@
 //! Syslog over TLS (RFC 5424, RFC 5425) to a foreign repository.
 //!
 //! The protocol has no acknowledgement: what a receiver was sent without error may be lost with it. A *safe point* is
-//! reached when the connection was closed in order: nothing was closed from the other side before our `close_notify`, and
-//! after it the other side read to the end (its `close_notify`, or an orderly end of the connection). On any error
-//! everything after the last safe point is sent again; a receiver may store some records twice, it loses none.
+//! reached when the connection was closed in order (RFC 5425 4.4): nothing was closed from the other side before our
+//! `close_notify`, and after it the other side read to the end and answered with its own. A connection that ends without
+//! one is no safe point, unless the receiver is known to close so. On any error everything after the last safe point is
+//! sent again; a receiver may store some records twice, it loses none.
 
 use std::time::Duration;
 
@@ -12,15 +13,18 @@ use ncp_tls::TlsStream;
 use openssl::ssl::SslConnector;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::Receiver;
+use super::{Delivered, Receiver};
 use crate::AuditError;
 use crate::message::Dialect;
 use crate::sink::AuditSink;
-use crate::spool::{Cursor, Outgoing};
+use crate::spool::Outgoing;
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// One write, and the end of the connection.
 const STALLED: Duration = Duration::from_secs(60);
+
+/// What stands before a message in its frame, bytes: two names of 255, an instant, numbers, the XML declaration.
+const HEADER: usize = 1 << 10;
 
 /// A foreign repository.
 #[derive(Clone)]
@@ -43,6 +47,11 @@ pub struct SyslogTarget {
     pub hostname: String,
     /// Our source in STRUCTURED-DATA.
     pub source: String,
+    /// It ends connections without `close_notify`, as rsyslog with GnuTLS does: an orderly end of TCP behind our own
+    /// `close_notify` then counts as delivered.
+    pub ends_without_notify: bool,
+    /// Bytes of one frame at most.
+    pub max_record_bytes: usize,
 }
 
 /// Sends the spool's records until the process ends.
@@ -57,21 +66,35 @@ impl Receiver for SyslogTarget {
         format!("syslog-{}", self.name)
     }
 
-    async fn deliver(&self, _: &AuditSink, batch: &[Outgoing]) -> Result<Cursor, AuditError> {
-        send(self, batch).await
+    fn most(&self) -> usize {
+        self.max_record_bytes
+    }
+
+    fn form<'a>(&self, outgoing: &'a Outgoing) -> Option<&'a str> {
+        outgoing.message(self.dialect)
+    }
+
+    fn size(&self, outgoing: &Outgoing) -> usize {
+        self.form(outgoing).map_or(0, |xml| xml.len() + HEADER)
+    }
+
+    async fn deliver(&self, batch: &[Outgoing]) -> Delivered {
+        match send(self, batch).await {
+            Ok(()) => Delivered { taken: batch.len(), end: Ok(()) },
+            Err(error) => Delivered { taken: 0, end: Err(error.into()) },
+        }
     }
 }
 
 /// One connection, from the handshake to the safe point.
-async fn send(target: &SyslogTarget, batch: &[Outgoing]) -> Result<Cursor, AuditError> {
+async fn send(target: &SyslogTarget, batch: &[Outgoing]) -> Result<(), AuditError> {
     let other = |e: ncp_tls::TlsError| AuditError::Repository(e.to_string());
-    let last = batch.last().map(Outgoing::cursor).ok_or(AuditError::Stopped)?;
     let messages: Vec<Vec<u8>> = batch
         .iter()
         .filter_map(|o| Some(frame(target, o.message(target.dialect)?, o.record.event_time_us, (o.epoch, o.seq))))
         .collect();
     if messages.is_empty() {
-        return Ok(last);
+        return Ok(());
     }
     let (host, port) = &target.address;
     let mut stream =
@@ -81,13 +104,12 @@ async fn send(target: &SyslogTarget, batch: &[Outgoing]) -> Result<Cursor, Audit
             stream.write_all(&message).await?;
         }
         stream.flush().await?;
-        close(&mut stream).await
+        close(&mut stream, target.ends_without_notify).await
     };
-    tokio::time::timeout(STALLED, work).await.map_err(|_| AuditError::Repository("receiver stalls".into()))??;
-    Ok(last)
+    tokio::time::timeout(STALLED, work).await.map_err(|_| AuditError::Repository("receiver stalls".into()))?
 }
 
-async fn close(stream: &mut TlsStream) -> Result<(), AuditError> {
+async fn close(stream: &mut TlsStream, without_notify: bool) -> Result<(), AuditError> {
     let early = || AuditError::Repository("receiver closed the connection".into());
     let mut nothing = [0; 256];
     if let Some(Ok(0) | Err(_)) = stream.read(&mut nothing).now_or_never() {
@@ -96,18 +118,22 @@ async fn close(stream: &mut TlsStream) -> Result<(), AuditError> {
     stream.shutdown().await?;
     loop {
         match stream.read(&mut nothing).await {
-            Ok(0) => return Ok(()),
+            Ok(0) => break,
             Ok(_) => {}
-            // An orderly end without `close_notify`: GnuTLS receivers close so. A reset is another kind of error.
+            // An orderly end without `close_notify`; a reset is another kind of error.
             Err(error)
                 if error.kind() == std::io::ErrorKind::UnexpectedEof
                     || error.to_string().contains("unexpected eof") =>
             {
-                return Ok(());
+                break;
             }
             Err(_) => return Err(early()),
         }
     }
+    if without_notify || stream.notified() {
+        return Ok(());
+    }
+    Err(AuditError::Repository("receiver ended without close_notify".into()))
 }
 
 /// An octet-counted frame: PRI 85 (authpriv.notice), MSGID as ITI TF-2: 3.20.4.1.2 has it.

@@ -2,11 +2,13 @@
 
 use jiff::Timestamp;
 
+use super::model::clean;
 use super::table::{self, Kind, Row};
 use super::{
     AuditRecord, Coded, Dialect, DicomData, Message, Object, Participant, Site, application_server, ehdsi_role, human,
     of_event, point_of_care, purpose, remote,
 };
+use crate::bounds;
 use crate::event::{
     Decision, DocumentObject, Evidence, Intent, Outcome, OutcomeIndicator, QueryObject, Role, StudyObject, Transaction,
 };
@@ -27,28 +29,27 @@ pub fn of_exchange(site: &Site, intent: &Intent, decision: &Decision, outcome: &
         error: &outcome.error_code,
         documents: &outcome.documents,
         studies: &outcome.studies,
+        part: (1, 1),
         outcome,
     };
     let mut out = Vec::new();
     if partly {
         if went {
-            out.push(scene.record());
+            out.extend(scene.records());
         }
         let whole = outcome.indicator == OutcomeIndicator::Success;
-        out.push(
-            Scene {
-                indicator: if whole { OutcomeIndicator::Minor } else { outcome.indicator },
-                description: "not all of what was asked for was delivered",
-                documents: &outcome.failed_documents,
-                studies: &outcome.failed_studies,
-                ..scene
-            }
-            .record(),
-        );
+        let failed = Scene {
+            indicator: if whole { OutcomeIndicator::Minor } else { outcome.indicator },
+            description: "not all of what was asked for was delivered",
+            documents: &outcome.failed_documents,
+            studies: &outcome.failed_studies,
+            ..scene
+        };
+        out.extend(failed.records());
     } else if went || outcome.indicator == OutcomeIndicator::Success {
-        out.push(scene.record());
+        out.extend(scene.records());
     } else {
-        out.push(Scene { documents: &decision.documents, studies: &decision.studies, ..scene }.record());
+        out.extend(Scene { documents: &decision.documents, studies: &decision.studies, ..scene }.records());
     }
     out.extend(outcome.alerts.iter().map(|event| of_event(site, event, &intent.exchange_id, Timestamp::now())));
     out
@@ -65,10 +66,48 @@ struct Scene<'a> {
     error: &'a str,
     documents: &'a [DocumentObject],
     studies: &'a [StudyObject],
+    /// Which of how many messages this is.
+    part: (usize, usize),
     outcome: &'a Outcome,
 }
 
+/// What the documents or studies of one message take, bytes; a longer list goes into several messages.
+const LISTED: usize = 256 << 10;
+/// What an object takes beside its own texts, bytes.
+const OBJECT: usize = 1 << 10;
+/// Class codes that stand beside the query that holds all of them, bytes.
+const CLASS_CODES: usize = 8 << 10;
+/// SOP classes of a study, of which a study has a few; the rest is one number.
+const SOP_CLASSES: usize = 64;
+
 impl Scene<'_> {
+    /// One message, or several where many documents or studies are its objects.
+    fn records(&self) -> Vec<AuditRecord> {
+        let documents = portions(self.documents, |d| self.weight([&d.unique_id, &d.repository, &d.home].into_iter()));
+        let studies = portions(self.studies, |s| {
+            let own = [&s.study, &s.repository, &s.home, &s.accession].into_iter();
+            self.weight(own) + s.series.iter().map(|uid| 128 + uid.len() * 2).sum::<usize>()
+        });
+        let both = documents
+            .into_iter()
+            .map(|d| (d, Default::default()))
+            .chain(studies.into_iter().map(|s| (<&[_]>::default(), s)));
+        let both: Vec<(&[DocumentObject], &[StudyObject])> = match both.collect::<Vec<_>>() {
+            parts if parts.len() <= 1 || (self.documents.is_empty() && self.studies.is_empty()) => {
+                vec![(self.documents, self.studies)]
+            }
+            parts => parts,
+        };
+        let all = both.len();
+        let scene = |(index, (documents, studies))| Scene { documents, studies, part: (index + 1, all), ..*self };
+        both.into_iter().enumerate().map(scene).map(|scene| scene.record()).collect()
+    }
+
+    /// What an object takes about.
+    fn weight<'t>(&self, texts: impl Iterator<Item = &'t String>) -> usize {
+        OBJECT + 2 * self.message_id().len() + texts.map(|text| 2 * bounds::written(text)).sum::<usize>()
+    }
+
     fn transaction(&self) -> Transaction {
         self.decision.transaction.unwrap_or(self.intent.transaction)
     }
@@ -87,12 +126,12 @@ impl Scene<'_> {
             transaction: table::code(self.transaction()).to_owned(),
             role: if self.intent.role == Role::Initiator { "initiator" } else { "responder" }.to_owned(),
             outcome: self.indicator.code(),
-            patient: self.decision.patient.clone().unwrap_or_default(),
-            user: user.user_name,
-            organisation: user.organisation,
-            country: self.intent.peer.country.clone(),
-            purpose: self.decision.purpose.clone(),
-            studies: self.studies.iter().map(|s| s.study.clone()).collect(),
+            patient: clean(self.decision.patient.as_deref().unwrap_or_default()),
+            user: clean(&user.user_name),
+            organisation: clean(&user.organisation),
+            country: clean(&self.intent.peer.country),
+            purpose: clean(&self.decision.purpose),
+            studies: self.studies.iter().map(|s| clean(&s.study)).collect(),
         }
     }
 
@@ -155,6 +194,7 @@ impl Scene<'_> {
         let exchange = exchange_object(&self.intent.exchange_id);
         let exchange = exchange.detail("ncp:community", &self.intent.peer.home_community_id);
         let exchange = exchange.detail("wsa:MessageID", &self.decision.message_id);
+        let exchange = exchange.detail("ncp:part", &self.told_part());
         objects.push(exchange.detail("ncp:repeat", if self.decision.repeat { "true" } else { "" }));
         if !self.intent.trace.is_empty() {
             let id_type = Coded::new("traceparent", "w3c", "traceparent");
@@ -218,11 +258,21 @@ impl Scene<'_> {
             document_details(Object::new("2", "4", &document.unique_id, id_type), document)
         }));
         objects.extend(self.studies.iter().map(|study| self.study(study, row)));
+        // Once is enough where the list goes on in further messages.
+        let first = self.part.0 == 1;
         let came =
             Evidence { message_id: self.decision.message_id.clone(), header: self.decision.request_header.clone() };
         let requests = std::iter::once(&came).filter(|m| !m.message_id.is_empty()).chain(&self.outcome.requests);
-        objects.extend(requests.map(|message| evidence(message, "req", "Request Message")));
-        objects.extend(self.outcome.responses.iter().map(|message| evidence(message, "rsp", "Response Message")));
+        let requests = requests.map(|message| (message, "req", "Request Message"));
+        let responses = self.outcome.responses.iter().map(|message| (message, "rsp", "Response Message"));
+        let mut left = bounds::EVIDENCE;
+        objects.extend(requests.chain(responses).filter(|_| first).filter_map(|(message, code, text)| {
+            let of_id = OBJECT + bounds::written(&message.message_id);
+            left = left.checked_sub(of_id)?;
+            let header = left.checked_sub(message.header.len());
+            left = header.unwrap_or(left);
+            Some(evidence(message, code, text, header.is_some()))
+        }));
         if objects.is_empty() {
             let id_type = Coded::new("12", "DCM", "URI");
             objects.push(Object::new("2", "4", &self.intent.exchange_id, id_type));
@@ -231,6 +281,7 @@ impl Scene<'_> {
             let told = std::mem::take(first);
             *first = told
                 .detail("ncp:exchange-id", &self.intent.exchange_id)
+                .detail("ncp:part", &self.told_part())
                 .detail("ncp:community", home)
                 .detail("traceparent", &self.intent.trace);
         }
@@ -253,7 +304,23 @@ impl Scene<'_> {
     fn query(&self, query: &QueryObject, object: Object, row: Row) -> Object {
         let object = Object { query: Some(query.bytes.clone()), ..object };
         let object = if row.kind == Kind::Query { object.detail("QueryEncoding", "UTF-8") } else { object };
-        query.class_codes.iter().fold(object, |object, code| object.detail("ncp:class-code", code))
+        let mut left = CLASS_CODES;
+        let mut fits = |code: &&String| {
+            let rest = left.checked_sub(code.len() + 64);
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        let codes: Vec<&String> = query.class_codes.iter().take_while(|code| fits(code)).collect();
+        let more = query.class_codes.len() - codes.len();
+        let object = codes.into_iter().fold(object, |object, code| object.detail("ncp:class-code", code));
+        // The query beside it has them all.
+        object.detail("ncp:class-codes-more", &if more > 0 { more.to_string() } else { String::new() })
+    }
+
+    /// `2/3`: the second of three messages; empty where there is one.
+    fn told_part(&self) -> String {
+        let (part, all) = self.part;
+        if all > 1 { format!("{part}/{all}") } else { String::new() }
     }
 
     /// MessageID of the request, or of the first.
@@ -282,7 +349,12 @@ impl Scene<'_> {
         let classes = match study.sop_classes.as_slice() {
             [] => vec![(String::new(), study.instances)],
             [(uid, _)] => vec![(uid.clone(), study.instances)],
-            several => several.to_vec(),
+            several if several.len() <= SOP_CLASSES => several.to_vec(),
+            several => {
+                let (known, rest) = several.split_at(SOP_CLASSES);
+                let rest = rest.iter().map(|(_, count)| count).sum();
+                known.iter().cloned().chain([(String::new(), rest)]).collect()
+            }
         };
         let accessions = (!study.accession.is_empty()).then(|| study.accession.clone()).into_iter().collect();
         let dicom = DicomData { accessions, sop_classes: classes, studies: vec![study.study.clone()] };
@@ -291,10 +363,32 @@ impl Scene<'_> {
     }
 }
 
-/// A message of the exchange, for proof (`openncp-wire.md` 3.4).
-fn evidence(message: &Evidence, code: &str, text: &str) -> Object {
+/// A message of the exchange, for proof (`openncp-wire.md` 3.4); of a header for which there is no room its length and
+/// digest.
+fn evidence(message: &Evidence, code: &str, text: &str, whole: bool) -> Object {
     let id_type = Coded::new(code, "eHealth DSI Msg", text).shown(text);
-    Object::new("4", "", &message.message_id, id_type).detail("securityheader", &message.header)
+    let object = Object::new("4", "", &message.message_id, id_type);
+    match whole {
+        true => object.header(&message.header),
+        false => object.header(&bounds::told_bytes(message.header.as_bytes())),
+    }
+}
+
+/// A list in pieces that one message holds each; one object always fits.
+fn portions<T>(mut all: &[T], weight: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let mut out = Vec::new();
+    while !all.is_empty() {
+        let mut taken = 0;
+        let many = all.iter().take_while(|object| {
+            let first = taken == 0;
+            taken += weight(object);
+            first || taken <= LISTED
+        });
+        let (piece, rest) = all.split_at(many.count());
+        out.push(piece);
+        all = rest;
+    }
+    out
 }
 
 fn document_details(object: Object, document: &DocumentObject) -> Object {

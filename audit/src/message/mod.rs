@@ -4,6 +4,8 @@ mod exchange;
 mod model;
 mod read;
 mod stand_alone;
+mod stand_in;
+mod stored;
 mod table;
 
 pub use exchange::of_exchange;
@@ -14,7 +16,6 @@ pub use stand_alone::of_event;
 pub use table::ImagingEvent;
 
 use ncp_proto::audit::Facts;
-use serde::{Deserialize, Serialize};
 
 use crate::event::{HumanRequestor, PeerFacts};
 
@@ -34,14 +35,13 @@ pub struct Site {
 }
 
 /// A message before it has a sequence number.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AuditRecord {
     /// When.
     pub event_time_us: i64,
     /// The XML, `ihe` dialect.
     pub xml: String,
     /// The XML in the `ehdsi` dialect, where a receiver takes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ehdsi: Option<String>,
     /// For the index.
     pub exchange_id: String,

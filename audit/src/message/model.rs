@@ -1,7 +1,14 @@
 //! The audit message as a value (DICOM PS3.15 A.5): free of dialect until it is written.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
 use ncp_xml::Element;
+
+use crate::bounds;
+
+/// Under which OpenNCP keeps the header of a message.
+const SECURITY_HEADER: &str = "securityheader";
 
 /// How a message is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -114,9 +121,19 @@ impl Object {
     /// One more detail; an empty value says nothing and is left out.
     pub fn detail(mut self, kind: &str, value: &str) -> Self {
         if !value.is_empty() {
-            self.details.push((kind.to_owned(), value.as_bytes().to_vec()));
+            let value = bounds::told(value).unwrap_or_else(|| value.to_owned());
+            self.details.push((kind.to_owned(), value.into_bytes()));
         }
         self
+    }
+
+    /// A SOAP header as a detail, which may be longer than a text.
+    pub(super) fn header(mut self, header: &str) -> Self {
+        if !header.is_empty() && header.len() <= bounds::EVIDENCE {
+            self.details.push((SECURITY_HEADER.to_owned(), header.as_bytes().to_vec()));
+            return self;
+        }
+        self.detail(SECURITY_HEADER, header)
     }
 }
 
@@ -207,7 +224,11 @@ fn object(object: &Object, dialect: Dialect) -> Element {
     set(&mut out, "ParticipantObjectDataLifeCycle", &object.life_cycle);
     out.push(object.id_type.element("ParticipantObjectIDTypeCode"));
     if let Some(query) = &object.query {
-        out.push(Element::new("", "ParticipantObjectQuery").text(openssl::base64::encode_block(query)));
+        let query = match query.len() > bounds::QUERY {
+            true => Cow::Owned(bounds::told_bytes(query).into_bytes()),
+            false => Cow::Borrowed(query),
+        };
+        out.push(Element::new("", "ParticipantObjectQuery").text(openssl::base64::encode_block(&query)));
     } else if !object.name.is_empty() {
         out.push(Element::new("", "ParticipantObjectName").text(clean(&object.name)));
     }
@@ -243,12 +264,16 @@ fn sop_class(uid: &str, count: u64) -> Element {
 }
 
 /// Text that no terminal, log or page can take for a command: control characters and the marks that turn the direction
-/// of writing are written as `\u{..}`; a message is never cut.
-fn clean(text: &str) -> String {
+/// of writing are written as `\u{..}`. A request with a text over the bound is refused; what is too long here, as a code
+/// that another country answered, stands as its length and digest.
+pub(super) fn clean(text: &str) -> String {
     let hostile = |c: char| {
         c.is_control()
             || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{fffe}' | '\u{ffff}')
     };
+    if let Some(told) = bounds::told(text) {
+        return told;
+    }
     if !text.contains(hostile) {
         return text.to_owned();
     }

@@ -25,7 +25,9 @@ pub enum ReadError {
     Value(&'static str),
 }
 
-const LIMITS: Limits = Limits { bytes: 16 << 20, depth: 32, nodes: 50_000, ..Limits::REQUEST };
+/// Evidence stands in an attribute.
+const LIMITS: Limits =
+    Limits { bytes: 16 << 20, depth: 32, nodes: 50_000, attribute_bytes: 1 << 20, ..Limits::REQUEST };
 
 impl Message {
     /// Reads a message.

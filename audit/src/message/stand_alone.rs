@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::exchange::exchange_object;
+use super::model::clean;
 use super::{
     AuditRecord, Coded, Dialect, Message, Object, Participant, Site, application_server, ehdsi_role, human,
     point_of_care, purpose, remote,
@@ -274,11 +275,11 @@ pub fn of_event(site: &Site, event: &Event, exchange_id: &str, at: Timestamp) ->
         },
         role: "application".into(),
         outcome: row.outcome.code(),
-        patient: row.patient.to_owned(),
-        user: if let Event::AuditLogUsed { user, .. } = event { user.clone() } else { user.user_name },
-        organisation: user.organisation,
-        country: row.peer.map(|p| p.country.clone()).unwrap_or_default(),
-        purpose: row.purpose.to_owned(),
+        patient: clean(row.patient),
+        user: clean(if let Event::AuditLogUsed { user, .. } = event { user } else { &user.user_name }),
+        organisation: clean(&user.organisation),
+        country: clean(row.peer.map_or("", |p| p.country.as_str())),
+        purpose: clean(row.purpose),
         studies: Vec::new(),
     }
 }

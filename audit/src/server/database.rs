@@ -73,6 +73,15 @@ fn failed(error: impl std::fmt::Display) -> AuditError {
     AuditError::Repository(format!("database: {error}"))
 }
 
+/// A value that this database cannot hold (SQLSTATE classes 22 and 54) is no failure of the database.
+fn of_postgres(error: postgres::Error) -> AuditError {
+    let class = error.code().map(|state| state.code().get(..2).unwrap_or_default().to_owned());
+    match class.as_deref() {
+        Some("22" | "54") => AuditError::Unfit(error.to_string()),
+        _ => failed(error),
+    }
+}
+
 /// SQLite in WAL mode.
 pub struct Sqlite(rusqlite::Connection);
 
@@ -231,7 +240,7 @@ impl Database for Postgres {
     fn execute(&mut self, sql: &str, values: &[Value]) -> Result<(), AuditError> {
         let statement = self.statement(sql)?;
         let parameters: Vec<_> = values.iter().map(|v| v as &(dyn postgres::types::ToSql + Sync)).collect();
-        self.connected()?.execute(&statement, &parameters).map(drop).map_err(failed)
+        self.connected()?.execute(&statement, &parameters).map(drop).map_err(of_postgres)
     }
 
     fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Vec<Value>>, AuditError> {

@@ -1,7 +1,9 @@
 //! `Index`: what searches ask, in a relational database. It holds no patient identifier, only its keyed hash, and can be
 //! made again from the store.
 
-use ncp_proto::audit::{Found, Gap, SearchRequest, SourceState};
+use std::borrow::Cow;
+
+use ncp_proto::audit::{Facts, Found, Gap, SearchRequest, SourceState};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
@@ -14,6 +16,18 @@ use crate::message::Message;
 pub(crate) const MOST: u32 = 1000;
 
 const COLUMNS: usize = 21;
+
+/// A longer text is indexed by its beginning and its digest, bytes: PostgreSQL indexes no row over 2,704.
+const INDEXED: usize = 1 << 10;
+
+/// A text as the index has it.
+fn indexed(text: &str) -> Cow<'_, str> {
+    if text.len() <= INDEXED {
+        return Cow::Borrowed(text);
+    }
+    let end = (0..=INDEXED - 65).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    Cow::Owned(format!("{}#{}", &text[..end], hex::encode(openssl::sha::sha256(text.as_bytes()))))
+}
 
 /// One row to be, with its tokens.
 #[derive(Debug, Clone)]
@@ -66,21 +80,36 @@ impl Entry {
             }
         }
         tokens.retain(|(_, value)| !value.is_empty());
+        tokens.iter_mut().for_each(|(_, value)| *value = indexed(value).into_owned());
         tokens.sort();
         tokens.dedup();
         Self {
             place,
             patient: hash(&facts.patient),
             digest: hex::encode(openssl::sha::sha256(&record.message)),
-            sender: message.map(|m| m.source).unwrap_or_default(),
+            sender: message.map(|m| indexed(&m.source).into_owned()).unwrap_or_default(),
             tokens,
             found,
         }
     }
 
+    /// The same with what no database refuses: number, times, patient. The record itself is whole in the store.
+    fn reduced(&self) -> Self {
+        let plain = |text: &str| text.chars().filter(char::is_ascii_graphic).take(64).collect::<String>();
+        let mut found = self.found.clone();
+        if let Some(record) = &mut found.record
+            && let Some(facts) = record.facts.take()
+        {
+            let transaction = plain(&facts.transaction);
+            record.facts =
+                Some(Facts { transaction, outcome: facts.outcome, emergency: facts.emergency, ..Facts::default() });
+        }
+        Self { found, tokens: Vec::new(), sender: plain(&self.sender), ..self.clone() }
+    }
+
     /// The same, found under the AuditSourceID that `source_of` makes of the record and of what its message claims.
     pub(super) fn found_under(self, source_of: impl Fn(&Found, &str) -> String) -> Self {
-        let sender = source_of(&self.found, &self.sender);
+        let sender = indexed(&source_of(&self.found, &self.sender)).into_owned();
         Self { sender, ..self }
     }
 }
@@ -219,8 +248,16 @@ impl Index {
     /// The database's.
     pub fn last_of(&mut self, source: &str) -> Result<(u64, u64), AuditError> {
         let sql = "SELECT epoch, seq FROM record WHERE source = $1 ORDER BY epoch DESC, seq DESC LIMIT 1";
-        let rows = self.db.rows(sql, &[source.into()])?;
+        let rows = self.db.rows(sql, &[text(source)])?;
         Ok(rows.first().map_or((0, 0), |row| (row[0].int() as u64, row[1].int() as u64)))
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn check(&mut self) -> Result<(), AuditError> {
+        self.db.rows("SELECT 1", &[]).map(drop)
     }
 
     /// How many records without number came from a source.
@@ -229,7 +266,7 @@ impl Index {
     /// The database's.
     pub fn arrivals(&mut self, source: &str) -> Result<u64, AuditError> {
         let sql = "SELECT seq FROM record WHERE source = $1 AND epoch = 0 ORDER BY seq DESC LIMIT 1";
-        Ok(self.db.rows(sql, &[source.into()])?.first().map_or(0, |row| row[0].int() as u64))
+        Ok(self.db.rows(sql, &[text(source)])?.first().map_or(0, |row| row[0].int() as u64))
     }
 
     /// The digest of the record with this number, if there is one.
@@ -238,7 +275,7 @@ impl Index {
     /// The database's.
     pub fn digest_of(&mut self, source: &str, epoch: u64, seq: u64) -> Result<Option<String>, AuditError> {
         let sql = "SELECT digest FROM record WHERE source = $1 AND epoch = $2 AND seq = $3";
-        let rows = self.db.rows(sql, &[source.into(), (epoch as i64).into(), (seq as i64).into()])?;
+        let rows = self.db.rows(sql, &[text(source), (epoch as i64).into(), (seq as i64).into()])?;
         Ok(rows.first().map(|row| row[0].text().to_owned()))
     }
 
@@ -248,18 +285,34 @@ impl Index {
     /// The database's.
     pub fn repeated(&mut self, sender: &str, digest: &str, since_us: i64) -> Result<Option<Place>, AuditError> {
         let sql = "SELECT id, segment, place FROM record WHERE sender = $1 AND digest = $2 AND epoch = 0 AND received_us >= $3 LIMIT 1";
-        let rows = self.db.rows(sql, &[sender.into(), digest.into(), since_us.into()])?;
+        let rows = self.db.rows(sql, &[text(sender), digest.into(), since_us.into()])?;
         let Some(row) = rows.first() else { return Ok(None) };
         let sql = "INSERT INTO duplicate VALUES ($1, 1) ON CONFLICT (record) DO UPDATE SET times = duplicate.times + 1";
         self.db.execute(sql, std::slice::from_ref(&row[0]))?;
         Ok(Some(place(&row[1], &row[2])))
     }
 
-    /// Adds records in one transaction.
+    /// Adds records in one transaction. One that the database does not take is found and added with what it does take:
+    /// nothing that was stored may hold up what comes after.
     ///
     /// # Errors
     /// The database's.
     pub fn add(&mut self, entries: &[Entry]) -> Result<(), AuditError> {
+        match self.add_all(entries) {
+            Err(AuditError::Unfit(_)) if entries.len() > 1 => {
+                let (first, rest) = entries.split_at(entries.len() / 2);
+                self.add(first)?;
+                self.add(rest)
+            }
+            Err(AuditError::Unfit(reason)) => {
+                tracing::error!(reason, "ALARM: audit record is stored, but indexed by number, time and patient alone");
+                self.add_all(&entries.iter().map(Entry::reduced).collect::<Vec<_>>())
+            }
+            done => done,
+        }
+    }
+
+    fn add_all(&mut self, entries: &[Entry]) -> Result<(), AuditError> {
         if self.db.partitioned() {
             for entry in entries {
                 let (name, ..) = month(entry.found.received_us);
@@ -277,7 +330,7 @@ impl Index {
             for entry in entries.iter().filter(rejected) {
                 let reason = entry.found.record.as_ref().map(|r| r.rejected.as_str()).unwrap_or_default();
                 let at = [Value::Int(entry.place.segment as i64), Value::Int(entry.place.offset as i64)];
-                let values = [entry.found.source.as_str().into(), entry.found.received_us.into(), reason.into()];
+                let values = [text(&entry.found.source), entry.found.received_us.into(), text(reason)];
                 db.execute("INSERT INTO rejected VALUES ($1,$2,$3,$4,$5)", &[values.as_slice(), &at].concat())?;
             }
             let kept: Vec<&Entry> = entries.iter().filter(|e| !rejected(e)).collect();
@@ -298,7 +351,7 @@ impl Index {
                 let record = entry.found.record.as_ref();
                 let Some(record) = record.filter(|r| r.ended_epoch > 0) else { continue };
                 let values = [
-                    entry.found.source.as_str().into(),
+                    text(&entry.found.source),
                     (record.ended_epoch as i64).into(),
                     (record.ended_seq as i64).into(),
                     entry.found.received_us.into(),
@@ -454,6 +507,11 @@ impl Index {
     }
 }
 
+/// A text as a column holds it.
+fn text(value: &str) -> Value {
+    indexed(value).as_ref().into()
+}
+
 fn place(segment: &Value, offset: &Value) -> Place {
     Place { segment: segment.int() as u64, offset: offset.int() as u64 }
 }
@@ -467,6 +525,7 @@ fn fitting(what: &str, search: &Search, collation: &str) -> (String, Vec<Value>)
         format!("${}", values.len())
     };
     for (column, value) in &search.columns {
+        let value = if let Value::Text(value) = value { text(value) } else { value.clone() };
         let place = bind(value.clone());
         // Both the certificate's name and what the message says of itself are a source to who searches.
         sql.push_str(&match *column {
@@ -479,14 +538,17 @@ fn fitting(what: &str, search: &Search, collation: &str) -> (String, Vec<Value>)
     }
     for (name, any) in &search.tokens {
         let name = bind((*name).into());
-        let any: Vec<String> = any.iter().map(|v| bind(v.as_str().into())).collect();
+        let any: Vec<String> = any.iter().map(|v| bind(text(v))).collect();
         let any = any.join(",");
         sql.push_str(&format!(" AND id IN (SELECT record FROM token WHERE name = {name} AND value IN ({any}))"));
     }
     for (name, any) in &search.strings {
         let name = bind((*name).into());
         let begins = |text: &String| {
-            let (first, after) = (bind(text.as_str().into()), bind(format!("{text}{}", char::MAX).as_str().into()));
+            // What is longer than the index has is compared as far as it has it.
+            let end = (0..=text.len().min(INDEXED - 65)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            let text = &text[..end];
+            let (first, after) = (bind(text.into()), bind(format!("{text}{}", char::MAX).as_str().into()));
             // Said again, for a table that was made before its column had it.
             format!("(value COLLATE {collation} >= {first} AND value COLLATE {collation} < {after})")
         };
@@ -520,7 +582,7 @@ fn columns(entry: &Entry, id: i64) -> [Value; COLUMNS] {
     let facts = record.facts.unwrap_or_default();
     [
         id.into(),
-        entry.found.source.as_str().into(),
+        text(&entry.found.source),
         (record.epoch as i64).into(),
         (record.seq as i64).into(),
         entry.sender.as_str().into(),
@@ -528,17 +590,17 @@ fn columns(entry: &Entry, id: i64) -> [Value; COLUMNS] {
         (entry.place.offset as i64).into(),
         record.event_time_us.into(),
         entry.found.received_us.into(),
-        facts.exchange_id.as_str().into(),
-        facts.transaction.as_str().into(),
-        facts.role.as_str().into(),
+        text(&facts.exchange_id),
+        text(&facts.transaction),
+        text(&facts.role),
         i64::from(facts.outcome).into(),
         entry.patient.as_str().into(),
-        facts.user.as_str().into(),
-        facts.organisation.as_str().into(),
-        facts.country.as_str().into(),
-        facts.purpose.as_str().into(),
+        text(&facts.user),
+        text(&facts.organisation),
+        text(&facts.country),
+        text(&facts.purpose),
         i64::from(facts.emergency).into(),
         entry.digest.as_str().into(),
-        record.transport.as_str().into(),
+        text(&record.transport),
     ]
 }

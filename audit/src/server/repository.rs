@@ -325,6 +325,15 @@ impl Repository {
         self.index.count(search)
     }
 
+    /// Whether records can be stored now.
+    ///
+    /// # Errors
+    /// Store or database.
+    pub(crate) fn check(&mut self) -> Result<(), AuditError> {
+        self.store.check()?;
+        self.index.check()
+    }
+
     /// Sources, gaps, and what was refused.
     ///
     /// # Errors

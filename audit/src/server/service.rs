@@ -1,18 +1,20 @@
 //! The repository's listeners: gRPC feed and query, syslog, FHIR, admin.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use futures_util::{Stream, StreamExt};
 use jiff::Timestamp;
 use ncp_proto::audit::audit_feed_server::{AuditFeed, AuditFeedServer};
 use ncp_proto::audit::audit_query_server::{AuditQuery, AuditQueryServer};
-use ncp_proto::audit::{Ack, Found, GapsReply, GapsRequest, Record, SearchRequest, WatchRequest};
+use ncp_proto::audit::{Ack, Found, GapsReply, GapsRequest, Record, Refusal, SearchRequest, WatchRequest};
 use ncp_tls::{CertificateFacts, ClientAuth, GrpcPeer, Material};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::access::Access;
 use super::index::Search;
@@ -35,12 +37,14 @@ pub(super) struct Shared {
     repository: Arc<Mutex<Repository>>,
     access: Arc<Access>,
     refusals: Arc<Throttle>,
+    /// The last records could not be stored.
+    failing: Arc<AtomicBool>,
 }
 
 impl Shared {
     fn new(repository: Repository, config: &Config) -> Self {
         let access = Arc::new(Access::new(config));
-        Self { repository: Arc::new(Mutex::new(repository)), access, refusals: Arc::default() }
+        Self { repository: Arc::new(Mutex::new(repository)), access, refusals: Arc::default(), failing: Arc::default() }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Repository> {
@@ -80,13 +84,28 @@ impl Shared {
         tokio::task::spawn_blocking(move || work(&mut shared.lock())).await.map_err(|_| AuditError::Stopped)?
     }
 
+    /// Runs what stores; whether the last could is what readiness says.
+    async fn storing<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Repository) -> Result<T, AuditError> + Send + 'static,
+    ) -> Result<T, AuditError> {
+        let stored = self.blocking(work).await;
+        self.failing.store(stored.is_err(), Ordering::Relaxed);
+        stored
+    }
+
+    /// Whether records can be stored: the last was, and store and index answer.
+    async fn ready(&self) -> bool {
+        !self.failing.load(Ordering::Relaxed) && self.blocking(Repository::check).await.is_ok()
+    }
+
     pub(super) async fn keep_foreign(
         &self,
         source: String,
         transport: &'static str,
         messages: Vec<Incoming>,
     ) -> Result<Vec<Kept>, AuditError> {
-        let kept = self.blocking(move |repository| repository.keep_foreign(&source, transport, messages)).await;
+        let kept = self.storing(move |repository| repository.keep_foreign(&source, transport, messages)).await;
         kept.inspect_err(|error| tracing::error!(reason = %error, "records cannot be stored"))
     }
 }
@@ -133,15 +152,15 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     let internal = acceptor(&config.anchors, H2)?;
     let feed_server = tonic::transport::Server::builder()
         .initial_stream_window_size(1 << 20)
-        .add_service(AuditFeedServer::new(service.clone()).max_decoding_message_size(16 << 20))
+        .add_service(AuditFeedServer::new(service.clone()).max_decoding_message_size(crate::delivery::FEED_BYTES))
         .serve_with_incoming_shutdown(ncp_tls::incoming(feed, internal.clone()), stopped(told.clone()));
     let query_server = tonic::transport::Server::builder()
         .add_service(AuditQueryServer::new(service.clone()))
         .serve_with_incoming_shutdown(ncp_tls::incoming(query, internal), stopped(told.clone()));
-    let metrics = shared.clone();
+    let (metrics, health) = (shared.clone(), shared.clone());
     let routes = axum::Router::new()
         .route("/livez", axum::routing::get(|| async { "live\n" }))
-        .route("/readyz", axum::routing::get(|| async { "ready\n" }))
+        .route("/readyz", axum::routing::get(move || readiness(health.clone())))
         .route("/metrics", axum::routing::get(move || render(metrics.clone())));
     let admin_server = axum::serve(admin, routes).with_graceful_shutdown(stopped(told.clone()));
     listeners.spawn(look_for_gaps(shared.clone(), told));
@@ -172,6 +191,14 @@ async fn look_for_gaps(shared: Shared, mut told: watch::Receiver<bool>) {
             let (source, epoch) = (gap.source, gap.epoch);
             tracing::error!(source, epoch, first = gap.first_seq, last = gap.last_seq, "audit records are missing");
         }
+    }
+}
+
+/// A repository that cannot store is not ready: nobody should send to it.
+async fn readiness(shared: Shared) -> (StatusCode, &'static str) {
+    match shared.ready().await {
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "records cannot be stored\n"),
     }
 }
 
@@ -230,6 +257,8 @@ impl AuditFeed for Service {
         let shared = self.0.clone();
         let mut stop = self.1.clone();
         let mut records = request.into_inner().ready_chunks(GROUP);
+        // The number of the last record that could be read on this stream.
+        let mut read = (0, 0);
         let (sender, receiver) = tokio::sync::mpsc::channel(16);
         tokio::spawn(async move {
             loop {
@@ -243,21 +272,58 @@ impl AuditFeed for Service {
                     }
                 };
                 let Some(group) = group else { return };
-                let group: Result<Vec<Record>, Status> = group.into_iter().collect();
-                let Ok(group) = group else { return };
-                let Some(last) = group.last().map(|r| (r.epoch, r.seq)) else { continue };
-                let source = source.clone();
-                let answer = match shared.blocking(move |repository| repository.keep(&source, group)).await {
-                    Ok(()) => Ok(Ack { epoch: last.0, durable_seq: last.1, checkpoint_seq: 0 }),
-                    Err(error) => Err(internal(&error)),
-                };
-                let failed = answer.is_err();
-                if sender.send(answer).await.is_err() || failed {
+                let (mut taken, mut broken) = (Vec::with_capacity(group.len()), None);
+                for record in group {
+                    match record {
+                        Ok(record) => taken.push(record),
+                        Err(status) => {
+                            broken = Some(status);
+                            break;
+                        }
+                    }
+                }
+                let group = taken;
+                let last = group.iter().map(|r| (r.epoch, r.seq)).max();
+                read = last.map_or(read, |last| last.max(read));
+                if let Some(last) = last {
+                    let source = source.clone();
+                    let answer = match shared.storing(move |repository| repository.keep(&source, group)).await {
+                        Ok(()) => Ok(Ack { epoch: last.0, durable_seq: last.1, ..Ack::default() }),
+                        Err(error) => Err(internal(&error)),
+                    };
+                    let failed = answer.is_err();
+                    if sender.send(answer).await.is_err() || failed {
+                        return;
+                    }
+                }
+                if let Some(status) = broken {
+                    // Nothing can be read behind it on this stream: it is named, and the source goes on behind it.
+                    if let Some(reason) = unreadable(&status) {
+                        tracing::error!(
+                            reason,
+                            epoch = read.0,
+                            seq = read.1,
+                            "audit record after this one cannot be read"
+                        );
+                        let refused = Some(Refusal { epoch: read.0, seq: read.1, next: true, reason: reason.into() });
+                        let ack = Ack { epoch: read.0, durable_seq: read.1, checkpoint_seq: 0, refused };
+                        let _ = sender.send(Ok(ack)).await;
+                    }
+                    let _ = sender.send(Err(status)).await;
                     return;
                 }
             }
         });
         Ok(Response::new(Box::pin(tokio_stream::wrappers::ReceiverStream::new(receiver))))
+    }
+}
+
+/// Why a record can never be read; none: the connection failed.
+fn unreadable(status: &Status) -> Option<&'static str> {
+    match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => Some("longer than the repository reads"),
+        Code::Internal if status.message().starts_with("failed to decode Protobuf message") => Some("no audit record"),
+        _ => None,
     }
 }
 

@@ -51,6 +51,12 @@ pub trait RecordStore: Send {
     /// The disk, or no record there.
     fn read(&mut self, place: Place) -> Result<Found, AuditError>;
 
+    /// Whether records can be stored now, as far as can be told without storing one.
+    ///
+    /// # Errors
+    /// The disk or the server.
+    fn check(&mut self) -> Result<(), AuditError>;
+
     /// Goes through all records after `after`, oldest first.
     ///
     /// # Errors
@@ -156,6 +162,10 @@ impl RecordStore for Segments {
         }
     }
 
+    fn check(&mut self) -> Result<(), AuditError> {
+        Ok(self.file.sync_data()?)
+    }
+
     fn walk(&mut self, after: Option<Place>, visit: Visitor<'_>) -> Result<(), AuditError> {
         let first = after.map_or(0, |p| p.segment);
         for segment in Self::numbers(&self.dir)?.into_iter().filter(|n| *n >= first) {
@@ -253,6 +263,10 @@ impl RecordStore for Table {
             return Err(AuditError::Repository("no such record".into()));
         };
         decode(&frame::open(&self.key, bytes)?)
+    }
+
+    fn check(&mut self) -> Result<(), AuditError> {
+        self.db.rows("SELECT 1", &[]).map(drop)
     }
 
     fn walk(&mut self, after: Option<Place>, visit: Visitor<'_>) -> Result<(), AuditError> {

@@ -54,11 +54,22 @@ pub(super) async fn serve(
     while open.join_next().await.is_some() {}
 }
 
-async fn connection(shared: &Shared, mut stream: TlsStream, mut stop: watch::Receiver<bool>) {
-    let Some(certificate) = ncp_tls::peer_certificate(&stream) else { return };
+/// Reads a connection to its end. `close_notify` is our only acknowledgement (RFC 5425 4.4): it is given where the sender
+/// ended the connection and everything that came is stored. In every other case the connection is reset, and the sender
+/// sends again.
+async fn connection(shared: &Shared, mut stream: TlsStream, stop: watch::Receiver<bool>) {
+    match read_all(shared, &mut stream, stop).await {
+        true => drop(tokio::time::timeout(HANDSHAKE, stream.shutdown()).await),
+        false => stream.reset(),
+    }
+}
+
+/// Whether all was read and is stored.
+async fn read_all(shared: &Shared, stream: &mut TlsStream, mut stop: watch::Receiver<bool>) -> bool {
+    let Some(certificate) = ncp_tls::peer_certificate(stream) else { return false };
     if !shared.access().may_send(&certificate) {
-        // The sender sees a connection that broke before anything was read, and keeps what it has.
-        return shared.refused(&certificate, "certificate may not send by syslog").await;
+        shared.refused(&certificate, "certificate may not send by syslog").await;
+        return false;
     }
     let source = certificate.common_name;
     let mut frames = Frames::default();
@@ -66,16 +77,16 @@ async fn connection(shared: &Shared, mut stream: TlsStream, mut stop: watch::Rec
     loop {
         let read = tokio::select! {
             read = tokio::time::timeout(IDLE, stream.read(&mut buffer)) => read,
-            // What was read is kept; the sender's later frames meet a closed connection and are sent again.
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = stop.wait_for(|stop| *stop) => return false,
         };
         let bytes = match read {
             Ok(Ok(0)) | Ok(Err(_)) | Err(_) => {
-                if !frames.rest().is_empty() {
+                let whole = frames.rest().is_empty();
+                if !whole {
                     let cut = rejected(frames.rest(), FrameError::Cut);
                     let _ = shared.keep_foreign(source, "syslog", vec![cut]).await;
                 }
-                break;
+                return whole && matches!(read, Ok(Ok(0)));
             }
             Ok(Ok(n)) => &buffer[..n],
         };
@@ -93,18 +104,15 @@ async fn connection(shared: &Shared, mut stream: TlsStream, mut stop: watch::Rec
             if group.len() >= GROUP
                 && shared.keep_foreign(source.clone(), "syslog", std::mem::take(&mut group)).await.is_err()
             {
-                return;
+                return false;
             }
         };
         // What cannot be stored is not read on: the sender sees a broken connection and keeps it.
-        if !group.is_empty() && shared.keep_foreign(source.clone(), "syslog", group).await.is_err() {
-            return;
-        }
-        if broken {
-            break;
+        let stored = group.is_empty() || shared.keep_foreign(source.clone(), "syslog", group).await.is_ok();
+        if broken || !stored {
+            return false;
         }
     }
-    let _ = tokio::time::timeout(HANDSHAKE, stream.shutdown()).await;
 }
 
 fn incoming(frame: Vec<u8>) -> Incoming {

@@ -1,5 +1,6 @@
 //! The durable spool: group commit, torn tails cut, exchanges that never ended found again.
 
+pub(crate) mod apart;
 mod folder;
 mod ledger;
 mod reader;
@@ -7,11 +8,13 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
+use std::io::Write;
 use std::sync::{Arc, Mutex, mpsc};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
+pub use apart::SetApart;
 pub(crate) use folder::Folder;
 pub use folder::{SpoolLevel, SpoolLimits};
 pub(crate) use ledger::Ledger;
@@ -42,7 +45,34 @@ pub(crate) enum Item {
     },
 }
 
+/// Longer items are compressed, bytes: what stands in both dialects, or with several objects, then takes its place once.
+const LONG: usize = 16 << 10;
+/// Before a compressed item; JSON begins otherwise.
+const COMPRESSED: u8 = 1;
+
 impl Item {
+    /// As a frame holds it.
+    pub(crate) fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
+        let json = serde_json::to_vec(self).map_err(std::io::Error::other)?;
+        if json.len() <= LONG {
+            return Ok(json);
+        }
+        let mut out = flate2::write::DeflateEncoder::new(vec![COMPRESSED], flate2::Compression::fast());
+        out.write_all(&json)?;
+        out.finish()
+    }
+
+    /// Reads what a frame holds; releases before 0.2 compressed nothing.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> std::io::Result<Self> {
+        match bytes.split_first() {
+            Some((&COMPRESSED, packed)) => {
+                let read = flate2::read::DeflateDecoder::new(packed);
+                serde_json::from_reader(std::io::BufReader::new(read)).map_err(std::io::Error::other)
+            }
+            _ => serde_json::from_slice(bytes).map_err(std::io::Error::other),
+        }
+    }
+
     /// Messages that have no numbers yet.
     pub(crate) fn records(closes: Option<String>, records: Vec<AuditRecord>) -> Self {
         Self::Records { closes, epoch: 0, first_seq: 0, records, ended: (0, 0) }
@@ -129,7 +159,7 @@ pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
                     break;
                 }
                 Found::Frame(plain, next) => {
-                    let item: Item = serde_json::from_slice(&plain).map_err(std::io::Error::other)?;
+                    let item = Item::from_bytes(&plain)?;
                     item.note(*number, &mut ledger);
                     replay(&mut open, item);
                     offset = next;
@@ -183,6 +213,8 @@ pub struct SpoolContent {
     pub size: (usize, u64),
     /// Records that a receiver has not acknowledged, by receiver.
     pub waiting: BTreeMap<String, usize>,
+    /// Records that a receiver does not take, by receiver.
+    pub apart: BTreeMap<String, Vec<SetApart>>,
 }
 
 /// Reads a spool that another process may be writing.
@@ -194,7 +226,7 @@ pub fn read_spool(options: &crate::SpoolOptions) -> Result<SpoolContent, AuditEr
     let folder = Folder::new(&options.dir, &options.limits)?;
     let segments = folder.segments()?;
     let end = Position { segment: u64::MAX, offset: 0 };
-    let mut reader = Reader::new(folder, key, 0);
+    let mut reader = Reader::new(folder, key.clone(), 0);
     let mut open = BTreeMap::new();
     let bytes = segments.iter().filter_map(|(_, path)| path.metadata().ok()).map(|m| m.len()).sum();
     let mut out = SpoolContent { size: (segments.len(), bytes), ..SpoolContent::default() };
@@ -206,6 +238,10 @@ pub fn read_spool(options: &crate::SpoolOptions) -> Result<SpoolContent, AuditEr
         replay(&mut open, item);
     }
     out.open = open.len();
+    for receiver in apart::receivers(&options.dir)? {
+        let (records, _) = apart::read(&options.dir, &key, &receiver)?;
+        out.apart.insert(receiver, records);
+    }
     for entry in std::fs::read_dir(&options.dir)?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(receiver) = name.strip_prefix("delivered-").filter(|n| !n.ends_with(".new")) else { continue };

@@ -9,6 +9,9 @@ use crate::AuditError;
 use crate::frame::{self, Found, Key};
 use crate::message::AuditRecord;
 
+/// Of longer records fewer are read at once, bytes.
+const BATCH: usize = 8 << 20;
+
 /// A record on its way to a receiver.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
@@ -19,6 +22,8 @@ pub(crate) struct Outgoing {
     pub(crate) record: AuditRecord,
     /// With the first record of an epoch: the epoch before and its last number.
     pub(crate) ended: (u64, u64),
+    /// The receiver takes not even what stands for it.
+    pub(crate) left_out: bool,
 }
 
 impl Outgoing {
@@ -91,7 +96,7 @@ impl Reader {
             match frame::read_at(file, &self.key, self.at.offset)?.map_err(|()| AuditError::OtherKey)? {
                 Found::Frame(plain, next) => {
                     self.at.offset = next;
-                    let item = serde_json::from_slice(&plain).map_err(std::io::Error::other)?;
+                    let item = Item::from_bytes(&plain)?;
                     return Ok(Some((self.at.segment, item)));
                 }
                 Found::End | Found::Torn if last => return Ok(None),
@@ -106,23 +111,26 @@ impl Reader {
         }
     }
 
-    /// Records after `cursor`, some `most` of them.
+    /// Records after `cursor`, some `most` of them, fewer when they are long.
     pub(crate) fn records(
         &mut self,
         until: Position,
         cursor: Cursor,
         most: usize,
     ) -> Result<Vec<Outgoing>, AuditError> {
-        let mut out = Vec::new();
+        let mut out: Vec<Outgoing> = Vec::new();
+        let mut bytes = 0;
         while out.len() < most
+            && bytes < BATCH
             && let Some((segment, item)) = self.next(until)?
         {
             let Item::Records { epoch, first_seq, records, ended, .. } = item else { continue };
             let numbered = records.into_iter().enumerate().map(|(index, record)| (first_seq + index as u64, record));
             let fresh = numbered.filter(|(seq, _)| (epoch, *seq) > (cursor.epoch, cursor.seq));
             out.extend(fresh.map(|(seq, record)| {
+                bytes += record.xml.len() + record.ehdsi.as_ref().map_or(0, String::len);
                 let ended = if seq == 1 { ended } else { (0, 0) };
-                Outgoing { epoch, seq, segment, record, ended }
+                Outgoing { epoch, seq, segment, record, ended, left_out: false }
             }));
         }
         Ok(out)

@@ -141,8 +141,7 @@ impl Writer {
                 *ended = if self.next_seq == 1 { self.ended } else { (0, 0) };
                 self.next_seq += records.len() as u64;
             }
-            bytes
-                .extend_from_slice(&frame::seal(&self.key, &serde_json::to_vec(item).map_err(std::io::Error::other)?)?);
+            bytes.extend_from_slice(&frame::seal(&self.key, &item.to_bytes()?)?);
         }
         let full = self
             .current
@@ -216,7 +215,7 @@ impl Writer {
 
     /// What no disk takes is in the log at least, encrypted as in the spool; the record is also held in memory.
     fn last_copy(&self, item: &Item) {
-        let sealed = serde_json::to_vec(item).ok().and_then(|plain| frame::seal(&self.key, &plain).ok());
+        let sealed = item.to_bytes().ok().and_then(|plain| frame::seal(&self.key, &plain).ok());
         if let Some(sealed) = sealed {
             tracing::error!(frame = %STANDARD.encode(sealed), "last copy of an audit record");
         }

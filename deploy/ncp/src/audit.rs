@@ -147,6 +147,21 @@ pub(crate) enum Command {
         #[arg(long)]
         key: PathBuf,
     },
+    /// Records that a receiver does not take and that were set apart: when, how long, why. Exit code 1 when there are any.
+    Apart {
+        /// Folder of the spool.
+        #[arg(long)]
+        spool: PathBuf,
+        /// Its key.
+        #[arg(long)]
+        key: PathBuf,
+        /// Only those of this receiver, as `ncp audit spool` names it.
+        #[arg(long)]
+        receiver: Option<String>,
+        /// Writes the messages to this folder, one a file.
+        #[arg(long)]
+        out: Option<PathBuf>,
+    },
     /// Prints records as the repository keeps them, until Ctrl-C.
     Watch {
         #[command(flatten)]
@@ -192,8 +207,13 @@ pub(crate) async fn run(command: Command) -> Result<bool, Error> {
                 content.open
             );
             for (receiver, waiting) in content.waiting {
-                println!("{receiver}: {waiting} records not acknowledged");
+                let apart = content.apart.get(&receiver).map_or(0, Vec::len);
+                println!("{receiver}: {waiting} records not acknowledged, {apart} set apart");
             }
+        }
+        Command::Apart { spool, key, receiver, out } => {
+            let content = ncp_audit::read_spool(&SpoolOptions::new(spool, key, Site::default()))?;
+            return apart(content, receiver.as_deref(), out.as_deref());
         }
         Command::Watch { target, reason } => {
             let mut stream =
@@ -204,6 +224,26 @@ pub(crate) async fn run(command: Command) -> Result<bool, Error> {
         }
     }
     Ok(true)
+}
+
+/// Prints what was set apart, and writes the messages where a folder is given; whether there is nothing.
+fn apart(content: ncp_audit::SpoolContent, only: Option<&str>, out: Option<&Path>) -> Result<bool, Error> {
+    if let Some(folder) = out {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut nothing = true;
+    for (receiver, records) in content.apart.into_iter().filter(|(name, _)| only.is_none_or(|only| only == name)) {
+        for (index, one) in records.into_iter().enumerate() {
+            nothing = false;
+            let digest = hex::encode(openssl::sha::sha256(one.xml.as_bytes()));
+            let (epoch, seq, bytes) = (one.epoch, one.seq, one.xml.len());
+            println!("{receiver} epoch {epoch} seq {seq} at {} {bytes} bytes SHA-256 {digest}: {}", one.at, one.reason);
+            if let Some(folder) = out {
+                std::fs::write(folder.join(format!("{receiver}-{index:04}-{epoch}-{seq}.xml")), one.xml)?;
+            }
+        }
+    }
+    Ok(nothing)
 }
 
 async fn found(target: &Target, what: What) -> Result<Vec<Found>, Error> {

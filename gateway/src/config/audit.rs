@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ncp_audit::{Dialect, FhirTarget, ImagingEvent, OnFailure, Site, SpoolLimits, SpoolOptions, SyslogTarget};
+use ncp_audit::{
+    Dialect, FEED_BYTES, FhirTarget, ImagingEvent, OnFailure, SYSLOG_BYTES, Site, SpoolLimits, SpoolOptions,
+    SyslogTarget,
+};
 use serde::Deserialize;
 
 use super::InternalTls;
@@ -72,6 +75,13 @@ pub struct AuditSyslog {
     /// Source, epoch and seq as STRUCTURED-DATA.
     #[serde(default)]
     pub structured_data: bool,
+    /// It ends connections without `close_notify`, as rsyslog with GnuTLS does. What it did not store is then lost when it
+    /// ends a connection because it cannot store.
+    #[serde(default)]
+    pub ends_without_notify: bool,
+    /// Bytes of one frame that it takes; `ncp-audit` takes 1 MiB, which is the default. A longer record is set apart, and a
+    /// note goes in its place.
+    pub max_record_bytes: Option<usize>,
     /// Mutual TLS.
     pub tls: InternalTls,
 }
@@ -83,6 +93,8 @@ pub struct AuditFhir {
     pub name: String,
     /// `https://host:port/base`.
     pub base: String,
+    /// Bytes of one AuditEvent that it takes; `ncp-audit` takes 16 MiB, which is the default.
+    pub max_record_bytes: Option<usize>,
     /// Mutual TLS.
     pub tls: InternalTls,
 }
@@ -139,6 +151,8 @@ impl Audit {
                 structured_data: to.structured_data,
                 hostname: self.source.clone(),
                 source: self.source.clone(),
+                ends_without_notify: to.ends_without_notify,
+                max_record_bytes: to.max_record_bytes.unwrap_or(SYSLOG_BYTES),
             })
         };
         self.syslog.iter().map(target).collect()
@@ -153,7 +167,8 @@ impl Audit {
             let connector =
                 to.tls.files().connector(b"\x08http/1.1").map_err(|e| format!("audit.fhir {}: {e}", to.name))?;
             let client = ncp_tls::http_client(connector, None, Duration::from_secs(10));
-            Ok(FhirTarget { name: to.name.clone(), base: to.base.clone(), client })
+            let max_record_bytes = to.max_record_bytes.unwrap_or(FEED_BYTES);
+            Ok(FhirTarget { name: to.name.clone(), base: to.base.clone(), client, max_record_bytes })
         };
         self.fhir.iter().map(target).collect()
     }

@@ -3,6 +3,7 @@
 
 use foreign_types::ForeignTypeRef;
 use openssl::error::ErrorStack;
+use openssl::ssl::SslRef;
 use openssl::x509::store::X509StoreBuilderRef;
 use openssl::x509::{X509CrlRef, X509Ref};
 
@@ -35,6 +36,15 @@ const TLS_FEATURE: std::ffi::c_int = 1020;
 pub(crate) fn must_staple(certificate: &X509Ref) -> bool {
     // SAFETY: the pointer is a live X509 for as long as the reference lives; the function only reads it.
     unsafe { openssl_sys::X509_get_ext_by_NID(certificate.as_ptr(), TLS_FEATURE, -1) >= 0 }
+}
+
+/// SSL_RECEIVED_SHUTDOWN of OpenSSL's ssl.h.
+const RECEIVED_SHUTDOWN: std::ffi::c_int = 2;
+
+/// Whether the other end sent `close_notify`.
+pub(crate) fn ended_by_peer(ssl: &SslRef) -> bool {
+    // SAFETY: the pointer is a live SSL for as long as the reference lives; the function only reads it.
+    unsafe { openssl_sys::SSL_get_shutdown(ssl.as_ptr()) & RECEIVED_SHUTDOWN != 0 }
 }
 
 /// Adds a CRL to a store that is being built.

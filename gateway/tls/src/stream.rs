@@ -47,6 +47,17 @@ impl TlsStream {
         self.0.ssl()
     }
 
+    /// Whether the other end said that it ends (`close_notify`).
+    pub fn notified(&self) -> bool {
+        crate::ffi::ended_by_peer(self.0.ssl())
+    }
+
+    /// Ends the connection with a reset, so that the other end takes nothing of it for received.
+    pub fn reset(self) {
+        // A socket that is gone needs no reset.
+        let _ = self.0.get_ref().get_ref().set_zero_linger();
+    }
+
     /// Our own end.
     ///
     /// # Errors

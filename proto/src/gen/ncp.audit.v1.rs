@@ -61,7 +61,7 @@ pub struct Facts {
     #[prost(bool, tag = "11")]
     pub emergency: bool,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Ack {
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
@@ -71,6 +71,22 @@ pub struct Ack {
     /// everything up to here is in a signed checkpoint; 0 until there is a log
     #[prost(uint64, tag = "3")]
     pub checkpoint_seq: u64,
+    /// a record that will never be taken
+    #[prost(message, optional, tag = "4")]
+    pub refused: ::core::option::Option<Refusal>,
+}
+/// A record that the repository does not take, however often it comes. The source sets it apart and goes on behind it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Refusal {
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+    /// the record could not be read: it is the one after this number, of the stream if both are 0
+    #[prost(bool, tag = "3")]
+    pub next: bool,
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SearchRequest {
@@ -295,7 +311,8 @@ pub mod audit_feed_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Records in order of (epoch, seq); each answer says what is durable at the repository.
+        /// Records in order of (epoch, seq); each answer says what is durable at the repository. An end of the answers before
+        /// every record was acknowledged is a failure, whatever its status.
         pub async fn append(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::Record>,
@@ -341,7 +358,8 @@ pub mod audit_feed_server {
             >
             + std::marker::Send
             + 'static;
-        /// Records in order of (epoch, seq); each answer says what is durable at the repository.
+        /// Records in order of (epoch, seq); each answer says what is durable at the repository. An end of the answers before
+        /// every record was acknowledged is a failure, whatever its status.
         async fn append(
             &self,
             request: tonic::Request<tonic::Streaming<super::Record>>,
