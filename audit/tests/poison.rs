@@ -225,6 +225,16 @@ impl AuditFeed for StandIn {
     }
 }
 
+/// A repository's configuration for a source that comes this way.
+fn config(dir: &Path, pki: &Pki, engine: Engine, by: By) -> Config {
+    let config = common::config(dir, pki, engine);
+    match by {
+        By::Feed => config,
+        // The name of a gateway on the feed is nobody else's.
+        By::Syslog | By::Fhir => Config { writers: Default::default(), senders: common::names(&["ncp-no"]), ..config },
+    }
+}
+
 /// Our own repository in this process.
 struct Ours {
     config: Config,
@@ -453,7 +463,7 @@ async fn se_01_a_restart_gets_past_the_record_that_an_earlier_release_left() {
     for by in By::ALL {
         let dir = tempfile::tempdir().expect("a folder");
         let pki = Pki::create(&dir.path().join("pki"));
-        let ours = Ours::start(common::config(dir.path(), &pki, Engine::Files));
+        let ours = Ours::start(config(dir.path(), &pki, Engine::Files, by));
         old_spool(dir.path());
         let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
         write(&sink, 3..6).await;
@@ -487,7 +497,7 @@ async fn se_01_a_restart_gets_past_the_record_that_an_earlier_release_left() {
 async fn se_01_our_repository_names_what_it_cannot_read() {
     let dir = tempfile::tempdir().expect("a folder");
     let pki = Pki::create(&dir.path().join("pki"));
-    let ours = Ours::start(common::config(dir.path(), &pki, Engine::Files));
+    let ours = Ours::start(config(dir.path(), &pki, Engine::Files, By::Feed));
     until("it listens", 20, || std::net::TcpStream::connect(ours.config.feed).is_ok()).await;
     let record = |seq, bytes: usize| Record { epoch: 1, seq, message: vec![b'x'; bytes], ..Record::default() };
     let mut client = AuditFeedClient::new(channel(&pki, "ncp-no", ours.config.feed.port()));
@@ -515,7 +525,7 @@ async fn se_01_long_names_pass_postgresql() {
     let dir = tempfile::tempdir().expect("a folder");
     let cluster = Cluster::start();
     let pki = Pki::create(&dir.path().join("pki"));
-    let ours = Ours::start(common::config(dir.path(), &pki, Engine::Postgres(cluster.url())));
+    let ours = Ours::start(config(dir.path(), &pki, Engine::Postgres(cluster.url()), By::Feed));
     let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
     // Nothing that compresses: an index row is at most a third of a page.
     let mut state = 1u64;
@@ -556,7 +566,7 @@ async fn co_03_nothing_is_lost_while_postgresql_is_away() {
         let dir = tempfile::tempdir().expect("a folder");
         let cluster = Arc::new(Cluster::start());
         let pki = Pki::create(&dir.path().join("pki"));
-        let ours = Ours::start(common::config(dir.path(), &pki, Engine::Postgres(cluster.url())));
+        let ours = Ours::start(config(dir.path(), &pki, Engine::Postgres(cluster.url()), by));
         let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
         let port = match by {
             By::Feed => ours.config.feed.port(),
@@ -594,7 +604,7 @@ async fn control(cluster: &Arc<Cluster>, what: &'static str) {
 async fn co_03_a_repository_that_stops_takes_nothing_unread_for_received() {
     let dir = tempfile::tempdir().expect("a folder");
     let pki = Pki::create(&dir.path().join("pki"));
-    let config = common::config(dir.path(), &pki, Engine::Files);
+    let config = config(dir.path(), &pki, Engine::Files, By::Syslog);
     let mut ours = Ours::start(config.clone());
     let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
     let sending = By::Syslog.spawn(&sink, &pki, config.syslog.expect("an address").port(), "");

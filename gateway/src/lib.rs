@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod audit_scope;
+pub mod bounds;
 mod circuit;
 pub mod clinician;
 pub mod config;

@@ -65,6 +65,9 @@ pub enum GatewayError {
     /// The audit record could not be stored.
     #[error("audit: {0}")]
     Audit(String),
+    /// A text or a list is longer than the trail holds.
+    #[error("{0}")]
+    TooLong(#[from] ncp_audit::TooLong),
     /// Too much at once.
     #[error("busy")]
     Busy,
@@ -178,6 +181,13 @@ impl GatewayError {
             }
             .minor(Some(Alert::RestrictedFunction)),
             Self::Replay(_) => integrity().serious(Some(Alert::Security)),
+            Self::TooLong(found) => Row {
+                as_fault: true,
+                text: found.what,
+                indicator: Indicator::Minor,
+                alert: Some(Alert::Security),
+                ..failed()
+            },
             Self::Message(error) => message_row(error),
             Self::Policy(PolicyError::Forbidden(_)) => {
                 rights("ERROR_SEC_GENERIC", "4703", "not permitted", "wsse:FailedCheck")
@@ -472,6 +482,13 @@ mod tests {
                 "XDSRegistryError",
                 "XDSRepositoryError",
                 Indicator::Serious,
+            ),
+            (
+                ncp_audit::TooLong::of("the query is longer than 256 KiB", b"x").into(),
+                "InternalError",
+                "XDSRegistryError",
+                "XDSRepositoryError",
+                Indicator::Minor,
             ),
             (GatewayError::TranslationRequired, "InternalError", "4203", "4203", Indicator::Serious),
             (

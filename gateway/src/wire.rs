@@ -186,13 +186,15 @@ pub fn fault(error: &GatewayError, back: Back<'_>, reference: &str) -> Reply {
         GatewayError::Soap(soap) => (soap.fault(reference), soap.http_status()),
         other => {
             let row = other.row();
-            (ncp_soap::Fault::sender(row.wss, &format!("{} (reference {reference})", row.text)), 400)
+            let status = if matches!(other, GatewayError::TooLong(_)) { 413 } else { 400 };
+            (ncp_soap::Fault::sender(row.wss, &format!("{} (reference {reference})", row.text)), status)
         }
     };
     let bytes = envelope(ncp_soap::FAULT_ACTION, back, fault.to_element());
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut reply = reply(status, ncp_soap::soap_content_type(ncp_soap::FAULT_ACTION), full(bytes));
-    if matches!(error, GatewayError::Soap(SoapError::TooLarge(_) | SoapError::Timeout | SoapError::Truncated)) {
+    let ends = matches!(error, GatewayError::Soap(SoapError::TooLarge(_) | SoapError::Timeout | SoapError::Truncated));
+    if ends || matches!(error, GatewayError::TooLong(_)) {
         reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     reply

@@ -12,13 +12,14 @@ pub use recorder::Recorder;
 use jiff::Timestamp;
 use ncp_audit::{
     Decision, DocumentObject, Event, HumanRequestor, Intent, Outcome, OutcomeIndicator, PeerFacts, QueryObject, Role,
-    StudyObject, Transaction,
+    StudyObject, TooLong, Transaction,
 };
 use ncp_ihe::{CrossGatewayQueryRequest, DocumentRequest, ImagingRequest, PatientId, PatientQuery};
 use ncp_soap::{Addressing, OutPart};
 use ncp_xml::Element;
 
 use crate::app::App;
+use crate::bounds;
 use crate::config::Peer;
 use crate::identity::{Identity, TransactionName};
 use crate::listener::{OutParts, PeerConnection};
@@ -39,6 +40,8 @@ pub struct Trail {
     decision: Decision,
     progress: Recorder,
     alerts: Vec<Event>,
+    /// What of the request is longer than its record holds.
+    too_long: Option<TooLong>,
     /// The gateway does not end before the outcome is on the trail.
     _open: Held,
 }
@@ -137,6 +140,7 @@ impl Trail {
             decision: Decision::default(),
             progress: Recorder::default(),
             alerts: Vec::new(),
+            too_long: None,
             _open: app.drain.hold(),
         })
     }
@@ -155,8 +159,7 @@ impl Trail {
     /// The request's SOAP header, where the trail keeps it as evidence.
     pub fn evidence(&mut self, app: &App, envelope: &[u8]) {
         if app.audit.keeps_evidence() {
-            let header = objects::header_of(envelope).unwrap_or_default();
-            self.decision.request_header = String::from_utf8_lossy(header).into_owned();
+            self.decision.request_header = objects::evidence(envelope);
         }
     }
 
@@ -203,6 +206,7 @@ impl Trail {
         let id =
             query.query.child(ncp_ihe::ns::HL7V3, "queryId").and_then(|q| q.get("root")).unwrap_or("ITI-55").to_owned();
         let bytes = query.query.to_xml().into_bytes();
+        self.too_long = bounds::texts(&query.query).err();
         self.decision.query = Some(QueryObject { id, bytes, class_codes: Vec::new() });
     }
 
@@ -213,6 +217,7 @@ impl Trail {
 
     /// The query of ITI-38.
     pub fn stored_query(&mut self, request: &CrossGatewayQueryRequest, body: &Element) {
+        self.too_long = bounds::texts(body).err();
         self.decision.query = Some(QueryObject {
             id: request.query.id().to_owned(),
             bytes: body.to_xml().into_bytes(),
@@ -329,8 +334,10 @@ impl Trail {
     /// The decision is on disk when this returns; no byte may leave before.
     ///
     /// # Errors
-    /// The record could not be stored; nothing may be disclosed then.
+    /// The record could not be stored, or the request is longer than a record holds; nothing may be disclosed then.
     pub async fn decided(&mut self) -> Result<(), GatewayError> {
+        self.too_long.take().map_or(Ok(()), Err)?;
+        self.decision.check()?;
         let Some(exchange) = &mut self.exchange else { return Err(GatewayError::Audit("closed".into())) };
         exchange.decided(self.decision.clone()).await.map_err(|e| GatewayError::Audit(e.to_string()))
     }

@@ -1,5 +1,6 @@
 //! What the trail says, from what the gateway knows.
 
+use ncp_audit::bounds::{EVIDENCE, told_bytes};
 use ncp_audit::{DocumentObject, OutcomeIndicator, StudyObject, Transaction};
 use ncp_ihe::{DocumentRequest, StoredQuery};
 use opentelemetry::trace::TraceContextExt;
@@ -79,6 +80,12 @@ pub(super) fn trace_context() -> String {
         return String::new();
     }
     format!("00-{}-{}-{:02x}", span.trace_id(), span.span_id(), span.trace_flags().to_u8())
+}
+
+/// The SOAP header as evidence; of one that is too long its length and digest.
+pub(super) fn evidence(envelope: &[u8]) -> String {
+    let header = header_of(envelope).unwrap_or_default();
+    if header.len() > EVIDENCE { told_bytes(header) } else { String::from_utf8_lossy(header).into_owned() }
 }
 
 /// The bytes of the SOAP header, from its first tag to its last, in an envelope that was parsed already.

@@ -6,19 +6,18 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use ncp_audit::bounds::{EVIDENCE, TEXT, told_bytes};
 use ncp_audit::{DocumentObject, Evidence, Outcome, OutcomeIndicator, StudyObject};
 use ncp_ihe::DocumentRequest;
 use ncp_soap::BoxError;
 use ncp_xml::Element;
 use openssl::sha::Sha256;
 
-use super::objects::{document_object, header_of};
+use super::objects::{document_object, evidence};
 use crate::outcome::Indicator;
 
 /// Messages of one exchange that are kept as evidence.
 const MESSAGES: usize = 64;
-/// A longer SOAP header is not kept, bytes; the message's ID is.
-const HEADER: usize = 256 << 10;
 
 /// Counts what really goes out or comes in, while it does; once for several trails where an exchange passes through.
 #[derive(Clone)]
@@ -142,7 +141,7 @@ impl Recorder {
 
     /// A request as it left. Those that follow carry the same assertions, so that their IDs are enough.
     pub fn sent(&self, message_id: &str, envelope: &[u8]) {
-        let header = String::from_utf8_lossy(header_of(envelope).unwrap_or_default());
+        let header = evidence(envelope);
         self.each(|progress| {
             let header = if progress.requests.is_empty() { &header } else { "" };
             keep(&mut progress.requests, message_id, header);
@@ -224,8 +223,12 @@ impl Recorder {
 
 fn keep(messages: &mut Vec<Evidence>, message_id: &str, header: &str) {
     if messages.len() < MESSAGES && !message_id.is_empty() {
-        let header = if header.len() <= HEADER { header } else { "" };
-        messages.push(Evidence { message_id: message_id.to_owned(), header: header.to_owned() });
+        let room = EVIDENCE.saturating_sub(messages.iter().map(|kept| kept.header.len()).sum());
+        // Of a header for which there is no room its length and digest.
+        let header = if header.len() <= room { header.to_owned() } else { told_bytes(header.as_bytes()) };
+        let message_id =
+            if message_id.len() <= TEXT { message_id.to_owned() } else { told_bytes(message_id.as_bytes()) };
+        messages.push(Evidence { message_id, header });
     }
 }
 

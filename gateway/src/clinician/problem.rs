@@ -208,6 +208,10 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
             (S::BAD_GATEWAY, "exception", "country-error", format!("{name} answered with an error."))
         }
         GatewayError::Policy(PolicyError::Forbidden(_)) => Problem::Role.row(),
+        GatewayError::TooLong(_) => {
+            let text = "A text of the call or of the token is longer than can be recorded.";
+            (S::PAYLOAD_TOO_LARGE, "too-long", "request-too-long", text.into())
+        }
         _ => Problem::Internal.row(),
     }
 }

@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 
 use crate::app::{App, Snapshot};
 use crate::audit_scope::Trail;
+use crate::bounds;
 use crate::config;
 use crate::identity::TransactionName;
 use crate::listener::{self, PeerConnection, Reply, accept_until_drained, serve_connection};
@@ -238,10 +239,14 @@ async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: In
         };
         app.metrics.exchange(labels, began.elapsed());
     };
-    let request = match wire::read(&app.config.limits, None, headers, body).await.and_then(|r| dispatched(asked, r)) {
+    let read = wire::read(&app.config.limits, None, headers, body).await.and_then(|r| dispatched(asked, r));
+    let bounded = |request: wire::Request| {
+        bounds::check(&request.envelope.body, &request.bytes)?;
+        Ok::<_, GatewayError>(request)
+    };
+    let request = match read.map_err(GatewayError::from).and_then(bounded) {
         Ok(request) => request,
         Err(error) => {
-            let error = GatewayError::from(error);
             trail.refused(&error).await;
             measure(error.class());
             return wire::fault(&error, wire::Back::default(), &reference);

@@ -16,6 +16,7 @@ use ncp_xml::Element;
 
 use super::Exchange;
 use super::security::{NationalTrust, fresh_id, logged_in, treated_for};
+use crate::bounds;
 use crate::listener::Reply;
 use crate::outcome::{Alert, GatewayError};
 use crate::policy::PolicyError;
@@ -90,6 +91,7 @@ async fn issue(
     envelope: &Envelope,
     id: Option<&str>,
 ) -> Result<Element, GatewayError> {
+    bounds::check(&envelope.body, &bytes)?;
     let (app, config) = (&exchange.consumers.app, &exchange.consumers.config);
     let now = Timestamp::now();
     let trust = Arc::new(NationalTrust::of(exchange)?);

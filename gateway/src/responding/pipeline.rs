@@ -27,6 +27,7 @@ use super::replay::Seen;
 use super::{deliver, iti38, iti39, iti55, rad75, security};
 use crate::app::{App, Snapshot};
 use crate::audit_scope::{Trail, WayBack};
+use crate::bounds;
 use crate::config::SecurityErrors;
 use crate::identity::TransactionName;
 use crate::listener::{PeerConnection, Reply};
@@ -189,6 +190,7 @@ where
     let read = wire::read(&exchange.app.config.limits, reply_to, headers, body).await?;
     let wire::Request { bytes, envelope, addressing, answer_at, answer_id } = read;
     let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
+    bounds::check(&envelope.body, &bytes)?;
     Ok(Message { bytes, envelope, addressing, transaction, answer_at, answer_id })
 }
 

@@ -1,0 +1,100 @@
+//! What a request may be so long that its record still passes every receiver: refused here, where it comes in, and never
+//! cut afterwards. What it is that is too long is said; the record has its length and digest.
+
+use ncp_audit::TooLong;
+use ncp_audit::bounds::{QUERY, TEXT};
+use ncp_xml::{Element, Node};
+
+const TEXT_TOO_LONG: &str = "a text of the request is longer than 4 KiB";
+const QUERY_TOO_LONG: &str = "the query is longer than 256 KiB";
+
+/// Elements that are checked and bounded where they are read: assertions and what is signed.
+const ELSEWHERE: [&str; 3] =
+    ["urn:oasis:names:tc:SAML:2.0:assertion", "http://www.w3.org/2000/09/xmldsig#", ncp_soap::ns::WSSE];
+
+/// Checks the body of a request; `message` is the envelope as it came.
+///
+/// # Errors
+/// A query over 256 KiB; a text over 4 KiB that is no list of a query.
+pub fn check(body: &Element, message: &[u8]) -> Result<(), TooLong> {
+    let query = body.is(ncp_ihe::ns::QUERY, "AdhocQueryRequest") || body.ns() == ncp_ihe::ns::HL7V3;
+    // The record has the query as we write it, which may repeat what the message declares once.
+    if query && message.len() > QUERY && body.to_xml().len() > QUERY {
+        return Err(TooLong::of(QUERY_TOO_LONG, message));
+    }
+    texts(body)
+}
+
+/// Checks every text of an element and of what it holds.
+///
+/// # Errors
+/// The first that is longer than 4 KiB.
+pub fn texts(element: &Element) -> Result<(), TooLong> {
+    if ELSEWHERE.contains(&element.ns()) {
+        return Ok(());
+    }
+    for attribute in element.attributes() {
+        one(attribute.value())?;
+    }
+    // A parameter of a stored query may list thousands of identifiers in one text: each is one.
+    let list = element.is(ncp_ihe::ns::RIM, "Value");
+    for child in element.children() {
+        match child {
+            Node::Element(child) => texts(child)?,
+            Node::Text(text) if list => text.split(',').try_for_each(one)?,
+            Node::Text(text) => one(text)?,
+            Node::Raw(_) | Node::Gap => {}
+        }
+    }
+    Ok(())
+}
+
+fn one(text: &str) -> Result<(), TooLong> {
+    if text.len() > TEXT { Err(TooLong::of(TEXT_TOO_LONG, text.as_bytes())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use ncp_xml::Limits;
+
+    use super::*;
+
+    fn parsed(xml: &str) -> Element {
+        Element::parse(xml.as_bytes(), &Limits::REQUEST).expect("xml")
+    }
+
+    #[test]
+    fn a_text_of_4_kib_passes_and_one_more_does_not() {
+        for (bytes, passes) in [(TEXT, true), (TEXT + 1, false)] {
+            let long = "x".repeat(bytes);
+            for xml in
+                [format!("<a><b>{long}</b></a>"), format!("<a b='{long}'/>"), format!("<a><b><c d='{long}'/></b></a>")]
+            {
+                assert_eq!(texts(&parsed(&xml)).is_ok(), passes, "{bytes}");
+            }
+        }
+        // A comment between two texts makes no longer one of them.
+        let half = "x".repeat(TEXT / 2 + 1);
+        assert!(texts(&parsed(&format!("<a>{half}<!-- -->{half}</a>"))).is_err());
+    }
+
+    #[test]
+    fn a_list_of_a_query_may_be_as_long_as_the_query() {
+        let uuids = vec!["'urn:uuid:6a3f2f6e-1f5e-4a4e-9d53-8b1d3d1b9f10'"; 4000].join(",");
+        let query = |value: &str| {
+            parsed(&format!(
+                "<q:AdhocQueryRequest xmlns:q=\"{}\" xmlns=\"{}\"><AdhocQuery><Slot name=\"$a\"><ValueList><Value>({value})</Value>\
+                 </ValueList></Slot></AdhocQuery></q:AdhocQueryRequest>",
+                ncp_ihe::ns::QUERY,
+                ncp_ihe::ns::RIM
+            ))
+        };
+        let body = query(&uuids);
+        assert_eq!(check(&body, body.to_xml().as_bytes()), Ok(()));
+        let body = query(&format!("'{}'", "x".repeat(TEXT)));
+        assert!(check(&body, body.to_xml().as_bytes()).is_err(), "no list");
+        let body = query(&vec![uuids.as_str(); 2].join(","));
+        let told = check(&body, body.to_xml().as_bytes()).expect_err("over 256 KiB");
+        assert!(told.to_string().starts_with("the query is longer than 256 KiB ("), "{told}");
+    }
+}
