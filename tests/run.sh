@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . deploy/install.sh
 install_packages build-essential pkg-config libssl-dev softhsm2 libxml2-dev libxmlsec1-dev libclang-dev libsqlite3-dev curl ca-certificates \
   xmlsec1 libxml2-utils python3-venv orthanc orthanc-dicomweb postgresql rsyslog rsyslog-openssl rsyslog-gnutls \
-  redis-server openssl
+  redis-server openssl poppler-utils
 install_rust
 interop=false
 for option in "$@"; do

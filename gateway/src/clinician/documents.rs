@@ -150,8 +150,21 @@ fn content(media_type: &str, language: &str, bytes: Bytes, original: Option<&str
         None => set("x-ncp-original-digest", hex::encode(digest)),
     }
     set("content-security-policy", "sandbox".into());
-    if ["html", "xml", "svg"].iter().any(|kind| media_type.contains(kind)) {
-        set("content-disposition", "attachment".into());
-    }
+    // No media type is safe to be shown by a browser in our origin: a PDF may act when it is opened.
+    set("content-disposition", format!("attachment; filename=\"document.{}\"", extension(media_type)));
     response
+}
+
+/// A file name extension of our own choice: nothing of the document's metadata names a file.
+fn extension(media_type: &str) -> &'static str {
+    match media_type.split(';').next().unwrap_or_default().trim() {
+        "application/pdf" => "pdf",
+        "text/xml" | "application/xml" | "application/hl7-v3+xml" => "xml",
+        "application/fhir+json" | "application/json" => "json",
+        "application/dicom" => "dcm",
+        "text/plain" => "txt",
+        "image/png" => "png",
+        "image/jpeg" => "jpg",
+        _ => "bin",
+    }
 }

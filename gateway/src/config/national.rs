@@ -20,6 +20,8 @@ pub struct National {
     /// Language of the national documents.
     #[serde(default = "english")]
     pub language: String,
+    /// The organisation that keeps the country's documents, as documents made for OpenNCP neighbours name it.
+    pub custodian: Option<String>,
     /// The systems, asked in this order.
     #[serde(default)]
     pub connector: Vec<NationalConnector>,

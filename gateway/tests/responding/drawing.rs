@@ -285,6 +285,78 @@ fn co_14_what_is_not_drawn_has_its_reason() {
     assert_eq!(NotDrawn::of_exit_code(Some(101)), NotDrawn::Process, "a panic");
 }
 
+const SIDE: u16 = 96;
+
+/// A disc on a ramp: levels between 0 and 255, row by row.
+fn scene() -> Vec<u16> {
+    let level = |x: i32, y: i32| {
+        let (dx, dy) = (x - 48, y - 40);
+        if dx * dx + dy * dy < 500 { 255 - (x * 2) as u16 } else { (x * 255 / 95) as u16 }
+    };
+    (0..i32::from(SIDE)).flat_map(|y| (0..i32::from(SIDE)).map(move |x| level(x, y))).collect()
+}
+
+/// The same scene in each form that the field stores it in: every picture is the same, to two levels.
+#[test]
+fn co_14_one_scene_in_every_form_is_one_picture() {
+    let square = |mut image: Image| {
+        image.object.put(us(tags::ROWS, SIDE));
+        image.object.put(us(tags::COLUMNS, SIDE));
+        image
+    };
+    let of = |stored: u16, signed: bool, pixel: &dyn Fn(u16) -> u16| {
+        square(Image::grey(&scene().into_iter().map(pixel).collect::<Vec<u16>>(), stored, signed))
+    };
+    let identity: Vec<u16> = (0..=255).collect();
+    let palette = |mut image: Image| {
+        image.object.put(text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "PALETTE COLOR"));
+        let entries: Vec<u16> = identity.iter().map(|v| v * 257).collect();
+        for (described, data) in [
+            (tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::RED_PALETTE_COLOR_LOOKUP_TABLE_DATA),
+            (tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::GREEN_PALETTE_COLOR_LOOKUP_TABLE_DATA),
+            (tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DESCRIPTOR, tags::BLUE_PALETTE_COLOR_LOOKUP_TABLE_DATA),
+        ] {
+            image.object.put(descriptor(described, 256, 0, 16, false));
+            image.object.put(words(data, VR::OW, &entries));
+        }
+        image
+    };
+    let signed = |level: u16| minus(i16::try_from(level).expect("small") * 4 - 1000);
+    let forms: Vec<(&str, Image)> = vec![
+        ("plain", of(8, false, &|v| v)),
+        ("signed CT without a window", of(16, true, &signed).rescaled("1", "0")),
+        ("12 of 16 bits with data above", of(12, false, &|v| v * 16 | 0xA000).window("2040.5", "4081")),
+        ("PET with a fractional slope", of(16, false, &|v| v * 100).rescaled("0.0004", "0").window("5.6", "11.2")),
+        ("modality table", of(8, false, &|v| 255 - v).with(sequence(
+            tags::MODALITY_LUT_SEQUENCE,
+            vec![table(0, 16, &identity.iter().rev().copied().collect::<Vec<_>>(), false)],
+        ))),
+        ("table of values of interest", of(8, false, &|v| 255 - v).with(sequence(
+            tags::VOILUT_SEQUENCE,
+            vec![table(0, 8, &identity.iter().rev().copied().collect::<Vec<_>>(), false)],
+        ))),
+        ("lowest value is white", {
+            of(8, false, &|v| 255 - v).with(text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1"))
+        }),
+        ("palette colour", palette(of(8, false, &|v| v))),
+    ];
+    for (number, (form, image)) in forms.into_iter().enumerate() {
+        let channels = if form == "palette colour" { 3 } else { 1 };
+        if let Some(folder) = std::env::var_os("NCP_PICTURES") {
+            let object = Image { object: image.object.clone(), syntax: image.syntax };
+            let file = std::path::Path::new(&folder).join(format!("CO-14-{number}.png"));
+            std::fs::write(file, picture(&object.bytes()).expect("draws")).expect("writes");
+        }
+        // The window of the PET is narrower than one unit at both ends (PS3.3 C.11.2.1.2.1): a little more is cut.
+        let most = if form.starts_with("PET") { 13 } else { 2 };
+        let drawn = image.drawn().expect("draws");
+        assert_eq!(drawn.len(), scene().len() * channels, "{form}");
+        for (got, right) in drawn.iter().step_by(channels).zip(scene()) {
+            assert!(u16::from(*got).abs_diff(right) <= most, "{form}: {got} {right}");
+        }
+    }
+}
+
 proptest! {
     /// For every width, sign, rescale and window: what is drawn is PS3.3's formula over the values, whatever the bits
     /// around them hold.

@@ -7,6 +7,7 @@ mod common;
 mod drawing;
 mod hazards;
 mod orcd;
+mod pages;
 mod terminology;
 mod trail;
 mod transactions;

@@ -7,10 +7,12 @@ use ncp_xml::{Element, Limits};
 use crate::DocumentEntry;
 use crate::ns::HL7V3;
 
+mod narrative;
 mod report;
 mod write;
 
-pub use report::{Line, Person, Report};
+pub use narrative::{Line, Run};
+pub use report::{Person, Report, ReportError};
 pub use write::{OrcdDocument, OrcdKind};
 
 const PDF_FORMAT: &str = "urn:eHDSI:orcd:pdf:2021";

@@ -1,14 +1,15 @@
 //! The text of an imaging report: what a reader of a CDA sees, as lines, and the person it is about.
 
-use ncp_xml::{Element, Limits, Node};
+use ncp_xml::{Element, Limits};
 
-use crate::ManifestPatient;
+use super::narrative::{Line, Narrative};
 use crate::ns::HL7V3;
+use crate::{Address, PatientRecord};
 
 /// Lines of one report.
 const MOST_LINES: usize = 20_000;
 
-/// The person a document is about, as the document says it.
+/// The person a document is about, as the register says it, else as the document does.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Person {
     /// Family name.
@@ -19,29 +20,20 @@ pub struct Person {
     pub birth_date: Option<String>,
     /// `F`, `M`, `UN`.
     pub sex: Option<String>,
+    /// Where the person lives.
+    pub address: Option<Address>,
 }
 
-impl From<&ManifestPatient> for Person {
-    /// A DICOM PN is `family^given^middle`.
-    fn from(patient: &ManifestPatient) -> Self {
-        let name = patient.name.as_deref().and_then(|n| n.split('=').next()).unwrap_or_default();
-        let mut parts = name.split('^').map(str::trim).map(ToOwned::to_owned);
+impl From<&PatientRecord> for Person {
+    fn from(record: &PatientRecord) -> Self {
         Self {
-            family: parts.next().filter(|p| !p.is_empty()),
-            given: parts.take(2).filter(|p| !p.is_empty()).collect(),
-            birth_date: patient.birth_date.clone(),
-            sex: patient.sex.as_deref().map(|s| if s == "O" { "UN" } else { s }.to_owned()),
+            family: Some(record.name.family.clone()).filter(|family| !family.is_empty()),
+            given: record.name.given.clone(),
+            birth_date: record.birth_date.clone(),
+            sex: record.gender.clone(),
+            address: record.address.clone(),
         }
     }
-}
-
-/// A line of text.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Line {
-    /// Whether it stands above others.
-    pub heading: bool,
-    /// What it says.
-    pub text: String,
 }
 
 /// A report for reading.
@@ -49,83 +41,119 @@ pub struct Line {
 pub struct Report {
     /// Whom it is about.
     pub person: Person,
+    /// Who wrote it and for which organisation, as the document says it.
+    pub authors: Vec<String>,
+    /// The organisation that keeps the original.
+    pub custodian: Option<String>,
     /// Section titles and their text, in order.
     pub lines: Vec<Line>,
 }
 
+/// Why a report cannot be shown as pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// It is no CDA with a structured body.
+    #[error("the report is in a form that cannot be shown as pages")]
+    Form,
+    /// It has more than 20,000 lines.
+    #[error("the report is too long to be shown as pages")]
+    TooLong,
+}
+
+impl ReportError {
+    /// What is told of it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Form => "the report is in a form that cannot be shown as pages",
+            Self::TooLong => "the report is too long to be shown as pages",
+        }
+    }
+}
+
 impl Report {
-    /// Takes the text out of a structured CDA; `None` for anything else.
-    pub fn of_cda(cda: &[u8]) -> Option<Self> {
-        let document = Element::parse(cda, &Limits::ANSWER).ok().filter(|d| d.is(HL7V3, "ClinicalDocument"))?;
-        let mut out = Self { person: person(&document), lines: Vec::new() };
-        let body = document.path(HL7V3, &["component", "structuredBody"])?;
-        out.sections(body);
-        out.lines.truncate(MOST_LINES);
-        Some(out)
-    }
-
-    /// Of plain text.
-    pub fn of_text(text: &str) -> Self {
-        let lines = text.lines().take(MOST_LINES).map(|l| Line { heading: false, text: l.trim_end().to_owned() });
-        Self { person: Person::default(), lines: lines.collect() }
-    }
-
-    fn sections(&mut self, holder: &Element) {
-        for component in holder.all(HL7V3, "component") {
-            let Some(section) = component.child(HL7V3, "section") else { continue };
-            if let Some(title) = section.child(HL7V3, "title").map(Element::trimmed).filter(|t| !t.is_empty()) {
-                self.lines.push(Line { heading: true, text: title });
-            }
-            if let Some(text) = section.child(HL7V3, "text") {
-                let mut line = String::new();
-                self.block(text, &mut line);
-                self.end(&mut line);
-            }
-            self.sections(section);
+    /// Takes the text out of a structured CDA.
+    ///
+    /// # Errors
+    /// It is none, or too long. Nothing is cut off in silence.
+    pub fn of_cda(cda: &[u8]) -> Result<Self, ReportError> {
+        let document = Element::parse(cda, &Limits::ANSWER).ok().filter(|d| d.is(HL7V3, "ClinicalDocument"));
+        let document = document.ok_or(ReportError::Form)?;
+        let body = document.path(HL7V3, &["component", "structuredBody"]).ok_or(ReportError::Form)?;
+        let mut narrative = Narrative::default();
+        sections(body, 2, &mut narrative);
+        let mut lines = narrative.lines;
+        if narrative.deleted {
+            lines.push(note("Text that the author marked as deleted is not shown."));
         }
+        if !narrative.unknown.is_empty() {
+            let names: Vec<&str> = narrative.unknown.iter().take(20).map(String::as_str).collect();
+            lines.push(note(&format!(
+                "Text in elements of an unknown kind is shown as plain text: {}.",
+                names.join(", ")
+            )));
+        }
+        if lines.len() > MOST_LINES {
+            return Err(ReportError::TooLong);
+        }
+        let custodian = ["custodian", "assignedCustodian", "representedCustodianOrganization", "name"];
+        Ok(Self {
+            person: person(&document),
+            authors: document.all(HL7V3, "author").filter_map(author).collect(),
+            custodian: document.path(HL7V3, &custodian).map(name).filter(|n| !n.is_empty()),
+            lines,
+        })
     }
 
-    /// Narrative: what stands in a line of its own ends the line before.
-    fn block(&mut self, element: &Element, line: &mut String) {
-        for child in element.children() {
-            match child {
-                Node::Text(text) | Node::Raw(text) => {
-                    for word in text.split_whitespace() {
-                        if !line.is_empty() && !line.ends_with(' ') {
-                            line.push(' ');
-                        }
-                        line.push_str(word);
-                    }
-                }
-                Node::Element(child) => match child.local() {
-                    "br" => self.end(line),
-                    "td" | "th" => {
-                        if !line.is_empty() {
-                            line.push_str(" | ");
-                        }
-                        self.block(child, line);
-                    }
-                    "paragraph" | "item" | "list" | "tr" | "table" | "caption" => {
-                        self.end(line);
-                        if child.local() == "item" {
-                            line.push_str("\u{2022} ");
-                        }
-                        self.block(child, line);
-                        self.end(line);
-                    }
-                    _ => self.block(child, line),
-                },
-                Node::Gap => {}
-            }
-        }
+    /// Makes a report of plain text.
+    ///
+    /// # Errors
+    /// It is too long.
+    pub fn of_text(text: &str) -> Result<Self, ReportError> {
+        let lines: Vec<Line> = text.lines().take(MOST_LINES + 1).map(|l| Line::plain(l.trim_end())).collect();
+        if lines.len() > MOST_LINES { Err(ReportError::TooLong) } else { Ok(Self { lines, ..Self::default() }) }
     }
+}
 
-    fn end(&mut self, line: &mut String) {
-        let text = std::mem::take(line);
-        if !text.trim().is_empty() {
-            self.lines.push(Line { heading: false, text });
+fn note(text: &str) -> Line {
+    let mut line = Line::plain(text);
+    line.runs.iter_mut().for_each(|run| run.italic = true);
+    line
+}
+
+fn sections(holder: &Element, level: u8, narrative: &mut Narrative) {
+    for component in holder.all(HL7V3, "component") {
+        let Some(section) = component.child(HL7V3, "section") else { continue };
+        let title = section.child(HL7V3, "title").map(Element::trimmed).filter(|t| !t.is_empty());
+        if let Some(title) = &title {
+            narrative.lines.push(Line::heading(level, title.clone()));
         }
+        let before = narrative.lines.len();
+        if let Some(text) = section.child(HL7V3, "text") {
+            narrative.read(text);
+        }
+        let below = section.all(HL7V3, "component").next().is_some();
+        if narrative.lines.len() == before && !below && (title.is_some() || section.child(HL7V3, "entry").is_some()) {
+            narrative.lines.push(note("This section has no text."));
+        }
+        sections(section, (level + 1).min(6), narrative);
     }
+}
+
+/// Person and organisation of an author.
+fn author(author: &Element) -> Option<String> {
+    let assigned = author.child(HL7V3, "assignedAuthor")?;
+    let person = assigned.path(HL7V3, &["assignedPerson", "name"]).map(name);
+    let device = assigned.path(HL7V3, &["assignedAuthoringDevice", "softwareName"]).map(Element::trimmed);
+    let organisation = assigned.path(HL7V3, &["representedOrganization", "name"]).map(name);
+    let parts: Vec<String> =
+        [person.or(device), organisation].into_iter().flatten().filter(|p| !p.is_empty()).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+/// A name of a person or an organisation: its parts in the order of the document, or its text.
+fn name(name: &Element) -> String {
+    let parts: Vec<String> = name.elements().map(Element::trimmed).filter(|p| !p.is_empty()).collect();
+    if parts.is_empty() { name.trimmed() } else { parts.join(" ") }
 }
 
 /// Who the record target of a CDA is.
@@ -142,6 +170,7 @@ pub(super) fn person(document: &Element) -> Person {
         given: all("given").collect(),
         birth_date: value("birthTime", "value"),
         sex: value("administrativeGenderCode", "code"),
+        address: None,
     }
 }
 
@@ -158,19 +187,12 @@ mod tests {
              </text><component><section><title>Under</title><text><paragraph>p</paragraph></text></section></component>\
              </section></component></structuredBody></component></ClinicalDocument>";
         let report = Report::of_cda(cda.as_bytes()).expect("a report");
-        let lines: Vec<&str> = report.lines.iter().map(|l| l.text.as_str()).collect();
+        let lines: Vec<String> = report.lines.iter().map(Line::text).collect();
         assert_eq!(lines, ["Funn", "En to tre", "fire", "\u{2022} a", "\u{2022} b", "x | y", "Under", "p"]);
-        assert_eq!(report.lines.iter().filter(|l| l.heading).count(), 2);
+        assert_eq!(report.lines.iter().filter(|l| l.heading > 0).count(), 2);
         assert_eq!(report.person.family.as_deref(), Some("Testesen"));
-        assert!(Report::of_cda(b"<ClinicalDocument xmlns='urn:hl7-org:v3'/>").is_none());
-    }
-
-    #[test]
-    fn a_dicom_name_is_a_person() {
-        let patient =
-            ManifestPatient { name: Some("Testesen^Jon^X=".into()), sex: Some("O".into()), ..Default::default() };
-        let person = Person::from(&patient);
-        assert_eq!((person.family.as_deref(), person.given.len()), (Some("Testesen"), 2));
-        assert_eq!(person.sex.as_deref(), Some("UN"));
+        assert_eq!(Report::of_cda(b"<ClinicalDocument xmlns='urn:hl7-org:v3'/>").err(), Some(ReportError::Form));
+        let long = "x\n".repeat(MOST_LINES + 1);
+        assert_eq!(Report::of_text(&long).err(), Some(ReportError::TooLong), "nothing is cut off in silence");
     }
 }

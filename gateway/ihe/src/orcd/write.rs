@@ -61,8 +61,10 @@ pub struct OrcdDocument<'a> {
     pub original: &'a DocumentEntry,
     /// Its own uniqueId.
     pub unique_id: &'a str,
-    /// The patient as the original names it.
+    /// The patient as the register names it, else as the original does.
     pub person: &'a Person,
+    /// The organisation that keeps the original.
+    pub custodian: Option<&'a str>,
     /// PDF or PNG.
     pub content: &'a [u8],
 }
@@ -117,48 +119,89 @@ impl OrcdDocument<'_> {
         out
     }
 
+    /// What is not known has a nullFlavor: OpenNCP's readers expect the elements to be there.
     fn patient(&self) -> Element {
         let of = &self.original.patient_id;
         let id = element("id").attr("root", of.root.to_string()).attr("extension", &of.extension);
-        let mut patient = element("patient");
         let person = self.person;
-        if person.family.is_some() || !person.given.is_empty() {
-            let family = person.family.iter().map(|f| element("family").text(f.clone()));
-            let given = person.given.iter().map(|g| element("given").text(g.clone()));
-            patient.push(element("name").with_all(family.chain(given)));
-        }
-        if let Some(sex) = &person.sex {
-            patient.push(
-                element("administrativeGenderCode").attr("code", sex).attr("codeSystem", "2.16.840.1.113883.5.1"),
-            );
-        }
-        if let Some(birth) = &person.birth_date {
-            patient.push(element("birthTime").attr("value", birth));
-        }
-        element("recordTarget").with(element("patientRole").with(id).with(patient))
+        let family = person.family.iter().map(|f| element("family").text(f.clone()));
+        let given = person.given.iter().map(|g| element("given").text(g.clone()));
+        let name = known("name", family.chain(given).collect());
+        let sex = match &person.sex {
+            Some(sex) => {
+                element("administrativeGenderCode").attr("code", sex).attr("codeSystem", "2.16.840.1.113883.5.1")
+            }
+            None => unknown("administrativeGenderCode"),
+        };
+        let birth = match &person.birth_date {
+            Some(birth) => element("birthTime").attr("value", birth),
+            None => unknown("birthTime"),
+        };
+        let patient = element("patient").with(name).with(sex).with(birth);
+        let role = element("patientRole").with(id).with(self.patient_address()).with(unknown("telecom"));
+        element("recordTarget").with(role.with(patient))
+    }
+
+    fn patient_address(&self) -> Element {
+        let Some(address) = &self.person.address else { return unknown("addr") };
+        let parts = [
+            ("streetAddressLine", &address.street),
+            ("postalCode", &address.postal_code),
+            ("city", &address.city),
+            ("country", &address.country),
+        ];
+        known("addr", parts.iter().filter_map(|(local, part)| Some(element(local).text(part.as_deref()?))).collect())
     }
 
     fn author(&self, time: Element) -> Element {
-        let mut assigned = element("assignedAuthor").with(element("id").attr("nullFlavor", "NI"));
         let author = self.original.authors.first();
         // XCN: the second and third components are family and given name.
         let mut named = author.and_then(|a| a.person.as_deref()).unwrap_or_default().split('^').skip(1);
         let parts = [("family", named.next()), ("given", named.next())];
         let parts = parts.into_iter().filter_map(|(local, part)| Some((local, part.filter(|p| !p.is_empty())?)));
-        let name = element("name").with_all(parts.map(|(local, part)| element(local).text(part)));
-        assigned.push(element("assignedPerson").with(name));
-        if let Some(institution) = author.and_then(|a| a.institutions.first()) {
-            let name = institution.split('^').next().unwrap_or_default();
-            assigned.push(element("representedOrganization").with(element("name").text(name)));
+        let name = known("name", parts.map(|(local, part)| element(local).text(part)).collect());
+        let mut assigned = element("assignedAuthor")
+            .with(element("id").attr("nullFlavor", "NI"))
+            .with(unknown("addr"))
+            .with(unknown("telecom"))
+            .with(element("assignedPerson").with(name));
+        if let Some(institution) = self.institution() {
+            assigned.push(
+                element("representedOrganization")
+                    .with(element("name").text(institution))
+                    .with(unknown("telecom"))
+                    .with(unknown("addr")),
+            );
         }
         element("author").with(time).with(assigned)
     }
 
-    fn custodian(&self) -> Element {
-        let id = element("id").attr("root", self.original.repository_unique_id.to_string());
-        element("custodian")
-            .with(element("assignedCustodian").with(element("representedCustodianOrganization").with(id)))
+    fn institution(&self) -> Option<&str> {
+        let institution = self.original.authors.first()?.institutions.first()?;
+        institution.split('^').next().filter(|name| !name.is_empty())
     }
+
+    fn custodian(&self) -> Element {
+        let name = match self.custodian.or_else(|| self.institution()) {
+            Some(name) => element("name").text(name),
+            None => unknown("name"),
+        };
+        let organisation = element("representedCustodianOrganization")
+            .with(element("id").attr("root", self.original.repository_unique_id.to_string()))
+            .with(name)
+            .with(unknown("telecom"))
+            .with(unknown("addr"));
+        element("custodian").with(element("assignedCustodian").with(organisation))
+    }
+}
+
+/// An element with parts; without any it says that they are not known.
+fn known(local: &str, parts: Vec<Element>) -> Element {
+    if parts.is_empty() { unknown(local) } else { element(local).with_all(parts) }
+}
+
+fn unknown(local: &str) -> Element {
+    element(local).attr("nullFlavor", "UNK")
 }
 
 fn element(local: &str) -> Element {

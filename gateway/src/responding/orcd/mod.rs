@@ -4,19 +4,20 @@
 //! decisions: a report's view needs the release of the report, a picture that of the manifest and of the study.
 
 use bytes::Bytes;
-use ncp_ihe::orcd::{self, OrcdDocument, OrcdKind, Person, Report};
-use ncp_ihe::{DocumentEntry, RegistryError, RetrieveRequest, Severity, StoredQuery};
+use ncp_ihe::orcd::{self, OrcdDocument, OrcdKind, Person, Report, ReportError};
+use ncp_ihe::{DocumentEntry, PatientQuery, PatientRecord, RegistryError, RetrieveRequest, Severity, StoredQuery};
 
 use super::pipeline::Exchange;
 use super::pivot::{self, Form};
 use crate::audit_scope::Trail;
-use crate::national::{DocumentRepository, NationalError};
+use crate::national::{DocumentRepository, National, NationalError, PatientDemographicsSupplier};
 use crate::outcome::GatewayError;
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::translate::collect;
 
 pub mod draw;
-mod page;
+mod fonts;
+pub mod page;
 mod picture;
 
 /// Modalities without pictures (PS3.16 CID 29).
@@ -88,36 +89,68 @@ pub async fn make(
     let kind = kind(&entry).ok_or(NationalError::UnknownDocument)?;
     let document = national.retrieve(released).await?;
     let bytes = collect(document.content, exchange.app.config.limits.document_bytes).await?;
+    let registered = registered(exchange, national, asked, &entry).await;
     let (person, content) = match kind {
-        OrcdKind::Report => report(&entry, bytes).await?,
-        OrcdKind::Picture => picture::of_manifest(exchange, asked, &bytes, trail).await?,
+        OrcdKind::Report => report(&entry, bytes, registered).await?,
+        OrcdKind::Picture => {
+            (registered.unwrap_or_default(), picture::of_manifest(exchange, asked, &bytes, trail).await?)
+        }
     };
     let unique_id = Form::Orcd.of(&entry.unique_id);
-    let view = OrcdDocument { kind, original: &entry, unique_id: &unique_id, person: &person, content: &content };
+    let custodian = exchange.app.config.national.as_ref().and_then(|national| national.custodian.as_deref());
+    let view =
+        OrcdDocument { kind, original: &entry, unique_id: &unique_id, person: &person, custodian, content: &content };
     Ok(view.write().into())
 }
 
+/// The patient as the national register knows her: name and id of a view come from one source. `None`: the register does
+/// not answer, and a report then speaks for itself.
+async fn registered(
+    exchange: &Exchange,
+    national: &National,
+    asked: &Authorised<LookUp<RetrieveRequest>>,
+    entry: &DocumentEntry,
+) -> Option<Person> {
+    let own = &exchange.app.config.gateway.home_community_id.0;
+    let query = PatientQuery::new(own.clone(), own.clone(), vec![entry.patient_id.clone()], None, None, None);
+    let found = national.find(&asked.derive(query)).await.ok()?;
+    let of_id = |record: &&PatientRecord| record.id == entry.patient_id || record.other_ids.contains(&entry.patient_id);
+    found.iter().find(of_id).map(Person::from)
+}
+
 /// The PDF of a report: its own, the one inside, or its text on pages.
-async fn report(entry: &DocumentEntry, bytes: Bytes) -> Result<(Person, Bytes), GatewayError> {
+async fn report(
+    entry: &DocumentEntry,
+    bytes: Bytes,
+    registered: Option<Person>,
+) -> Result<(Person, Bytes), GatewayError> {
     if bytes.starts_with(b"%PDF-") {
-        return Ok((Person::default(), bytes));
+        return Ok((registered.unwrap_or_default(), bytes));
     }
     if let Some((person, "application/pdf", pdf)) = orcd::held_with_person(&bytes) {
-        return Ok((person, pdf));
+        return Ok((registered.unwrap_or(person), pdf));
     }
     let entry = entry.clone();
     // Laying out pages takes longer than a thread of the runtime should be held.
     let made = tokio::task::spawn_blocking(move || {
-        let report = match entry.mime_type.as_str() {
-            "text/plain" => Some(Report::of_text(std::str::from_utf8(&bytes).ok()?)),
+        let mut report = match entry.mime_type.as_str() {
+            "text/plain" => Report::of_text(std::str::from_utf8(&bytes).map_err(|_| ReportError::Form)?),
             _ => Report::of_cda(&bytes),
         }?;
+        if let Some(registered) = registered {
+            report.person = registered;
+        }
         let pdf = page::pdf(&entry, &report)?;
-        Some((report.person, Bytes::from(pdf)))
+        Ok((report.person, Bytes::from(pdf)))
     });
     match made.await {
-        Ok(Some(made)) => Ok(made),
-        Ok(None) => Err(NationalError::Mismatch("report cannot be shown as pages").into()),
+        Ok(Ok(made)) => Ok(made),
+        Ok(Err(reason)) => Err(not_shown(reason).into()),
         Err(_) => Err(GatewayError::Internal("report could not be laid out")),
     }
+}
+
+fn not_shown(reason: ReportError) -> NationalError {
+    tracing::warn!(reason = reason.text(), "a report could not be shown as pages");
+    NationalError::NotShown(reason.text())
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use ncp_ihe::orcd::Person;
 use ncp_ihe::{
     DocumentRequest, ImagingRequest, Manifest, ManifestInstance, ManifestSeries, RetrieveRequest, SeriesRequest,
     StudyRequest, Uid,
@@ -41,13 +40,13 @@ const NOTE_BYTES: usize = 1 << 20;
 static DRAWING: Semaphore = Semaphore::const_new(2);
 const TIME: Duration = Duration::from_secs(20);
 
-/// The PNG, and whom the study is about.
+/// The PNG of a study's key image.
 pub(super) async fn of_manifest(
     exchange: &Exchange,
     asked: &Authorised<LookUp<RetrieveRequest>>,
     manifest: &[u8],
     trail: &mut Trail,
-) -> Result<(Person, Bytes), GatewayError> {
+) -> Result<Bytes, GatewayError> {
     let (manifest, _) = Manifest::read(manifest).map_err(|_| NationalError::Mismatch("manifest is not readable"))?;
     let fetch = Fetch { exchange, asked, manifest: &manifest };
     let (series, instance) = match fetch.marked(trail).await? {
@@ -55,8 +54,7 @@ pub(super) async fn of_manifest(
         None => middle(&manifest).ok_or(NationalError::UnknownDocument)?,
     };
     let object = fetch.instance(series, instance, exchange.app.config.limits.document_bytes, trail).await?;
-    let png = drawn(&object).await?;
-    Ok((Person::from(&manifest.patient), png))
+    drawn(&object).await
 }
 
 /// The middle of the first series that has images.
