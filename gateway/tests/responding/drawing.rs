@@ -327,14 +327,20 @@ fn co_14_one_scene_in_every_form_is_one_picture() {
         ("signed CT without a window", of(16, true, &signed).rescaled("1", "0")),
         ("12 of 16 bits with data above", of(12, false, &|v| v * 16 | 0xA000).window("2040.5", "4081")),
         ("PET with a fractional slope", of(16, false, &|v| v * 100).rescaled("0.0004", "0").window("5.6", "11.2")),
-        ("modality table", of(8, false, &|v| 255 - v).with(sequence(
-            tags::MODALITY_LUT_SEQUENCE,
-            vec![table(0, 16, &identity.iter().rev().copied().collect::<Vec<_>>(), false)],
-        ))),
-        ("table of values of interest", of(8, false, &|v| 255 - v).with(sequence(
-            tags::VOILUT_SEQUENCE,
-            vec![table(0, 8, &identity.iter().rev().copied().collect::<Vec<_>>(), false)],
-        ))),
+        (
+            "modality table",
+            of(8, false, &|v| 255 - v).with(sequence(
+                tags::MODALITY_LUT_SEQUENCE,
+                vec![table(0, 16, &identity.iter().rev().copied().collect::<Vec<_>>(), false)],
+            )),
+        ),
+        (
+            "table of values of interest",
+            of(8, false, &|v| 255 - v).with(sequence(
+                tags::VOILUT_SEQUENCE,
+                vec![table(0, 8, &identity.iter().rev().copied().collect::<Vec<_>>(), false)],
+            )),
+        ),
         ("lowest value is white", {
             of(8, false, &|v| 255 - v).with(text(tags::PHOTOMETRIC_INTERPRETATION, VR::CS, "MONOCHROME1"))
         }),
