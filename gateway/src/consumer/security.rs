@@ -60,7 +60,11 @@ pub(super) async fn authenticate(
     let trust = Arc::new(NationalTrust::of(exchange)?);
     let now = Timestamp::now();
     let header = app.verifier.verify_national(request.bytes.clone(), trust, now).await?;
-    let purpose = treated_for(config, header.user.purpose, header.trc.as_ref().and_then(|trc| trc.purpose))?;
+    let purpose = treated_for(
+        config.emergency_after_login,
+        header.user.purpose,
+        header.trc.as_ref().and_then(|trc| trc.purpose),
+    )?;
     logged_in(config, &header.user.authn_class, header.user.authn_instant, now)?;
     bind(exchange, request, &header, purpose, now).await?;
 
@@ -95,13 +99,13 @@ pub(super) async fn authenticate(
     Ok(Treating { caller, treatment })
 }
 
-/// The purpose of a treatment: that of the login, or EMERGENCY where the configuration lets a treatment be one.
+/// The purpose of a treatment: that of the login, or EMERGENCY where the configuration lets a treatment be one after it.
 pub(super) fn treated_for(
-    config: &Consumer,
+    after_login: bool,
     login: Purpose,
     treatment: Option<Purpose>,
 ) -> Result<Purpose, GatewayError> {
-    let purpose = login.narrowed(treatment).filter(|purpose| *purpose == login || config.emergency_after_login);
+    let purpose = login.narrowed(treatment).filter(|purpose| *purpose == login || after_login);
     purpose.ok_or(GatewayError::TrcBinding("another purpose"))
 }
 
@@ -250,5 +254,27 @@ impl SignerTrust for NationalTrust {
 
     fn audiences(&self) -> &[String] {
         &self.audiences
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn on_06_a_treatment_is_never_less_specific_than_the_login() {
+        use Purpose::{Emergency, Treatment};
+        for (after_login, login, treatment, expected) in [
+            (false, Treatment, None, Some(Treatment)),
+            (false, Treatment, Some(Treatment), Some(Treatment)),
+            (false, Treatment, Some(Emergency), None),
+            (true, Treatment, Some(Emergency), Some(Emergency)),
+            (true, Emergency, Some(Treatment), None),
+            (true, Emergency, None, Some(Emergency)),
+            (false, Emergency, Some(Emergency), Some(Emergency)),
+        ] {
+            let got = treated_for(after_login, login, treatment).ok();
+            assert_eq!(got, expected, "{after_login} {login:?} {treatment:?}");
+        }
     }
 }

@@ -101,7 +101,7 @@ async fn issue(
     if !config.roles.contains_key(&hcp.role.code) {
         return Err(PolicyError::Forbidden("role is not configured for consumers".into()).into());
     }
-    let purpose = treated_for(config, hcp.purpose, Some(purpose))?;
+    let purpose = treated_for(config.emergency_after_login, hcp.purpose, Some(purpose))?;
     let consumer = format!("consumer {}", exchange.connection.certificate.fingerprint);
     let digest = hex::encode(openssl::sha::sha256(&bytes));
     let claims = Claims {

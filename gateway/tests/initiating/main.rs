@@ -33,6 +33,7 @@ mod mime;
 mod sts;
 mod terminology;
 mod told;
+mod users;
 
 /// A gateway in this process with a consumer in front of it.
 pub(crate) struct World {
