@@ -20,11 +20,11 @@ export NCP_SHARED_DATA="${NCP_SHARED_DATA:-$(cd .. && pwd)/shared/data}"
 target="${CARGO_TARGET_DIR:-target}"
 mkdir -p "$target"
 
-# signxml, a second implementation of XML signatures, in an environment of its own.
+# signxml and pybergshamra, which judge signatures beside xmlsec1, in an environment of their own.
 if [ ! -x "$target/python/bin/python" ]; then
   python3 -m venv "$target/python"
-  "$target/python/bin/pip" install -q 'signxml==4.*' >/dev/null
 fi
+"$target/python/bin/pip" install -q 'signxml==4.*' 'pybergshamra==0.11.0' >/dev/null
 NCP_PYTHON="$(cd "$target/python/bin" && pwd)/python"
 export NCP_PYTHON
 
