@@ -123,6 +123,12 @@ pub struct Row {
     pub alert: Option<Alert>,
 }
 
+/// Our own code of a manifest that is not kept any more, because its study has another one. It is told to those alone who
+/// may see the study.
+pub const REPLACED: &str = "urn:ncp:replaced";
+/// Our own code of a warning beside a manifest: so many instances, the last component, came to its study since.
+pub const NEWER: &str = "urn:ncp:newer:";
+
 impl GatewayError {
     /// The row of this error.
     pub fn row(&self) -> Row {
@@ -359,6 +365,9 @@ fn national_row(error: &NationalError) -> Row {
         },
         N::TooMany => Row { query: "XDSTooManyResults", text: "too many results, narrow the query", ..minor },
         N::UnknownRepository => Row { retrieve: "XDSUnknownRepositoryId", text: "repository is not known", ..minor },
+        N::Replaced => {
+            Row { retrieve: REPLACED, text: "the study has changed since it was listed, search again", ..minor }
+        }
         N::UnknownDocument => Row { retrieve: "XDSDocumentUniqueIdError", text: "document is not available", ..minor },
         N::Busy => Row {
             xcpd_reason: ("ResponderBusy", IHE_REASONS),

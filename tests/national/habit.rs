@@ -61,6 +61,14 @@ impl Archive {
         self.inside().held.push(Held { study: study.clone(), date, files });
     }
 
+    /// One more instance of a study arrives.
+    pub(crate) fn grow(&self, number: u32, folder: &Path) {
+        let mut inside = self.inside();
+        let held = inside.held.iter_mut().find(|h| h.study.number == number).expect("held");
+        held.study.instances += 1;
+        held.files = held.study.write(&folder.join(format!("held-{number}"))).expect("writes");
+    }
+
     pub(crate) fn habit(&self, habit: impl Fn(&Asked<'_>) -> Option<Response> + Send + Sync + 'static) {
         self.inside().habit = Some(Arc::new(habit));
     }

@@ -3,12 +3,16 @@
 use std::collections::BTreeSet;
 
 use axum::response::Response;
-use ncp_ihe::{QueryResponse, Status};
+use ncp_ihe::{
+    Association, Availability, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType,
+    HomeCommunityId, Manifest, ObjectIds, QueryResponse, ReturnType, Status, StoredQuery, actions,
+};
+use ncp_tests::neighbour::XCA;
 use ncp_tests::synth::Study;
 
 use crate::habit::{Archive, Asked, status};
-use crate::harness::{Asker, World, codes, fetch, same_as_files};
-use crate::{images, patient};
+use crate::harness::{Asker, HOME, World, codes, fetch, same_as_files};
+use crate::{images, oid, patient};
 
 const LOCATION: &str = "2.999.47.21.3";
 const OTHER: &str = "2.999.47.21.4";
@@ -28,7 +32,7 @@ uid_root = "{root}"
 first_byte = "2s"
 idle = "2s"
 wait = "4s"
-page = 50
+page = 100
 "#
     )
 }
@@ -283,4 +287,90 @@ async fn im_02_a_search_asks_for_the_issuer_of_the_id() {
     neighbour.documents(&patient()).await.expect("ITI-38");
     let fields = fields.lock().expect("not poisoned").clone();
     assert!(fields.len() >= 2 && fields.iter().all(|f| f.contains("00100021") && f.contains("00100024")), "{fields:?}");
+}
+
+fn wanted(unique_id: &str) -> DocumentRequest {
+    let home = Some(HomeCommunityId(oid(HOME)));
+    DocumentRequest { home, repository: oid(LOCATION), document: unique_id.to_owned() }
+}
+
+/// The manifest of a study as it is listed.
+fn entry_of(found: &QueryResponse, number: u32) -> DocumentEntry {
+    let uid = study(number).uid();
+    let of = |e: &&DocumentEntry| e.study_instance_uid().is_some_and(|own| own.as_str() == uid);
+    found.objects.entries.iter().find(of).expect("listed").clone()
+}
+
+fn sha1(bytes: &[u8]) -> String {
+    hex::encode(openssl::sha::sha1(bytes))
+}
+
+/// IM-16: opening one study asks about that study alone, whatever else the patient has.
+#[tokio::test]
+async fn im_16_opening_a_study_asks_about_that_study_alone() {
+    const STUDIES: u32 = 70;
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, STUDIES).await;
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!(listed(&found), all_but(STUDIES, &[]));
+    let restarted = world.gateway(true, &connector(&archive.serve().await, LOCATION)).await;
+    for (asker, number) in [(&neighbour, 1), (&neighbour, STUDIES), (&restarted, 2), (&restarted, 69)] {
+        let entry = entry_of(&found, number);
+        archive.asked();
+        let (response, bytes) = asker.document(&patient(), &wanted(&entry.unique_id)).await.expect("ITI-39");
+        let asked = archive.asked();
+        assert_eq!((response.status, Some(sha1(&bytes))), (Status::Success, entry.hash), "study {number}");
+        assert!(asked.len() <= 3, "{asked:?}");
+        complete(asker, number, LOCATION, world.dir.path()).await;
+        assert!(archive.asked().iter().all(|a| a.contains("/instances/")), "nothing was listed again");
+    }
+}
+
+/// IM-17, P8: a study that grows. Who was promised its three instances goes on seeing them and hears that one more came;
+/// a new search shows four, replacing the three.
+#[tokio::test]
+async fn im_17_who_was_promised_a_study_keeps_it_while_it_grows() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 3).await;
+    let first = entry_of(&neighbour.documents(&patient()).await.expect("ITI-38"), 2);
+    let mut former = vec![first.clone()];
+    for more in 1..=2 {
+        archive.grow(2, world.dir.path());
+        let found = neighbour.documents(&patient()).await.expect("ITI-38");
+        let grown = entry_of(&found, 2);
+        assert_eq!((found.status, found.objects.entries.len()), (Status::Success, 3));
+        assert!(former.iter().all(|old| old.unique_id != grown.unique_id));
+        for old in &former {
+            let (response, bytes) = neighbour.document(&patient(), &wanted(&old.unique_id)).await.expect("ITI-39");
+            assert_eq!((response.status, Some(sha1(&bytes))), (Status::Success, old.hash.clone()));
+            let listed = Manifest::read_kos(&bytes).expect("a manifest").instance_count();
+            let newer = format!("urn:ncp:newer:{}", 3 + more - listed);
+            assert_eq!(response.errors.iter().map(|e| e.code.clone()).collect::<Vec<_>>(), [newer]);
+        }
+        let (response, bytes) = neighbour.document(&patient(), &wanted(&grown.unique_id)).await.expect("ITI-39");
+        assert_eq!((response.status, response.errors.len()), (Status::Success, 0));
+        assert_eq!(Manifest::read_kos(&bytes).expect("a manifest").instance_count(), 3 + more);
+        complete(&neighbour, 2, LOCATION, world.dir.path()).await;
+        former.push(grown);
+    }
+    // The former forms are deprecated and replaced.
+    let query = StoredQuery::GetRelatedDocuments {
+        document: ObjectIds::EntryUuids(vec![first.entry_uuid.clone()]),
+        association_types: vec![Association::RPLC.into()],
+        contents: ContentFilter { entry_types: vec![EntryType::Stable], ..ContentFilter::default() },
+    };
+    let home = Some(HomeCommunityId(oid(HOME)));
+    let request = CrossGatewayQueryRequest { home, return_type: ReturnType::LeafClass, query };
+    let assertions = neighbour.assertions(&patient()).await.expect("signs");
+    let answer = neighbour.call(actions::ITI38_REQUEST, XCA, &assertions, request.to_element()).await;
+    let (related, _) = QueryResponse::read(&answer.expect("an answer").body).expect("reads");
+    let replaces = |a: &Association| a.is(Association::RPLC) && a.target == first.entry_uuid;
+    assert!(related.objects.associations.iter().any(replaces), "{related:?}");
+    assert!(related.objects.entries.iter().all(|e| e.availability == Availability::Deprecated));
+    // A gateway that never listed the former forms says what became of them, and shows the present one.
+    let restarted = world.gateway(true, &connector(&archive.serve().await, LOCATION)).await;
+    let (response, _) = restarted.document(&patient(), &wanted(&first.unique_id)).await.expect("ITI-39");
+    assert_eq!((response.status, response.errors[0].code.as_str()), (Status::Failure, "urn:ncp:replaced"));
+    let (response, _) = restarted.document(&patient(), &wanted(&former[2].unique_id)).await.expect("ITI-39");
+    assert_eq!(response.status, Status::Success);
 }

@@ -25,7 +25,7 @@ use crate::initiating::PeerError;
 use crate::initiating::images::{self, Images, Part};
 use crate::instance;
 use crate::listener::OutParts;
-use crate::outcome::GatewayError;
+use crate::outcome::{GatewayError, NEWER};
 
 /// Bytes of one instance before its pixel data, tried first and at most.
 const FIRST: usize = 16 << 10;
@@ -41,12 +41,25 @@ pub struct Place {
     instance: Option<String>,
 }
 
+/// A manifest from a moment ago, and how many instances its study has beside it by now.
+pub(super) struct Shown {
+    manifest: Arc<Manifest>,
+    newer: u64,
+}
+
+/// What the country said beside a manifest, in our own words.
+fn newer(reported: &[String]) -> u64 {
+    reported.iter().find_map(|code| code.strip_prefix(NEWER)?.parse().ok()).unwrap_or_default()
+}
+
 /// A study that may be shown.
 pub(super) struct Opened {
     bearer: Bearer,
     treated: Treated,
     document: Document,
     pub(super) manifest: Arc<Manifest>,
+    /// Instances that came to the study since it was listed.
+    newer: u64,
     /// The base of its resources.
     pub(super) root: String,
 }
@@ -78,8 +91,8 @@ pub(super) async fn open(
         return Err(Problem::NotAcceptable);
     }
     let root = clinic.base('s', &place.sealed, "dicomweb");
-    let manifest = match clinic.manifests.get(&place.sealed) {
-        Some(manifest) => manifest,
+    let shown = match clinic.manifests.get(&place.sealed) {
+        Some(shown) => shown,
         None => {
             let call = clinic.treatment_call(&bearer, &treated)?;
             let failed = |error: GatewayError| Problem::Country(call.peer.name.clone(), error);
@@ -90,15 +103,27 @@ pub(super) async fn open(
                 tracing::warn!(ncp.reference = %context.reference, "manifest is of another study or patient");
                 return Err(failed(PeerError::Mismatch.into()));
             }
-            let manifest = Arc::new(manifest);
-            clinic.manifests.put(place.sealed.clone(), manifest.clone(), manifest.instance_count());
-            manifest
+            let count = manifest.instance_count();
+            let shown = Arc::new(Shown { manifest: Arc::new(manifest), newer: newer(&kos.reported) });
+            clinic.manifests.put(place.sealed.clone(), shown.clone(), count);
+            shown
         }
     };
-    Ok(Opened { bearer, treated, document, manifest, root })
+    let (manifest, newer) = (shown.manifest.clone(), shown.newer);
+    Ok(Opened { bearer, treated, document, manifest, newer, root })
 }
 
 impl Opened {
+    /// Says that the study has more by now than this root shows.
+    pub(super) fn warn(&self, response: &mut Response) {
+        if self.newer > 0 {
+            let text = format!("299 ncp \"{} more instances arrived: search again\"", self.newer);
+            if let Ok(value) = HeaderValue::try_from(text) {
+                response.headers_mut().append(header::WARNING, value);
+            }
+        }
+    }
+
     /// The instances that a path names, on their way.
     async fn images(&self, clinic: &Clinic, place: &Place) -> Result<(Images, String), Problem> {
         let part = Part { series: place.series.as_deref(), instance: place.instance.as_deref() };
@@ -126,7 +151,9 @@ pub async fn retrieve(
     let opened = open(&clinic, &context, &place, &headers, ("RAD-107", &types)).await?;
     let (images, _) = opened.images(&clinic, &place).await?;
     let alone = place.instance.is_some() && !accepts(&headers, &types[..1]);
-    Ok(if alone { single(images) } else { multipart(images) })
+    let mut response = if alone { single(images) } else { multipart(images) };
+    opened.warn(&mut response);
+    Ok(response)
 }
 
 /// `GET …/metadata`: an element for each instance, complete, or the answer breaks off.
@@ -139,7 +166,7 @@ pub async fn metadata(
     let types = [DICOM_JSON, "application/json"];
     let opened = open(&clinic, &context, &place, &headers, ("RAD-107", &types)).await?;
     let (Images { total, refused, reported, parts }, name) = opened.images(&clinic, &place).await?;
-    let mut elements = Box::pin(elements(parts, opened.manifest.clone(), opened.root));
+    let mut elements = Box::pin(elements(parts, opened.manifest.clone(), opened.root.clone()));
     // What fails before the first byte can still be said.
     let first = match elements.next().await {
         Some(Ok(first)) => first,
@@ -163,6 +190,7 @@ pub async fn metadata(
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
     counted(&mut response, total, refused);
     warn(&mut response, &reported);
+    opened.warn(&mut response);
     Ok(response)
 }
 

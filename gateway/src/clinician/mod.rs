@@ -28,7 +28,7 @@ use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
 use ncp_audit::{Event, PeerFacts};
-use ncp_ihe::{Manifest, PatientId};
+use ncp_ihe::PatientId;
 use ncp_saml::Purpose;
 use openssl::hash::MessageDigest;
 use tokio::net::TcpListener;
@@ -74,7 +74,7 @@ pub struct Clinic {
     sealer: Sealer,
     proofs: Proofs,
     /// Manifests by the sealed base that leads to them: a viewer asks for one study many times.
-    manifests: Recent<String, Manifest>,
+    manifests: Recent<String, dicomweb::Shown>,
     calls: Arc<Semaphore>,
 }
 

@@ -7,7 +7,7 @@ use ncp_ihe::HomeCommunityId;
 use serde_json::{Value, json};
 
 use crate::initiating::PeerError;
-use crate::outcome::GatewayError;
+use crate::outcome::{GatewayError, REPLACED};
 use crate::policy::PolicyError;
 use crate::retry_after;
 
@@ -189,6 +189,11 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
         GatewayError::Peer(PeerError::Unreadable(what)) => {
             let text = format!("{name} sent something that cannot be read: {what}.");
             (S::BAD_GATEWAY, "exception", "content-unreadable", text)
+        }
+        // Told to those alone who may see the study.
+        GatewayError::Peer(PeerError::Refused(code)) if code == REPLACED => {
+            let text = "The study has changed since it was listed; search again.";
+            (S::GONE, "conflict", "study-changed", text.into())
         }
         // An absent, a blocked and somebody else's document are one answer.
         GatewayError::Peer(PeerError::Refused(code))

@@ -96,14 +96,14 @@ impl FromRequestParts<Arc<Clinic>> for Asked {
 pub async fn search_studies(Asked { opened, search, .. }: Asked) -> Response {
     let study = study_record(&opened);
     let found = search.matches(&[&study]).then_some(study);
-    search.answer(found.into_iter())
+    told(&opened, search.answer(found.into_iter()))
 }
 
 /// `GET …/studies/{study}/series`
 pub async fn search_series(Asked { opened, search, .. }: Asked) -> Response {
     let study = study_record(&opened);
     let all = opened.manifest.series.iter().map(|series| series_record(&opened, series));
-    search.answer(all.filter(|series| search.matches(&[series, &study])))
+    told(&opened, search.answer(all.filter(|series| search.matches(&[series, &study]))))
 }
 
 /// `GET …/studies/{study}[/series/{series}]/instances`
@@ -117,7 +117,13 @@ pub async fn search_instances(Asked { opened, search, place }: Asked) -> Respons
             search.matches(&[&own, &record, study]).then_some(own)
         })
     });
-    search.answer(all)
+    told(&opened, search.answer(all))
+}
+
+/// The answer, with what is to be known of the study beside it.
+fn told(opened: &Opened, mut response: Response) -> Response {
+    opened.warn(&mut response);
+    response
 }
 
 impl Search {

@@ -6,11 +6,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
-use ncp_ihe::{Availability, DocumentEntry, ImagingRequest, ObjectIds, Oid, RegistryObjects, Uid};
+use ncp_ihe::{
+    Association, Availability, DocumentEntry, ImagingRequest, ObjectIds, Oid, PatientId, RegistryObjects, Uid,
+};
 
 use super::incoming::failing;
-use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite};
+use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite, entry_uuid};
 use super::patients::Patients;
 use super::way::Way;
 use super::{
@@ -24,10 +27,12 @@ mod archive;
 mod http;
 mod json;
 mod listing;
+mod promised;
 mod search;
 
 use archive::{Archive, Wanted};
 use listing::{Listed, Reader, Studies};
+use promised::{Form, Promised};
 
 /// One archive.
 pub struct DicomWebSource {
@@ -37,6 +42,8 @@ pub struct DicomWebSource {
     patients: Arc<Patients>,
     /// Requests at once for one study.
     parallel: usize,
+    /// What was listed, as it was then.
+    promised: Promised,
 }
 
 impl DicomWebSource {
@@ -66,6 +73,7 @@ impl DicomWebSource {
             site,
             patients,
             parallel: config.parallel,
+            promised: Promised::default(),
         })
     }
 
@@ -79,15 +87,13 @@ impl DicomWebSource {
         &self.locations
     }
 
-    /// Manifests of a person's studies, and what of them is missing by name.
+    /// Manifests of a person's studies, and what of them is missing by name. The former manifests of a study that changed
+    /// are deprecated, and replaced by the present one.
     ///
     /// # Errors
     /// When nothing can be had.
     pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
         let PatientObjects { patient, status, .. } = of.get();
-        if !status.contains(&Availability::Approved) {
-            return Ok(Registered::default());
-        }
         let Studies { listed, mut omitted, mut failed } = self.reader.studies_of(patient).await;
         if listed.is_empty()
             && omitted.is_empty()
@@ -95,23 +101,92 @@ impl DicomWebSource {
         {
             return Err(error);
         }
-        let mut entries = Vec::with_capacity(listed.len());
-        for one in listed.iter().filter(|l| l.study.patient.as_ref() == Some(patient)) {
-            match self.site.document(&one.study, patient.clone()) {
-                Ok((entry, _)) => entries.push(entry),
+        let mut objects = RegistryObjects::default();
+        for one in listed {
+            let study = one.study.study.clone();
+            match self.forms(one, patient) {
+                Ok(forms) => objects.extend(forms),
+                Err(NationalError::UnknownDocument) => {}
                 Err(reason) => {
-                    tracing::warn!(reason, "no manifest can be made of a study");
-                    let unit = Unit::Study(one.study.study.clone());
-                    omitted.push(Omitted::new(&self.site.name, unit, Omission::Unusable));
+                    tracing::warn!(connector = %self.site.name, %reason, "no manifest can be made of a study");
+                    omitted.push(Omitted::new(&self.site.name, Unit::Study(study), Omission::Unusable));
                 }
             }
         }
-        Ok(Registered { objects: RegistryObjects::of_entries(entries), failed, omitted })
+        objects.entries.retain(|entry| status.contains(&entry.availability));
+        Ok(Registered { objects, failed, omitted })
     }
 
-    /// The study, when it is one of this patient.
-    async fn study(&self, study: &Uid) -> Result<Option<Arc<Listed>>, NationalError> {
-        self.reader.study(study).await
+    /// The manifest of a study as it is listed now, and those that it replaces.
+    fn forms(&self, listed: Arc<Listed>, patient: &PatientId) -> Result<RegistryObjects, NationalError> {
+        let (entry, _) = self.made(&listed, patient)?;
+        let former = self.promised.keep(&entry.unique_id, &listed);
+        let mut replacing = entry.entry_uuid.clone();
+        let mut out = RegistryObjects::of_entries(vec![entry]);
+        for form in former.iter().rev() {
+            let Ok((mut old, _)) = self.made(&form.listed, patient) else { continue };
+            old.availability = Availability::Deprecated;
+            out.associations.push(Association {
+                uuid: entry_uuid(&format!("{replacing} {}", old.entry_uuid)),
+                kind: Association::RPLC.to_owned(),
+                source: replacing,
+                target: old.entry_uuid.clone(),
+                submission_set_status: None,
+            });
+            replacing = old.entry_uuid.clone();
+            out.entries.push(old);
+        }
+        Ok(out)
+    }
+
+    /// The manifest of a study of this patient.
+    fn made(&self, listed: &Listed, patient: &PatientId) -> Result<(DocumentEntry, Bytes), NationalError> {
+        let study = &listed.study;
+        if study.patient.as_ref() != Some(patient) {
+            return Err(NationalError::UnknownDocument);
+        }
+        self.site.document(study, patient.clone()).map_err(NationalError::broken)
+    }
+
+    /// The entry with this id of a patient, by what is known of its own study alone.
+    async fn entry(&self, id: &str, patient: &PatientId) -> Result<Option<DocumentEntry>, NationalError> {
+        let (promised, now) = match self.promised.find(id) {
+            Some(form) => {
+                // What was promised does not need the archive.
+                let now = self.reader.study(&form.listed.study.study).await.ok().flatten();
+                (Some(form), now)
+            }
+            // Listed long ago, or by another gateway of this country: the id says which study it may be.
+            None => match self.reader.study_among(patient, |study| self.site.is_of(id, study)).await? {
+                Some(facts) => (None, self.reader.read_now(facts).await?),
+                None => return Ok(None),
+            },
+        };
+        let forms = now.map(|listed| self.forms(listed, patient)).transpose();
+        let forms = match forms {
+            Err(NationalError::UnknownDocument) => return Ok(None),
+            other => other?.unwrap_or_default(),
+        };
+        if let Some(entry) = forms.entries.iter().find(|e| e.unique_id == id || e.entry_uuid == id) {
+            return Ok(Some(entry.clone()));
+        }
+        match (promised, forms.entries.first()) {
+            (Some(form), _) => Ok(self.made(&form.listed, patient).ok().map(|(entry, _)| entry)),
+            // A form that is not kept any more: whoever may see the study hears that it was replaced.
+            (None, Some(present)) => Ok(Some(DocumentEntry {
+                unique_id: id.to_owned(),
+                entry_uuid: entry_uuid(id),
+                availability: Availability::Deprecated,
+                ..present.clone()
+            })),
+            _ => Ok(None),
+        }
+    }
+
+    /// How many instances the archive listed a moment ago that a form does not.
+    fn arrived(&self, form: &Listed) -> usize {
+        let Some(now) = self.reader.recently(&form.study.study) else { return 0 };
+        now.study.instances.iter().filter(|i| form.study.instance(i.sop_instance.as_str()).is_none()).count()
     }
 }
 
@@ -122,28 +197,46 @@ impl DocumentRegistry for DicomWebSource {
 
     // A manifest that does not exist yet is found again by the patient under treatment.
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        let Some(patient) = ids.identity().trc_patient.clone() else { return Ok(Vec::new()) };
-        let of = PatientObjects { patient, status: vec![Availability::Approved], groups: false };
-        let registered = self.registered(&ids.derive(of)).await?;
-        Ok(registered.objects.entries.into_iter().filter(|e| ids.get().name(e)).collect())
+        let Some(patient) = &ids.identity().trc_patient else { return Ok(Vec::new()) };
+        let (ObjectIds::UniqueIds(wanted) | ObjectIds::EntryUuids(wanted)) = ids.get();
+        let mut asked = Vec::with_capacity(wanted.len());
+        for id in wanted {
+            asked.push(self.entry(id, patient));
+        }
+        let (mut found, mut failed) = (Vec::new(), None);
+        for entry in futures_util::future::join_all(asked).await {
+            match entry {
+                Ok(entry) => found.extend(entry),
+                Err(error) => {
+                    tracing::warn!(connector = %self.site.name, reason = %error, "archive did not list a study");
+                    failed = Some(error);
+                }
+            }
+        }
+        failed.filter(|_| found.is_empty()).map_or(Ok(found), Err)
     }
 }
 
 impl DocumentRepository for DicomWebSource {
     async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
         let entry = entry.into_inner();
-        let study = entry.study_instance_uid().ok_or(NationalError::UnknownDocument)?;
-        let study = self.study(&study).await?.ok_or(NationalError::UnknownDocument)?;
-        let patient = study.study.patient.clone().filter(|p| *p == entry.patient_id);
-        let patient = patient.ok_or(NationalError::UnknownDocument)?;
-        let (made, bytes) = self.site.document(&study.study, patient).map_err(NationalError::broken)?;
-        // The archive changed since the entry was listed: it is another manifest now.
-        if made.unique_id != entry.unique_id {
-            return Err(NationalError::UnknownDocument);
+        let form = match self.promised.find(&entry.unique_id) {
+            Some(form) => form,
+            None => {
+                let study = entry.study_instance_uid().ok_or(NationalError::UnknownDocument)?;
+                let listed = self.reader.study(&study).await?.ok_or(NationalError::UnknownDocument)?;
+                Form { unique_id: self.made(&listed, &entry.patient_id)?.0.unique_id, listed }
+            }
+        };
+        // The study changed since the entry was listed, and how it was is not known any more.
+        if form.unique_id != entry.unique_id {
+            return Err(NationalError::Replaced);
         }
+        let (made, bytes) = self.made(&form.listed, &entry.patient_id)?;
         Ok(Document {
             media_type: made.mime_type,
             size: Some(bytes.len() as u64),
+            newer: self.arrived(&form.listed),
             content: Box::pin(futures_util::stream::iter([Ok(bytes)])),
         })
     }
@@ -153,7 +246,7 @@ impl ImagingDocumentSource for DicomWebSource {
     async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
         let request = request.get();
         let located = request.studies.iter().map(|study| async {
-            let indexed = match self.study(&study.study).await {
+            let indexed = match self.reader.study(&study.study).await {
                 Ok(indexed) => indexed,
                 // Nothing is known of whose it is; the other studies are located.
                 Err(error) if request.studies.len() > 1 => {

@@ -122,6 +122,7 @@ impl DocumentRepository for EmbeddedSource {
         Ok(Document {
             media_type: held.entry.mime_type.clone(),
             size: Some(bytes.len() as u64),
+            newer: 0,
             content: Box::pin(futures_util::stream::iter([Ok(bytes)])),
         })
     }

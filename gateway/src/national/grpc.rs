@@ -229,7 +229,7 @@ impl DocumentRepository for GrpcSource {
                 Err(NationalError::Mismatch("document is not as long as announced"))?;
             }
         };
-        Ok(Document { media_type: header.media_type, size: announced, content: Box::pin(content) })
+        Ok(Document { media_type: header.media_type, size: announced, newer: 0, content: Box::pin(content) })
     }
 }
 

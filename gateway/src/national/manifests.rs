@@ -213,12 +213,20 @@ impl ManifestSite {
         })
     }
 
-    /// A UID under the configured root, from a digest.
+    /// A UID under the configured root, from a digest. The first part, the study, can be told from it ([`Self::is_of`]), so
+    /// that opening a manifest asks about its own study only.
     fn derived_uid(&self, parts: &[&str]) -> Result<Uid, String> {
-        let digest = openssl::sha::sha256(parts.join("/").as_bytes());
-        let number = digest[..8].iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-        let text = format!("{}.{number}", self.uid_root);
+        let study = number(parts.first().copied().unwrap_or_default()) >> CONTENT_BITS;
+        let content = number(&parts.join("/")) & ((1 << CONTENT_BITS) - 1);
+        let text = format!("{}.{}", self.uid_root, study << CONTENT_BITS | content);
         Uid::parse(&text).map_err(|_| format!("{}: uid_root leaves no room for UIDs", self.name))
+    }
+
+    /// Whether a manifest of that study may have this uniqueId, whatever the study held when it was made.
+    pub(crate) fn is_of(&self, unique_id: &str, study: &Uid) -> bool {
+        let digits = unique_id.strip_prefix(self.uid_root.as_str()).and_then(|rest| rest.strip_prefix('.'));
+        let found = digits.and_then(|digits| digits.parse::<u64>().ok());
+        found.is_some_and(|found| found >> CONTENT_BITS == number(study.as_str()) >> CONTENT_BITS)
     }
 
     /// DocumentEntry of a KOS (`ihe-transactions.md` 7.2).
@@ -269,6 +277,15 @@ impl ManifestSite {
             extra_slots: Vec::new(),
         }
     }
+}
+
+/// Of the number in a UID made here, the part that stands for what a study holds; the part above stands for the study.
+const CONTENT_BITS: u32 = 44;
+
+/// Eight bytes of a digest.
+fn number(text: &str) -> u64 {
+    let digest = openssl::sha::sha256(text.as_bytes());
+    digest[..8].iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
 /// Study Date and Time: by the object's own offset, else by the archive's zone.

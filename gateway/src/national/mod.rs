@@ -123,6 +123,8 @@ pub struct Document {
     pub media_type: String,
     /// Length in bytes where the repository says it beforehand.
     pub size: Option<u64>,
+    /// Instances that a study has got since this manifest of it was listed.
+    pub newer: usize,
     /// The content.
     pub content: ByteStream,
 }
@@ -282,6 +284,9 @@ pub enum NationalError {
     /// The document or instance is not there (any more).
     #[error("unknown document")]
     UnknownDocument,
+    /// The study has another manifest now, and the one that was listed is not kept any more.
+    #[error("document was replaced")]
+    Replaced,
     /// The system does not answer or answered nonsense.
     #[error("national system failed: {reason}")]
     Down {
@@ -337,6 +342,7 @@ impl NationalError {
             Self::TooMany => "too-many",
             Self::UnknownRepository => "unknown-repository",
             Self::UnknownDocument => "not-there",
+            Self::Replaced => "replaced",
             Self::Down { .. } => "failed",
             Self::Unreadable(_) => "unreadable",
             Self::Busy => "busy",

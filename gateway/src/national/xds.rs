@@ -248,7 +248,7 @@ impl XdsSource {
             Content::Inline(bytes) => Box::pin(futures_util::stream::iter([Ok(bytes)])),
             Content::Include(id) => part(parts, id),
         };
-        Ok(Document { media_type: found.media_type, size: None, content })
+        Ok(Document { media_type: found.media_type, size: None, newer: 0, content })
     }
 
     /// The study as the manifests of this patient list it; none when no manifest of hers does.

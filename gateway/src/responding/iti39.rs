@@ -20,7 +20,7 @@ use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::listener::OutParts;
 use crate::national::{ByteStream, DocumentRepository, NationalError};
-use crate::outcome::GatewayError;
+use crate::outcome::{GatewayError, NEWER};
 use crate::policy::{Authorised, Disclose, LookUp};
 
 /// Stages 3 to 8. Every document is decided for itself; the answer is whole, partial or a failure.
@@ -171,7 +171,7 @@ async fn document(
                 media_type: document.media_type,
                 size: document.size,
                 bytes: document.content,
-                warning: None,
+                warning: (document.newer > 0).then(|| newer(exchange, wanted, document.newer)),
                 held: 0,
             })
         }
@@ -180,6 +180,16 @@ async fn document(
             let cda = orcd::make(exchange, asked, released, trail).instrument(span).await?;
             Ok(whole("text/xml".into(), cda, None))
         }
+    }
+}
+
+/// What a manifest shows is not all that its study has by now (ITI TF-3: 4.2.2.2.3).
+fn newer(exchange: &Exchange, wanted: &DocumentRequest, instances: usize) -> RegistryError {
+    RegistryError {
+        code: format!("{NEWER}{instances}"),
+        context: format!("{instances} more instances arrived, search again (reference {})", exchange.reference),
+        severity: Severity::Warning,
+        location: Some(format!("{} {}", wanted.document, exchange.app.config.gateway.home_community_id)),
     }
 }
 

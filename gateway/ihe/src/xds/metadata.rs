@@ -256,6 +256,9 @@ impl Association {
     /// A document is a transformation of another.
     pub const XFRM: &str = "urn:ihe:iti:2007:AssociationType:XFRM";
 
+    /// A document replaces another.
+    pub const RPLC: &str = "urn:ihe:iti:2007:AssociationType:RPLC";
+
     /// Whether it is of that type. Peers shorten the URN: the last component decides.
     pub fn is(&self, kind: &str) -> bool {
         self.kind.rsplit(':').next() == kind.rsplit(':').next()

@@ -176,6 +176,25 @@ impl Reader {
         out.listed.sort_by(|a, b| a.study.study.cmp(&b.study.study));
     }
 
+    /// The study of a person that is meant, of those that the archive lists for her: nothing but the list is asked for.
+    pub(super) async fn study_among(
+        &self,
+        patient: &PatientId,
+        is_meant: impl Fn(&Uid) -> bool,
+    ) -> Result<Option<Found>, NationalError> {
+        let Some(known) = self.patients.get(patient) else { return Ok(None) };
+        let until = self.deadline();
+        for local in &known.local_ids {
+            let found = self.search_of(local, until).await?.found;
+            let theirs = found.into_iter().filter(|f| f.patient_id.get() == Some(local));
+            let mut meant = theirs.filter(|f| f.study.uid().is_some_and(|uid| is_meant(&uid)));
+            if let Some(facts) = meant.next() {
+                return Ok(Some(facts));
+            }
+        }
+        Ok(None)
+    }
+
     /// A study as it was listed a moment ago, or is now.
     pub(super) async fn study(self: &Arc<Self>, study: &Uid) -> Read {
         let until = self.deadline();
@@ -188,7 +207,26 @@ impl Reader {
         let slow = || NationalError::down("archive did not list the study in time");
         let found = timeout_at(until, self.archive.studies(&search)).await.map_err(|_| slow())??.found;
         let Some(facts) = found.into_iter().find(|f| f.study.uid().as_ref() == Some(study)) else { return Ok(None) };
-        if let Some(known) = self.slow.get(study).filter(|known| known.facts == facts && known.counted.is_some()) {
+        self.study_of(facts, until).await
+    }
+
+    /// A study as it was listed a moment ago.
+    pub(super) fn recently(&self, study: &Uid) -> Option<Arc<Listed>> {
+        self.recent.get(study)
+    }
+
+    /// The study of which the archive says this, read now if it must be.
+    pub(super) async fn read_now(self: &Arc<Self>, facts: Found) -> Read {
+        match facts.study.uid().and_then(|uid| self.recently(&uid)) {
+            Some(known) => Ok(Some(known)),
+            None => self.study_of(facts, self.deadline()).await,
+        }
+    }
+
+    async fn study_of(self: &Arc<Self>, facts: Found, until: Instant) -> Read {
+        let slow = || NationalError::down("archive did not list the study in time");
+        let Some(study) = facts.study.uid() else { return Ok(None) };
+        if let Some(known) = self.slow.get(&study).filter(|known| known.facts == facts && known.counted.is_some()) {
             return Ok(Some(known));
         }
         let reading = self.reading(facts).ok_or(NationalError::Busy)?;
