@@ -55,19 +55,24 @@ pub struct Back<'a> {
     pub to: Option<&'a str>,
     /// MessageID of the answer, where the trail knows it before; none: a new one.
     pub message_id: Option<&'a str>,
+    /// The request carried no WS-Addressing: a stack without it would not understand the blocks of an answer either.
+    pub is_bare: bool,
 }
 
 impl Request {
     /// Where its answer goes.
     pub fn back(&self) -> Back<'_> {
-        let message_id = Some(self.answer_id.as_str());
-        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref(), message_id }
+        let (message_id, is_bare) = (Some(self.answer_id.as_str()), self.addressing.is_implied);
+        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref(), message_id, is_bare }
     }
 }
 
 impl Back<'_> {
     /// The header blocks of an answer.
     pub fn headers(self, action: &str) -> Vec<Element> {
+        if self.is_bare {
+            return Vec::new();
+        }
         let mut addressing = Addressing::response(action, self.relates_to);
         addressing.to = self.to.map(ToOwned::to_owned);
         addressing.message_id = self.message_id.map(ToOwned::to_owned).or(addressing.message_id);
@@ -83,7 +88,7 @@ pub async fn read_envelope<B>(
     limits: &config::Limits,
     headers: &HeaderMap,
     body: B,
-) -> Result<(Bytes, Envelope), SoapError>
+) -> Result<(Bytes, Envelope, Option<String>), SoapError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -100,16 +105,17 @@ where
         let mut incoming = ncp_soap::read_message(headers, body, &bounds).await?;
         // The message must have come to its end.
         incoming.parts.drain(TRAILING_BYTES).await?;
-        Ok::<_, SoapError>(incoming.root)
+        Ok::<_, SoapError>((incoming.root, incoming.action))
     };
-    let bytes = tokio::time::timeout(limits.request, reading).await.map_err(|_| SoapError::Timeout)??;
+    let (bytes, action) = tokio::time::timeout(limits.request, reading).await.map_err(|_| SoapError::Timeout)??;
     let envelope = Envelope::read(&bytes, &Limits { bytes: limits.message_bytes, ..Limits::REQUEST })?;
     envelope.check_must_understand(UNDERSTOOD)?;
-    Ok((bytes, envelope))
+    Ok((bytes, envelope, action))
 }
 
 /// Reads a request, which has no binary part in any of the transactions. `reply_to` is the one address beside the
-/// connection at which it may want its answer.
+/// connection at which it may want its answer; `implied` says which action a message has whose header says none, by the
+/// action that its Content-Type declares and by its body.
 ///
 /// # Errors
 /// MIME, limits, XML, addressing, mustUnderstand.
@@ -118,13 +124,14 @@ pub async fn read<B>(
     reply_to: Option<&str>,
     headers: &HeaderMap,
     body: B,
+    implied: impl FnOnce(Option<String>, &Element) -> Option<String>,
 ) -> Result<Request, SoapError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let (bytes, envelope) = read_envelope(limits, headers, body).await?;
-    let addressing = Addressing::read(&envelope)?;
+    let (bytes, envelope, declared) = read_envelope(limits, headers, body).await?;
+    let addressing = Addressing::read_or(&envelope, || implied(declared, &envelope.body))?;
     let answer_at = addressing.reply_address(reply_to)?.map(ToOwned::to_owned);
     let answer_id = uuid::Uuid::new_v4().urn().to_string();
     Ok(Request { bytes, envelope, addressing, answer_at, answer_id })

@@ -26,6 +26,8 @@ pub struct Addressing {
     pub reply_to: Option<String>,
     /// Address of `wsa:FaultTo`.
     pub fault_to: Option<String>,
+    /// The header carries no `wsa:Action`; it was taken from elsewhere, and the answer carries no addressing either.
+    pub is_implied: bool,
 }
 
 impl Addressing {
@@ -34,6 +36,14 @@ impl Addressing {
     /// # Errors
     /// [`SoapError::Action`] without Action, [`SoapError::Addressing`] for a header twice, too long or without address.
     pub fn read(envelope: &Envelope) -> Result<Self, SoapError> {
+        Self::read_or(envelope, || None)
+    }
+
+    /// Reads the headers of a sender that may leave `wsa:Action` out; `implied` says which action the message has then.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), [`SoapError::Action`] when nothing says the action.
+    pub fn read_or(envelope: &Envelope, implied: impl FnOnce() -> Option<String>) -> Result<Self, SoapError> {
         let one = |local: &str| -> Result<Option<&Element>, SoapError> {
             let mut found = envelope.headers.iter().filter(|h| h.is(WSA, local));
             let first = found.next();
@@ -64,8 +74,10 @@ impl Addressing {
             }
             None => Ok(None),
         };
+        let stated = value("Action")?;
         Ok(Self {
-            action: value("Action")?.ok_or(SoapError::Action)?,
+            is_implied: stated.is_none(),
+            action: stated.or_else(implied).ok_or(SoapError::Action)?,
             message_id: value("MessageID")?,
             to: value("To")?,
             relates_to: value("RelatesTo")?,

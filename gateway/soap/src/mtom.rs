@@ -47,6 +47,8 @@ impl Default for MessageLimits {
 pub struct IncomingMessage<B> {
     /// The XML, not yet parsed.
     pub root: Bytes,
+    /// The action that the Content-Type of the message or of its root part declares.
+    pub action: Option<String>,
     /// What follows.
     pub parts: Parts<B>,
 }
@@ -91,7 +93,7 @@ where
     while let Some(chunk) = root.chunk().await? {
         append(&mut bytes, &chunk, limits.root_bytes)?;
     }
-    Ok(IncomingMessage { root: bytes.freeze(), parts: root.into_parts() })
+    Ok(IncomingMessage { root: bytes.freeze(), action: root.action.take(), parts: root.into_parts() })
 }
 
 /// Reads the root of a message as it comes. Body elements called `lifted` (namespace, local name) go to `take` one by
@@ -128,6 +130,7 @@ where
 /// The root of a message, while it is read.
 struct Root<B> {
     source: Source<B>,
+    action: Option<String>,
     early: VecDeque<EarlyPart>,
     id: String,
     seen: BTreeSet<String>,
@@ -156,7 +159,8 @@ where
                     return Err(SoapError::TooLarge(SizeLimit::Body));
                 }
                 let source = Source::Whole(body, limits.idle);
-                Ok(Self { source, early: VecDeque::new(), id: String::new(), seen: BTreeSet::new() })
+                let action = media_type.parameter("action").map(ToOwned::to_owned);
+                Ok(Self { source, action, early: VecDeque::new(), id: String::new(), seen: BTreeSet::new() })
             }
             "text/xml" => Err(SoapError::Version),
             "multipart/related" => Self::of_package(&media_type, body, limits).await,
@@ -178,8 +182,10 @@ where
                 return Err(SoapError::DuplicateContentId);
             }
             if start.as_ref().is_none_or(|start| *start == id) {
-                charset_of_envelope(part.content_type().as_ref().and_then(|declared| declared.parameter("charset")))?;
-                return Ok(Self { source: Source::Package(reader), early, id, seen });
+                let declared = part.content_type();
+                charset_of_envelope(declared.as_ref().and_then(|declared| declared.parameter("charset")))?;
+                let action = declared_action(media_type, declared.as_ref());
+                return Ok(Self { source: Source::Package(reader), action, early, id, seen });
             }
             let mut bytes = BytesMut::new();
             let content = loop {
@@ -217,13 +223,28 @@ where
     }
 
     fn into_parts(self) -> Parts<B> {
-        let Self { source, early, id, seen } = self;
+        let Self { source, early, id, seen, .. } = self;
         let reader = match source {
             Source::Whole(..) => None,
             Source::Package(reader) => Some(reader),
         };
         Parts { reader, early, current: None, root_id: id, seen }
     }
+}
+
+/// The action as a parameter of the package, of its `start-info`, of the root part, or of that one's `type` (RFC 3902,
+/// SOAP 1.2 part 2 appendix A): stacks differ in where they put it.
+fn declared_action(package: &MediaType, root: Option<&MediaType>) -> Option<String> {
+    let inner = |holder: Option<&MediaType>, name: &str| {
+        let value = holder.and_then(|holder| holder.parameter(name))?;
+        MediaType::parse(value).parameter("action").map(ToOwned::to_owned)
+    };
+    let direct = |holder: Option<&MediaType>| holder.and_then(|h| h.parameter("action")).map(ToOwned::to_owned);
+    direct(Some(package))
+        .or_else(|| direct(root))
+        .or_else(|| inner(Some(package), "start-info"))
+        .or_else(|| inner(root, "type"))
+        .filter(|action| !action.is_empty())
 }
 
 /// HTTP has no Content-Transfer-Encoding (RFC 9112 B.5) and we ask for no Content-Encoding. A sender that declares one

@@ -148,7 +148,9 @@ impl Trail {
     /// The message was read.
     pub fn message(&mut self, transaction: impl Into<Transaction>, addressing: &Addressing) {
         self.decision.transaction = Some(transaction.into());
-        self.decision.message_id = addressing.message_id.clone().unwrap_or_default();
+        // A message without a MessageID goes by the exchange's own id.
+        let own = || format!("urn:uuid:{}", self.exchange_id);
+        self.decision.message_id = addressing.message_id.clone().unwrap_or_else(own);
     }
 
     /// Whether the message came before (R-ID-1): its record is then one of a repeat.

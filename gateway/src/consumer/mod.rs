@@ -239,7 +239,8 @@ async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: In
         };
         app.metrics.exchange(labels, began.elapsed());
     };
-    let read = wire::read(&app.config.limits, None, headers, body).await.and_then(|r| dispatched(asked, r));
+    let read =
+        wire::read(&app.config.limits, None, headers, body, |_, _| None).await.and_then(|r| dispatched(asked, r));
     let bounded = |request: wire::Request| {
         bounds::check(&request.envelope.body, &request.bytes)?;
         Ok::<_, GatewayError>(request)

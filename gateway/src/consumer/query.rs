@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use ncp_ihe::{
     CrossGatewayQueryRequest, HomeCommunityId, MessageError, PatientId, QueryResponse, RegistryError, Severity, Status,
-    StoredQuery,
 };
 use ncp_xml::Element;
 
@@ -16,7 +15,7 @@ use crate::config::Peer;
 use crate::identity::TransactionName;
 use crate::initiating::ask_all;
 use crate::initiating::query::{Found, forward};
-use crate::outcome::GatewayError;
+use crate::outcome::{GatewayError, Indicator};
 use crate::wire::{Answer, Request};
 
 /// Stages 3 to 5.
@@ -25,7 +24,8 @@ pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut 
     let asked = CrossGatewayQueryRequest::read(body)?;
     trail.stored_query(&asked, body);
     let treating = security::authenticate(exchange, request, trail).await?;
-    let named = named_patient(&asked.query);
+    // Whichever stored query names a patient, it is the one under treatment.
+    let named = asked.query.patient_id();
     if named.is_some_and(|patient| patient != treating.patient()) {
         return Err(GatewayError::PatientBinding);
     }
@@ -50,15 +50,15 @@ pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut 
             }
         }
     }
-    Ok(Answer::Listed(merged.response(errors)))
-}
-
-/// The patient that a query names itself.
-fn named_patient(query: &StoredQuery) -> Option<&PatientId> {
-    match query {
-        StoredQuery::FindDocuments(find) => Some(&find.patient_id),
-        _ => None,
+    let response = merged.response(errors);
+    let failed = response.errors.iter().find(|e| e.severity == Severity::Error);
+    let code = failed.map_or("no code", |error| error.code.as_str());
+    match response.status {
+        Status::Success => {}
+        Status::PartialSuccess => trail.recorder().reported(Indicator::Minor, code),
+        Status::Failure | Status::Missing => trail.recorder().reported(Indicator::Serious, code),
     }
+    Ok(Answer::Listed(response))
 }
 
 /// Whom to ask: the community that the query names, its list of target communities, or all that know such identifiers.

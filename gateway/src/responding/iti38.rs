@@ -6,19 +6,20 @@
 use std::collections::BTreeSet;
 
 use ncp_ihe::{
-    Association, CrossGatewayQueryRequest, MessageError, ObjectIds, QueryResponse, RegistryError, RegistryObjects,
-    ReturnType, Severity, Status, StoredQuery,
+    Association, CrossGatewayQueryRequest, DocumentEntry, MessageError, ObjectIds, QueryResponse, RegistryError,
+    RegistryObjects, ReturnType, Severity, Status, StoredQuery,
 };
 use ncp_xml::Element;
 use tracing::Instrument;
 
 use super::pipeline::{self, Answer, Exchange, Message};
+use super::pivot::Form;
 use super::widen::Widened;
 use super::{orcd, pivot, registry};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::national::{NationalError, Omitted, PatientObjects, Registered};
-use crate::outcome::GatewayError;
+use crate::outcome::{GatewayError, Indicator};
 use crate::policy::{Authorised, LookUp, Refusal};
 
 /// Stages 3 to 8.
@@ -49,9 +50,13 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         add_pivots(&mut national);
         add_pivots(&mut european);
     }
-    let with_orcd = exchange.connection.peer.as_ref().is_some_and(|peer| peer.orcd());
+    let peer = exchange.connection.peer.as_ref();
+    let with_orcd = peer.is_some_and(|peer| peer.orcd());
     if with_orcd {
         european.entries.extend(orcd::views(&european.entries));
+    }
+    if peer.is_some_and(|peer| peer.orcd_only()) && asks_for_no_format(&asked.query) {
+        keep_what_a_portal_shows(&mut european.entries);
     }
 
     // A filter holds when the national or the European form of an entry fits it, or may fit it by a code that stands for
@@ -65,6 +70,15 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     european.retain(|uuid| chosen.contains(uuid));
     if with_orcd && european.entries.is_empty() {
         errors.extend(orcd::nothing_found(exchange, &asked.query));
+    }
+    if let Some(failed) = errors.iter().find(|e| e.severity == Severity::Error) {
+        trail.recorder().reported(Indicator::Minor, &failed.code);
+    }
+    if with_orcd {
+        european.entries.iter_mut().for_each(give_a_title);
+    }
+    if !european.entries.is_empty() && peer.is_some_and(|peer| peer.errors_as_warnings()) {
+        errors.iter_mut().for_each(|error| error.severity = Severity::Warning);
     }
     let status =
         if errors.iter().any(|e| e.severity == Severity::Error) { Status::PartialSuccess } else { Status::Success };
@@ -86,6 +100,41 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     }
     trail.decided().await?;
     Ok(Answer::Listed(answer))
+}
+
+/// Prefixes of the formatCodes that the portals of MyHealth@EU show (`openncp-wire.md` 1.4.2).
+const PORTAL_FORMATS: [&str; 4] = ["urn:eHDSI:", "urn:epSOS:", "urn:epsos:", "urn:ihe:iti:xds-sd:pdf:"];
+
+/// Whether a query lists documents and leaves it to us in which formats.
+fn asks_for_no_format(query: &StoredQuery) -> bool {
+    match query {
+        StoredQuery::FindDocuments(find) => find.format_codes.is_empty(),
+        StoredQuery::GetAll(all) => all.contents.format_codes.is_empty(),
+        _ => false,
+    }
+}
+
+/// Leaves the OrCD views, and of documents without a view those in a format that a portal shows. A manifest or a report
+/// beside its view would be a line that cannot be opened.
+fn keep_what_a_portal_shows(entries: &mut Vec<DocumentEntry>) {
+    let views: BTreeSet<String> = entries
+        .iter()
+        .filter(|entry| pivot::split(&entry.unique_id).1 == Some(Form::Orcd))
+        .map(|entry| pivot::split(&entry.unique_id).0.to_owned())
+        .collect();
+    entries.retain(|entry| match pivot::split(&entry.unique_id) {
+        (_, Some(Form::Orcd)) => true,
+        (original, _) => {
+            let is_shown = PORTAL_FORMATS.iter().any(|prefix| entry.format_code.code.starts_with(prefix));
+            is_shown && !views.contains(original)
+        }
+    });
+}
+
+/// OpenNCP's client reads the title of every entry. One without has the name of its type.
+fn give_a_title(entry: &mut DocumentEntry) {
+    let name = || entry.type_code.display.clone().unwrap_or_else(|| entry.type_code.code.clone());
+    entry.title = Some(entry.title.take().unwrap_or_else(name));
 }
 
 /// Rules of ITI TF-2: 3.38.4.1.3 about homeCommunityId.

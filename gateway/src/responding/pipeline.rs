@@ -66,8 +66,8 @@ pub struct Message {
 
 impl Message {
     fn back(&self) -> Back<'_> {
-        let message_id = Some(self.answer_id.as_str());
-        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref(), message_id }
+        let (message_id, is_bare) = (Some(self.answer_id.as_str()), self.addressing.is_implied);
+        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref(), message_id, is_bare }
     }
 }
 
@@ -187,38 +187,53 @@ where
 {
     let peer = exchange.connection.peer.as_ref();
     let reply_to = peer.and_then(|p| p.asynchronous.as_ref()).and_then(|a| a.peer_reply_to.as_deref());
-    let read = wire::read(&exchange.app.config.limits, reply_to, headers, body).await?;
+    // OpenNCP's client leaves WS-Addressing out when its module for it is not engaged (T-SOAP-2 holds for all others).
+    let implied = |declared: Option<String>, body: &Element| {
+        let is_optional = peer.is_some_and(|peer| peer.addressing_optional());
+        let by_body = || action_of(&exchange.app, path, body).map(ToOwned::to_owned);
+        if is_optional { declared.or_else(by_body) } else { None }
+    };
+    let read = wire::read(&exchange.app.config.limits, reply_to, headers, body, implied).await?;
     let wire::Request { bytes, envelope, addressing, answer_at, answer_id } = read;
     let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
     bounds::check(&envelope.body, &bytes)?;
     Ok(Message { bytes, envelope, addressing, transaction, answer_at, answer_id })
 }
 
-fn dispatch(app: &App, path: &str, addressing: &Addressing, body: &Element) -> Result<TransactionName, SoapError> {
-    use ncp_ihe::actions;
+/// A transaction as its request shows it: actions, paths, body element.
+type Shape<'a> = (TransactionName, &'static [&'static str], &'a [String], (&'static str, &'static str));
+
+fn shapes(app: &App) -> [Shape<'_>; 4] {
+    use ncp_ihe::{actions, ns};
     let listener = &app.config.listener;
-    let (transaction, paths, namespace, local) = match addressing.action.as_str() {
-        actions::ITI55_REQUEST | actions::ITI55_DEFERRED_REQUEST => {
-            (TransactionName::Iti55, &listener.xcpd_paths, ncp_ihe::ns::HL7V3, "PRPA_IN201305UV02")
-        }
-        actions::ITI38_REQUEST => {
-            (TransactionName::Iti38, &listener.xca_paths, ncp_ihe::ns::QUERY, "AdhocQueryRequest")
-        }
-        actions::ITI39_REQUEST => {
-            (TransactionName::Iti39, &listener.xca_paths, ncp_ihe::ns::XDSB, "RetrieveDocumentSetRequest")
-        }
-        actions::RAD75_REQUEST => {
-            (TransactionName::Rad75, &listener.xcai_paths, ncp_ihe::ns::XDSI, "RetrieveImagingDocumentSetRequest")
-        }
-        _ => return Err(SoapError::Action),
-    };
+    let (xcpd, xca, xcai) = (&listener.xcpd_paths, &listener.xca_paths, &listener.xcai_paths);
+    let iti55 = &[actions::ITI55_REQUEST, actions::ITI55_DEFERRED_REQUEST];
+    [
+        (TransactionName::Iti55, iti55, xcpd, (ns::HL7V3, "PRPA_IN201305UV02")),
+        (TransactionName::Iti38, &[actions::ITI38_REQUEST], xca, (ns::QUERY, "AdhocQueryRequest")),
+        (TransactionName::Iti39, &[actions::ITI39_REQUEST], xca, (ns::XDSB, "RetrieveDocumentSetRequest")),
+        (TransactionName::Rad75, &[actions::RAD75_REQUEST], xcai, (ns::XDSI, "RetrieveImagingDocumentSetRequest")),
+    ]
+}
+
+fn dispatch(app: &App, path: &str, addressing: &Addressing, body: &Element) -> Result<TransactionName, SoapError> {
+    let shapes = shapes(app);
+    let named = shapes.iter().find(|(_, actions, ..)| actions.contains(&addressing.action.as_str()));
+    let (transaction, _, paths, (namespace, local)) = named.ok_or(SoapError::Action)?;
     if !paths.iter().any(|p| p == path) {
         return Err(SoapError::Action);
     }
     if !body.is(namespace, local) {
         return Err(SoapError::ActionMismatch);
     }
-    Ok(transaction)
+    Ok(*transaction)
+}
+
+/// The action of a message that names none, by its path and its body element.
+fn action_of(app: &App, path: &str, body: &Element) -> Option<&'static str> {
+    let fits =
+        |(_, _, paths, (namespace, local)): &Shape<'_>| paths.iter().any(|p| p == path) && body.is(namespace, local);
+    shapes(app).iter().find(|shape| fits(shape)).and_then(|(_, actions, ..)| actions.first().copied())
 }
 
 /// The transaction that a path stands for, before the message is read.

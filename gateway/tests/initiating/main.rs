@@ -28,6 +28,7 @@ mod clinicians;
 mod common;
 mod consumers;
 mod dicomweb;
+mod incumbent;
 mod inert;
 mod mime;
 mod sts;

@@ -6,6 +6,7 @@
 mod common;
 mod drawing;
 mod hazards;
+mod incumbent;
 mod orcd;
 mod pages;
 mod terminology;

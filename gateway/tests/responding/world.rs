@@ -294,7 +294,7 @@ language = "nb-NO"
         first = connector("archive", "data", SOURCES[0], 31),
         second = connector("second", "second", SOURCES[1], 32),
         fi = peer("FI", "2.999.246", "fi", ""),
-        dk = peer("DK", "2.999.208", "dk", "orcd = true\n"),
+        dk = peer("DK", "2.999.208", "dk", "kind = \"openncp\"\n"),
         se = peer("SE", "2.999.752", "se", "security_errors = \"fault\"\n"),
     )
 }

@@ -109,7 +109,9 @@ pub(super) fn write_authors(object: &str, scheme: &str, authors: &[Author]) -> V
             .with_all(many("authorRole", &author.roles))
             .with_all(many("authorSpecialty", &author.specialties))
     };
-    authors.iter().enumerate().map(write).collect()
+    // An author of whom nothing is known is left out: a Classification without a Slot says nothing.
+    let is_known = |author: &&Author| **author != Author::default();
+    authors.iter().filter(is_known).enumerate().map(write).collect()
 }
 
 pub(super) fn coded(object: &str, number: usize, scheme: &str, code: &Coded) -> Element {

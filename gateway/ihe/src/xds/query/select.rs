@@ -179,10 +179,15 @@ impl FindDocuments {
             && self.service_start.holds(entry.service_start.as_ref())
             && self.service_stop.holds(entry.service_stop.as_ref())
             && authored(&self.author_person, &entry.authors)
-            && self.max_size.is_none_or(|max| entry.size.is_none_or(|size| size <= max))
+            && self.max_size.is_none_or(|max| has_room(entry, max))
             && self.created_before.is_none_or(|bound| instant.is_none_or(|at| at < bound))
             && self.created_after.is_none_or(|bound| instant.is_none_or(|at| at > bound))
     }
+}
+
+/// A document that is assembled at retrieval announces the size 0, which is none: it does not fit a maximum.
+fn has_room(entry: &DocumentEntry, max: u64) -> bool {
+    !entry.is_delayed_assembly() && entry.size.is_none_or(|size| size <= max)
 }
 
 /// A study's UID is unique by itself: the authority that some writers add does not count.
