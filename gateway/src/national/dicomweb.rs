@@ -256,8 +256,10 @@ impl ImagingDocumentSource for DicomWebSource {
                 }
                 Err(error) => return Err(error),
             };
-            let study = IndexedStudy::locate(indexed.as_deref().map(|l| &l.study), study, &request.transfer_syntaxes);
-            Ok(study)
+            let indexed = indexed.as_deref().map(|listed| &listed.study);
+            let mut located = IndexedStudy::locate(indexed, study, &request.transfer_syntaxes);
+            located.manifests.extend(indexed.and_then(|study| self.site.description(study)).cloned());
+            Ok(located)
         });
         let located = futures_util::future::join_all(located).await.into_iter();
         let mut located = located.collect::<Result<Vec<LocatedStudy>, NationalError>>()?;

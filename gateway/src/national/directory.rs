@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use ncp_ihe::{
-    DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, Oid, PatientQuery, PatientRecord, RegistryObjects,
-    SeriesRequest, StudyRequest, Uid,
+    Availability, DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, Oid, PatientId, PatientQuery,
+    PatientRecord, RegistryObjects, SeriesRequest, StudyRequest, Uid,
 };
 
 use ncp_saml::Signer;
@@ -26,13 +26,16 @@ use super::{
     Omitted, PatientDemographicsSupplier, PatientObjects, Retrieval,
 };
 use crate::config::{self, Config};
-use crate::policy::{Authorised, Disclose, LookUp};
+use crate::policy::{Authorised, Describing, Disclose, LookUp};
+use crate::recent::Recent;
 use crate::telemetry::Metrics;
 
 /// All national systems behind the four actors.
 pub struct National {
     patients: Arc<Patients>,
     connectors: Vec<Connector>,
+    /// The documents that describe a patient's studies: images are asked for in batches.
+    describing: Recent<PatientId, Describing>,
     setbacks: Setbacks,
     /// Time for a look-up in one system.
     patience: Duration,
@@ -157,7 +160,8 @@ impl National {
             };
             connectors.push(Connector { name: connector.name().to_owned(), ahead, system });
         }
-        Ok(Self { patients, connectors, setbacks: Setbacks::default(), patience: config.patience, metrics })
+        let (describing, setbacks, patience) = (Recent::default(), Setbacks::default(), config.patience);
+        Ok(Self { patients, connectors, describing, setbacks, patience, metrics })
     }
 
     /// The entries with these ids in every registry that answers; one that fails hides nothing that another has.
@@ -295,6 +299,45 @@ impl National {
                 Ok(out)
             }
         }
+    }
+
+    /// The documents that describe studies of the patient under treatment. An archive that makes its manifests itself
+    /// tells of them when a study is located.
+    pub async fn describing<T>(&self, asked: &Authorised<LookUp<T>>) -> Arc<Describing> {
+        let Some(patient) = asked.identity().trc_patient.clone() else { return Arc::new(Describing::of([], true)) };
+        if let Some(known) = self.describing.get(&patient) {
+            return known;
+        }
+        let of = PatientObjects { patient: patient.clone(), status: vec![Availability::Approved], groups: false };
+        let of = asked.derive(of);
+        let registries = self.connectors.iter().filter(|c| !matches!(c.system, System::DicomWeb(_)));
+        let mut all = Registered::default();
+        for answer in join_all(registries.map(|connector| self.in_time(connector.system.registered(&of)))).await {
+            match answer {
+                Ok(registered) => {
+                    all.objects.extend(registered.objects);
+                    all.failed.extend(registered.failed);
+                    all.omitted.extend(registered.omitted);
+                }
+                Err(error) => {
+                    tracing::warn!(reason = %error, "a registry did not tell what describes a study");
+                    all.failed.push(error);
+                }
+            }
+        }
+        self.describing_of(&patient, &all)
+    }
+
+    /// The same out of what was registered of a patient; kept while batches of images may follow, unless a registry did
+    /// not answer.
+    pub fn describing_of(&self, patient: &PatientId, registered: &Registered) -> Arc<Describing> {
+        let entries = registered.objects.entries.iter().filter(|entry| entry.patient_id == *patient);
+        let (answered, complete) = (registered.failed.is_empty(), registered.omitted.is_empty());
+        let found = Arc::new(Describing::of(entries, answered).with_unread(!complete));
+        if answered {
+            self.describing.put(patient.clone(), found.clone(), found.len());
+        }
+        found
     }
 
     /// Asks all systems at once, each with its deadline.

@@ -1,6 +1,7 @@
 //! Manifests made on the fly out of what an archive lists: deterministic, since `hash` must fit at every call.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use jiff::tz::TimeZone;
@@ -26,6 +27,8 @@ pub(crate) struct IndexedStudy {
     pub(crate) accession: Option<String>,
     /// Sorted by SOP Instance UID.
     pub(crate) instances: Vec<IndexedInstance>,
+    /// The entry of the manifest that is made of it, without hash and size, once it was asked for.
+    pub(crate) described: OnceLock<Option<DocumentEntry>>,
 }
 
 /// An instance as its archive lists it.
@@ -72,6 +75,7 @@ impl IndexedStudy {
             missing: Vec::new(),
             modalities: indexed.map(|s| s.modalities()).unwrap_or_default(),
             study_date: indexed.and_then(|s| s.study_date.clone()),
+            manifests: Vec::new(),
             patient_ids: Vec::new(),
             birth_date: None,
             transfer_syntaxes: syntaxes.to_vec(),
@@ -170,6 +174,15 @@ impl ManifestSite {
             .write_kos(KosDialect::Mado(MadoCodes::default()))
             .map_err(|e| format!("{}: manifest: {e}", self.name))?;
         Ok((self.entry(study, patient, &manifest, &bytes), bytes.into()))
+    }
+
+    /// What the entry of a study's manifest tells of the study; `None` of a study of nobody, which has no manifest.
+    pub(crate) fn description<'a>(&self, study: &'a IndexedStudy) -> Option<&'a DocumentEntry> {
+        let described = || {
+            let (patient, manifest) = (study.patient.clone()?, self.manifest(study).ok()?);
+            Some(self.entry(study, patient, &manifest, &[]))
+        };
+        study.described.get_or_init(described).as_ref()
     }
 
     fn manifest(&self, study: &IndexedStudy) -> Result<Manifest, String> {
@@ -365,6 +378,7 @@ mod tests {
                 file: None,
                 withheld: false,
             }],
+            described: OnceLock::new(),
         };
         let patient = PatientId::parse_cx("1^^^&2.999.2&ISO").expect("a CX");
         let (entry, bytes) = site.document(&study, patient).expect("a manifest");

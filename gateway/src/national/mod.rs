@@ -171,6 +171,8 @@ pub struct LocatedStudy {
     pub modalities: Vec<String>,
     /// Study Date (0008,0020), YYYYMMDD, local to the source.
     pub study_date: Option<String>,
+    /// Entries of its manifests that the source knows: those that it makes, and those it read to find the study.
+    pub manifests: Vec<DocumentEntry>,
     /// Ids under which its objects may name the patient (0010,0020).
     pub patient_ids: Vec<String>,
     /// The patient's birth date as far as it is known, YYYYMMDD.
@@ -190,6 +192,7 @@ impl LocatedStudy {
             missing: study.series.iter().flat_map(|s| &s.instances).map(|i| (i.clone(), why)).collect(),
             modalities: Vec::new(),
             study_date: None,
+            manifests: Vec::new(),
             patient_ids: Vec::new(),
             birth_date: None,
             transfer_syntaxes: syntaxes.to_vec(),
@@ -201,6 +204,7 @@ impl LocatedStudy {
         self.instances.extend(other.instances);
         self.missing.extend(other.missing);
         self.patient_ids.extend(other.patient_ids);
+        self.manifests.extend(other.manifests);
         for modality in other.modalities {
             if !self.modalities.contains(&modality) {
                 self.modalities.push(modality);

@@ -78,6 +78,8 @@ struct Listed {
     study_date: Option<String>,
     patient_ids: BTreeSet<String>,
     birth_date: Option<String>,
+    /// The entries of those manifests.
+    manifests: Vec<DocumentEntry>,
 }
 
 struct ListedInstance {
@@ -312,6 +314,7 @@ impl Listed {
                 self.instances.insert(instance.sop_instance.to_string(), listed);
             }
         }
+        self.manifests.push(entry.clone());
         self.study_date = self.study_date.take().or_else(|| manifest.study_date.clone());
         self.birth_date = self.birth_date.take().or_else(|| manifest.patient.birth_date.clone());
         self.patient_ids.extend(manifest.patient.ids.iter().map(|issued| issued.id.clone()));
@@ -327,6 +330,7 @@ impl Listed {
             missing: Vec::new(),
             modalities: listed.map(|l| l.modalities.iter().cloned().collect()).unwrap_or_default(),
             study_date: listed.and_then(|l| l.study_date.clone()),
+            manifests: listed.map(|l| l.manifests.clone()).unwrap_or_default(),
             patient_ids: listed.map(|l| l.patient_ids.iter().cloned().collect()).unwrap_or_default(),
             birth_date: listed.and_then(|l| l.birth_date.clone()),
             transfer_syntaxes: syntaxes.to_vec(),

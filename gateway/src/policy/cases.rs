@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::engine::{Facts, PolicyEngine, Stage, Verdict};
+use super::engine::{PolicyEngine, Stage, Verdict};
+use super::facts::{Description, Facts};
 use crate::identity::{Identity, TransactionName};
 
 /// A file of cases.
@@ -55,24 +56,18 @@ pub struct Case {
     /// `document`, `manifest`, `study`; empty at look-up.
     #[serde(default)]
     pub kind: String,
-    /// classCode.
-    #[serde(default)]
-    pub class_code: String,
+    /// classCode. Of a document, manifest or study an attribute that a case does not say is one that nobody told.
+    pub class_code: Option<String>,
     /// typeCode.
-    #[serde(default)]
-    pub type_code: String,
+    pub type_code: Option<String>,
     /// confidentialityCodes.
-    #[serde(default)]
-    pub confidentiality: Vec<String>,
+    pub confidentiality: Option<Vec<String>>,
     /// Modalities.
-    #[serde(default)]
-    pub modalities: Vec<String>,
+    pub modalities: Option<Vec<String>>,
     /// Names and identifiers of the authors' organisations.
-    #[serde(default)]
-    pub author_organisations: Vec<String>,
+    pub author_organisations: Option<Vec<String>>,
     /// `YYYYMMDD`
-    #[serde(default)]
-    pub service_date: String,
+    pub service_date: Option<String>,
     /// `permit` or `deny`; absent in a request that is only explained.
     pub expect: Option<String>,
     /// The `@id` that must be among the reasons.
@@ -130,12 +125,12 @@ impl Case {
             strong: hcp.strongly_authenticated,
             next_of_kin,
             kind: String::new(),
-            class_code: String::new(),
-            type_code: String::new(),
-            confidentiality: Vec::new(),
-            modalities: Vec::new(),
-            author_organisations: Vec::new(),
-            service_date: String::new(),
+            class_code: None,
+            type_code: None,
+            confidentiality: None,
+            modalities: None,
+            author_organisations: None,
+            service_date: None,
             expect: None,
             rule: None,
         }
@@ -173,14 +168,21 @@ impl Case {
             _ => return Err(none("stage")),
         };
         let kind = ["", "document", "manifest", "study"].into_iter().find(|k| *k == self.kind);
+        let kind = kind.ok_or_else(|| none("kind"))?;
+        // A person, and a request before its look-up, have none of these.
+        let unsaid = if kind.is_empty() { Facts::default() } else { Facts::unknown(kind) };
+        let description = unsaid.descriptions.first().cloned().unwrap_or_else(Description::none);
         let facts = Facts {
-            kind: kind.ok_or_else(|| none("kind"))?,
-            class_code: self.class_code.clone(),
-            type_code: self.type_code.clone(),
-            confidentiality: self.confidentiality.clone(),
-            modalities: self.modalities.clone(),
-            author_organisations: self.author_organisations.clone(),
-            service_date: self.service_date.clone(),
+            kind,
+            confidentiality: self.confidentiality.clone().or(unsaid.confidentiality),
+            modalities: self.modalities.clone().or(unsaid.modalities),
+            author_organisations: self.author_organisations.clone().or(unsaid.author_organisations),
+            descriptions: vec![Description {
+                class_code: self.class_code.clone().or(description.class_code),
+                type_code: self.type_code.clone().or(description.type_code),
+                service_date: self.service_date.clone().or(description.service_date),
+            }],
+            incomplete: false,
         };
         let identity = self.identity().ok_or_else(|| none("country"))?;
         Ok(Question { identity, transaction, stage, facts })

@@ -25,7 +25,8 @@ use jiff::Timestamp;
 use ncp_ihe::{DocumentEntry, PatientId};
 
 use super::consent::{ConsentSource, Directives, ServiceConsent};
-use super::engine::{Facts, PolicyEngine, Stage, Verdict};
+use super::engine::{PolicyEngine, Stage, Verdict};
+use super::facts::{Describing, Description, Facts};
 use crate::identity::{Identity, TransactionName};
 use crate::national::LocatedStudy;
 
@@ -144,6 +145,7 @@ impl LocatedStudy {
             missing: Vec::new(),
             modalities: self.modalities.clone(),
             study_date: self.study_date.clone(),
+            manifests: Vec::new(),
             patient_ids: self.patient_ids.clone(),
             birth_date: self.birth_date.clone(),
             transfer_syntaxes: self.transfer_syntaxes.clone(),
@@ -193,10 +195,9 @@ pub struct Policy {
 pub trait Resource {
     /// The patient whose unit it is; `None` when nobody's.
     fn patient(&self) -> Option<&PatientId>;
-    /// Facts for the policy.
-    fn facts(&self) -> Facts;
-    /// The keys under which a block may name it: unique id, study UID.
-    fn block_keys(&self) -> Vec<String>;
+    /// Facts for the policy, with what the patient's documents tell of the study that it belongs to; and the keys under
+    /// which a block may name it: unique id, Study Instance UID.
+    fn described(&self, documents: &Describing) -> (Facts, Vec<String>);
 }
 
 impl Policy {
@@ -258,7 +259,8 @@ impl Policy {
         Ok(Authorised { subject: LookUp(request.body), identity, directives: Arc::new(directives) })
     }
 
-    /// Decides about one document or study: patient binding, service consent, blocks, then Cedar on its metadata.
+    /// Decides about one document or study: patient binding, service consent, blocks, then Cedar on its metadata. A
+    /// study's facts are in the patient's `documents`; every path hands them in, so that all come to one verdict.
     ///
     /// # Errors
     /// Says why for the audit trail; the peer is told the same in every case, that it does not exist.
@@ -267,14 +269,16 @@ impl Policy {
         asked: &Authorised<LookUp<T>>,
         transaction: TransactionName,
         resource: R,
+        documents: &Describing,
     ) -> Result<Authorised<Disclose<R>>, Refusal> {
         let identity = &asked.identity;
         let trc_patient = identity.trc_patient.as_ref();
         if resource.patient().is_none() || resource.patient() != trc_patient {
             return Err(Refusal::OtherPatient);
         }
-        let blocked = asked.directives.closes(&resource, identity, Timestamp::now());
-        match self.engine.decide(identity, transaction, Stage::Disclose, &resource.facts()) {
+        let (facts, keys) = resource.described(documents);
+        let blocked = asked.directives.closes(&facts, &keys, identity, Timestamp::now());
+        match self.engine.decide(identity, transaction, Stage::Disclose, &facts) {
             Verdict::Permit if blocked => Err(Refusal::Blocked),
             Verdict::Permit => Ok(Authorised {
                 subject: Disclose(resource),
@@ -289,8 +293,9 @@ impl Policy {
     /// The work of [`release`](Self::release) for what does not exist, so that the time of an answer does not tell it from
     /// what is withheld.
     pub fn absent<T>(&self, asked: &Authorised<LookUp<T>>, transaction: TransactionName) {
-        let blocked = asked.directives.closes(&Absent, &asked.identity, Timestamp::now());
-        let verdict = self.engine.decide(&asked.identity, transaction, Stage::Disclose, &Absent.facts());
+        let (facts, keys) = absent();
+        let blocked = asked.directives.closes(&facts, &keys, &asked.identity, Timestamp::now());
+        let verdict = self.engine.decide(&asked.identity, transaction, Stage::Disclose, &facts);
         std::hint::black_box((blocked, verdict));
     }
 
@@ -320,35 +325,21 @@ impl Policy {
     }
 }
 
-/// Name and identifier of an XON.
-fn organisation(xon: &str) -> Vec<String> {
-    let parts: Vec<&str> = xon.split('^').collect();
-    [parts.first(), parts.get(9)].into_iter().flatten().filter(|p| !p.is_empty()).map(|p| (*p).to_owned()).collect()
-}
-
 /// What does not exist, with as many facts as a document has.
-struct Absent;
-
-impl Resource for Absent {
-    fn patient(&self) -> Option<&PatientId> {
-        None
-    }
-
-    fn facts(&self) -> Facts {
-        Facts {
-            kind: "document",
-            class_code: "E01-2".into(),
-            type_code: "18748-4".into(),
-            confidentiality: vec!["N".into()],
-            modalities: Vec::new(),
-            author_organisations: vec!["Hospital".into(), "2.999.1".into()],
-            service_date: "20260101120000".into(),
-        }
-    }
-
-    fn block_keys(&self) -> Vec<String> {
-        vec!["2.999.1".into()]
-    }
+fn absent() -> (Facts, Vec<String>) {
+    let description = Description {
+        class_code: Some("E01-2".into()),
+        type_code: Some("18748-4".into()),
+        service_date: Some("20260101120000".into()),
+    };
+    let facts = Facts {
+        kind: "document",
+        confidentiality: Some(vec!["N".into()]),
+        author_organisations: Some(vec!["Hospital".into(), "2.999.1".into()]),
+        descriptions: vec![description],
+        ..Facts::default()
+    };
+    (facts, vec!["2.999.1".into()])
 }
 
 impl Resource for DocumentEntry {
@@ -356,32 +347,8 @@ impl Resource for DocumentEntry {
         Some(&self.patient_id)
     }
 
-    fn facts(&self) -> Facts {
-        Facts {
-            kind: if self.is_manifest() { "manifest" } else { "document" },
-            class_code: self.class_code.code.clone(),
-            type_code: self.type_code.code.clone(),
-            confidentiality: self.confidentiality.iter().map(|c| c.code.clone()).collect(),
-            modalities: Vec::new(),
-            author_organisations: self
-                .authors
-                .iter()
-                .flat_map(|a| &a.institutions)
-                .flat_map(|i| organisation(i))
-                .collect(),
-            service_date: self
-                .service_start
-                .as_ref()
-                .or(self.creation_time.as_ref())
-                .map(ToString::to_string)
-                .unwrap_or_default(),
-        }
-    }
-
-    fn block_keys(&self) -> Vec<String> {
-        let mut keys = vec![self.unique_id.clone()];
-        keys.extend(self.study_instance_uid().map(|uid| uid.to_string()));
-        keys
+    fn described(&self, documents: &Describing) -> (Facts, Vec<String>) {
+        documents.of_entry(self)
     }
 }
 
@@ -390,12 +357,10 @@ impl Resource for LocatedStudy {
         self.patient.as_ref()
     }
 
-    fn facts(&self) -> Facts {
-        let service_date = self.study_date.clone().unwrap_or_default();
-        Facts { kind: "study", modalities: self.modalities.clone(), service_date, ..Facts::default() }
-    }
-
-    fn block_keys(&self) -> Vec<String> {
-        vec![self.study.to_string()]
+    fn described(&self, documents: &Describing) -> (Facts, Vec<String>) {
+        let of_study = documents.of_study(&self.study, &self.manifests);
+        let (facts, manifests) = of_study.with_archive(&self.modalities, self.study_date.as_deref());
+        let keys = std::iter::once(self.study.to_string()).chain(manifests).collect();
+        (facts, keys)
     }
 }

@@ -6,10 +6,12 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cedar_policy::{
-    Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid, PolicyId, PolicySet, Request,
-    RestrictedExpression, Schema, ValidationMode, Validator,
+    AuthorizationError, Authorizer, Context, Decision, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    EvaluationError, PolicyId, PolicySet, Request, RestrictedExpression, Schema, ValidationMode, Validator,
 };
+use serde_json::Value;
 
+use super::facts::{Description, Facts};
 use crate::identity::{Identity, TransactionName};
 
 /// The schema of principals, actions, resources and context; the same for every country.
@@ -22,25 +24,6 @@ pub enum Stage {
     LookUp,
     /// For one person, document or study.
     Disclose,
-}
-
-/// What a policy may know about a resource.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
-    /// `document`, `manifest`, `study`, or empty when nothing was looked up yet.
-    pub kind: &'static str,
-    /// classCode of the entry.
-    pub class_code: String,
-    /// typeCode of the entry.
-    pub type_code: String,
-    /// confidentialityCodes.
-    pub confidentiality: Vec<String>,
-    /// Modalities of a study.
-    pub modalities: Vec<String>,
-    /// Names and identifiers of the organisations that wrote it.
-    pub author_organisations: Vec<String>,
-    /// Beginning of the service, `YYYYMMDD…`, or empty.
-    pub service_date: String,
 }
 
 /// Cedar's answer.
@@ -91,12 +74,17 @@ pub enum PolicyLoadError {
     Invalid(String),
 }
 
+/// Attributes that come as often as documents describe a unit.
+const DESCRIBED: [&str; 3] = ["classCode", "typeCode", "serviceDate"];
+
 /// A loaded and validated policy set.
 pub struct PolicyEngine {
     policies: PolicySet,
     schema: Schema,
     authorizer: Authorizer,
     decisions: AtomicU64,
+    /// A policy asks for class, type or date, so that each description of a unit is decided about.
+    asks_description: bool,
 }
 
 impl PolicyEngine {
@@ -142,19 +130,59 @@ impl PolicyEngine {
             let findings: Vec<String> = result.validation_errors().map(ToString::to_string).collect();
             return Err(PolicyLoadError::Invalid(findings.join("; ")));
         }
-        Ok(Self { policies, schema, authorizer: Authorizer::new(), decisions: AtomicU64::new(0) })
+        let json: Vec<Value> = policies
+            .policies()
+            .map(cedar_policy::Policy::to_json)
+            .collect::<Result<_, _>>()
+            .map_err(|error| PolicyLoadError::Invalid(error.to_string()))?;
+        // With `has` a rule would pass over what is not known, and passing over opens.
+        if json.iter().any(|policy| mentions(policy, &|name, _| name == "has")) {
+            return Err(PolicyLoadError::Invalid("`has`: every attribute is there or the rule closes".into()));
+        }
+        let described =
+            |name: &str, value: &Value| name == "attr" && value.as_str().is_some_and(|a| DESCRIBED.contains(&a));
+        let asks_description = json.iter().any(|policy| mentions(policy, &described));
+        let (authorizer, decisions) = (Authorizer::new(), AtomicU64::new(0));
+        Ok(Self { policies, schema, authorizer, decisions, asks_description })
     }
 
-    /// Decides. An error in any policy is a `Failed` verdict, since Cedar skips a forbid that fails.
+    /// Decides. An error in any policy is a `Failed` verdict, since Cedar skips a forbid that fails; a policy that asks for
+    /// a fact that nobody told denies.
     pub fn decide(&self, identity: &Identity, transaction: TransactionName, stage: Stage, facts: &Facts) -> Verdict {
+        let all = if self.asks_description { facts.descriptions.len() } else { 1 };
+        let none = Description::none();
+        for description in facts.descriptions.iter().chain([&none]).take(all.max(1)) {
+            match self.decide_one(identity, transaction, stage, facts, description) {
+                Verdict::Permit => {}
+                closed => return closed,
+            }
+        }
+        Verdict::Permit
+    }
+
+    fn decide_one(
+        &self,
+        identity: &Identity,
+        transaction: TransactionName,
+        stage: Stage,
+        facts: &Facts,
+        description: &Description,
+    ) -> Verdict {
         self.decisions.fetch_add(1, Ordering::Relaxed);
-        let (request, entities) = match self.request(identity, transaction, stage, facts) {
+        let (request, entities) = match self.request(identity, transaction, stage, facts, description) {
             Ok(parts) => parts,
             Err(why) => return Verdict::Failed(why),
         };
         let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
-        if let Some(error) = response.diagnostics().errors().next() {
-            return Verdict::Failed(error.to_string());
+        let failed = response.diagnostics().errors().next();
+        if let Some(AuthorizationError::PolicyEvaluationError(error)) = failed {
+            return match error.inner() {
+                EvaluationError::EntityAttrDoesNotExist(_) => {
+                    let names = format!("{} asks for what nobody told", self.named(error.policy_id()));
+                    Verdict::Deny(Rules { names, weak: false })
+                }
+                other => Verdict::Failed(other.to_string()),
+            };
         }
         match response.decision() {
             Decision::Allow => Verdict::Permit,
@@ -171,20 +199,31 @@ impl PolicyEngine {
         let (mut names, mut weak) = (Vec::new(), false);
         for id in policies {
             weak |= self.policies.annotation(id, "answer").is_some_and(|a| a == "weak-authentication");
-            names.push(self.policies.annotation(id, "id").map_or_else(|| id.to_string(), ToString::to_string));
+            names.push(self.named(id));
         }
         names.sort();
         Rules { names: if names.is_empty() { "no permit".into() } else { names.join(",") }, weak }
     }
 
+    fn named(&self, id: &PolicyId) -> String {
+        self.policies.annotation(id, "id").map_or_else(|| id.to_string(), ToString::to_string)
+    }
+
     /// The `@id`s of the policies that decided, for people.
     pub fn reasons(&self, identity: &Identity, transaction: TransactionName, stage: Stage, facts: &Facts) -> Rules {
-        match self.request(identity, transaction, stage, facts) {
-            Ok((request, entities)) => {
-                let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
-                self.rules(response.diagnostics().reason())
+        match self.decide(identity, transaction, stage, facts) {
+            Verdict::Deny(rules) => rules,
+            Verdict::Failed(why) => Rules { names: why, weak: false },
+            Verdict::Permit => {
+                let description = facts.descriptions.first().cloned().unwrap_or_else(Description::none);
+                match self.request(identity, transaction, stage, facts, &description) {
+                    Ok((request, entities)) => {
+                        let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
+                        self.rules(response.diagnostics().reason())
+                    }
+                    Err(why) => Rules { names: why, weak: false },
+                }
             }
-            Err(why) => Rules { names: why, weak: false },
         }
     }
 
@@ -194,6 +233,7 @@ impl PolicyEngine {
         transaction: TransactionName,
         stage: Stage,
         facts: &Facts,
+        description: &Description,
     ) -> Result<(Request, Entities), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let string = |s: &str| RestrictedExpression::new_string(s.to_owned());
@@ -213,20 +253,20 @@ impl PolicyEngine {
             Default::default(),
         )
         .map_err(|e| text(&e))?;
-        let resource_entity = Entity::new(
-            resource.clone(),
-            HashMap::from([
-                ("kind".to_owned(), string(facts.kind)),
-                ("classCode".to_owned(), string(&facts.class_code)),
-                ("typeCode".to_owned(), string(&facts.type_code)),
-                ("confidentiality".to_owned(), set(&facts.confidentiality)),
-                ("modalities".to_owned(), set(&facts.modalities)),
-                ("authorOrganisations".to_owned(), set(&facts.author_organisations)),
-                ("serviceDate".to_owned(), string(&facts.service_date)),
-            ]),
-            Default::default(),
-        )
-        .map_err(|e| text(&e))?;
+        let told = [
+            ("kind", Some(string(facts.kind))),
+            ("classCode", description.class_code.as_deref().map(string)),
+            ("typeCode", description.type_code.as_deref().map(string)),
+            ("confidentiality", facts.confidentiality.as_deref().map(set)),
+            ("modalities", facts.modalities.as_deref().map(set)),
+            ("authorOrganisations", facts.author_organisations.as_deref().map(set)),
+            ("serviceDate", description.service_date.as_deref().map(string)),
+        ];
+        // An attribute that is left out fails the rule that asks for it, and no other.
+        let all_told = told.iter().all(|(_, value)| value.is_some());
+        let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+        let resource_entity =
+            Entity::new(resource.clone(), told.collect(), Default::default()).map_err(|e| text(&e))?;
         let context = Context::from_pairs([
             ("stage".to_owned(), string(if stage == Stage::LookUp { "look-up" } else { "disclose" })),
             ("purpose".to_owned(), string(&identity.purpose)),
@@ -236,10 +276,19 @@ impl PolicyEngine {
             ("nextOfKin".to_owned(), RestrictedExpression::new_bool(identity.next_of_kin)),
         ])
         .map_err(|e| text(&e))?;
-        let entities =
-            Entities::from_entities([principal_entity, resource_entity], Some(&self.schema)).map_err(|e| text(&e))?;
+        let entities = Entities::from_entities([principal_entity, resource_entity], all_told.then_some(&self.schema))
+            .map_err(|e| text(&e))?;
         let request = Request::new(principal, action, resource, context, Some(&self.schema)).map_err(|e| text(&e))?;
         Ok((request, entities))
+    }
+}
+
+/// Whether a member of a JSON value, at any depth, is one that is looked for.
+fn mentions(value: &Value, wanted: &impl Fn(&str, &Value) -> bool) -> bool {
+    match value {
+        Value::Object(members) => members.iter().any(|(name, inner)| wanted(name, inner) || mentions(inner, wanted)),
+        Value::Array(items) => items.iter().any(|inner| mentions(inner, wanted)),
+        _ => false,
     }
 }
 
@@ -325,16 +374,16 @@ pub(crate) mod tests {
         let verdict = engine.decide(&weak, TransactionName::Iti38, Stage::LookUp, &Facts::default());
         assert!(matches!(verdict, Verdict::Deny(rules) if rules.weak && rules.names == "weak-login"));
         let emergency = Identity { purpose: "EMERGENCY".into(), ..radiologist() };
-        let withheld = Facts { kind: "document", confidentiality: vec!["NORS".into()], ..Facts::default() };
+        let withheld = Facts { kind: "document", confidentiality: Some(vec!["NORS".into()]), ..Facts::default() };
         let verdict = engine.decide(&emergency, TransactionName::Iti38, Stage::Disclose, &withheld);
         assert!(matches!(verdict, Verdict::Deny(_)), "emergency opens nothing that the patient closed");
         let citizen = Identity { role: "Patient".into(), purpose: "PATRQT".into(), ..radiologist() };
         for code in ["NORU", "NORN_FFL", "NORS"] {
-            let deferred = Facts { kind: "document", confidentiality: vec![code.into()], ..Facts::default() };
+            let deferred = Facts { kind: "document", confidentiality: Some(vec![code.into()]), ..Facts::default() };
             let verdict = engine.decide(&citizen, TransactionName::Iti38, Stage::Disclose, &deferred);
             assert!(matches!(verdict, Verdict::Deny(_)), "{code}");
         }
-        let deferred = Facts { kind: "document", confidentiality: vec!["NORU".into()], ..Facts::default() };
+        let deferred = Facts { kind: "document", confidentiality: Some(vec!["NORU".into()]), ..Facts::default() };
         let verdict = engine.decide(&radiologist(), TransactionName::Iti38, Stage::Disclose, &deferred);
         assert_eq!(verdict, Verdict::Permit, "deferred for the citizen, not for the clinician");
     }
@@ -342,7 +391,7 @@ pub(crate) mod tests {
     #[test]
     fn blocked_confidentiality_is_withheld_at_disclosure() {
         let engine = PolicyEngine::parse(DEFAULT).expect("shipped policies are valid");
-        let blocked = Facts { kind: "document", confidentiality: vec!["NORS".into()], ..Facts::default() };
+        let blocked = Facts { kind: "document", confidentiality: Some(vec!["NORS".into()]), ..Facts::default() };
         let verdict = engine.decide(&radiologist(), TransactionName::Iti38, Stage::Disclose, &blocked);
         assert!(matches!(verdict, Verdict::Deny(_)), "{verdict:?}");
     }

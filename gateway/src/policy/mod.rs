@@ -8,10 +8,12 @@ pub mod cases;
 pub mod consent;
 pub mod decide;
 pub mod engine;
+pub mod facts;
 pub mod roles;
 
 pub use decide::{Authenticated, Authorised, Disclose, LookUp, Policy, PolicyError, Refusal, Resource};
-pub use engine::{Facts, PolicyEngine};
+pub use engine::PolicyEngine;
+pub use facts::{Describing, Facts};
 
 #[cfg(test)]
 mod tests;

@@ -40,6 +40,11 @@ async fn admit<T>(policy: &Policy, body: T) -> Result<Authorised<LookUp<T>>, Pol
     policy.admit(request, TransactionName::Iti38, Some(&patient())).await
 }
 
+/// No document describes anything.
+fn nothing() -> Describing {
+    Describing::of([], true)
+}
+
 struct Unit(Facts);
 
 impl Resource for Unit {
@@ -47,16 +52,13 @@ impl Resource for Unit {
         static PATIENT_ID: std::sync::LazyLock<PatientId> = std::sync::LazyLock::new(patient);
         Some(&PATIENT_ID)
     }
-    fn facts(&self) -> Facts {
-        self.0.clone()
-    }
-    fn block_keys(&self) -> Vec<String> {
-        vec!["2.999.7".into()]
+    fn described(&self, _: &Describing) -> (Facts, Vec<String>) {
+        (self.0.clone(), vec!["2.999.7".into()])
     }
 }
 
 fn unit(confidentiality: &str) -> Unit {
-    Unit(Facts { kind: "document", confidentiality: vec![confidentiality.into()], ..Facts::default() })
+    Unit(Facts { kind: "document", confidentiality: Some(vec![confidentiality.into()]), ..Facts::default() })
 }
 
 /// Cedar skips a forbid that fails to evaluate, so that without our own rule this request would be permitted.
@@ -80,9 +82,9 @@ async fn a_consent_source_that_is_away_is_a_refusal() {
 async fn a_unit_is_released_by_what_it_is() {
     let policy = policy(DEFAULT, ConsentSource::File(file("")));
     let asked = admit(&policy, ()).await.expect("a professional");
-    let closed = policy.release(&asked, TransactionName::Iti38, unit("NORS")).await;
+    let closed = policy.release(&asked, TransactionName::Iti38, unit("NORS"), &nothing()).await;
     assert!(matches!(closed, Err(Refusal::Forbidden(_))));
-    assert!(policy.release(&asked, TransactionName::Iti38, unit("N")).await.is_ok());
+    assert!(policy.release(&asked, TransactionName::Iti38, unit("N"), &nothing()).await.is_ok());
 }
 
 /// What the law closes stays closed whatever the patient's server says.
@@ -106,7 +108,7 @@ async fn the_file_closes_beside_the_server() {
     let released = async |law: &str| {
         let policy = policy(DEFAULT, ConsentSource::Fhir(server(url.clone()), file(law)));
         let asked = admit(&policy, ()).await.expect("a professional");
-        policy.release(&asked, TransactionName::Iti38, unit("N")).await.is_ok()
+        policy.release(&asked, TransactionName::Iti38, unit("N"), &nothing()).await.is_ok()
     };
     assert!(released("").await);
     assert!(!released(&format!("[[block]]\npatient = \"{PATIENT}\"\ndocument = \"2.999.7\"\n")).await);
@@ -142,14 +144,14 @@ async fn a_unit_is_the_patients_of_the_treatment() {
         fn patient(&self) -> Option<&PatientId> {
             None
         }
-        fn facts(&self) -> Facts {
-            Facts::default()
-        }
-        fn block_keys(&self) -> Vec<String> {
-            Vec::new()
+        fn described(&self, _: &Describing) -> (Facts, Vec<String>) {
+            (Facts::default(), Vec::new())
         }
     }
     let policy = policy("permit(principal, action, resource);", ConsentSource::File(file("")));
     let asked = admit(&policy, ()).await.expect("a professional");
-    assert!(matches!(policy.release(&asked, TransactionName::Iti39, Nobodys).await, Err(Refusal::OtherPatient)));
+    assert!(matches!(
+        policy.release(&asked, TransactionName::Iti39, Nobodys, &nothing()).await,
+        Err(Refusal::OtherPatient)
+    ));
 }

@@ -4,10 +4,11 @@
 //! is released, and [`ncp_ihe::StoredQuery::select`] says which of those are the answer.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ncp_ihe::{
-    Association, CrossGatewayQueryRequest, DocumentEntry, MessageError, ObjectIds, QueryResponse, RegistryError,
-    RegistryObjects, ReturnType, Severity, Status, StoredQuery,
+    Association, Availability, CrossGatewayQueryRequest, DocumentEntry, MessageError, ObjectIds, QueryResponse,
+    RegistryError, RegistryObjects, ReturnType, Severity, Status, StoredQuery,
 };
 use ncp_xml::Element;
 use tracing::Instrument;
@@ -20,7 +21,7 @@ use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::national::{NationalError, Omitted, PatientObjects, Registered};
 use crate::outcome::{GatewayError, Indicator};
-use crate::policy::{Authorised, LookUp, Refusal};
+use crate::policy::{Authorised, Describing, LookUp, Refusal};
 
 /// Stages 3 to 8.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
@@ -38,8 +39,8 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     let asked = policy.admit(request, TransactionName::Iti38, patient.as_ref()).instrument(span).await?;
 
     let span = tracing::info_span!("national", ncp.transaction = "ITI-38");
-    let (held, mut errors) = held(exchange, &asked, trail).instrument(span).await?;
-    let mut national = registry::release(policy, &asked, held, trail).await;
+    let (held, documents, mut errors) = held(exchange, &asked, trail).instrument(span).await?;
+    let mut national = registry::release(policy, &asked, held, &documents, trail).await;
     national.set_home(&exchange.app.config.gateway.home_community_id);
     let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
     let asked = asked.get();
@@ -148,12 +149,13 @@ fn check_home(exchange: &Exchange, request: &CrossGatewayQueryRequest) -> Result
     }
 }
 
-/// What the registries hold of the TRC's patient, and an error for each that did not answer while others did.
+/// What the registries hold of the TRC's patient, the documents among it that describe studies, and an error for each
+/// registry that did not answer while others did.
 async fn held(
     exchange: &Exchange,
     asked: &Authorised<LookUp<CrossGatewayQueryRequest>>,
     trail: &mut Trail,
-) -> Result<(RegistryObjects, Vec<RegistryError>), GatewayError> {
+) -> Result<(RegistryObjects, Arc<Describing>, Vec<RegistryError>), GatewayError> {
     let Some(national) = &exchange.app.national else {
         return Err(NationalError::UnknownRepository.into());
     };
@@ -161,9 +163,16 @@ async fn held(
         return Err(GatewayError::Internal("admitted without a patient"));
     };
     let query = &asked.get().query;
-    let of = PatientObjects { patient: patient.clone(), status: query.statuses(), groups: query.concerns_groups() };
+    // Documents in force describe studies whatever statuses the query asks for; the query itself picks by status.
+    let mut status = query.statuses();
+    if !status.contains(&Availability::Approved) {
+        status.push(Availability::Approved);
+    }
+    let of = PatientObjects { patient: patient.clone(), status, groups: query.concerns_groups() };
     // Nobody and nothing have one answer: Success with an empty list leaks least.
-    let Registered { objects: held, failed, omitted } = national.registered(&asked.derive(of)).await?;
+    let registered = national.registered(&asked.derive(of)).await?;
+    let documents = national.describing_of(&patient, &registered);
+    let Registered { objects: held, failed, omitted } = registered;
     if let Some(ids) = query.documents_named().and_then(|ids| not_among(&held, ids)) {
         // A document of somebody else answers as an absent one does, and is put on the trail.
         let found = national.entries(&asked.derive(ids)).await;
@@ -173,9 +182,10 @@ async fn held(
     let error = |failure| {
         GatewayError::from(failure).registry_error(TransactionName::Iti38, Some(location.clone()), &exchange.reference)
     };
-    let omitted = registry::may_be_named(&exchange.snapshot.policy, asked, &patient, omitted, trail).await;
+    let policy = &exchange.snapshot.policy;
+    let omitted = registry::may_be_named(policy, asked, &patient, omitted, &documents, trail).await;
     let failed = failed.into_iter().map(error);
-    Ok((held, failed.chain(omitted.iter().map(|omitted| left_out(exchange, omitted))).collect()))
+    Ok((held, documents, failed.chain(omitted.iter().map(|omitted| left_out(exchange, omitted))).collect()))
 }
 
 /// A unit that is not in the answer, by its id where it has one, with the reason. One that is listed, and not all of it,

@@ -1,6 +1,7 @@
 //! Cross Gateway Retrieve [ITI-39], responding side (ITI TF-2: 3.39).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -11,6 +12,7 @@ use ncp_ihe::{
 use ncp_proto::translation::Direction;
 use ncp_soap::OutPart;
 use ncp_xml::Element;
+use tokio::sync::OnceCell;
 use tracing::Instrument;
 
 use super::orcd;
@@ -21,7 +23,7 @@ use crate::identity::TransactionName;
 use crate::listener::OutParts;
 use crate::national::{ByteStream, DocumentRepository, NationalError};
 use crate::outcome::{GatewayError, NEWER};
-use crate::policy::{Authorised, Disclose, LookUp};
+use crate::policy::{Authorised, Describing, Disclose, LookUp};
 
 /// Stages 3 to 8. Every document is decided for itself; the answer is whole, partial or a failure.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
@@ -42,11 +44,12 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     let asked = policy.admit(request, TransactionName::Iti39, patient.as_ref()).instrument(span).await?;
 
     let entries = entries(exchange, &asked).await?;
+    let documents_known = OnceCell::new();
     let mut documents = Vec::new();
     let mut errors = Vec::new();
     let mut held = 0;
     for wanted in &asked.get().documents {
-        match document(exchange, &asked, wanted, &entries, held, trail).await {
+        match document(exchange, &asked, wanted, (&entries, &documents_known), held, trail).await {
             Ok(content) => {
                 held += content.held;
                 documents.push((wanted.clone(), content));
@@ -123,7 +126,7 @@ async fn document(
     exchange: &Exchange,
     asked: &Authorised<LookUp<RetrieveRequest>>,
     wanted: &DocumentRequest,
-    entries: &Entries,
+    (entries, describing): (&Entries, &OnceCell<Arc<Describing>>),
     held: usize,
     trail: &mut Trail,
 ) -> Result<Outgoing, GatewayError> {
@@ -140,9 +143,15 @@ async fn document(
         None => return Err(NationalError::UnknownRepository.into()),
     };
     let policy = &exchange.snapshot.policy;
+    // What describes studies is looked up for a manifest and for what is not given out, whichever reason that has.
+    let describing = || async { describing.get_or_init(|| national.describing(asked)).await.clone() };
+    let not_given = |documents: &Describing| match documents.is_incomplete() {
+        true => NationalError::down("a registry did not answer"),
+        false => NationalError::UnknownDocument,
+    };
     let Some(entry) = entries.iter().find(|e| e.unique_id == unique_id).cloned() else {
         policy.absent(asked, TransactionName::Iti39);
-        return Err(NationalError::UnknownDocument.into());
+        return Err(not_given(&*describing().await).into());
     };
     let offered = match form {
         None => true,
@@ -156,11 +165,15 @@ async fn document(
     if form.is_some() && held >= exchange.app.config.limits.document_bytes {
         return Err(NationalError::Busy.into());
     }
-    let released = match policy.release(asked, TransactionName::Iti39, entry).await {
+    let documents = match entry.is_manifest() {
+        true => describing().await,
+        false => Arc::new(Describing::of([], true)),
+    };
+    let released = match policy.release(asked, TransactionName::Iti39, entry, &documents).await {
         Ok(released) => released,
         Err(refusal) => {
             trail.withheld(&refusal);
-            return Err(NationalError::UnknownDocument.into());
+            return Err(not_given(&*describing().await).into());
         }
     };
     let span = tracing::info_span!("national", ncp.transaction = "ITI-39");

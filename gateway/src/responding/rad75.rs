@@ -39,7 +39,13 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         return Err(NationalError::UnknownRepository.into());
     };
     let span = tracing::info_span!("national", ncp.transaction = "RAD-75");
-    let found = national.locate(&asked).instrument(span).await;
+    let looked_up = async { tokio::join!(national.locate(&asked), national.describing(&asked)) };
+    let (found, documents) = looked_up.instrument(span).await;
+    // What a silent registry may have closed is not there for now; so is what does not exist, lest the two differ.
+    let unreleased = |why: Missing| match why {
+        Missing::Unknown if documents.is_incomplete() => Missing::Failed,
+        why => why,
+    };
 
     let mut errors: Vec<RegistryError> = Vec::new();
     let mut absent = |study: &Uid, missing: &[(DocumentRequest, Missing)], trail: &mut Trail| {
@@ -56,11 +62,12 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         if study.instances.is_empty() && study.patient.is_none() {
             // Nobody's, and nothing of it is there: absent, not withheld.
             policy.absent(&asked, TransactionName::Rad75);
+            let missing: Vec<_> = missing.into_iter().map(|(request, why)| (request, unreleased(why))).collect();
             absent(&uid, &missing, trail);
             continue;
         }
         let all: Vec<DocumentRequest> = study.instances.iter().map(|i| i.request.clone()).collect();
-        match policy.release(&asked, TransactionName::Rad75, study).await {
+        match policy.release(&asked, TransactionName::Rad75, study, &documents).await {
             Ok(study) => {
                 absent(&uid, &missing, trail);
                 released.push(study);
@@ -69,7 +76,8 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
             Err(refusal) => {
                 trail.withheld(&refusal);
                 let requests = all.into_iter().chain(missing.into_iter().map(|(request, _)| request));
-                absent(&uid, &requests.map(|request| (request, Missing::Unknown)).collect::<Vec<_>>(), trail);
+                let missing: Vec<_> = requests.map(|request| (request, unreleased(Missing::Unknown))).collect();
+                absent(&uid, &missing, trail);
             }
         }
     }

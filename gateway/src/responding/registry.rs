@@ -11,19 +11,25 @@ use ncp_ihe::{Association, CrossGatewayQueryRequest, Folder, PatientId, Registry
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::national::Omitted;
-use crate::policy::{Authorised, Facts, LookUp, Policy, Resource};
+use crate::policy::{Authorised, Describing, Facts, LookUp, Policy, Resource};
 
 type Asked = Authorised<LookUp<CrossGatewayQueryRequest>>;
 
-/// What of the objects may be disclosed.
-pub async fn release(policy: &Policy, asked: &Asked, held: RegistryObjects, trail: &mut Trail) -> RegistryObjects {
+/// What of the objects may be disclosed; `documents` are those of them that describe studies.
+pub async fn release(
+    policy: &Policy,
+    asked: &Asked,
+    held: RegistryObjects,
+    documents: &Describing,
+    trail: &mut Trail,
+) -> RegistryObjects {
     let members = Members::of(&held.associations);
     let mut out = RegistryObjects::default();
     let mut withheld = HashSet::new();
     let mut stays = HashSet::new();
     for entry in held.entries {
         let uuid = entry.entry_uuid.clone();
-        if let Some(entry) = released(policy, asked, entry, trail).await {
+        if let Some(entry) = released(policy, asked, entry, documents, trail).await {
             stays.insert(uuid);
             out.entries.push(entry);
         } else {
@@ -33,7 +39,7 @@ pub async fn release(policy: &Policy, asked: &Asked, held: RegistryObjects, trai
     for folder in held.folders {
         let uuid = folder.entry_uuid.clone();
         let empty = members.only_withheld(&uuid, &withheld, &stays);
-        match released(policy, asked, folder, trail).await {
+        match released(policy, asked, folder, documents, trail).await {
             Some(folder) if !empty => {
                 stays.insert(uuid);
                 out.folders.push(folder);
@@ -46,7 +52,7 @@ pub async fn release(policy: &Policy, asked: &Asked, held: RegistryObjects, trai
     for set in held.submission_sets {
         let uuid = set.entry_uuid.clone();
         let empty = members.only_withheld(&uuid, &withheld, &stays);
-        match released(policy, asked, set, trail).await {
+        match released(policy, asked, set, documents, trail).await {
             Some(set) if !empty => {
                 stays.insert(uuid);
                 out.submission_sets.push(set);
@@ -58,8 +64,14 @@ pub async fn release(policy: &Policy, asked: &Asked, held: RegistryObjects, trai
     out
 }
 
-async fn released<R: Resource>(policy: &Policy, asked: &Asked, object: R, trail: &mut Trail) -> Option<R> {
-    match policy.release(asked, TransactionName::Iti38, object).await {
+async fn released<R: Resource>(
+    policy: &Policy,
+    asked: &Asked,
+    object: R,
+    documents: &Describing,
+    trail: &mut Trail,
+) -> Option<R> {
+    match policy.release(asked, TransactionName::Iti38, object, documents).await {
         Ok(object) => Some(object.into_inner()),
         Err(refusal) => {
             trail.withheld(&refusal);
@@ -74,11 +86,13 @@ pub async fn may_be_named(
     asked: &Asked,
     patient: &PatientId,
     omitted: Vec<Omitted>,
+    documents: &Describing,
     trail: &mut Trail,
 ) -> Vec<Omitted> {
     let mut out = Vec::new();
     for unit in omitted {
-        let named = released(policy, asked, Unread { unit, patient: patient.clone() }, trail).await;
+        let unread = Unread { unit, patient: patient.clone() };
+        let named = released(policy, asked, unread, documents, trail).await;
         out.extend(named.map(|named| named.unit));
     }
     out
@@ -95,12 +109,10 @@ impl Resource for Unread {
         Some(&self.patient)
     }
 
-    fn facts(&self) -> Facts {
-        Facts { kind: "document", ..Facts::default() }
-    }
-
-    fn block_keys(&self) -> Vec<String> {
-        self.unit.unit.id().map(ToOwned::to_owned).into_iter().collect()
+    /// A block that asks for an attribute closes; policies see none, or no omission could ever be told.
+    fn described(&self, _: &Describing) -> (Facts, Vec<String>) {
+        let facts = Facts { kind: "document", incomplete: true, ..Facts::default() };
+        (facts, self.unit.unit.id().map(ToOwned::to_owned).into_iter().collect())
     }
 }
 
@@ -143,12 +155,8 @@ impl Resource for SubmissionSet {
         Some(&self.patient_id)
     }
 
-    fn facts(&self) -> Facts {
-        Facts { kind: "submission-set", class_code: self.content_type.code.clone(), ..Facts::default() }
-    }
-
-    fn block_keys(&self) -> Vec<String> {
-        vec![self.unique_id.clone()]
+    fn described(&self, _: &Describing) -> (Facts, Vec<String>) {
+        (Facts::of_group("submission-set", &self.content_type.code), vec![self.unique_id.clone()])
     }
 }
 
@@ -157,12 +165,8 @@ impl Resource for Folder {
         Some(&self.patient_id)
     }
 
-    fn facts(&self) -> Facts {
-        Facts { kind: "folder", ..Facts::default() }
-    }
-
-    fn block_keys(&self) -> Vec<String> {
-        vec![self.unique_id.clone()]
+    fn described(&self, _: &Describing) -> (Facts, Vec<String>) {
+        (Facts::of_group("folder", ""), vec![self.unique_id.clone()])
     }
 }
 

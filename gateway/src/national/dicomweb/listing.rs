@@ -2,7 +2,7 @@
 //! named as being read, goes on being read, and is there when it is asked for again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Shared};
@@ -327,6 +327,7 @@ impl Reader {
             description: facts.study_description.owned(),
             accession: facts.accession.owned(),
             instances: Vec::new(),
+            described: OnceLock::new(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, OpenFileOptions};
@@ -87,6 +88,7 @@ fn add(
         description: text(object, tags::STUDY_DESCRIPTION),
         accession: text(object, tags::ACCESSION_NUMBER),
         instances: Vec::new(),
+        described: OnceLock::new(),
     });
     let withheld = study.patient != patient;
     study.instances.push(IndexedInstance {

@@ -155,6 +155,7 @@ pub(super) fn located(study: &StudyRequest, found: Option<&pb::LocatedStudy>, sy
         missing: Vec::new(),
         modalities: found.map(|f| f.modalities.clone()).unwrap_or_default(),
         study_date: found.and_then(|f| given(f.study_date.clone())),
+        manifests: Vec::new(),
         patient_ids: found.map(|f| f.local_patient_ids.clone()).unwrap_or_default(),
         birth_date: found.and_then(|f| given(f.birth_date.clone())),
         transfer_syntaxes: syntaxes.to_vec(),

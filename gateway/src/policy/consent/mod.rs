@@ -17,7 +17,7 @@ pub use fhir::FhirConsent;
 pub use file::ConsentFile;
 pub use grpc::GrpcConsent;
 
-use super::decide::Resource;
+use super::facts::Facts;
 use crate::identity::Identity;
 
 /// Whether a patient takes part in the service.
@@ -66,33 +66,27 @@ pub struct Block {
 }
 
 impl Directives {
-    /// Whether a unit is closed to whoever asks.
-    pub fn closes(&self, resource: &impl Resource, identity: &Identity, now: Timestamp) -> bool {
-        let unit = Unit { keys: resource.block_keys(), facts: resource.facts() };
+    /// Whether a unit with these facts and under these keys is closed to whoever asks.
+    pub fn closes(&self, facts: &Facts, keys: &[String], identity: &Identity, now: Timestamp) -> bool {
         // Every block is looked at, whatever those before it said.
-        let closed = self.blocks.iter().filter(|block| block.closes(&unit, identity, now)).count();
+        let closed = self.blocks.iter().filter(|block| block.closes(facts, keys, identity, now)).count();
         (self.service == ServiceConsent::OptedOut) | (closed > 0)
     }
 }
 
-struct Unit {
-    keys: Vec<String>,
-    facts: super::engine::Facts,
-}
-
 impl Block {
-    fn closes(&self, unit: &Unit, identity: &Identity, now: Timestamp) -> bool {
-        let facts = &unit.facts;
+    /// A fact that nobody told fits every condition that asks for it: what cannot be told apart is closed.
+    fn closes(&self, facts: &Facts, keys: &[String], identity: &Identity, now: Timestamp) -> bool {
         let listed = |all: &[String], one: &[Option<&str>]| {
             all.is_empty() || all.iter().any(|a| one.iter().flatten().any(|o| a == o))
         };
-        let day = facts.service_date.get(..8);
+        let author = |wanted: &String| facts.may_have(facts.author_organisations.as_ref(), wanted);
+        let confidential = |wanted: &String| facts.may_have(facts.confidentiality.as_ref(), wanted);
         let checks = [
-            self.unit.as_ref().is_none_or(|unit_id| unit.keys.contains(unit_id)),
-            self.author_organisation.as_ref().is_none_or(|wanted| facts.author_organisations.contains(wanted)),
-            // A unit without a date is inside every period: what cannot be told apart is closed.
-            self.period.as_ref().is_none_or(|(from, to)| day.is_none_or(|d| from.as_str() <= d && d <= to.as_str())),
-            self.confidentiality.as_ref().is_none_or(|wanted| facts.confidentiality.contains(wanted)),
+            self.unit.as_ref().is_none_or(|unit_id| keys.contains(unit_id)),
+            self.author_organisation.as_ref().is_none_or(author),
+            self.period.as_ref().is_none_or(|(from, to)| facts.may_be_within(from, to)),
+            self.confidentiality.as_ref().is_none_or(confidential),
             !self.imaging || matches!(facts.kind, "manifest" | "study"),
             listed(&self.countries, &[Some(identity.country.as_str())]),
             listed(&self.requesters, &[identity.organisation_id.as_deref(), identity.organisation.as_deref()]),
@@ -175,31 +169,18 @@ impl ConsentSource {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::policy::engine::Facts;
+    use crate::policy::facts::Description;
 
-    pub(crate) struct Report(pub(crate) Facts, pub(crate) Vec<String>);
-
-    impl Resource for Report {
-        fn patient(&self) -> Option<&PatientId> {
-            None
-        }
-        fn facts(&self) -> Facts {
-            self.0.clone()
-        }
-        fn block_keys(&self) -> Vec<String> {
-            self.1.clone()
-        }
-    }
-
-    fn report() -> Report {
+    fn report() -> (Facts, Vec<String>) {
+        let description = Description { service_date: Some("20260102101500".into()), ..Description::none() };
         let facts = Facts {
             kind: "manifest",
-            confidentiality: vec!["N".into(), "NORS".into()],
-            author_organisations: vec!["2.999.9".into()],
-            service_date: "20260102101500".into(),
+            confidentiality: Some(vec!["N".into(), "NORS".into()]),
+            author_organisations: Some(vec!["2.999.9".into()]),
+            descriptions: vec![description],
             ..Facts::default()
         };
-        Report(facts, vec!["2.999.1".into(), "2.999.2".into()])
+        (facts, vec!["2.999.1".into(), "2.999.2".into()])
     }
 
     /// Each condition closes when it fits, opens when it does not, and all must fit.
@@ -209,7 +190,8 @@ pub(crate) mod tests {
         let now: Timestamp = "2026-11-01T00:00:00Z".parse().expect("a time");
         let closes = |block: Block| {
             let directives = Directives { blocks: vec![block], ..Directives::default() };
-            directives.closes(&report(), &identity, now)
+            let (facts, keys) = report();
+            directives.closes(&facts, &keys, &identity, now)
         };
         let one = Block::default;
         let period = |from: &str, to: &str| Some((from.to_owned(), to.to_owned()));
@@ -241,14 +223,32 @@ pub(crate) mod tests {
         ] {
             assert!(!closes(block.clone()), "{block:?}");
         }
+        let (facts, keys) = report();
         let opted_out = Directives { service: ServiceConsent::OptedOut, ..Directives::default() };
-        assert!(opted_out.closes(&report(), &identity, now));
-        assert!(!Directives::default().closes(&report(), &identity, now));
-        let undated = Report(Facts { service_date: String::new(), ..report().0 }, Vec::new());
-        let old = Directives {
-            blocks: vec![Block { period: period("19000101", "19001231"), ..one() }],
-            ..Directives::default()
-        };
-        assert!(old.closes(&undated, &identity, now), "without a date it is inside every period");
+        assert!(opted_out.closes(&facts, &keys, &identity, now));
+        assert!(!Directives::default().closes(&facts, &keys, &identity, now));
+    }
+
+    /// A condition that asks for what nobody told closes.
+    #[test]
+    fn se_02_an_unknown_fact_closes() {
+        let identity = crate::policy::engine::tests::radiologist();
+        let now: Timestamp = "2026-11-01T00:00:00Z".parse().expect("a time");
+        let asks = [
+            Block { period: Some(("19000101".into(), "19001231".into())), ..Block::default() },
+            Block { confidentiality: Some("R".into()), ..Block::default() },
+            Block { author_organisation: Some("2.999.8".into()), ..Block::default() },
+        ];
+        let undated = Description { service_date: None, ..Description::none() };
+        let unknown =
+            Facts { confidentiality: None, author_organisations: None, descriptions: vec![undated], ..report().0 };
+        let partial = Facts { incomplete: true, ..report().0 };
+        for block in asks {
+            let directives = Directives { blocks: vec![block.clone()], ..Directives::default() };
+            let closes = |facts: &Facts| directives.closes(facts, &report().1, &identity, now);
+            assert!(!closes(&report().0), "{block:?}");
+            assert!(closes(&unknown), "{block:?}");
+            assert!(closes(&partial), "a registry that is down may have the fact: {block:?}");
+        }
     }
 }

@@ -119,7 +119,7 @@ impl<'a> Fetch<'a> {
         let study = StudyRequest { study: self.manifest.study.clone(), series: vec![series] };
         let syntaxes = draw::TRANSFER_SYNTAXES.iter().filter_map(|s| Uid::parse(s).ok()).collect();
         let look_up = self.asked.derive(ImagingRequest { studies: vec![study], transfer_syntaxes: syntaxes });
-        let mut found = national.locate(&look_up).await;
+        let (mut found, documents) = tokio::join!(national.locate(&look_up), national.describing(&look_up));
         if found.unreached.iter().flat_map(|(_, missing)| missing).any(|(_, why)| *why == Missing::Busy) {
             return Err(NationalError::Busy.into());
         }
@@ -129,7 +129,7 @@ impl<'a> Fetch<'a> {
         }
         // Pixels leave under the decision for images, whatever they are wrapped in.
         let policy = &self.exchange.snapshot.policy;
-        let released = match policy.release(&look_up, TransactionName::Rad75, study).await {
+        let released = match policy.release(&look_up, TransactionName::Rad75, study, &documents).await {
             Ok(released) => released,
             Err(refusal) => {
                 trail.withheld(&refusal);
