@@ -103,9 +103,7 @@ impl Decision {
         }
         self.documents.iter().try_for_each(DocumentObject::check)?;
         self.studies.iter().try_for_each(StudyObject::check)?;
-        let listed =
-            self.documents.iter().map(DocumentObject::weight).chain(self.studies.iter().map(StudyObject::weight));
-        if listed.sum::<usize>() > OBJECTS {
+        if self.listed() > OBJECTS {
             let ids = self
                 .documents
                 .iter()
@@ -117,7 +115,14 @@ impl Decision {
         Ok(())
     }
 
-    /// The same decision in the bounds: of what is too long its length and digest.
+    /// What its documents and studies take.
+    fn listed(&self) -> usize {
+        let documents = self.documents.iter().map(DocumentObject::weight);
+        documents.chain(self.studies.iter().map(StudyObject::weight)).sum()
+    }
+
+    /// The same decision in the bounds: of what is too long its length and digest, and no list. What it was that was too
+    /// long stands in the outcome.
     pub(crate) fn bounded(mut self) -> Self {
         if self.check().is_ok() {
             return self;
@@ -135,21 +140,17 @@ impl Decision {
                 query.bytes = told_bytes(&query.bytes).into_bytes();
             }
         }
-        let mut left = OBJECTS;
-        let mut fits = |weight: usize| {
-            let fits = weight <= left;
-            left = left.saturating_sub(weight);
-            fits
-        };
         self.documents.iter_mut().for_each(|document| {
             [&mut document.unique_id, &mut document.repository, &mut document.home].into_iter().for_each(short);
         });
-        self.documents.retain(|document| fits(document.weight()));
         self.studies.iter_mut().for_each(|study| {
             let own = [&mut study.study, &mut study.repository, &mut study.home, &mut study.accession];
             own.into_iter().chain(&mut study.series).for_each(short);
         });
-        self.studies.retain(|study| fits(study.weight()));
+        if self.listed() > OBJECTS {
+            self.documents.clear();
+            self.studies.clear();
+        }
         self
     }
 }

@@ -19,6 +19,7 @@ mod content;
 mod crl;
 mod initiating;
 mod judges;
+mod long;
 mod metrics;
 mod preamble;
 mod rollover;

@@ -333,13 +333,21 @@ impl Trail {
         self.progress.clone()
     }
 
+    /// Whether a record holds what was asked, before any of it is looked at.
+    ///
+    /// # Errors
+    /// What is too long.
+    pub fn holds(&mut self) -> Result<(), GatewayError> {
+        self.too_long.take().map_or(Ok(()), Err)?;
+        Ok(self.decision.check()?)
+    }
+
     /// The decision is on disk when this returns; no byte may leave before.
     ///
     /// # Errors
     /// The record could not be stored, or the request is longer than a record holds; nothing may be disclosed then.
     pub async fn decided(&mut self) -> Result<(), GatewayError> {
-        self.too_long.take().map_or(Ok(()), Err)?;
-        self.decision.check()?;
+        self.holds()?;
         let Some(exchange) = &mut self.exchange else { return Err(GatewayError::Audit("closed".into())) };
         exchange.decided(self.decision.clone()).await.map_err(|e| GatewayError::Audit(e.to_string()))
     }

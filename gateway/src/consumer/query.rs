@@ -23,6 +23,7 @@ pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut 
     let body = &request.envelope.body;
     let asked = CrossGatewayQueryRequest::read(body)?;
     trail.stored_query(&asked, body);
+    trail.holds()?;
     let treating = security::authenticate(exchange, request, trail).await?;
     // Whichever stored query names a patient, it is the one under treatment.
     let named = asked.query.patient_id();

@@ -36,6 +36,7 @@ pub(super) async fn respond(
         Portion::Documents(request) => trail.document_requests(&request.documents),
         Portion::Images(request) => trail.imaging_wanted(request),
     }
+    trail.holds()?;
     let treating = security::authenticate(exchange, request, trail).await?;
     let recorder = trail.recorder();
     let lost = |request: &DocumentRequest, study: Option<&ncp_ihe::Uid>| match study {

@@ -322,6 +322,7 @@ pub(super) async fn authenticate<T>(
     request: T,
     trail: &mut Trail,
 ) -> Result<crate::policy::Authenticated<T>, GatewayError> {
+    trail.holds()?;
     let span = tracing::info_span!("security", ncp.transaction = message.transaction.as_str());
     let (authenticated, seen) = security::authenticate(exchange, message, request).instrument(span).await?;
     trail.repeats(seen == Seen::Repeat);

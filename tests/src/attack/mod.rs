@@ -16,10 +16,12 @@ use crate::pki::{CountryPki, Error};
 
 mod content;
 mod issued;
+mod long;
 mod requests;
 mod shapes;
 mod transport;
 
+pub use long::{TOO_LONG, with_slot};
 pub use transport::handshakes;
 
 /// One code for every check of an assertion that fails.
@@ -111,6 +113,7 @@ impl Attacker {
         rows.extend(issued::rows(self).await?);
         rows.extend(content::rows(self).await?);
         rows.extend(requests::rows(self).await?);
+        rows.extend(long::rows(self).await?);
         Ok(rows)
     }
 
