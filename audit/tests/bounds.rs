@@ -194,6 +194,35 @@ fn se_01_everything_at_its_bound_passes_every_receiver() {
     }
 }
 
+/// As many documents, or studies, as one request may name: each stands in one of several messages of the exchange.
+#[test]
+fn se_01_long_lists_go_into_several_messages() {
+    let uid = |n: usize| format!("2.999.{n}.{}", text(0, 40, n as u64));
+    let document = |n| DocumentObject { unique_id: uid(n), repository: "2.999.21".into(), ..DocumentObject::default() };
+    let study = |n| StudyObject { study: uid(n), series: vec![uid(n + 1)], ..StudyObject::default() };
+    let documents = Decision { documents: (0..800).map(document).collect(), ..Decision::default() };
+    let studies = Decision { studies: (0..500).map(study).collect(), ..Decision::default() };
+    for (decision, transaction) in [(documents, Transaction::Iti39), (studies, Transaction::Rad75)] {
+        assert_eq!(decision.check(), Ok(()));
+        let outcome = Outcome {
+            documents: decision.documents.clone(),
+            studies: decision.studies.clone(),
+            ..Outcome::new(OutcomeIndicator::Success, "")
+        };
+        for role in [Role::Initiator, Role::Responder] {
+            let records = of_exchange(&site(), &intent(transaction, role), &decision, &outcome);
+            assert!(records.len() > 1);
+            records.iter().for_each(passes);
+            for id in decision.documents.iter().map(|d| &d.unique_id).chain(decision.studies.iter().map(|s| &s.study)) {
+                let id = format!("ParticipantObjectID=\"{id}\"");
+                assert_eq!(records.iter().filter(|record| record.xml.contains(&id)).count(), 1, "{id}");
+                let ehdsi = records.iter().filter(|record| record.ehdsi.as_ref().is_some_and(|xml| xml.contains(&id)));
+                assert_eq!(ehdsi.count(), 1, "{id}");
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 

@@ -3,12 +3,12 @@
 pub(crate) mod apart;
 mod folder;
 mod ledger;
+mod packed;
 mod reader;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::sync::{Arc, Mutex, mpsc};
 
 use serde::{Deserialize, Serialize};
@@ -45,34 +45,7 @@ pub(crate) enum Item {
     },
 }
 
-/// Longer items are compressed, bytes: what stands in both dialects, or with several objects, then takes its place once.
-const LONG: usize = 16 << 10;
-/// Before a compressed item; JSON begins otherwise.
-const COMPRESSED: u8 = 1;
-
 impl Item {
-    /// As a frame holds it.
-    pub(crate) fn to_bytes(&self) -> std::io::Result<Vec<u8>> {
-        let json = serde_json::to_vec(self).map_err(std::io::Error::other)?;
-        if json.len() <= LONG {
-            return Ok(json);
-        }
-        let mut out = flate2::write::DeflateEncoder::new(vec![COMPRESSED], flate2::Compression::fast());
-        out.write_all(&json)?;
-        out.finish()
-    }
-
-    /// Reads what a frame holds; releases before 0.2 compressed nothing.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> std::io::Result<Self> {
-        match bytes.split_first() {
-            Some((&COMPRESSED, packed)) => {
-                let read = flate2::read::DeflateDecoder::new(packed);
-                serde_json::from_reader(std::io::BufReader::new(read)).map_err(std::io::Error::other)
-            }
-            _ => serde_json::from_slice(bytes).map_err(std::io::Error::other),
-        }
-    }
-
     /// Messages that have no numbers yet.
     pub(crate) fn records(closes: Option<String>, records: Vec<AuditRecord>) -> Self {
         Self::Records { closes, epoch: 0, first_seq: 0, records, ended: (0, 0) }
