@@ -103,7 +103,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
 fn deliver(config: &Config, audit: &AuditSink) -> Result<(), String> {
     tokio::spawn(ncp_audit::heartbeat(audit.clone()));
     if let Some(feed) = &config.audit.feed {
-        let connector = feed.tls.files().connector(b"\x02h2").map_err(|e| format!("audit.feed: {e}"))?;
+        let connector = feed.tls.connector(b"\x02h2").map_err(|e| format!("audit.feed: {e}"))?;
         let channel =
             ncp_tls::channel(&feed.endpoint, &feed.server_name, connector).map_err(|e| format!("audit.feed: {e}"))?;
         tokio::spawn(ncp_audit::feed(audit.clone(), channel));

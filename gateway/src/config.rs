@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ncp_ihe::HomeCommunityId;
-use ncp_tls::{Country, TlsFiles};
+use ncp_tls::{Country, Names, SslConnector, TlsError, TlsFiles};
 use serde::Deserialize;
 
 mod audit;
@@ -260,22 +260,41 @@ pub struct InternalTls {
     pub key: PathBuf,
     /// Anchors of our own services.
     pub anchors: PathBuf,
+    /// CRLs of the other end, PEM; read again when the file changes.
+    pub crls: Option<PathBuf>,
+    /// Names of the certificate at the other end; none: every one under the anchors that has the host's name.
+    pub names: Option<Names>,
 }
 
 impl InternalTls {
     /// Its files by their keys.
-    fn named(&self) -> [(&'static str, &Path); 3] {
-        [("certificate", &self.certificate), ("key", &self.key), ("anchors", &self.anchors)]
+    fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let needed: [(&'static str, &Path); 3] =
+            [("certificate", &self.certificate), ("key", &self.key), ("anchors", &self.anchors)];
+        needed.into_iter().chain(self.crls.as_deref().map(|crls| ("crls", crls)))
     }
 
     /// As `ncp-tls` wants it.
-    pub fn files(&self) -> TlsFiles {
+    fn files(&self) -> TlsFiles {
         TlsFiles {
             cert_chain: self.certificate.clone(),
             key: self.key.clone(),
             anchors: self.anchors.clone(),
-            crls: None,
+            crls: self.crls.clone(),
         }
+    }
+
+    /// A client context towards the other end.
+    ///
+    /// # Errors
+    /// Files, OpenSSL.
+    pub fn connector(&self, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+        self.files().connector_to(self.names.clone(), alpn)
+    }
+
+    /// Its files, to be taken from the configuration's folder.
+    fn paths(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        [&mut self.certificate, &mut self.key, &mut self.anchors].into_iter().chain(&mut self.crls)
     }
 }
 
@@ -365,8 +384,7 @@ impl Config {
             &mut self.policy.consent_file,
         ];
         if let Some(translation) = &mut self.translation {
-            let tls = &mut translation.tls;
-            all.extend([&mut tls.certificate, &mut tls.key, &mut tls.anchors]);
+            all.extend(translation.tls.paths());
         }
         all.extend(self.audit.paths());
         all.extend(self.national.iter_mut().flat_map(National::paths));
@@ -378,7 +396,7 @@ impl Config {
             all.extend(server.anchors.iter_mut().chain(&mut server.token_file));
         }
         if let Some(service) = &mut self.policy.consent_service {
-            all.extend([&mut service.tls.certificate, &mut service.tls.key, &mut service.tls.anchors]);
+            all.extend(service.tls.paths());
         }
         all.extend(self.replay.paths());
         all.extend(self.smp.iter_mut().flat_map(Smp::paths));

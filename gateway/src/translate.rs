@@ -91,7 +91,7 @@ impl Translator {
     /// # Errors
     /// TLS material, endpoint.
     pub fn new(config: &config::Translation) -> Result<Self, TlsError> {
-        let connector = config.tls.files().connector(H2)?;
+        let connector = config.tls.connector(H2)?;
         let channel = ncp_tls::channel(&config.endpoint, &config.server_name, connector)?;
         Ok(Self {
             channel,

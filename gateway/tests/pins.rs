@@ -9,8 +9,9 @@ use ncp_gateway::config::{self, Config};
 use ncp_tests::asking::{Asking, Known};
 use ncp_tests::country::{Country, Reaction};
 use ncp_tests::pki::{Algorithm, CountryPki, Use};
-use ncp_tls::{Anchors, CertificateFacts};
+use ncp_tls::{Anchors, CertificateFacts, ClientAuth, Names, SslAcceptor, SslConnector, TlsFiles};
 use openssl::x509::X509;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A gateway of Norway that knows Finland; both countries have certificates for every purpose.
 async fn norway(dir: &Path) -> (Asking, CountryPki, std::path::PathBuf) {
@@ -121,4 +122,73 @@ async fn se_10_names_overlap_while_keys_change_and_anchors_alone_warn() {
         let problems = config::load(&file).expect_err(wrong);
         assert!(problems.iter().any(|problem| problem.to_string().starts_with(said)), "{wrong}: {problems:?}");
     }
+}
+
+/// Whether a call between our own programs gets through, and which end refused it otherwise.
+async fn called(server: &TlsFiles, callers: Option<Names>, client: &TlsFiles, servers: Option<Names>) -> bool {
+    let acceptor = server.acceptor_of(ClientAuth::Required, callers, b"\x02h2").expect("tls");
+    let connector = client.connector_to(servers, b"\x02h2").expect("tls");
+    exchanged(&acceptor, &connector).await
+}
+
+async fn exchanged(acceptor: &SslAcceptor, connector: &SslConnector) -> bool {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("bound").port();
+    let limit = std::time::Duration::from_secs(10);
+    let answering = async {
+        let (tcp, _) = listener.accept().await.expect("accepts");
+        let mut stream = ncp_tls::accept(acceptor, tcp, limit).await.ok()?;
+        stream.write_all(b"x").await.ok()?;
+        stream.flush().await.ok()
+    };
+    let asking = async {
+        let mut stream = ncp_tls::connect(connector, "127.0.0.1", port, "localhost", limit).await.ok()?;
+        // With TLS 1.3 a client learns of its refusal at its first read.
+        stream.read_exact(&mut [0]).await.ok()
+    };
+    tokio::join!(answering, asking).1.is_some()
+}
+
+/// Between our own programs revocation is checked as at the border, with CRLs that are read again when they change.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_08_revocation_and_names_hold_between_our_own_programs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = CountryPki::create(dir.path(), "NO", Algorithm::P256).expect("a PKI");
+    pki.leaf("second-client", Use::Client, Algorithm::P256, 0, 90).expect("a leaf");
+    let crls = pki.crl("internal-crls.pem", &[], (-60, 3600)).expect("CRLs");
+    let files = |name: &str| TlsFiles {
+        cert_chain: pki.path(&format!("{name}.pem")),
+        key: pki.path(&format!("{name}.key")),
+        anchors: pki.path("anchors.pem"),
+        crls: Some(crls.clone()),
+    };
+    let [server, client, second] = ["internal-server", "internal-client", "second-client"].map(files);
+    let named = |name: &str| Some([name.parse().expect("a name")].into_iter().collect::<Names>());
+    assert!(called(&server, None, &client, None).await);
+    for (caller, passes) in [(&client, true), (&second, false)] {
+        assert_eq!(called(&server, named("internal-client.ncp.no"), caller, None).await, passes);
+    }
+    assert!(called(&server, None, &client, named("dns:localhost")).await);
+    assert!(
+        !called(&server, None, &client, named("another.ncp.no")).await,
+        "another server than the one that is named"
+    );
+
+    // One context each, made before anything was revoked: as a program that goes on running.
+    let acceptor = server.mutual_acceptor(b"\x02h2").expect("tls");
+    let [first, other] = [&client, &second].map(|files| files.connector(b"\x02h2").expect("tls"));
+    assert!(exchanged(&acceptor, &first).await && exchanged(&acceptor, &other).await);
+    pki.crl("internal-crls.pem", &["internal-client"], (-50, 3600)).expect("CRLs");
+    assert!(!exchanged(&acceptor, &first).await, "a revoked caller");
+    assert!(exchanged(&acceptor, &other).await, "the others go on");
+    pki.crl("internal-crls.pem", &["internal-server"], (-40, 3600)).expect("CRLs");
+    assert!(!exchanged(&acceptor, &first).await, "a revoked server");
+    // A file that holds no CRL leaves the last good ones in force.
+    std::fs::write(&crls, "no CRL").expect("writes");
+    assert!(!exchanged(&acceptor, &first).await);
+    // Past nextUpdate it is believed within the grace, and no longer.
+    pki.crl("internal-crls.pem", &[], (-7200, -3600)).expect("CRLs");
+    assert!(exchanged(&acceptor, &first).await, "within the grace");
+    pki.crl("internal-crls.pem", &[], (-900_000, -800_000)).expect("CRLs");
+    assert!(!exchanged(&acceptor, &first).await, "beyond the grace");
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ncp_tls::{Names, TlsFiles};
 use serde::Deserialize;
 
 /// The whole file.
@@ -20,6 +21,10 @@ pub struct Config {
     pub key: PathBuf,
     /// Anchors of our own services.
     pub anchors: PathBuf,
+    /// Certificates that may call, by gRPC and by the FHIR façade.
+    pub clients: Names,
+    /// CRLs of the callers, PEM; read again when the file changes.
+    pub crls: Option<PathBuf>,
     /// Folder of sources, built into a snapshot at start: FHIR resources, releases, `systems.toml`.
     pub maps: Option<PathBuf>,
     /// Folder of built snapshots; the one named in its file `current` serves. Looked at again every few seconds.
@@ -51,6 +56,16 @@ fn yes() -> bool {
 }
 
 impl Config {
+    /// Our key, and whose certificates are taken.
+    pub fn tls(&self) -> TlsFiles {
+        TlsFiles {
+            cert_chain: self.certificate.clone(),
+            key: self.key.clone(),
+            anchors: self.anchors.clone(),
+            crls: self.crls.clone(),
+        }
+    }
+
     /// Lists of coded elements by kind of document.
     ///
     /// # Errors
@@ -112,7 +127,8 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let table: toml::Table = toml::from_str(&text).map_err(|e| vec![e.message().to_owned()])?;
     let required = ["listen", "admin", "certificate", "key", "anchors"];
     let tokens = ["token_issuer", "token_audience", "jwks_file"];
-    let optional = ["maps", "snapshots", "fhir", "fhir_plain", "state_dir", "profiles", "redis", "reflection"];
+    let optional =
+        ["clients", "crls", "maps", "snapshots", "fhir", "fhir_plain", "state_dir", "profiles", "redis", "reflection"];
     let known =
         |k: &String| required.contains(&k.as_str()) || optional.contains(&k.as_str()) || tokens.contains(&k.as_str());
     let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
@@ -126,6 +142,10 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             }
             Some(_) => problems.push(format!("{name}: expected text")),
         }
+    }
+    if !table.contains_key("clients") {
+        let line = "clients = [\"ncp-gateway.example\"]";
+        problems.push(format!("clients: is missing: names of the certificates that may call, as {line}"));
     }
     if table.contains_key("maps") == table.contains_key("snapshots") {
         problems.push("maps, snapshots: give one of them".to_owned());
@@ -150,6 +170,7 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         config.state_dir.as_mut(),
         config.jwks_file.as_mut(),
         config.profiles.as_mut(),
+        config.crls.as_mut(),
     ];
     let redis = config.redis.as_mut().map(|r| &mut r.key);
     for path in paths.into_iter().chain(optional).chain([redis]).flatten() {
@@ -157,7 +178,9 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             *path = folder.join(&*path);
         }
     }
-    for (name, path) in [("certificate", &config.certificate), ("key", &config.key), ("anchors", &config.anchors)] {
+    let crls = config.crls.as_ref().map(|crls| ("crls", crls));
+    let files = [("certificate", &config.certificate), ("key", &config.key), ("anchors", &config.anchors)];
+    for (name, path) in files.into_iter().chain(crls) {
         if !path.is_file() {
             problems.push(format!("{name}: no such file: {}", path.display()));
         }

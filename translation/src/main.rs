@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use ncp_proto::translation::translation_server::TranslationServer;
-use ncp_tls::{Accepted, ClientAuth, Material, TlsFiles};
+use ncp_tls::{Accepted, ClientAuth};
 use ncp_translation::cache::Cache;
 use ncp_translation::config::{self, Config};
 use ncp_translation::counters::Counters;
@@ -107,13 +107,8 @@ fn current(folder: &std::path::Path) -> Option<PathBuf> {
 }
 
 async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dyn std::error::Error>> {
-    let files = TlsFiles {
-        cert_chain: config.certificate.clone(),
-        key: config.key.clone(),
-        anchors: config.anchors.clone(),
-        crls: None,
-    };
-    let acceptor = files.mutual_acceptor(b"\x02h2")?;
+    let callers = || Some(config.clients.clone());
+    let acceptor = config.tls().acceptor_of(ClientAuth::Required, callers(), b"\x02h2")?;
     let listener = TcpListener::bind(config.listen).await?;
     let admin = TcpListener::bind(config.admin).await?;
     let counters = Counters::default();
@@ -143,8 +138,7 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
         if config.fhir_plain {
             tokio::spawn(served(listener, routes, "fhir"));
         } else {
-            let material = Material::load(&config.certificate, &config.key)?;
-            let acceptor = material.acceptor(client, std::slice::from_ref(&config.anchors), b"\x08http/1.1")?;
+            let acceptor = config.tls().acceptor_of(client, callers(), b"\x08http/1.1")?;
             let routes = routes.into_make_service_with_connect_info::<facade::Caller>();
             tokio::spawn(ended("fhir", axum::serve(Accepted::new(listener, acceptor), routes).into_future()));
         }

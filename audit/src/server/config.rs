@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use ncp_tls::Names;
+use ncp_tls::{Names, TlsFiles};
 use serde::Deserialize;
 
 /// Where records and index lie.
@@ -57,8 +57,12 @@ pub struct Config {
     pub key: PathBuf,
     /// Anchors of our own services.
     pub anchors: PathBuf,
+    /// CRLs of our own services and of readers, PEM; read again when the file changes.
+    pub crls: Option<PathBuf>,
     /// Anchors of who sends by syslog and FHIR; without it those of our own services.
     pub source_anchors: Option<PathBuf>,
+    /// CRLs of who sends by syslog and FHIR; without it `crls`, where there are no `source_anchors`.
+    pub source_crls: Option<PathBuf>,
     /// Folder of records and index.
     pub data_dir: PathBuf,
     /// 32 bytes in hex, mode 0600: encrypts records, keys the patients' hashes.
@@ -76,7 +80,9 @@ pub struct Config {
 
 const REQUIRED: [&str; 10] =
     ["feed", "query", "admin", "certificate", "key", "anchors", "data_dir", "key_file", "source", "enterprise_site"];
-const OPTIONAL: [&str; 8] = [
+const OPTIONAL: [&str; 10] = [
+    "crls",
+    "source_crls",
     "syslog",
     "fhir",
     "fhir_base",
@@ -118,7 +124,13 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let required =
         [&mut config.certificate, &mut config.key, &mut config.anchors, &mut config.data_dir, &mut config.key_file];
-    let optional = [&mut config.source_anchors, &mut config.postgres_url_file, &mut config.jwks_file];
+    let optional = [
+        &mut config.source_anchors,
+        &mut config.postgres_url_file,
+        &mut config.jwks_file,
+        &mut config.crls,
+        &mut config.source_crls,
+    ];
     for path in required.into_iter().chain(optional.into_iter().flatten()) {
         if path.is_relative() {
             *path = folder.join(&*path);
@@ -132,6 +144,8 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         ("source_anchors", config.source_anchors.as_ref()),
         ("postgres_url_file", config.postgres_url_file.as_ref()),
         ("jwks_file", config.jwks_file.as_ref()),
+        ("crls", config.crls.as_ref()),
+        ("source_crls", config.source_crls.as_ref()),
     ];
     let of_tokens = [config.token_issuer.is_some(), config.token_audience.is_some(), config.jwks_file.is_some()];
     if of_tokens.contains(&true) && of_tokens.contains(&false) {
@@ -193,6 +207,24 @@ fn unnamed(table: &toml::Table) -> Vec<String> {
 }
 
 impl Config {
+    /// Our key, and the anchors and CRLs of our own services.
+    pub(super) fn tls(&self) -> TlsFiles {
+        TlsFiles {
+            cert_chain: self.certificate.clone(),
+            key: self.key.clone(),
+            anchors: self.anchors.clone(),
+            crls: self.crls.clone(),
+        }
+    }
+
+    /// Our key, and the anchors and CRLs of who sends by syslog and FHIR.
+    pub(super) fn source_tls(&self) -> TlsFiles {
+        match &self.source_anchors {
+            None => TlsFiles { crls: self.source_crls.clone().or_else(|| self.crls.clone()), ..self.tls() },
+            Some(anchors) => TlsFiles { anchors: anchors.clone(), crls: self.source_crls.clone(), ..self.tls() },
+        }
+    }
+
     /// A service does not read the trail, and nobody else's records stand under the name of one of our own programs.
     fn two_roles(&self) -> Vec<String> {
         let mut problems = Vec::new();

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use ncp_proto::audit::audit_feed_server::{AuditFeed, AuditFeedServer};
 use ncp_proto::audit::audit_query_server::{AuditQuery, AuditQueryServer};
 use ncp_proto::audit::{Ack, Found, GapsReply, GapsRequest, Record, Refusal, SearchRequest, WatchRequest};
-use ncp_tls::{CertificateFacts, ClientAuth, GrpcPeer, Material};
+use ncp_tls::{CertificateFacts, GrpcPeer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -119,10 +119,8 @@ struct Service(Shared, watch::Receiver<bool>);
 /// TLS material, addresses, folder, database.
 pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'static) -> Result<(), AuditError> {
     let other = |e: ncp_tls::TlsError| AuditError::Repository(e.to_string());
-    let material = Material::load(&config.certificate, &config.key).map_err(other)?;
-    let acceptor = |anchors: &std::path::PathBuf, alpn: &'static [u8]| {
-        material.acceptor(ClientAuth::Required, std::slice::from_ref(anchors), alpn).map_err(other)
-    };
+    let sources = |alpn: &'static [u8]| config.source_tls().mutual_acceptor(alpn).map_err(other);
+    let internal = config.tls().mutual_acceptor(H2).map_err(other)?;
     let for_open = config.clone();
     let opened = tokio::task::spawn_blocking(move || Repository::open(&for_open));
     let shared = Shared::new(opened.await.map_err(|_| AuditError::Stopped)??, config);
@@ -134,14 +132,13 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     let feed = TcpListener::bind(config.feed).await?;
     let query = TcpListener::bind(config.query).await?;
     let admin = TcpListener::bind(config.admin).await?;
-    let sources = config.source_anchors.as_ref().unwrap_or(&config.anchors);
     let mut listeners = tokio::task::JoinSet::new();
     if let Some(address) = config.syslog {
-        let (listener, acceptor) = (TcpListener::bind(address).await?, acceptor(sources, b"")?);
+        let (listener, acceptor) = (TcpListener::bind(address).await?, sources(b"")?);
         listeners.spawn(syslog::serve(shared.clone(), listener, acceptor, told.clone()));
     }
     if let Some(address) = config.fhir {
-        let (listener, acceptor) = (TcpListener::bind(address).await?, acceptor(sources, b"\x08http/1.1")?);
+        let (listener, acceptor) = (TcpListener::bind(address).await?, sources(b"\x08http/1.1")?);
         let api = fhir_api::Api::new(shared.clone(), config, address)?;
         listeners.spawn(fhir_api::serve(api, listener, acceptor, told.clone()));
     }
@@ -149,7 +146,6 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     let stopped = |mut told: watch::Receiver<bool>| async move {
         let _ = told.wait_for(|stop| *stop).await;
     };
-    let internal = acceptor(&config.anchors, H2)?;
     let feed_server = tonic::transport::Server::builder()
         .initial_stream_window_size(1 << 20)
         .add_service(AuditFeedServer::new(service.clone()).max_decoding_message_size(crate::delivery::FEED_BYTES))

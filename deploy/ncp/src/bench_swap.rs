@@ -55,7 +55,7 @@ pub(crate) async fn run(dir: &Path, snapshots: &Path, files: [&Path; 2], full: b
     std::fs::write(
         &config,
         format!(
-            "listen = \"{listen}\"\nadmin = \"{admin}\"\ncertificate = \"{}\"\nkey = \"{}\"\nanchors = \"{}\"\nsnapshots = \"{}\"\n",
+            "listen = \"{listen}\"\nadmin = \"{admin}\"\ncertificate = \"{}\"\nkey = \"{}\"\nanchors = \"{}\"\nsnapshots = \"{}\"\nclients = [\"internal-client.ncp.no\"]\n",
             path("internal-server.pem"),
             path("internal-server.key"),
             path("anchors.pem"),

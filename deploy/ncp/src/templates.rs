@@ -158,10 +158,12 @@ admin = "127.0.0.1:{}"
 certificate = "pki/internal-server.pem"
 key = "pki/internal-server.key"
 anchors = "pki/anchors.pem"
+clients = ["internal-client.ncp.{}"]
 maps = "maps"
 "#,
         port + 446,
         port + 451,
+        own.code,
     )
 }
 

@@ -106,7 +106,7 @@ impl Audit {
         all.extend(&mut self.spool_second_dir);
         let tls = self.feed.iter_mut().map(|f| &mut f.tls).chain(self.syslog.iter_mut().map(|s| &mut s.tls));
         for tls in tls.chain(self.fhir.iter_mut().map(|f| &mut f.tls)) {
-            all.extend([&mut tls.certificate, &mut tls.key, &mut tls.anchors]);
+            all.extend(tls.paths());
         }
         all
     }
@@ -140,7 +140,7 @@ impl Audit {
     /// TLS material.
     pub fn syslog_targets(&self) -> Result<Vec<SyslogTarget>, String> {
         let target = |to: &AuditSyslog| {
-            let connector = to.tls.files().connector(b"").map_err(|e| format!("audit.syslog {}: {e}", to.name))?;
+            let connector = to.tls.connector(b"").map_err(|e| format!("audit.syslog {}: {e}", to.name))?;
             Ok(SyslogTarget {
                 name: to.name.clone(),
                 address: (to.host.clone(), to.port),
@@ -164,8 +164,7 @@ impl Audit {
     /// TLS material.
     pub fn fhir_targets(&self) -> Result<Vec<FhirTarget>, String> {
         let target = |to: &AuditFhir| {
-            let connector =
-                to.tls.files().connector(b"\x08http/1.1").map_err(|e| format!("audit.fhir {}: {e}", to.name))?;
+            let connector = to.tls.connector(b"\x08http/1.1").map_err(|e| format!("audit.fhir {}: {e}", to.name))?;
             let client = ncp_tls::http_client(connector, None, Duration::from_secs(10));
             let max_record_bytes = to.max_record_bytes.unwrap_or(FEED_BYTES);
             Ok(FhirTarget { name: to.name.clone(), base: to.base.clone(), client, max_record_bytes })

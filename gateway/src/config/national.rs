@@ -249,7 +249,7 @@ impl National {
             match connector {
                 NationalConnector::Embedded(connector) => all.push(&mut connector.folder),
                 NationalConnector::Grpc(Grpc { tls, .. }) | NationalConnector::Xds(Xds { tls, .. }) => {
-                    all.extend([&mut tls.certificate, &mut tls.key, &mut tls.anchors]);
+                    all.extend(tls.paths());
                 }
                 NationalConnector::DicomWeb(archive) => {
                     all.push(&mut archive.manifest_codes);

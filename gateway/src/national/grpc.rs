@@ -47,7 +47,7 @@ impl GrpcSource {
     /// What is wrong, for operators.
     pub(super) fn new(config: &Grpc, way: Way) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
-        let connector = config.tls.files().connector(b"\x02h2").map_err(wrong)?;
+        let connector = config.tls.connector(b"\x02h2").map_err(wrong)?;
         let channel = ncp_tls::channel(&config.endpoint, &config.server_name, connector).map_err(wrong)?;
         Ok(Self { channel, way, config: config.clone() })
     }

@@ -19,7 +19,6 @@ use ncp_ihe::{
 };
 use ncp_saml::Signer;
 use ncp_soap::Parts;
-use ncp_tls::Material;
 use ncp_xml::Element;
 
 use super::incoming::{Incoming, instances};
@@ -101,9 +100,7 @@ impl XdsSource {
         way: Way,
     ) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
-        let material = Material::load(&config.tls.certificate, &config.tls.key).map_err(wrong)?;
-        let anchors = std::slice::from_ref(&config.tls.anchors);
-        let connector = material.connector(anchors, b"\x08http/1.1").map_err(wrong)?;
+        let connector = config.tls.connector(b"\x08http/1.1").map_err(wrong)?;
         let own = &whole.gateway.home_community_id;
         let addressed = config.repositories.iter().chain(&config.sources).map(|a| &a.endpoint);
         let addresses = std::iter::once(&config.registry).chain(addressed);

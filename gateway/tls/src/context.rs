@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{
-    AlpnError, SslAcceptor, SslConnector, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef, SslVerifyMode,
-    SslVersion,
+    AlpnError, SslAcceptor, SslAcceptorBuilder, SslConnector, SslContextBuilder, SslMethod, SslMode, SslOptions,
+    SslRef, SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 
-use crate::{TlsError, ssl_error};
+use crate::{Counterpart, Names, Purpose, TlsError, ssl_error};
 
 /// Where TLS material lies.
 #[derive(Debug, Clone)]
@@ -99,8 +99,7 @@ impl Material {
         alpn: &'static [u8],
         staple: Option<Vec<u8>>,
     ) -> Result<SslAcceptor, TlsError> {
-        let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).map_err(ssl_error("tls"))?;
-        self.common(&mut builder, anchors)?;
+        let mut builder = self.server_builder(anchors, alpn)?;
         match client {
             ClientAuth::Required => builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT),
             ClientAuth::Optional => builder.set_verify(SslVerifyMode::PEER),
@@ -110,10 +109,6 @@ impl Material {
             let callback = move |ssl: &mut SslRef| ssl.set_ocsp_status(&staple).map(|()| true);
             builder.set_status_callback(callback).map_err(ssl_error("tls"))?;
         }
-        builder.set_session_id_context(b"ncp").map_err(ssl_error("tls"))?;
-        builder.set_alpn_select_callback(move |_, offered| {
-            openssl::ssl::select_next_proto(alpn, offered).ok_or(AlpnError::NOACK)
-        });
         Ok(builder.build())
     }
 
@@ -125,6 +120,52 @@ impl Material {
         let mut builder = client_builder(anchors, alpn)?;
         self.common(&mut builder, anchors)?;
         Ok(builder.build())
+    }
+
+    /// A server's context for callers whom `counterpart` admits. Sessions are not resumed, so that each connection is
+    /// checked anew.
+    ///
+    /// # Errors
+    /// As [`acceptor`](Self::acceptor).
+    pub fn acceptor_for(
+        &self,
+        client: ClientAuth,
+        counterpart: Counterpart,
+        alpn: &'static [u8],
+    ) -> Result<SslAcceptor, TlsError> {
+        let mode = match client {
+            ClientAuth::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+            ClientAuth::Optional => SslVerifyMode::PEER,
+            ClientAuth::None => SslVerifyMode::NONE,
+        };
+        let anchors = counterpart.anchors().to_owned();
+        let mut builder = self.server_builder(&[anchors], alpn)?;
+        builder.set_verify_callback(mode, move |good, context| counterpart.in_handshake(good, context));
+        builder.set_options(SslOptions::NO_TICKET);
+        builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+        Ok(builder.build())
+    }
+
+    /// A client's context that shows our certificate to a server whom `counterpart` admits.
+    ///
+    /// # Errors
+    /// As [`acceptor`](Self::acceptor).
+    pub fn connector_to(&self, counterpart: Counterpart, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+        let anchors = [counterpart.anchors().to_owned()];
+        let mut builder = client_builder(&anchors, alpn)?;
+        self.common(&mut builder, &anchors)?;
+        builder.set_verify_callback(SslVerifyMode::PEER, move |good, context| counterpart.in_handshake(good, context));
+        Ok(builder.build())
+    }
+
+    fn server_builder(&self, anchors: &[PathBuf], alpn: &'static [u8]) -> Result<SslAcceptorBuilder, TlsError> {
+        let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).map_err(ssl_error("tls"))?;
+        self.common(&mut builder, anchors)?;
+        builder.set_session_id_context(b"ncp").map_err(ssl_error("tls"))?;
+        builder.set_alpn_select_callback(move |_, offered| {
+            openssl::ssl::select_next_proto(alpn, offered).ok_or(AlpnError::NOACK)
+        });
+        Ok(builder)
     }
 
     fn common(&self, builder: &mut SslContextBuilder, anchors: &[PathBuf]) -> Result<(), TlsError> {
@@ -155,24 +196,43 @@ pub(crate) fn client_builder(anchors: &[PathBuf], alpn: &[u8]) -> Result<openssl
 }
 
 impl TlsFiles {
-    /// Material, then a mutual server context.
+    /// Material, then a mutual server context; with CRLs a revoked caller is refused.
     ///
     /// # Errors
-    /// As [`Material::acceptor`].
+    /// As [`Material::acceptor_for`].
     pub fn mutual_acceptor(&self, alpn: &'static [u8]) -> Result<SslAcceptor, TlsError> {
-        Material::load(&self.cert_chain, &self.key)?.acceptor(
-            ClientAuth::Required,
-            std::slice::from_ref(&self.anchors),
-            alpn,
-        )
+        self.acceptor_of(ClientAuth::Required, None, alpn)
     }
 
-    /// Material, then a client context.
+    /// The same for callers of these names, where names are given.
     ///
     /// # Errors
-    /// As [`Material::connector`].
+    /// As [`Material::acceptor_for`].
+    pub fn acceptor_of(
+        &self,
+        client: ClientAuth,
+        names: Option<Names>,
+        alpn: &'static [u8],
+    ) -> Result<SslAcceptor, TlsError> {
+        let counterpart = Counterpart::load(&self.anchors, self.crls.as_deref(), names, Purpose::TlsClient)?;
+        Material::load(&self.cert_chain, &self.key)?.acceptor_for(client, counterpart, alpn)
+    }
+
+    /// Material, then a client context; with CRLs a revoked server is refused.
+    ///
+    /// # Errors
+    /// As [`Material::connector_to`].
     pub fn connector(&self, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
-        Material::load(&self.cert_chain, &self.key)?.connector(std::slice::from_ref(&self.anchors), alpn)
+        self.connector_to(None, alpn)
+    }
+
+    /// The same towards a server of these names, where names are given.
+    ///
+    /// # Errors
+    /// As [`Material::connector_to`].
+    pub fn connector_to(&self, names: Option<Names>, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+        let counterpart = Counterpart::load(&self.anchors, self.crls.as_deref(), names, Purpose::TlsServer)?;
+        Material::load(&self.cert_chain, &self.key)?.connector_to(counterpart, alpn)
     }
 }
 

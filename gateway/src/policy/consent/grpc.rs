@@ -29,7 +29,7 @@ impl GrpcConsent {
     /// What is wrong, for operators.
     pub fn new(config: &ConsentService) -> Result<Self, ConsentError> {
         let wrong = |e: ncp_tls::TlsError| ConsentError::Server(e.to_string());
-        let connector = config.tls.files().connector(b"\x02h2").map_err(wrong)?;
+        let connector = config.tls.connector(b"\x02h2").map_err(wrong)?;
         let channel = ncp_tls::channel(&config.endpoint, &config.server_name, connector).map_err(wrong)?;
         Ok(Self { channel, deadline: config.deadline })
     }
