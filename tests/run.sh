@@ -28,10 +28,12 @@ fi
 NCP_PYTHON="$(cd "$target/python/bin" && pwd)/python"
 export NCP_PYTHON
 
-# IPF as its own project, from Maven Central; the tests find its classes by NCP_IPF_CLASSPATH.
+# IPF and the judges as projects of their own, from Maven Central; the tests find their classes by NCP_IPF_CLASSPATH and
+# NCP_JUDGES_CLASSPATHS.
 if "$interop"; then
   "$target/python/bin/pip" install -q -r tests/interop/python/requirements.txt >/dev/null
   . tests/interop/ipf/build.sh
+  . tests/interop/judges/build.sh
 fi
 
 passed=0

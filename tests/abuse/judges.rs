@@ -187,3 +187,49 @@ async fn three_programs_take_what_we_issue() {
     assert!(refused.is_empty(), "{programs}: {refused:#?}");
     assert_eq!(verdicts.len(), 18);
 }
+
+/// OpenSAML's schemas, signature profile and signature check, as OpenNCP's receivers use them, in both versions of the field
+/// (ON-01).
+#[tokio::test]
+async fn on_01_opensaml_takes_what_crosses_a_border() {
+    let Some(classpaths) = std::env::var("NCP_JUDGES_CLASSPATHS").ok() else {
+        println!("skipped: needs NCP_JUDGES_CLASSPATHS (tests/run.sh --interop sets it)");
+        return;
+    };
+    let world = World::new();
+    let gateway = world.start("opensaml", |text| text).await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut expected = BTreeMap::new();
+    for code in ["fi", "se"] {
+        for (name, bytes) in issued(&world, &gateway, code).await {
+            // What a registry may ask for is not valid by the schemas of SAML: the judge is no kind one.
+            let verdict = match name.as_str() {
+                "treated" => "taken\t3",
+                "xua" => "taken\t1",
+                _ => "refused\tschema:",
+            };
+            let mut variants = vec![(format!("{code}-{name}.xml"), bytes.clone(), verdict)];
+            if name == "treated" {
+                let changed = String::from_utf8(bytes).expect("text").replace("Radiologist on duty", "Somebody else");
+                variants.push((format!("{code}-changed.xml"), changed.into_bytes(), "refused\tsignature:"));
+            }
+            for (name, bytes, verdict) in variants {
+                std::fs::write(dir.path().join(&name), bytes).expect("writes");
+                expected.insert(name, verdict);
+            }
+        }
+    }
+    gateway.stop().await;
+    for classpath in classpaths.split(' ') {
+        let mut run = Command::new("java");
+        run.args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classpath, "judges.OpenSaml"]);
+        let out = run.args(expected.keys()).current_dir(dir.path()).output().expect("java");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        let said: BTreeMap<&str, &str> = said.lines().filter_map(|line| line.split_once('\t')).collect();
+        for (name, verdict) in &expected {
+            let got = said.get(name.as_str()).copied().unwrap_or("nothing");
+            assert!(got.starts_with(verdict), "{name}: {got}, expected {verdict}");
+        }
+    }
+}
