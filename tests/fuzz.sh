@@ -14,7 +14,7 @@ root="$PWD"
 work="$root/${CARGO_TARGET_DIR:-target}/fuzz"
 case "${CARGO_TARGET_DIR:-}" in /*) work="$CARGO_TARGET_DIR/fuzz" ;; esac
 mkdir -p "$work/findings"
-all="soap:mime soap:message saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest"
+all="soap:mime soap:message saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest ihe:narrative"
 for target in "$@"; do
   case " $all " in *":$target "*) ;; *) echo "no target called $target; there are $all" >&2; exit 64 ;; esac
 done
@@ -52,6 +52,7 @@ PY
         done
       fi
       ;;
+    narrative) cp tests/fixtures/cases/corners/*.xml tests/fixtures/cases/foreign/FO-07-*.xml "$to" ;;
     manifest) find tests/fixtures/manifests tests/fixtures/dicom -name '*.dcm' -size -100k -exec cp {} "$to" \; && cp tests/fixtures/manifests/mado/*.json "$to" ;;
   esac
 }

@@ -64,3 +64,24 @@ pub fn manifest(data: &[u8]) {
         }
     }
 }
+
+/// A report's narrative: any CDA, and any text between the tags of a section. What is shown is bounded.
+pub fn narrative(data: &[u8]) {
+    let _ = orcd::Report::of_cda(data);
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let cda = format!(
+        "<ClinicalDocument xmlns='urn:hl7-org:v3'><component><structuredBody><component><section><title>t</title>\
+         <text>{text}</text></section></component></structuredBody></component></ClinicalDocument>"
+    );
+    if let Ok(report) = orcd::Report::of_cda(cda.as_bytes()) {
+        assert!(report.lines.len() <= 20_002);
+        let deleted = "<content revised=\"delete\">";
+        // Text of a document that is deleted as a whole is not shown.
+        let closed = cda.replace("<text>", &format!("<text>{deleted}")).replace("</text>", "</content></text>");
+        if let Ok(closed) = orcd::Report::of_cda(closed.as_bytes())
+            && !text.contains("text>")
+        {
+            assert!(closed.lines.iter().all(|line| line.heading > 0 || line.runs.iter().all(|run| run.italic)));
+        }
+    }
+}

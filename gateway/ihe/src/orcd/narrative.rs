@@ -49,9 +49,10 @@ impl Line {
 
 /// Most columns and rows that one cell may span.
 const MOST_SPAN: usize = 100;
+/// Characters of a whole report: more than any that people read, and what spanning cells may repeat is among them.
+const MOST_CHARACTERS: usize = 4 << 20;
 
 /// Reads narrative blocks one after the other.
-#[derive(Default)]
 pub(super) struct Narrative {
     /// The finished lines.
     pub(super) lines: Vec<Line>,
@@ -65,6 +66,24 @@ pub(super) struct Narrative {
     italic: bool,
     /// White space was read behind the last character.
     space: bool,
+    /// Characters that may still be taken.
+    left: usize,
+}
+
+impl Default for Narrative {
+    fn default() -> Self {
+        Self {
+            lines: Vec::new(),
+            deleted: false,
+            unknown: BTreeSet::new(),
+            line: Line::default(),
+            indent: 0,
+            bold: false,
+            italic: false,
+            space: false,
+            left: MOST_CHARACTERS,
+        }
+    }
 }
 
 impl Narrative {
@@ -72,6 +91,27 @@ impl Narrative {
     pub(super) fn read(&mut self, text: &Element) {
         self.children(text);
         self.end();
+    }
+
+    /// Whether there was more than may be read; the lines are then not whole.
+    pub(super) fn exhausted(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Takes characters off what may still be read.
+    fn spend(&mut self, characters: usize) -> bool {
+        self.left = self.left.saturating_sub(characters);
+        self.left > 0
+    }
+
+    /// Reads an element apart: its lines do not enter this block, what it spends and leaves out does.
+    fn apart(&mut self, style: Self, read: impl FnOnce(&mut Self)) -> Vec<Line> {
+        let mut apart = Self { left: self.left, ..style };
+        read(&mut apart);
+        self.deleted |= apart.deleted;
+        self.unknown.append(&mut apart.unknown);
+        self.left = apart.left;
+        apart.lines
     }
 
     fn children(&mut self, element: &Element) {
@@ -131,6 +171,9 @@ impl Narrative {
     }
 
     fn push(&mut self, c: char) {
+        if !self.spend(1) {
+            return;
+        }
         let (bold, italic) = (self.bold, self.italic);
         match self.line.runs.last_mut() {
             Some(run) if (run.bold, run.italic) == (bold, italic) => run.text.push(c),
@@ -185,13 +228,9 @@ impl Narrative {
         }
     }
 
-    /// Reads an element apart: its lines do not enter the block.
     fn aside(&mut self, element: &Element) -> Vec<Line> {
-        let mut apart = Self { bold: self.bold, italic: self.italic, ..Self::default() };
-        apart.read(element);
-        self.deleted |= apart.deleted;
-        self.unknown.append(&mut apart.unknown);
-        apart.lines
+        let style = Self { bold: self.bold, italic: self.italic, ..Self::default() };
+        self.apart(style, |apart| apart.read(element))
     }
 
     fn noted(&mut self, word: &str, element: &Element) {
@@ -232,12 +271,8 @@ impl Narrative {
                 continue;
             }
             // The marker belongs to the item even where the item begins with a block of its own.
-            let mut inside = Self { indent: self.indent, bold: self.bold, italic: self.italic, ..Self::default() };
-            inside.children(item);
-            inside.end();
-            self.deleted |= inside.deleted;
-            self.unknown.append(&mut inside.unknown);
-            let mut lines = inside.lines;
+            let style = Self { indent: self.indent, bold: self.bold, italic: self.italic, ..Self::default() };
+            let mut lines = self.apart(style, |inside| inside.read(item));
             let first = lines.iter_mut().find(|line| line.indent == self.indent);
             match first {
                 Some(first) => first.runs.insert(0, Run { text: format!("{marker} "), ..Run::default() }),
@@ -281,7 +316,10 @@ impl Narrative {
         loop {
             let column = cells.len();
             if let Some(Some((rows, runs))) = spanning.get_mut(column) {
-                cells.push(runs.clone());
+                // Repeating is what makes a small document large: it is paid for.
+                let length = runs.iter().map(|run| run.text.len()).sum();
+                self.left = self.left.saturating_sub(length);
+                cells.push(if self.left > 0 { runs.clone() } else { Vec::new() });
                 *rows -= 1;
                 if *rows == 0 {
                     spanning[column] = None;
@@ -327,12 +365,9 @@ impl Narrative {
     }
 
     fn cell(&mut self, cell: &Element) -> Vec<Run> {
-        let mut apart = Self { bold: cell.local() == "th", ..Self::default() };
-        apart.read(cell);
-        self.deleted |= apart.deleted;
-        self.unknown.append(&mut apart.unknown);
+        let style = Self { bold: cell.local() == "th", ..Self::default() };
         let mut runs = Vec::new();
-        for line in apart.lines {
+        for line in self.apart(style, |apart| apart.read(cell)) {
             if !runs.is_empty() {
                 runs.push(Run { text: "; ".into(), ..Run::default() });
             }

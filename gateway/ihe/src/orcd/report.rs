@@ -55,7 +55,7 @@ pub enum ReportError {
     /// It is no CDA with a structured body.
     #[error("the report is in a form that cannot be shown as pages")]
     Form,
-    /// It has more than 20,000 lines.
+    /// It has more than 20,000 lines or four million characters.
     #[error("the report is too long to be shown as pages")]
     TooLong,
 }
@@ -81,6 +81,9 @@ impl Report {
         let body = document.path(HL7V3, &["component", "structuredBody"]).ok_or(ReportError::Form)?;
         let mut narrative = Narrative::default();
         sections(body, 2, &mut narrative);
+        if narrative.exhausted() {
+            return Err(ReportError::TooLong);
+        }
         let mut lines = narrative.lines;
         if narrative.deleted {
             lines.push(note("Text that the author marked as deleted is not shown."));
@@ -192,6 +195,15 @@ mod tests {
         assert_eq!(report.lines.iter().filter(|l| l.heading > 0).count(), 2);
         assert_eq!(report.person.family.as_deref(), Some("Testesen"));
         assert_eq!(Report::of_cda(b"<ClinicalDocument xmlns='urn:hl7-org:v3'/>").err(), Some(ReportError::Form));
+        // A spanning cell in a spanning cell doubles at each level.
+        let open = "<table><tbody><tr><td rowspan='2'>".repeat(20);
+        let close = "</td><td/></tr><tr><td/></tr></tbody></table>".repeat(20);
+        let doubling = format!(
+            "<ClinicalDocument xmlns='urn:hl7-org:v3'><component><structuredBody><component><section><text>{open}{}{close}\
+             </text></section></component></structuredBody></component></ClinicalDocument>",
+            "x".repeat(1000)
+        );
+        assert_eq!(Report::of_cda(doubling.as_bytes()).err(), Some(ReportError::TooLong));
         let long = "x\n".repeat(MOST_LINES + 1);
         assert_eq!(Report::of_text(&long).err(), Some(ReportError::TooLong), "nothing is cut off in silence");
     }
