@@ -3,8 +3,10 @@
 use std::future::Future;
 
 use bytes::{Bytes, BytesMut};
-use ncp_ihe::{DicomHeader, Scanned, Uid};
+use ncp_ihe::{DicomHeader, PatientClaim, Scanned, Uid};
 use ncp_soap::{Parts, SoapError};
+
+use crate::patient_key::{PatientKey, Person};
 
 /// Header bytes tried first, and at most.
 const FIRST: usize = 8 << 10;
@@ -15,11 +17,11 @@ const MOST: usize = 1 << 20;
 pub struct Expected {
     /// Study Instance UID.
     pub study: Uid,
-    /// Patient IDs under which the archive may know the person; `None` where the request tells no more than study and
+    /// Patient IDs under which its objects may name the person; `None` where the request tells no more than study and
     /// instance (RAD-69).
-    pub patient_ids: Option<Vec<String>>,
-    /// Birth date of the person, `YYYYMMDD`.
-    pub birth_date: Option<String>,
+    pub patient_ids: Option<Vec<PatientKey>>,
+    /// What else is known of the person.
+    pub person: Person,
     /// Transfer syntaxes that are taken; empty: any.
     pub transfer_syntaxes: Vec<String>,
 }
@@ -33,7 +35,7 @@ pub enum Foreign {
     OtherInstance,
     /// Study Instance UID.
     OtherStudy,
-    /// Patient ID or birth date.
+    /// Patient ID, its issuer, or birth date.
     OtherPatient,
     /// Transfer syntax.
     OtherSyntax,
@@ -132,7 +134,7 @@ fn check(object: &DicomHeader, sop_instance: &str, expected: &Expected) -> Resul
     if object.study != expected.study.as_str() {
         return Err(Foreign::OtherStudy);
     }
-    if expected.patient_ids.as_ref().is_some_and(|ids| !names(object, ids, expected.birth_date.as_deref())) {
+    if expected.patient_ids.as_ref().is_some_and(|ids| !names(&object.patient, ids, &expected.person)) {
         return Err(Foreign::OtherPatient);
     }
     let syntaxes = &expected.transfer_syntaxes;
@@ -143,16 +145,16 @@ fn check(object: &DicomHeader, sop_instance: &str, expected: &Expected) -> Resul
 }
 
 /// Whether the object names the patient; one without a Patient ID does so by the birth date.
-fn names(object: &DicomHeader, patient_ids: &[String], birth_date: Option<&str>) -> bool {
-    let (patient, birth) = (&object.patient.id, object.patient.birth_date.as_str());
-    let known = if patient.is_empty() { birth_date == Some(birth) } else { patient_ids.contains(patient) };
-    known && (birth.is_empty() || birth_date.is_none_or(|date| date == birth))
+fn names(claim: &PatientClaim, keys: &[PatientKey], person: &Person) -> bool {
+    let known = match claim.id.is_empty() {
+        true => person.birth_date.as_ref() == Some(&claim.birth_date),
+        false => keys.iter().any(|key| key.accepts(claim)),
+    };
+    known && person.contradicted(claim).is_none()
 }
 
 #[cfg(test)]
 mod tests {
-    use ncp_ihe::PatientClaim;
-
     use super::*;
 
     fn header(patient: &str, birth: &str) -> DicomHeader {
@@ -170,8 +172,8 @@ mod tests {
     fn an_instance_must_be_of_its_study_and_patient() {
         let expected = Expected {
             study: Uid::parse("2.999.1").expect("a UID"),
-            patient_ids: Some(vec!["P1".into(), "P2".into()]),
-            birth_date: Some("19770530".into()),
+            patient_ids: Some(["P1", "P2"].map(PatientKey::unissued).to_vec()),
+            person: Person { birth_date: Some("19770530".into()), ..Person::default() },
             transfer_syntaxes: vec!["1.2.840.10008.1.2.1".into()],
         };
         let checked = |header: &DicomHeader| check(header, "2.999.3", &expected);

@@ -18,6 +18,7 @@ pub mod instance;
 pub mod listener;
 pub mod national;
 pub mod outcome;
+pub mod patient_key;
 pub mod pending;
 pub mod policy;
 mod recent;

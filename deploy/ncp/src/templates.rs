@@ -93,6 +93,7 @@ repository_unique_id = "{home}.21.1"
 location_uids = ["{home}.21.1"]
 time_zone = "{zone}"
 uid_root = "{home}.31"
+patient_id_authority = ["HOSPITAL-A", "{home}.22"]
 {second}
 [[peer]]
 country = "{other}"
@@ -145,6 +146,7 @@ repository_unique_id = "{home}.21.2"
 location_uids = ["{home}.21.2"]
 time_zone = "{zone}"
 uid_root = "{home}.32"
+patient_id_authority = ["HOSPITAL-A", "{home}.22"]
 "#
     )
 }

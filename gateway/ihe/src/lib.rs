@@ -15,7 +15,7 @@ mod values;
 pub mod xcpd;
 pub mod xds;
 
-pub use dicom::{DicomHeader, PatientClaim, Scanned, StructureScan, Unsound, for_parser};
+pub use dicom::{DicomHeader, PatientClaim, Scanned, StructureScan, Unsound, for_parser, issuer_parts};
 pub use error::MessageError;
 pub use imaging::{
     IssuedId, KosDialect, MadoCodes, Manifest, ManifestError, ManifestForm, ManifestInstance, ManifestPatient,

@@ -8,6 +8,7 @@ use ncp_ihe::*;
 use ncp_xml::{Element, Limits};
 
 mod manifests;
+mod objects;
 mod openncp;
 mod properties;
 

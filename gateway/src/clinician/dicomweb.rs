@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use ncp_ihe::imaging::{MetadataView, PIXELS, header_end, metadata as attributes};
-use ncp_ihe::{Manifest, Uid};
+use ncp_ihe::{Manifest, PatientId, Uid};
 use ncp_soap::{BoxError, OutPart};
 use serde::Deserialize;
 
@@ -26,6 +26,7 @@ use crate::initiating::images::{self, Images, Part};
 use crate::instance;
 use crate::listener::OutParts;
 use crate::outcome::{GatewayError, NEWER};
+use crate::patient_key::{PatientKey, Person};
 
 /// Bytes of one instance before its pixel data, tried first and at most.
 const FIRST: usize = 16 << 10;
@@ -256,17 +257,20 @@ fn expected(manifest: &Manifest, study: &Uid, treated: &Treated, document: &Docu
         return None;
     }
     let person = &treated.person;
-    let own = ncp_ihe::PatientId::parse_cx(&person.patient).ok()?.extension;
-    let known: Vec<String> = std::iter::once(own).chain(document.source_patient.clone()).collect();
+    let own = PatientId::parse_cx(&person.patient).ok()?;
+    let source = document.source_patient.as_deref().and_then(|cx| PatientId::parse_cx(cx).ok());
+    let known: Vec<PatientKey> = std::iter::once(&own).chain(&source).map(PatientKey::of).collect();
     let ids = &manifest.patient.ids;
     let birth = manifest.patient.birth_date.as_ref();
-    let same_person = ids.is_empty() || ids.iter().any(|i| known.contains(&i.id));
+    let same_person = ids.is_empty() || ids.iter().any(|issued| known.iter().any(|key| key.is(issued)));
     let same_birth = person.birth_date.as_ref().zip(birth).is_none_or(|(a, b)| a == b);
-    let patient_ids = known.iter().cloned().chain(ids.iter().map(|i| i.id.clone())).collect();
+    // What the manifest tells of an id is more than what is known without it.
+    let mut patient_ids = PatientKey::told(ids);
+    patient_ids.extend(known.into_iter().filter(|key| ids.iter().all(|issued| issued.id != key.id)));
     (same_person && same_birth).then(|| instance::Expected {
         study: study.clone(),
         patient_ids: Some(patient_ids),
-        birth_date: person.birth_date.clone(),
+        person: Person { birth_date: person.birth_date.clone(), ..Person::default() },
         transfer_syntaxes: Vec::new(),
     })
 }

@@ -35,7 +35,7 @@ pub(super) fn sealed_document(entry: &DocumentEntry, original: Option<Box<Docume
         media_type: entry.mime_type.clone(),
         language: entry.language.clone(),
         study: entry.study_instance_uid().map(|uid| uid.to_string()),
-        source_patient: entry.source_patient_id.as_ref().map(|id| id.extension.clone()),
+        source_patient: entry.source_patient_id.as_ref().map(ncp_ihe::PatientId::to_cx),
         original,
     }
 }

@@ -8,6 +8,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderValue, header};
+use ncp_ihe::imaging::person_name;
 use ncp_ihe::{Manifest, ManifestInstance, ManifestSeries, like};
 use serde_json::{Map, Value, json};
 
@@ -121,8 +122,22 @@ pub async fn search_instances(Asked { opened, search, place }: Asked) -> Respons
 }
 
 /// The answer, with what is to be known of the study beside it.
-fn told(opened: &Opened, mut response: Response) -> Response {
+fn told(opened: &Opened, response: Response) -> Response {
+    let mut response = incomplete(response, &opened.manifest);
     opened.warn(&mut response);
+    response
+}
+
+/// Says how many instances the other country has and does not make available.
+fn incomplete(mut response: Response, manifest: &Manifest) -> Response {
+    let total = manifest.announced_count();
+    let missing = total - manifest.instance_count();
+    if missing > 0 {
+        let text = format!("299 ncp \"{missing} of {total} instances not available\"");
+        if let Ok(value) = HeaderValue::try_from(text) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
     response
 }
 
@@ -180,7 +195,9 @@ impl Search {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
         if further > 0 {
             let text = format!("299 ncp \"There are {further} additional results that can be requested\"");
-            headers.extend(HeaderValue::try_from(text).ok().map(|v| (header::WARNING, v)));
+            if let Ok(value) = HeaderValue::try_from(text) {
+                headers.append(header::WARNING, value);
+            }
         }
         if self.fuzzy {
             let text =
@@ -201,7 +218,12 @@ impl Matching {
         match self {
             Self::Uid => wanted.split([',', '\\']).any(|uid| uid.trim() == text),
             Self::Text => like(wanted, &text, DICOM),
-            Self::Name => like(&wanted.to_lowercase(), &text.to_lowercase(), DICOM),
+            // The whole name, or any of its component groups (PS3.4 C.2.2.2.4).
+            Self::Name => {
+                let (wanted, text) = (wanted.to_lowercase(), text.to_lowercase());
+                let groups = text.split('=').filter(|group| !group.is_empty());
+                std::iter::once(text.as_str()).chain(groups).any(|name| like(&wanted, name, DICOM))
+            }
             Self::Range => match wanted.split_once('-') {
                 // To the precision of each bound.
                 Some((from, to)) => {
@@ -237,9 +259,9 @@ fn one(value: impl Into<Value>) -> Vec<Value> {
 /// Table 10.6.3-3 of PS3.18.
 fn study_record(Opened { manifest, root, .. }: &Opened) -> Record {
     let patient = &manifest.patient;
-    let name = patient.name.as_ref().map(|name| json!({ "Alphabetic": name.trim_end_matches('^') }));
-    let series = manifest.series_total.map_or(manifest.series.len(), |n| n as usize);
-    let instances: usize = manifest.series.iter().map(total).sum();
+    let name = patient.name.as_deref().map(person_name);
+    let series = manifest.series_total.map_or(manifest.series.len(), |n| n as usize).max(manifest.series.len());
+    let instances = manifest.announced_count();
     record([
         ("00080005", "CS", one("ISO_IR 192")),
         ("00080020", "DA", known(&manifest.study_date)),
@@ -271,10 +293,6 @@ fn accession(manifest: &Manifest) -> Vec<Value> {
     manifest.requests.iter().filter_map(|r| r.accession.as_ref()).map(|a| a.id.clone().into()).take(1).collect()
 }
 
-fn total(series: &ManifestSeries) -> usize {
-    series.total.map_or(series.instances.len(), |n| n as usize)
-}
-
 /// Table 10.6.3-4.
 fn series_record(Opened { manifest, root, .. }: &Opened, series: &ManifestSeries) -> Record {
     record([
@@ -288,7 +306,7 @@ fn series_record(Opened { manifest, root, .. }: &Opened, series: &ManifestSeries
         ("0020000D", "UI", one(manifest.study.as_str())),
         ("0020000E", "UI", one(series.series.as_str())),
         ("00200011", "IS", known(&series.number)),
-        ("00201209", "IS", one(total(series))),
+        ("00201209", "IS", one(series.announced_count())),
     ])
 }
 
@@ -321,7 +339,7 @@ mod tests {
         record([
             ("00080020", "DA", one("20260102")),
             ("00080061", "CS", vec!["CT".into(), "KO".into()]),
-            ("00100010", "PN", one(json!({ "Alphabetic": "Testesen^Jon" }))),
+            ("00100010", "PN", one(person_name("Testesen^Jon=山田^太郎=やまだ^たろう"))),
             ("0020000D", "UI", one("2.999.1")),
             ("00200011", "IS", one(3)),
             ("00080050", "SH", Vec::new()),
@@ -344,6 +362,10 @@ mod tests {
             "Modality=C*",
             "PatientName=testesen*",
             "PatientName=TEST?SEN^jon",
+            // IM-23: by any component group, and by all of them.
+            "PatientName=%E5%B1%B1%E7%94%B0*",
+            "PatientName=*%E3%81%9F%E3%82%8D%E3%81%86",
+            "PatientName=testesen^jon=%E5%B1%B1%E7%94%B0^*",
             "SeriesNumber=3",
             "PatientName=*&limit=1&includefield=all&includefield=00081030,00080060",
             "AccessionNumber=",

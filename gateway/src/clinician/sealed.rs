@@ -132,7 +132,7 @@ pub struct Document {
     pub language: String,
     /// Study Instance UID of a manifest.
     pub study: Option<String>,
-    /// Local id of the patient at the source.
+    /// Local id of the patient at the source, CX.
     pub source_patient: Option<String>,
     /// For a translation: uniqueId, hash and size of its original.
     pub original: Option<Box<Document>>,
@@ -230,7 +230,7 @@ mod tests {
             media_type: "text/xml".into(),
             language: "nb-NO".into(),
             study: Some("1.3.6.1.4.1.14519.5.2.1.1706.8374.643249677828306008300337414785".into()),
-            source_patient: Some("UV59569735".into()),
+            source_patient: Some("UV59569735^^^&2.999.1&ISO".into()),
             original: None,
         };
         let original = Some(Box::new(document.clone()));

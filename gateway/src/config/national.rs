@@ -71,6 +71,9 @@ pub struct Xds {
     pub sources: Vec<Addressed>,
     /// Where patients are looked up; none: in the patients file or another connector.
     pub patients: Option<XdsPatients>,
+    /// Names of who issues the local ids of the patients file, as objects say them: (0010,0021), OIDs of (0010,0024).
+    #[serde(default)]
+    pub patient_id_authority: Vec<String>,
     /// Mutual TLS.
     pub tls: InternalTls,
     /// X-User Assertions; none are sent without it.
@@ -200,6 +203,11 @@ pub struct DicomWeb {
     /// Root under which manifests made here get their UIDs.
     #[serde(deserialize_with = "oid")]
     pub uid_root: Oid,
+    /// All names under which objects and answers may say who issues the patient ids of this archive: (0010,0021), and
+    /// OIDs of (0010,0024). One that says another issuer is somebody else's, and without a name here every issuer is
+    /// another.
+    #[serde(default)]
+    pub patient_id_authority: Vec<String>,
     /// Time until an answer begins.
     #[serde(default = "thirty_seconds", deserialize_with = "duration")]
     pub first_byte: Duration,
@@ -240,6 +248,11 @@ pub struct Embedded {
     /// Root under which manifests made here get their UIDs.
     #[serde(deserialize_with = "oid")]
     pub uid_root: Oid,
+    /// All names under which objects and answers may say who issues the patient ids of this archive: (0010,0021), and
+    /// OIDs of (0010,0024). One that says another issuer is somebody else's, and without a name here every issuer is
+    /// another.
+    #[serde(default)]
+    pub patient_id_authority: Vec<String>,
 }
 
 impl National {

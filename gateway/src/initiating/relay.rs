@@ -24,6 +24,7 @@ use crate::identity::TransactionName;
 use crate::instance::{self, Expected};
 use crate::listener::OutParts;
 use crate::outcome::GatewayError;
+use crate::patient_key::Person;
 
 /// What one community is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -258,7 +259,7 @@ fn out(
 /// The request alone says what an instance must be: no manifest was seen.
 fn expected(unit: &Promised) -> Option<Expected> {
     let study = unit.study.clone()?;
-    Some(Expected { study, patient_ids: None, birth_date: None, transfer_syntaxes: Vec::new() })
+    Some(Expected { study, patient_ids: None, person: Person::default(), transfer_syntaxes: Vec::new() })
 }
 
 fn withheld(recorder: &Recorder, foreign: instance::Foreign) -> BoxError {

@@ -14,7 +14,7 @@ use ncp_ihe::{
 
 use super::incoming::failing;
 use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite, entry_uuid};
-use super::patients::Patients;
+use super::patients::{Authority, Patients};
 use super::way::Way;
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, LocatedStudy, NationalError,
@@ -40,6 +40,7 @@ pub struct DicomWebSource {
     locations: Vec<Oid>,
     site: ManifestSite,
     patients: Arc<Patients>,
+    authority: Authority,
     /// Requests at once for one study.
     parallel: usize,
     /// What was listed, as it was then.
@@ -67,11 +68,14 @@ impl DicomWebSource {
             codes: ManifestCodes::load(&config.manifest_codes)?,
         };
         let archive = Archive::new(config, way)?;
+        let authority = Authority(config.patient_id_authority.clone());
+        let register = (patients.clone(), authority.clone());
         Ok(Self {
-            reader: Arc::new(Reader::new(archive, patients.clone(), config.parallel, patience)),
+            reader: Arc::new(Reader::new(archive, register, config.parallel, patience)),
             locations: config.location_uids.clone(),
             site,
             patients,
+            authority,
             parallel: config.parallel,
             promised: Promised::default(),
         })
@@ -263,7 +267,7 @@ impl ImagingDocumentSource for DicomWebSource {
         });
         let located = futures_util::future::join_all(located).await.into_iter();
         let mut located = located.collect::<Result<Vec<LocatedStudy>, NationalError>>()?;
-        located.iter_mut().for_each(|study| self.patients.identify(study));
+        located.iter_mut().for_each(|study| self.patients.identify(study, &self.authority));
         Ok(located)
     }
 

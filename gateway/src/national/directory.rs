@@ -99,9 +99,7 @@ impl System {
             Self::Xds(source) => source.registered(of).await,
             Self::DicomWeb(source) => source.registered(of).await,
             Self::Grpc(source) => source.registered(of).await,
-            Self::Embedded(source) => {
-                source.objects(of).await.map(|objects| Registered { objects, ..Registered::default() })
-            }
+            Self::Embedded(source) => source.registered(of).await,
         };
         match registered {
             Err(NationalError::NoPatient) => Ok(Registered::default()),
@@ -147,7 +145,7 @@ impl National {
             };
             let system = match connector {
                 config::Connector::Embedded(folder) => {
-                    System::Embedded(EmbeddedSource::scan(folder, language, patients.clone())?)
+                    System::Embedded(EmbeddedSource::scan(folder, language, patients.clone(), &metrics)?)
                 }
                 config::Connector::DicomWeb(archive) => {
                     let way = (way, config.patience);

@@ -1,6 +1,6 @@
 //! A folder as Document Registry, Document Repository and Imaging Document Source: for pilots, demo and tests.
 //!
-//! `dicom/` holds Part 10 files in any layout, `reports/` a TOML beside each document, `manifest.toml` the codes of the
+//! `dicom/` holds Part 10 files in any layout and with any names, `reports/` a TOML beside each document, `manifest.toml` the codes of the
 //! manifests that are made on the fly, `registry.toml` submission sets, folders and associations where there are any. The index is built at start; pixel data is not read.
 
 use std::collections::BTreeMap;
@@ -13,24 +13,29 @@ use ncp_ihe::{DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, Oid, Pa
 use tokio::io::AsyncReadExt;
 
 use super::manifests::{IndexedStudy, ManifestCodes, ManifestSite};
-use super::patients::Patients;
+use super::omitted::digest;
+use super::patients::{Authority, Patients};
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, LocatedStudy,
-    NationalError, PatientObjects, Retrieval,
+    NationalError, Omission, Omitted, PatientObjects, Registered, Retrieval, Unit,
 };
 use crate::config::Embedded;
 use crate::instance;
 use crate::policy::{Authorised, Disclose, LookUp};
+use crate::telemetry::Metrics;
 
 mod registry;
 mod reports;
 mod scan;
+#[cfg(test)]
+mod tests;
 
 /// Bytes read at once.
 const READ: usize = 256 << 10;
 
 /// The folder's index.
 pub struct EmbeddedSource {
+    connector: String,
     repository: Oid,
     locations: Vec<Oid>,
     studies: BTreeMap<Uid, IndexedStudy>,
@@ -50,8 +55,10 @@ impl EmbeddedSource {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn scan(config: &Embedded, language: &str, patients: Arc<Patients>) -> Result<Self, String> {
-        let studies = scan::studies(&config.folder.join("dicom"), &patients)?;
+    pub fn scan(config: &Embedded, language: &str, patients: Arc<Patients>, metrics: &Metrics) -> Result<Self, String> {
+        let authority = Authority(config.patient_id_authority.clone());
+        let scan = scan::Scan { connector: &config.name, patients: &patients, authority: &authority, metrics };
+        let studies = scan.studies(&config.folder.join("dicom"))?;
         let mut documents = reports::load(&config.folder.join("reports"), config)?;
         let site = ManifestSite {
             name: config.name.clone(),
@@ -63,13 +70,19 @@ impl EmbeddedSource {
             codes: ManifestCodes::load(&config.folder.join("manifest.toml"))?,
         };
         for study in studies.values() {
-            // A study of nobody gets no manifest.
-            let Some(patient) = study.patient.clone() else { continue };
-            let (entry, bytes) = site.document(study, patient)?;
-            documents.push(Held { entry, bytes });
+            // A study of nobody gets no manifest, nor does one of which nothing can be had.
+            let Some(patient) = study.patient.clone().filter(|_| study.is_available()) else { continue };
+            match site.document(study, patient) {
+                Ok((entry, bytes)) => documents.push(Held { entry, bytes }),
+                Err(reason) => {
+                    metrics.left_out(&config.name, Omission::Unusable.class(), 1);
+                    tracing::warn!(connector = %config.name, unit = %digest(study.study.as_str()), reason, "study left out");
+                }
+            }
         }
         tracing::info!(connector = %config.name, studies = studies.len(), documents = documents.len(), "folder scanned");
         Ok(Self {
+            connector: config.name.clone(),
             repository: config.repository_unique_id.clone(),
             locations: config.location_uids.clone(),
             studies,
@@ -86,6 +99,18 @@ impl EmbeddedSource {
     /// Retrieve Location UIDs it serves.
     pub fn locations(&self) -> &[Oid] {
         &self.locations
+    }
+
+    /// The patient's objects, and her studies that are not whole.
+    ///
+    /// # Errors
+    /// None: the index is there.
+    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let objects = self.objects(of).await?;
+        let theirs = self.studies.values().filter(|study| study.patient.as_ref() == Some(&of.get().patient));
+        let omitted = theirs
+            .filter_map(|study| Some(Omitted::new(&self.connector, Unit::Study(study.study.clone()), study.fewer()?)));
+        Ok(Registered { objects, omitted: omitted.collect(), ..Registered::default() })
     }
 }
 

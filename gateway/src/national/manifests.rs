@@ -1,5 +1,6 @@
 //! Manifests made on the fly out of what an archive lists: deterministic, since `hash` must fit at every call.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -12,7 +13,8 @@ use ncp_ihe::{
 };
 use serde::Deserialize;
 
-use super::{LocatedInstance, LocatedStudy, Missing};
+use super::{LocatedInstance, LocatedStudy, Missing, Omission};
+use crate::patient_key::Person;
 
 /// A study as its archive lists it.
 pub(crate) struct IndexedStudy {
@@ -29,6 +31,14 @@ pub(crate) struct IndexedStudy {
     pub(crate) instances: Vec<IndexedInstance>,
     /// The entry of the manifest that is made of it, without hash and size, once it was asked for.
     pub(crate) described: OnceLock<Option<DocumentEntry>>,
+    /// Instances that the archive has and that cannot be had here.
+    pub(crate) left_out: Vec<LeftOut>,
+}
+
+/// An instance that is there and is not available.
+pub(crate) struct LeftOut {
+    pub(crate) series: Uid,
+    pub(crate) sop_instance: Uid,
 }
 
 /// An instance as its archive lists it.
@@ -59,6 +69,29 @@ impl IndexedStudy {
         self.instances.sort_by(|a, b| a.sop_instance.cmp(&b.sop_instance));
     }
 
+    /// Whether any of its instances can be had.
+    pub(crate) fn is_available(&self) -> bool {
+        self.instances.iter().any(|i| !i.withheld)
+    }
+
+    /// How many of its instances are listed, and how many there are; none where that is the same.
+    pub(crate) fn fewer(&self) -> Option<Omission> {
+        let listed = self.instances.iter().filter(|i| !i.withheld).count();
+        let counted = self.instances.len() + self.left_out.len();
+        (listed < counted).then_some(Omission::Fewer { listed, counted })
+    }
+
+    /// Instances of a series that exist, available or not.
+    fn count_of(&self, series: &Uid) -> usize {
+        let listed = self.instances.iter().filter(|i| i.series == *series).count();
+        listed + self.left_out.iter().filter(|l| l.series == *series).count()
+    }
+
+    fn count_of_series(&self) -> usize {
+        let left_out = self.left_out.iter().map(|l| &l.series);
+        self.instances.iter().map(|i| &i.series).chain(left_out).collect::<BTreeSet<_>>().len()
+    }
+
     /// By series, number, UID: the order of a manifest.
     fn in_order(&self) -> Vec<&IndexedInstance> {
         let mut out: Vec<&IndexedInstance> = self.instances.iter().collect();
@@ -77,7 +110,7 @@ impl IndexedStudy {
             study_date: indexed.and_then(|s| s.study_date.clone()),
             manifests: Vec::new(),
             patient_ids: Vec::new(),
-            birth_date: None,
+            person: Person::default(),
             transfer_syntaxes: syntaxes.to_vec(),
         };
         for series in &study.series {
@@ -206,12 +239,23 @@ impl ManifestSite {
                 }),
             }
         }
+        // What is there and not available is counted, so that whoever reads the manifest knows that it is not whole.
+        let whole = study.fewer().is_none();
+        for one in series.iter_mut().filter(|_| !whole) {
+            one.total = u32::try_from(study.count_of(&one.series)).ok();
+        }
         let started = started(study, &self.zone);
         // Required by MADO: the images' own, else the zone's at that instant.
         let at = started.clone().unwrap_or_else(|| Timestamp::UNIX_EPOCH.to_zoned(self.zone.clone()));
         let timezone = at.strftime("%z").to_string();
-        let content: Vec<&str> = listed.iter().map(|i| i.sop_instance.as_str()).collect();
-        let own = |what: &str| self.derived_uid(&[study.study.as_str(), what, &content.join(" "), &timezone]);
+        let mut content: Vec<&str> = listed.iter().map(|i| i.sop_instance.as_str()).collect();
+        content.extend(study.left_out.iter().map(|l| l.sop_instance.as_str()));
+        let withheld = listed.iter().filter(|i| i.withheld).map(|i| i.sop_instance.as_str());
+        content.extend(withheld);
+        let ids =
+            study.facts.ids.iter().map(|issued| format!("{}^{}", issued.id, issued.label.as_deref().unwrap_or("")));
+        let ids = ids.collect::<Vec<_>>().join(" ");
+        let own = |what: &str| self.derived_uid(&[study.study.as_str(), what, &content.join(" "), &timezone, &ids]);
         let (sop_instance, own_series) = (own("manifest")?, own("series")?);
         Ok(Manifest {
             timezone: Some(timezone),
@@ -221,6 +265,7 @@ impl ManifestSite {
             description: study.description.clone(),
             accession: study.accession.clone(),
             created: started.map(|at| at.strftime("%Y%m%d%H%M%S").to_string()),
+            series_total: if whole { None } else { u32::try_from(study.count_of_series()).ok() },
             series,
             ..Manifest::new(sop_instance, own_series, study.study.clone())
         })
@@ -365,6 +410,7 @@ mod tests {
             timezone: timezone.map(str::to_owned),
             description: None,
             accession: None,
+            left_out: Vec::new(),
             instances: vec![IndexedInstance {
                 sop_instance: uid("2.999.1.1.1"),
                 sop_class: uid("1.2.840.10008.5.1.4.1.1.2"),

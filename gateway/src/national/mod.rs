@@ -29,6 +29,7 @@ use ncp_ihe::{
 };
 
 use crate::instance::{Expected, Foreign};
+use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
 
 pub mod dicomweb;
@@ -173,10 +174,10 @@ pub struct LocatedStudy {
     pub study_date: Option<String>,
     /// Entries of its manifests that the source knows: those that it makes, and those it read to find the study.
     pub manifests: Vec<DocumentEntry>,
-    /// Ids under which its objects may name the patient (0010,0020).
-    pub patient_ids: Vec<String>,
-    /// The patient's birth date as far as it is known, YYYYMMDD.
-    pub birth_date: Option<String>,
+    /// Ids under which its objects may name the patient.
+    pub patient_ids: Vec<PatientKey>,
+    /// What else is known of the patient.
+    pub person: Person,
     /// Transfer syntaxes that the requester takes.
     pub transfer_syntaxes: Vec<Uid>,
 }
@@ -194,7 +195,7 @@ impl LocatedStudy {
             study_date: None,
             manifests: Vec::new(),
             patient_ids: Vec::new(),
-            birth_date: None,
+            person: Person::default(),
             transfer_syntaxes: syntaxes.to_vec(),
         }
     }
@@ -217,7 +218,7 @@ impl LocatedStudy {
         Expected {
             study: self.study.clone(),
             patient_ids: Some(self.patient_ids.clone()),
-            birth_date: self.birth_date.clone(),
+            person: self.person.clone(),
             transfer_syntaxes: self.transfer_syntaxes.iter().map(ToString::to_string).collect(),
         }
     }

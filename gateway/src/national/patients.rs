@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
-use ncp_ihe::{PatientId, PatientQuery, PatientRecord, PersonName};
+use ncp_ihe::imaging::Issuer;
+use ncp_ihe::{IssuedId, Oid, PatientClaim, PatientId, PatientQuery, PatientRecord, PersonName};
 use serde::Deserialize;
 
 use super::{LocatedStudy, NationalError};
+use crate::patient_key::{PatientKey, Person};
 
 /// One person.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -15,7 +17,7 @@ pub struct Patient {
     pub national_id: String,
     /// Ids under which archives know the person (0010,0020).
     #[serde(default)]
-    pub local_ids: Vec<String>,
+    pub local_ids: Vec<LocalId>,
     /// Family name.
     pub family: String,
     /// Given names.
@@ -24,6 +26,86 @@ pub struct Patient {
     pub birth_date: String,
     /// `M`, `F`, `UN`.
     pub sex: String,
+}
+
+/// An id of a person in an archive. An id is unique within its issuer only (PS3.3 table C.2-2).
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "WrittenId")]
+pub struct LocalId {
+    /// The id (0010,0020).
+    pub id: String,
+    /// Who gives it; the connector's own authority where it is not said.
+    pub authority: Option<String>,
+}
+
+/// `"ID"`, or `{ id = "ID", authority = "AUTHORITY" }`.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WrittenId {
+    Plain(String),
+    Issued(IssuedLocalId),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IssuedLocalId {
+    id: String,
+    authority: String,
+}
+
+impl From<WrittenId> for LocalId {
+    fn from(written: WrittenId) -> Self {
+        match written {
+            WrittenId::Plain(id) => Self { id, authority: None },
+            WrittenId::Issued(IssuedLocalId { id, authority }) => Self { id, authority: Some(authority) },
+        }
+    }
+}
+
+/// The authority whose patient ids an archive uses, by all names under which objects and answers may say it: a namespace
+/// (0010,0021), an OID (0010,0024). Without a name, an object that says an issuer is somebody else's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Authority(pub Vec<String>);
+
+impl Authority {
+    /// How an object of this archive may name a person by one of her ids.
+    fn key(&self, local: &LocalId) -> PatientKey {
+        let foreign = local.authority.as_ref().filter(|authority| !self.0.contains(authority));
+        let names = foreign.map_or_else(|| self.0.clone(), |authority| vec![authority.clone()]);
+        PatientKey {
+            id: local.id.clone(),
+            namespaces: Some(names.clone()),
+            universals: Some(names),
+            implied: foreign.is_none(),
+        }
+    }
+
+    /// The id with every name of its issuer, as a manifest tells them: what is accepted here is accepted there.
+    fn issued(&self, local: &LocalId) -> Vec<IssuedId> {
+        let names = match &local.authority {
+            Some(authority) if !self.0.contains(authority) => std::slice::from_ref(authority),
+            _ => &self.0,
+        };
+        let (universals, namespaces): (Vec<&String>, Vec<&String>) = names.iter().partition(|n| Oid::parse(n).is_ok());
+        let rows = namespaces.len().max(universals.len()).max(1);
+        let row = |row: usize| IssuedId {
+            id: local.id.clone(),
+            issuer: universals.get(row).map(|oid| Issuer::parse(oid)),
+            label: namespaces.get(row).map(|name| (*name).clone()),
+        };
+        (0..rows).map(row).collect()
+    }
+}
+
+/// Whose an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose<'a> {
+    /// This person's.
+    Person(&'a PatientId, &'a Patient),
+    /// Of nobody whom the register knows.
+    Nobody,
+    /// It has the id of a person of the register and is somebody else's.
+    Stranger(&'static str),
 }
 
 #[derive(Deserialize)]
@@ -69,9 +151,31 @@ impl Patients {
         if found.is_empty() { Err(NationalError::NoPatient) } else { Ok(found) }
     }
 
-    /// Who an archive's local id stands for.
-    pub fn of_local_id(&self, local: &str) -> Option<(&PatientId, &Patient)> {
-        self.0.iter().find(|(_, p)| p.local_ids.iter().any(|l| l == local)).map(|(id, p)| (id, p))
+    /// Whose an object or study of an archive is, by all that it says of its patient: the id, who issues it, the birth
+    /// date; and where it says neither of these, sex and family name.
+    pub fn whose(&self, claim: &PatientClaim, authority: &Authority) -> Whose<'_> {
+        let has = |patient: &Patient| patient.local_ids.iter().any(|local| local.id == claim.id);
+        let candidates: Vec<&(PatientId, Patient)> = self.0.iter().filter(|(_, patient)| has(patient)).collect();
+        let issued = |(_, patient): &&&(PatientId, Patient)| {
+            patient.local_ids.iter().any(|local| authority.key(local).accepts(claim))
+        };
+        let fitting: Vec<&(PatientId, Patient)> = candidates.iter().filter(issued).copied().collect();
+        match (candidates.as_slice(), fitting.as_slice()) {
+            ([], _) => Whose::Nobody,
+            (_, []) => Whose::Stranger("its patient id is of another issuer"),
+            (_, [(id, patient)]) => match patient.person().contradicted(claim) {
+                Some(why) => Whose::Stranger(why),
+                None => Whose::Person(id, patient),
+            },
+            _ => Whose::Stranger("its patient id stands for several persons"),
+        }
+    }
+
+    /// The ids under which objects of a person may stand in an archive, national id first.
+    pub fn issued_ids(&self, patient: &PatientId, authority: &Authority) -> Vec<IssuedId> {
+        let local = self.get(patient).into_iter().flat_map(|known| &known.local_ids);
+        let national = IssuedId::new(&patient.extension, Some(patient.root.clone()));
+        std::iter::once(national).chain(local.flat_map(|local| authority.issued(local))).collect()
     }
 
     /// By national identifier.
@@ -80,13 +184,25 @@ impl Patients {
     }
 
     /// How the objects of a study may name its patient, where the register says under which ids archives know her.
-    pub(super) fn identify(&self, study: &mut LocatedStudy) {
+    pub(super) fn identify(&self, study: &mut LocatedStudy, authority: &Authority) {
         let Some(id) = &study.patient else { return };
         let Some(known) = self.get(id) else { return };
         if !known.local_ids.is_empty() {
-            study.patient_ids = known.local_ids.iter().chain([&id.extension]).cloned().collect();
+            let national = LocalId { id: id.extension.clone(), authority: Some(id.root.to_string()) };
+            let national = PatientKey { implied: true, ..authority.key(&national) };
+            study.patient_ids = known.local_ids.iter().map(|local| authority.key(local)).chain([national]).collect();
         }
-        study.birth_date = Some(known.birth_date.clone());
+        study.person = known.person();
+    }
+}
+
+impl Patient {
+    fn person(&self) -> Person {
+        Person {
+            birth_date: Some(self.birth_date.clone()),
+            sex: Some(self.sex.clone()),
+            family: Some(self.family.clone()),
+        }
     }
 }
 

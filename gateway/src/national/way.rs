@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::NationalError;
+use super::{NationalError, Omission};
 use crate::circuit::{Circuit, OPEN, Outcome};
 use crate::config::Limits;
 use crate::telemetry::Metrics;
@@ -50,6 +50,11 @@ impl Way {
     pub(super) fn apart(&self) -> Self {
         let Shared { connector, metrics, first, .. } = &*self.0;
         Self::of(connector, *first, metrics.clone())
+    }
+
+    /// Counts a unit that is left out of a list.
+    pub(super) fn left_out(&self, reason: Omission) {
+        self.0.metrics.left_out(&self.0.connector, reason.class(), 1);
     }
 
     /// The connector's name.

@@ -13,16 +13,16 @@ use futures_util::StreamExt;
 use hyper::body::Incoming as Body;
 use ncp_ihe::{
     Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType,
-    FindDocuments, GetAll, HomeCommunityId, ImagingRequest, Manifest, ObjectIds, Oid, PatientId, PatientQuery,
-    PatientRecord, RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, StoredQuery,
-    StudyRequest, Uid, actions,
+    FindDocuments, GetAll, HomeCommunityId, ImagingRequest, IssuedId, Manifest, ObjectIds, Oid, PatientId,
+    PatientQuery, PatientRecord, RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest,
+    StoredQuery, StudyRequest, Uid, actions,
 };
 use ncp_saml::Signer;
 use ncp_soap::Parts;
 use ncp_xml::Element;
 
 use super::incoming::{Incoming, instances};
-use super::patients::Patients;
+use super::patients::{Authority, Patients};
 use super::way::Way;
 use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedInstance, LocatedStudy,
@@ -31,6 +31,7 @@ use super::{
 };
 use crate::config::{Config, Xds};
 use crate::identity::Identity;
+use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::recent::Recent;
 use crate::soap_client::{Packaging, Route, SoapAnswer, SoapCall, read_retrieve};
@@ -75,7 +76,7 @@ struct Listed {
     instances: BTreeMap<String, ListedInstance>,
     modalities: BTreeSet<String>,
     study_date: Option<String>,
-    patient_ids: BTreeSet<String>,
+    patient_ids: Vec<IssuedId>,
     birth_date: Option<String>,
     /// The entries of those manifests.
     manifests: Vec<DocumentEntry>,
@@ -283,7 +284,7 @@ impl XdsSource {
             }
         }
         let Some(mut listed) = listed else { return Ok(None) };
-        listed.patient_ids.insert(patient.extension.clone());
+        listed.patient_ids.push(IssuedId::new(&patient.extension, Some(patient.root.clone())));
         let listed = Arc::new(listed);
         self.recent.put(key, listed.clone(), listed.instances.len());
         Ok(Some(listed))
@@ -314,8 +315,9 @@ impl Listed {
         self.manifests.push(entry.clone());
         self.study_date = self.study_date.take().or_else(|| manifest.study_date.clone());
         self.birth_date = self.birth_date.take().or_else(|| manifest.patient.birth_date.clone());
-        self.patient_ids.extend(manifest.patient.ids.iter().map(|issued| issued.id.clone()));
-        self.patient_ids.extend(entry.source_patient_id.as_ref().map(|id| id.extension.clone()));
+        self.patient_ids.extend(manifest.patient.ids.iter().cloned());
+        let source = entry.source_patient_id.as_ref();
+        self.patient_ids.extend(source.map(|id| IssuedId::new(&id.extension, Some(id.root.clone()))));
     }
 
     /// What of a request is listed, at the location that the request names.
@@ -328,8 +330,8 @@ impl Listed {
             modalities: listed.map(|l| l.modalities.iter().cloned().collect()).unwrap_or_default(),
             study_date: listed.and_then(|l| l.study_date.clone()),
             manifests: listed.map(|l| l.manifests.clone()).unwrap_or_default(),
-            patient_ids: listed.map(|l| l.patient_ids.iter().cloned().collect()).unwrap_or_default(),
-            birth_date: listed.and_then(|l| l.birth_date.clone()),
+            patient_ids: listed.map(|l| PatientKey::told(&l.patient_ids)).unwrap_or_default(),
+            person: Person { birth_date: listed.and_then(|l| l.birth_date.clone()), ..Person::default() },
             transfer_syntaxes: syntaxes.to_vec(),
         };
         for series in &study.series {
@@ -422,7 +424,7 @@ impl ImagingDocumentSource for XdsSource {
         for study in studies {
             let listed = self.listed(identity, patient, &study.study).await?;
             let mut located = Listed::locate(listed.as_deref(), patient, study, transfer_syntaxes);
-            self.register.identify(&mut located);
+            self.register.identify(&mut located, &Authority(self.config.patient_id_authority.clone()));
             out.push(located);
         }
         Ok(out)

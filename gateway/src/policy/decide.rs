@@ -147,7 +147,7 @@ impl LocatedStudy {
             study_date: self.study_date.clone(),
             manifests: Vec::new(),
             patient_ids: self.patient_ids.clone(),
-            birth_date: self.birth_date.clone(),
+            person: self.person.clone(),
             transfer_syntaxes: self.transfer_syntaxes.clone(),
         }
     }

@@ -300,6 +300,20 @@ pub struct LocatedStudy {
     /// YYYYMMDD
     #[prost(string, tag = "8")]
     pub study_date: ::prost::alloc::string::String,
+    /// as 3, with who issues them
+    #[prost(message, repeated, tag = "9")]
+    pub issued_patient_ids: ::prost::alloc::vec::Vec<IssuedPatientId>,
+}
+/// An id is unique within its issuer only. An object that says another issuer, in (0010,0021), (0010,0024) or beside the
+/// same id in (0010,1002), is somebody else's.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IssuedPatientId {
+    /// (0010,0020)
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// all names of the issuer: namespaces and OIDs
+    #[prost(string, repeated, tag = "2")]
+    pub issuers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LocatedInstance {

@@ -112,7 +112,7 @@ impl pb::imaging_document_source_server::ImagingDocumentSource for Service {
                 .collect(),
             study: asked.study,
             patient: self.0.patient.id.clone(),
-            local_patient_ids: self.0.local_ids.clone(),
+            issued_patient_ids: self.0.local_ids.iter().map(|id| issued(id)).collect(),
             birth_date: self.0.patient.birth_date.clone(),
             ..pb::LocatedStudy::default()
         };
@@ -158,6 +158,11 @@ impl pb::consent_source_server::ConsentSource for Service {
         }
         Ok(Response::new(self.0.consent.clone()))
     }
+}
+
+/// A local id with all names of the authority that issues it.
+fn issued(id: &str) -> pb::IssuedPatientId {
+    pb::IssuedPatientId { id: id.to_owned(), issuers: vec!["HOSPITAL-A".into(), "2.999.47.22".into()] }
 }
 
 fn located(header: &DicomHeader, path: &std::path::Path) -> pb::LocatedInstance {

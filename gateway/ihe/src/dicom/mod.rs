@@ -198,9 +198,11 @@ pub(crate) fn patient(object: &Item<'_>) -> Result<PatientClaim, Unsound> {
                 list.push(value);
             }
         };
-        add(&mut namespaces, text(item, ISSUER)?);
+        let (namespace, universal) = issuer_parts(&text(item, ISSUER)?);
+        add(&mut namespaces, namespace);
+        add(&mut universals, universal);
         for qualifier in item.items(ISSUER_QUALIFIERS) {
-            add(&mut universals, text(qualifier, UNIVERSAL_ENTITY_ID)?);
+            add(&mut universals, without_urn(&text(qualifier, UNIVERSAL_ENTITY_ID)?).to_owned());
         }
     }
     Ok(PatientClaim {
@@ -211,6 +213,18 @@ pub(crate) fn patient(object: &Item<'_>) -> Result<PatientClaim, Unsound> {
         name: text(object, PATIENT_NAME)?,
         sex: text(object, SEX)?,
     })
+}
+
+/// Namespace and universal id of an issuer as (0010,0021) says it: mostly the namespace alone, sometimes a whole HL7
+/// designator, as `HOSPITAL&2.999.1&ISO`.
+pub fn issuer_parts(text: &str) -> (String, String) {
+    let mut parts = text.split('&').map(str::trim);
+    let namespace = parts.next().unwrap_or_default().to_owned();
+    (namespace, without_urn(parts.next().unwrap_or_default()).to_owned())
+}
+
+fn without_urn(oid: &str) -> &str {
+    oid.strip_prefix("urn:oid:").unwrap_or(oid)
 }
 
 /// The beginning of an object whose file meta information has been read.

@@ -38,6 +38,19 @@ impl StructureScan {
         self.0.push(bytes)
     }
 
+    /// How many of the bytes that follow are not looked at: whoever reads a file need not read them.
+    pub fn ahead(&self) -> u64 {
+        self.0.ahead()
+    }
+
+    /// Passes over so many bytes unread, at most [`Self::ahead`].
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn skip(&mut self, bytes: u64) -> Result<(), Unsound> {
+        self.0.skip(bytes)
+    }
+
     /// Says that the object has ended.
     ///
     /// # Errors
@@ -129,6 +142,25 @@ impl<V: Visitor> Part10<V> {
                     return self.data(bytes);
                 }
             }
+        }
+    }
+
+    fn ahead(&self) -> u64 {
+        match &self.stage {
+            Stage::Plain(walk, _) => walk.ahead(),
+            _ => 0,
+        }
+    }
+
+    fn skip(&mut self, bytes: u64) -> Result<(), Unsound> {
+        match (self.failed, &mut self.stage) {
+            (Some(failed), _) => Err(failed),
+            (None, Stage::Plain(walk, _)) => {
+                let bytes = bytes.min(walk.ahead());
+                self.at += bytes;
+                walk.skip(bytes, &mut self.visitor).inspect_err(|error| self.failed = Some(*error))
+            }
+            _ => Ok(()),
         }
     }
 

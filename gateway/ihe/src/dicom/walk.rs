@@ -230,6 +230,20 @@ impl Walk {
         Ok(())
     }
 
+    /// How many of the bytes that follow are not looked at.
+    pub(crate) fn ahead(&self) -> u64 {
+        self.passing.as_ref().map_or(0, |(_, range)| range.end - self.at)
+    }
+
+    /// Passes over bytes that are not looked at, at most [`Self::ahead`].
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub(crate) fn skip(&mut self, bytes: u64, visitor: &mut impl Visitor) -> Result<(), Unsound> {
+        self.at += bytes.min(self.ahead());
+        self.push(&[], visitor)
+    }
+
     /// Says that no bytes follow.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::dicom::{KOS, first_code, is_manifest_title, key, number, text, uid};
 use super::{
     IssuedId, Issuer, KosDialect, MadoCodes, Manifest, ManifestError, ManifestForm, ManifestInstance, ManifestSeries,
 };
-use crate::dicom::{Begun, Unsound};
+use crate::dicom::{Begun, PatientClaim, Unsound, patient};
 use crate::{Coded, Uid};
 
 /// What of a manifest a difference is about.
@@ -268,13 +268,14 @@ impl Manifest {
             };
             pair(Field::Study, Some(self.study.to_string()), Some(image.study.to_string()));
             pair(Field::StudyDate, self.study_date.clone(), image.study_date.clone());
-            pair(Field::BirthDate, self.patient.birth_date.clone(), image.birth_date.clone());
+            pair(Field::BirthDate, self.patient.birth_date.clone(), given(&image.patient.birth_date));
+            let id = given(&image.patient.id);
             let not_among = |known: &[&str], value: &Option<String>| {
                 let value = value.as_ref().filter(|v| !known.is_empty() && !known.contains(&v.as_str()))?;
                 Some((known.join(", "), value.clone()))
             };
             for (field, known, value) in
-                [(Field::Request, &accessions, &image.accession), (Field::PatientId, &ids, &image.patient_id)]
+                [(Field::Request, &accessions, &image.accession), (Field::PatientId, &ids, &id)]
             {
                 if let Some((ours, theirs)) = not_among(known, value) {
                     pair(field, Some(ours), Some(theirs));
@@ -342,6 +343,10 @@ fn issued(id: &IssuedId) -> String {
     }
 }
 
+fn given(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
 fn text_of(number: Option<u32>) -> Option<String> {
     number.map(|n| n.to_string())
 }
@@ -368,6 +373,12 @@ pub struct ImageFacts {
     pub series: Uid,
     /// Study Date.
     pub study_date: Option<String>,
+    /// Study Time.
+    pub study_time: Option<String>,
+    /// Study Description.
+    pub study_description: Option<String>,
+    /// Timezone Offset From UTC.
+    pub timezone: Option<String>,
     /// Series Date.
     pub series_date: Option<String>,
     /// Accession Number.
@@ -382,13 +393,25 @@ pub struct ImageFacts {
     pub number: Option<u32>,
     /// Number of Frames.
     pub frames: Option<u32>,
-    /// Patient ID.
-    pub patient_id: Option<String>,
-    /// Patient's Birth Date.
-    pub birth_date: Option<String>,
+    /// Whose it is.
+    pub patient: PatientClaim,
+    /// (0002,0010)
+    pub transfer_syntax: String,
 }
 
-/// Bytes of a header that are looked at.
+/// What the first bytes of an object are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parsed {
+    /// An image, or another object that is part of its study.
+    Image(Box<ImageFacts>),
+    /// A manifest.
+    Manifest,
+    /// What is read goes on behind these bytes.
+    More,
+}
+
+/// Bytes of a header that are looked at, first and at most.
+const FIRST: u64 = 16 << 10;
 const HEADER: u64 = 1 << 20;
 /// Number of Frames (0028,0008) is the last of what is read.
 const BEHIND_FRAMES: Tag = Tag(0x0028, 0x0009);
@@ -396,37 +419,60 @@ const BEHIND_FRAMES: Tag = Tag(0x0028, 0x0009);
 const BEHIND_TITLE: Tag = Tag(0x0040, 0xA044);
 
 impl ImageFacts {
+    /// Bytes of an object within which all of this stands.
+    pub const MOST: usize = HEADER as usize;
+
     /// Reads the header of a Part 10 object; `None` for a manifest, which is no part of its study.
     ///
     /// # Errors
     /// Not DICOM, beyond bounds, or without UIDs.
-    pub fn read(object: impl Read) -> Result<Option<Self>, ManifestError> {
+    pub fn read(mut object: impl Read) -> Result<Option<Self>, ManifestError> {
         let mut bytes = Vec::new();
-        object.take(HEADER).read_to_end(&mut bytes).map_err(|_| ManifestError::NotDicom)?;
-        let whole = (bytes.len() as u64) < HEADER;
-        let begun = Begun::read(&bytes, whole, HEADER as usize).and_then(|begun| begun.ok_or(Unsound::Ends));
-        let begun = begun.map_err(ManifestError::Unbounded)?;
-        // The title of a manifest lies behind what is read of an image.
+        let mut enough = FIRST;
+        loop {
+            let wanted = enough - bytes.len() as u64;
+            let read = object.by_ref().take(wanted).read_to_end(&mut bytes).map_err(|_| ManifestError::NotDicom)?;
+            let whole = (read as u64) < wanted;
+            match Self::parse(&bytes, whole)? {
+                Parsed::Image(facts) => return Ok(Some(*facts)),
+                Parsed::Manifest => return Ok(None),
+                Parsed::More if !whole && enough < HEADER => enough = (enough * 4).min(HEADER),
+                Parsed::More => return Err(ManifestError::Unbounded(Unsound::Ends)),
+            }
+        }
+    }
+
+    /// Reads the first bytes of an object; `whole` when there are no more.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn parse(bytes: &[u8], whole: bool) -> Result<Parsed, ManifestError> {
+        let begun = Begun::read(bytes, whole, HEADER as usize).map_err(ManifestError::Unbounded)?;
+        let Some(begun) = begun else { return Ok(Parsed::More) };
         let tree = |until: Tag| {
             let wanted = |tag: u32| tag <= key(BEHIND_FRAMES) || tag == key(tags::CONCEPT_NAME_CODE_SEQUENCE);
-            let tree = begun.tree(key(until), wanted).and_then(|tree| tree.ok_or(Unsound::Ends));
-            tree.map_err(ManifestError::Unbounded)
+            begun.tree(key(until), wanted).map_err(ManifestError::Unbounded)
         };
-        let object = tree(BEHIND_FRAMES)?;
+        let Some(object) = tree(BEHIND_FRAMES)? else { return Ok(Parsed::More) };
         let own = |tag| uid(&object, tag).ok_or(ManifestError::Evidence("uid"));
         let sop_class = own(tags::SOP_CLASS_UID)?;
         if sop_class.as_str() == KOS {
-            let title = first_code(&tree(BEHIND_TITLE)?, tags::CONCEPT_NAME_CODE_SEQUENCE);
+            // The title of a manifest lies behind what is read of an image.
+            let Some(titled) = tree(BEHIND_TITLE)? else { return Ok(Parsed::More) };
+            let title = first_code(&titled, tags::CONCEPT_NAME_CODE_SEQUENCE);
             if title.is_some_and(|t| is_manifest_title(&t.code)) {
-                return Ok(None);
+                return Ok(Parsed::Manifest);
             }
         }
-        Ok(Some(Self {
+        Ok(Parsed::Image(Box::new(Self {
             sop_instance: own(tags::SOP_INSTANCE_UID)?,
             sop_class,
             study: own(tags::STUDY_INSTANCE_UID)?,
             series: own(tags::SERIES_INSTANCE_UID)?,
             study_date: text(&object, tags::STUDY_DATE),
+            study_time: text(&object, tags::STUDY_TIME),
+            study_description: text(&object, tags::STUDY_DESCRIPTION),
+            timezone: text(&object, tags::TIMEZONE_OFFSET_FROM_UTC),
             series_date: text(&object, tags::SERIES_DATE),
             accession: text(&object, tags::ACCESSION_NUMBER),
             modality: text(&object, tags::MODALITY),
@@ -434,9 +480,9 @@ impl ImageFacts {
             series_description: text(&object, tags::SERIES_DESCRIPTION),
             number: number(&object, tags::INSTANCE_NUMBER),
             frames: number(&object, tags::NUMBER_OF_FRAMES),
-            patient_id: text(&object, tags::PATIENT_ID),
-            birth_date: text(&object, tags::PATIENT_BIRTH_DATE),
-        }))
+            patient: patient(&object).map_err(ManifestError::Unbounded)?,
+            transfer_syntax: begun.syntax.clone(),
+        })))
     }
 }
 

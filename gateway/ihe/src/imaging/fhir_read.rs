@@ -22,6 +22,9 @@ pub(super) const SYSTEMS: [(&str, &str); 5] = [
 ];
 /// Identifiers, regions, orders that are compared one by one.
 const MOST_LISTED: usize = 256;
+/// Which representation of a name it is: alphabetic, ideographic, syllabic, as the component groups of a PN.
+pub(super) const REPRESENTATION: &str = "http://hl7.org/fhir/StructureDefinition/iso21090-EN-representation";
+pub(super) const REPRESENTATIONS: [&str; 3] = ["ABC", "IDE", "SYL"];
 
 impl Manifest {
     /// Reads a FHIR document with one ImagingStudy.
@@ -163,7 +166,7 @@ impl<'a> Document<'a> {
         };
         ManifestPatient {
             ids,
-            name: list(patient, "name").first().and_then(person_name),
+            name: person_names(list(patient, "name")),
             birth_date: birth.and_then(|b| b.date),
             sex: sex.map(ToOwned::to_owned),
         }
@@ -375,6 +378,20 @@ fn seconds(offset: &str) -> Option<i64> {
     let (hours, minutes): (i64, i64) = (digits.get(..2)?.parse().ok()?, digits.get(2..)?.parse().ok()?);
     let total = hours * 3600 + minutes * 60;
     Some(if sign == "-" { -total } else { total })
+}
+
+/// PN of a patient's names: the first, or the first of each representation, as component groups (PS3.5 6.2.1).
+fn person_names(names: &[Value]) -> Option<String> {
+    let represented = |name: &&Value, code: &str| {
+        let said = list(name, "extension").iter().find(|e| text(e, "url") == Some(REPRESENTATION));
+        said.and_then(|extension| text(extension, "valueCode")) == Some(code)
+    };
+    let groups = REPRESENTATIONS.map(|code| names.iter().find(|name| represented(name, code)).and_then(person_name));
+    if groups.iter().all(Option::is_none) {
+        return names.first().and_then(person_name);
+    }
+    let joined = groups.map(Option::unwrap_or_default).join("=");
+    Some(joined.trim_end_matches('=').to_owned())
 }
 
 /// PN of a HumanName: family^given^middle^prefix^suffix.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::fhir_read::SYSTEMS;
+use super::fhir_read::{REPRESENTATION, REPRESENTATIONS, SYSTEMS};
 use super::{IssuedId, Issuer, Manifest, ManifestError, ManifestInstance, ManifestSeries};
 use crate::Coded;
 
@@ -174,7 +174,7 @@ impl Manifest {
             "meta": { "profile": [format!("{MADO}/MadoPatient")] },
         }));
         put_list(&mut out, "identifier", patient.ids.iter().map(|id| Value::Object(identifier(id))).collect());
-        put_list(&mut out, "name", patient.name.as_deref().map(human_name).into_iter().collect());
+        put_list(&mut out, "name", patient.name.as_deref().map(human_names).unwrap_or_default());
         let gender = match patient.sex.as_deref() {
             Some("M") => Some("male"),
             Some("F") => Some("female"),
@@ -358,9 +358,22 @@ fn date_time(date: &str, time: Option<&str>, offset: Option<&str>) -> Option<Str
     Some(format!("{day}T{}:{}:{}{fraction}{zone}", full.get(..2)?, full.get(2..4)?, full.get(4..6)?))
 }
 
-/// PN: family^given^middle^prefix^suffix, first group only.
-fn human_name(name: &str) -> Value {
-    let group = name.split('=').next().unwrap_or_default();
+/// A name for each component group of a PN; those beside the first say which they are.
+fn human_names(name: &str) -> Vec<Value> {
+    let groups = name.split('=').zip(REPRESENTATIONS).filter(|(group, _)| !group.trim().is_empty());
+    let several = name.contains('=');
+    let one = |(group, representation)| {
+        let mut out = human_name(group);
+        if several && let Some(out) = out.as_object_mut() {
+            out.insert("extension".into(), json!([{ "url": REPRESENTATION, "valueCode": representation }]));
+        }
+        out
+    };
+    groups.map(one).collect()
+}
+
+/// A group of a PN: family^given^middle^prefix^suffix.
+fn human_name(group: &str) -> Value {
     let mut parts = group.split('^').map(str::trim);
     let mut next = || parts.next().filter(|p| !p.is_empty());
     let (family, given, middle, prefix, suffix) = (next(), next(), next(), next(), next());

@@ -75,7 +75,12 @@ fn attributes(object: &Item<'_>) -> Map<String, Value> {
         }
         let vr = entry.vr();
         let mut attribute = Map::new();
-        let told = if matches!(entry.value, Held::Items(_)) { VR::SQ } else { vr };
+        // A sequence whose items cannot be read is passed on as it is, as what is unknown.
+        let told = match (&entry.value, vr) {
+            (Held::Items(_), _) => VR::SQ,
+            (Held::Bytes(_), VR::SQ) => VR::UN,
+            _ => vr,
+        };
         attribute.insert("vr".into(), told.to_string().into());
         match &entry.value {
             Held::Items(items) => {
@@ -110,7 +115,6 @@ fn attributes(object: &Item<'_>) -> Map<String, Value> {
     out
 }
 
-/// A sequence whose items cannot be read is passed on as it is, as what is unknown.
 fn is_binary(vr: VR) -> bool {
     matches!(vr, VR::OB | VR::OD | VR::OF | VR::OL | VR::OV | VR::OW | VR::UN | VR::SQ)
 }

@@ -19,7 +19,7 @@ use std::str::FromStr;
 use crate::dicom::Unsound;
 use crate::{Coded, Oid, Uid};
 
-pub use compare::{Converted, Difference, Disagreement, Field, ImageFacts, Place};
+pub use compare::{Converted, Difference, Disagreement, Field, ImageFacts, Parsed, Place};
 pub use dicom::is_manifest_title;
 pub use json::{MetadataView, PIXELS, header_end, metadata, person_name};
 pub use kos_write::{KosDialect, MadoCodes};
@@ -192,6 +192,14 @@ impl Issuer {
     pub fn parse(text: &str) -> Self {
         Oid::parse(text).map_or_else(|_| Self::Uri(text.to_owned()), Self::Oid)
     }
+
+    /// The OID or URI.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Oid(oid) => oid.as_str(),
+            Self::Uri(uri) => uri,
+        }
+    }
 }
 
 /// The patient in a manifest.
@@ -333,6 +341,13 @@ impl Manifest {
         self.series.iter().map(|s| s.instances.len()).sum()
     }
 
+    /// Instances of the study by what the manifest says: more than are listed where some are not available. Of a series
+    /// that is counted and not listed no more is known than that it has one.
+    pub fn announced_count(&self) -> usize {
+        let unlisted = self.series_total.map_or(0, |total| (total as usize).saturating_sub(self.series.len()));
+        self.series.iter().map(ManifestSeries::announced_count).sum::<usize>() + unlisted
+    }
+
     /// Modalities of the series, sorted.
     pub fn modalities(&self) -> Vec<&str> {
         let mut out: Vec<&str> = self.series.iter().filter_map(|s| s.modality.as_deref()).collect();
@@ -343,6 +358,11 @@ impl Manifest {
 }
 
 impl ManifestSeries {
+    /// Instances by what the manifest says, or those that it lists.
+    pub fn announced_count(&self) -> usize {
+        self.total.map_or(0, |total| total as usize).max(self.instances.len())
+    }
+
     /// A series without instances yet.
     pub fn new(series: Uid) -> Self {
         Self {

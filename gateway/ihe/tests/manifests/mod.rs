@@ -375,7 +375,7 @@ fn images_that_disagree_are_reported() {
     let gone = other.swap_remove(3);
     let stranger = ImageFacts { sop_instance: Uid::parse("2.999.1").expect("a UID"), ..gone };
     other.push(stranger);
-    other[0].patient_id = Some("SOMEBODY".into());
+    other[0].patient.id = "SOMEBODY".into();
     let found = found(&other);
     let has = |field, ours: Option<&str>| found.iter().any(|(f, m, ..)| *f == field && m.as_deref() == ours);
     assert!(

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ncp_ihe::Uid;
+use ncp_ihe::{PatientClaim, Uid, issuer_parts};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -61,7 +61,25 @@ pub(super) struct Found {
     pub(super) frames: Text,
 }
 
-/// First value of an attribute as text; a person name by its alphabetic form, an issuer's item by its universal id.
+impl Found {
+    /// Whose it says that it is.
+    pub(super) fn claim(&self) -> PatientClaim {
+        let text = |text: &Text| text.owned().unwrap_or_default();
+        let (namespace, universal) = issuer_parts(self.issuer.get().unwrap_or_default());
+        let universals = [universal, text(&self.issuer_universal)];
+        let list = |names: &[String]| names.iter().filter(|name| !name.is_empty()).cloned().collect();
+        PatientClaim {
+            id: text(&self.patient_id),
+            namespaces: list(&[namespace]),
+            universals: list(&universals),
+            birth_date: text(&self.birth_date),
+            name: text(&self.patient_name),
+            sex: text(&self.sex),
+        }
+    }
+}
+
+/// First value of an attribute as text; a person name with all its component groups, an issuer's item by its universal id.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Text(Option<Box<str>>);
 
@@ -161,16 +179,22 @@ impl<'de> Deserialize<'de> for Scalar {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
                 let mut out = Scalar::default();
+                let mut groups: [Text; 3] = Default::default();
                 while let Some(key) = map.next_key::<Box<str>>()? {
-                    if &*key == "Alphabetic" {
-                        out = map.next_value()?;
+                    let group = ["Alphabetic", "Ideographic", "Phonetic"].iter().position(|group| **group == *key);
+                    if let Some(group) = group {
+                        groups[group] = map.next_value::<Scalar>()?.0;
                     } else if &*key == "00400032" {
                         out = Scalar(map.next_value()?);
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
                 }
-                Ok(out)
+                let name = groups.map(|group| group.owned().unwrap_or_default()).join("=");
+                match name.trim_end_matches('=') {
+                    "" => Ok(out),
+                    name => Ok(Scalar(name.into())),
+                }
             }
         }
         deserializer.deserialize_any(Value)
@@ -227,7 +251,7 @@ mod tests {
             "0020000D": {"vr": "UI", "Value": ["not a uid"]}
         }]"#;
         let found = read(answer.as_bytes(), 10).expect("reads").remove(0);
-        assert_eq!(found.patient_name.get(), Some("Hansen^Ola"));
+        assert_eq!(found.patient_name.get(), Some("Hansen^Ola=x"));
         assert_eq!(found.patient_id.get(), Some("P1"));
         assert_eq!((found.issuer.get(), found.issuer_universal.get()), (Some("HOSPITAL-A"), Some("2.999.1")));
         assert_eq!((found.instance_number.number(), found.frames.number()), (Some(7), Some(12)));

@@ -1,13 +1,13 @@
 //! Studies as their archive lists them now. Each study is read for itself: one that fails is named, one that is slow is
 //! named as being read, goes on being read, and is there when it is asked for again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Shared};
 use futures_util::{FutureExt, StreamExt};
-use ncp_ihe::{IssuedId, ManifestPatient, PatientId, Uid};
+use ncp_ihe::{ManifestPatient, PatientClaim, PatientId, Uid};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -17,7 +17,7 @@ use super::http::Failure;
 use super::json::{self, Found};
 use super::search::{Matches, Search};
 use crate::national::manifests::{IndexedInstance, IndexedStudy};
-use crate::national::patients::Patients;
+use crate::national::patients::{Authority, Patients, Whose};
 use crate::national::{NationalError, Omission, Omitted, Unit};
 use crate::recent::Recent;
 
@@ -65,6 +65,7 @@ type Reading = Shared<BoxFuture<'static, Read>>;
 pub(super) struct Reader {
     pub(super) archive: Archive,
     patients: Arc<Patients>,
+    authority: Authority,
     /// Requests at once for one study; studies read at once.
     parallel: usize,
     /// Time in which a list must be there.
@@ -89,10 +90,16 @@ pub(super) struct Studies {
 }
 
 impl Reader {
-    pub(super) fn new(archive: Archive, patients: Arc<Patients>, parallel: usize, patience: Duration) -> Self {
+    pub(super) fn new(
+        archive: Archive,
+        (patients, authority): (Arc<Patients>, Authority),
+        parallel: usize,
+        patience: Duration,
+    ) -> Self {
         Self {
             archive,
             patients,
+            authority,
             parallel,
             // What is not there in time is said in time.
             patience: patience.mul_f32(0.8),
@@ -119,15 +126,16 @@ impl Reader {
         let mut out = Studies::default();
         let Some(known) = self.patients.get(patient) else { return out };
         let mut facts: HashMap<Uid, Found> = HashMap::new();
-        let searches = known.local_ids.iter().map(|local| self.search_of(local, until));
-        for (local, found) in known.local_ids.iter().zip(futures_util::future::join_all(searches).await) {
+        let locals: BTreeSet<&str> = known.local_ids.iter().map(|local| local.id.as_str()).collect();
+        let searches = locals.iter().map(|local| self.search_of(local, until));
+        for (local, found) in locals.iter().zip(futures_util::future::join_all(searches).await) {
             match found {
                 Ok(Matches { found, unlisted }) => {
                     if unlisted > 0 {
                         out.omitted.push(Omitted::new(self.connector(), Unit::Unnamed(unlisted), Omission::NotListed));
                     }
                     // A wildcard in an id, or an archive that matches loosely, must not widen the search.
-                    let theirs = found.into_iter().filter(|f| f.patient_id.get() == Some(local));
+                    let theirs = found.into_iter().filter(|f| f.patient_id.get() == Some(*local));
                     facts.extend(theirs.filter_map(|f| Some((f.study.uid()?, f))));
                 }
                 Err(error) => out.failed.push(error),
@@ -184,7 +192,8 @@ impl Reader {
     ) -> Result<Option<Found>, NationalError> {
         let Some(known) = self.patients.get(patient) else { return Ok(None) };
         let until = self.deadline();
-        for local in &known.local_ids {
+        let locals: BTreeSet<&str> = known.local_ids.iter().map(|local| local.id.as_str()).collect();
+        for local in locals {
             let found = self.search_of(local, until).await?.found;
             let theirs = found.into_iter().filter(|f| f.patient_id.get() == Some(local));
             let mut meant = theirs.filter(|f| f.study.uid().is_some_and(|uid| is_meant(&uid)));
@@ -286,15 +295,15 @@ impl Reader {
 
     /// A study with its instances. One that names no patient is nobody's and is not served.
     async fn listed(&self, facts: Found, until: Instant) -> Read {
-        let (Some(study), Some(local)) = (facts.study.uid(), facts.patient_id.owned()) else { return Ok(None) };
-        let mut out = self.whose(&facts, study.clone(), &local);
+        let Some(study) = facts.study.uid().filter(|_| facts.patient_id.get().is_some()) else { return Ok(None) };
+        let mut out = self.whose(&facts, study.clone());
         let series = self.series_of(&study, until).await?;
         let counted = facts.study_instances.number();
         let (instances, mut left_out) =
             self.instances_of(&study, &series, counted.unwrap_or(0) as usize, until).await?;
         for one in instances {
             let of = series.iter().find(|s| s.series.uid().is_some() && s.series == one.series);
-            match instance(&one, of, &local) {
+            match instance(&one, of, |claim| self.is_of(&out, claim, &facts)) {
                 Some(instance) => out.instances.push(instance),
                 None => left_out += 1,
             }
@@ -304,21 +313,20 @@ impl Reader {
     }
 
     /// The study and its patient, without instances.
-    fn whose(&self, facts: &Found, study: Uid, local: &str) -> IndexedStudy {
-        let birth_date = facts.birth_date.owned();
-        let known = self.patients.of_local_id(local);
-        let fits = known.is_some_and(|(_, p)| birth_date.as_ref().is_none_or(|d| *d == p.birth_date));
+    fn whose(&self, facts: &Found, study: Uid) -> IndexedStudy {
+        let patient = self.patient_of(&facts.claim()).unwrap_or_else(|reason| {
+            let (connector, unit) = (self.connector(), crate::national::omitted::digest(study.as_str()));
+            self.archive.http.way().left_out(Omission::OtherPatient);
+            tracing::warn!(connector, unit, reason, "study left out");
+            None
+        });
         IndexedStudy {
             study,
-            patient: known.filter(|_| fits).map(|(id, _)| id.clone()),
             facts: ManifestPatient {
-                ids: known
-                    .map(|(id, _)| IssuedId::new(&id.extension, Some(id.root.clone())))
-                    .into_iter()
-                    .chain([IssuedId::new(local, None)])
-                    .collect(),
+                // Objects keep the ids that they had before the archive merged patients.
+                ids: patient.as_ref().map(|id| self.patients.issued_ids(id, &self.authority)).unwrap_or_default(),
                 name: facts.patient_name.owned(),
-                birth_date,
+                birth_date: facts.birth_date.owned(),
                 sex: facts.sex.owned(),
             },
             study_date: facts.study_date.owned(),
@@ -328,6 +336,25 @@ impl Reader {
             accession: facts.accession.owned(),
             instances: Vec::new(),
             described: OnceLock::new(),
+            left_out: Vec::new(),
+            patient,
+        }
+    }
+
+    /// Whether an instance is of its study's patient. One that says no issuer has that of the study.
+    fn is_of(&self, study: &IndexedStudy, claim: PatientClaim, facts: &Found) -> bool {
+        let of_study = facts.claim();
+        let says_none = claim.namespaces.is_empty() && claim.universals.is_empty();
+        let claim = if says_none && claim.id == of_study.id { of_study } else { claim };
+        self.patient_of(&claim).is_ok_and(|patient| patient == study.patient)
+    }
+
+    /// The person of the register whom an answer means, if any; why it is somebody else's.
+    fn patient_of(&self, claim: &PatientClaim) -> Result<Option<PatientId>, &'static str> {
+        match self.patients.whose(claim, &self.authority) {
+            Whose::Person(id, _) => Ok(Some(id.clone())),
+            Whose::Nobody => Ok(None),
+            Whose::Stranger(why) => Err(why),
         }
     }
 
@@ -446,7 +473,7 @@ impl Studies {
 }
 
 /// One instance; what names another patient than its study is withheld.
-fn instance(found: &Found, series: Option<&Found>, local: &str) -> Option<IndexedInstance> {
+fn instance(found: &Found, series: Option<&Found>, theirs: impl Fn(PatientClaim) -> bool) -> Option<IndexedInstance> {
     let number = |of: fn(&Found) -> &json::Text| series.and_then(|s| of(s).number()).or_else(|| of(found).number());
     let text = |of: fn(&Found) -> &json::Text| series.and_then(|s| of(s).owned()).or_else(|| of(found).owned());
     Some(IndexedInstance {
@@ -460,6 +487,6 @@ fn instance(found: &Found, series: Option<&Found>, local: &str) -> Option<Indexe
         frames: found.frames.number(),
         transfer_syntax: found.transfer_syntax.uid(),
         file: None,
-        withheld: found.patient_id.get().is_some_and(|id| id != local),
+        withheld: found.patient_id.get().is_some() && !theirs(found.claim()),
     })
 }

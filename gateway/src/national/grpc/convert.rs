@@ -12,6 +12,7 @@ use ncp_proto::national as pb;
 use super::missing;
 use crate::identity::Identity;
 use crate::national::{LocatedInstance, LocatedStudy, Missing};
+use crate::patient_key::{PatientKey, Person};
 
 pub(super) fn requestor(identity: &Identity) -> pb::Requestor {
     pb::Requestor {
@@ -145,6 +146,19 @@ pub(super) fn located_ref(study: &LocatedStudy) -> pb::StudyRef {
     pb::StudyRef { study: study.study.to_string(), series }
 }
 
+/// Under which ids the service's objects may name a patient. Where it tells the issuers of an id, an object that says
+/// another one is somebody else's.
+fn keys(found: &pb::LocatedStudy) -> Vec<PatientKey> {
+    let issued = found.issued_patient_ids.iter().map(|issued| PatientKey {
+        id: issued.id.clone(),
+        namespaces: Some(issued.issuers.clone()),
+        universals: Some(issued.issuers.clone()),
+        implied: true,
+    });
+    let told = |id: &&String| found.issued_patient_ids.iter().all(|issued| issued.id != **id);
+    issued.chain(found.local_patient_ids.iter().filter(told).map(|id| PatientKey::unissued(id))).collect()
+}
+
 /// What of a requested study the service has. It is held to the request: other instances are not taken over, and
 /// nothing that it does not list is promised.
 pub(super) fn located(study: &StudyRequest, found: Option<&pb::LocatedStudy>, syntaxes: &[Uid]) -> LocatedStudy {
@@ -156,11 +170,11 @@ pub(super) fn located(study: &StudyRequest, found: Option<&pb::LocatedStudy>, sy
         modalities: found.map(|f| f.modalities.clone()).unwrap_or_default(),
         study_date: found.and_then(|f| given(f.study_date.clone())),
         manifests: Vec::new(),
-        patient_ids: found.map(|f| f.local_patient_ids.clone()).unwrap_or_default(),
-        birth_date: found.and_then(|f| given(f.birth_date.clone())),
+        patient_ids: found.map(keys).unwrap_or_default(),
+        person: Person { birth_date: found.and_then(|f| given(f.birth_date.clone())), ..Person::default() },
         transfer_syntaxes: syntaxes.to_vec(),
     };
-    out.patient_ids.extend(out.patient.as_ref().map(|id| id.extension.clone()));
+    out.patient_ids.extend(out.patient.as_ref().map(PatientKey::of));
     let listed: BTreeMap<&str, &pb::LocatedInstance> =
         found.iter().flat_map(|f| &f.instances).map(|i| (i.sop_instance.as_str(), i)).collect();
     let said: BTreeMap<&str, Missing> =
