@@ -81,18 +81,29 @@ async fn twice(neighbour: &Neighbour, entry: &DocumentEntry) -> Vec<u8> {
     first
 }
 
-/// What any CDA of OpenNCP has (`openncp-wire.md` 1.4.2).
+/// What any CDA of OpenNCP has (`openncp-wire.md` 1.4.2; CO-15, ON-17): the patient as the register names her, whatever
+/// the images say, and every element that OpenNCP's readers expect.
 fn header(cda: &[u8], template: &str, class: &str) {
     let text = std::str::from_utf8(cda).expect("UTF-8");
-    for part in
-        [template, class, "30857710106", "<family>Testesen</family>", "typeCode=\"XFRM\"", "representation=\"B64\""]
-    {
-        assert!(text.contains(part), "{part}");
+    for part in [
+        template,
+        class,
+        "30857710106",
+        "<family>Testesen</family>",
+        "<administrativeGenderCode code=\"M\"",
+        "<birthTime value=\"19770530\"",
+        "<name>Eksempel HF</name>",
+        "<assignedAuthor><id nullFlavor=\"NI\"/><addr nullFlavor=\"UNK\"/>",
+        "typeCode=\"XFRM\"",
+        "representation=\"B64\"",
+    ] {
+        assert!(text.contains(part), "{part}\n{}", &text[..text.len().min(3000)]);
     }
+    assert!(!text.contains("DOE"), "the name of the images");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_and_key_images_are_offered_to_an_openncp_neighbour() {
+async fn co_15_on_17_reports_and_key_images_are_offered_to_an_openncp_neighbour() {
     let world = World::start().await;
     let reports = of_class(&world.denmark, &patient(), "18748-4").await;
     assert_eq!((reports.status, reports.errors.len()), (Status::Success, 0), "{:?}", reports.errors);

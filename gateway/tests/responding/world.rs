@@ -43,7 +43,8 @@ pub(crate) fn study(number: u32) -> Study {
     Study {
         number,
         patient_id: "UV59569735".into(),
-        patient_name: "Testesen^Jon".into(),
+        // Another spelling than the register's: what we write names the patient as the register does (CO-15).
+        patient_name: "DOE^John".into(),
         birth_date: "19770530".into(),
         sex: "M".into(),
         description: "synthetic".into(),
@@ -289,6 +290,7 @@ folder = "policies"
 consent_file = "data/consent.toml"
 [national]
 patients_file = "data/patients.toml"
+custodian = "Eksempel HF"
 language = "nb-NO"
 {first}{second}{fi}{se}{dk}"#,
         first = connector("archive", "data", SOURCES[0], 31),
