@@ -36,7 +36,7 @@ impl Asking {
     /// # Errors
     /// OpenSSL, files.
     pub fn create(dir: &Path) -> Result<Self, Error> {
-        let pki = CountryPki::create(&dir.join("pki"), "NO", Algorithm::P256)?;
+        let pki = CountryPki::create_apart(&dir.join("pki"), "NO", Algorithm::P256)?;
         pki.leaf("consumer", Use::Client, Algorithm::P256, 0, 90)?;
         pki.leaf("xua", Use::Seal, Algorithm::P256, 0, 90)?;
         std::fs::write(dir.join("consent.toml"), "")?;
@@ -48,7 +48,7 @@ impl Asking {
     /// # Errors
     /// OpenSSL, files.
     pub fn other(&self, code: &str) -> Result<CountryPki, Error> {
-        CountryPki::create(&self.dir.join(code), code, Algorithm::P256)
+        CountryPki::create_apart(&self.dir.join(code), code, Algorithm::P256)
     }
 
     /// Writes `gateway.toml`. `limits` are lines of that section, `policies` a folder of policies.
@@ -81,8 +81,8 @@ key = "pki/tls-client.key"
 listen = "127.0.0.1:{consumers}"
 certificate = "pki/tls-server.pem"
 key = "pki/tls-server.key"
-tls_anchors = "pki/anchors.pem"
-assertion_anchors = "pki/anchors.pem"
+tls_anchors = "pki/consumer-anchors.pem"
+assertion_anchors = "pki/assertion-anchors.pem"
 pin = {{ tls_client = ["consumer.ncp.no"], seal = ["xua.ncp.no"] }}
 audiences = ["{AUDIENCE}"]
 organisation = {{ name = "University hospital", id = "urn:oid:2.999.47.10", locality = "Radiology" }}
@@ -122,8 +122,8 @@ xcpd = "{xcpd}"
 xca = "{xca}"
 xcai = "{xcai}"
 patient_roots = ["{PATIENTS}"]
-tls_anchors = "{anchors}"
-seal_anchors = "{anchors}"
+tls_anchors = "{tls}"
+seal_anchors = "{seal}"
 {pin}{lines}
 "#,
                 code = pki.country,
@@ -131,7 +131,8 @@ seal_anchors = "{anchors}"
                 xca = country.url("/xca"),
                 xcai = country.url("/xcai"),
                 pin = crate::pki::peer_pin(&pki.country),
-                anchors = pki.path("anchors.pem").display(),
+                tls = pki.path("tls-anchors.pem").display(),
+                seal = pki.path("seal-anchors.pem").display(),
             ));
         }
         let path = self.dir.join("gateway.toml");

@@ -1,4 +1,4 @@
-//! A throw-away PKI per country: root and intermediate, leaves for TLS server, TLS client, seal, our own services and a
+//! A throw-away PKI per country: roots and intermediates, leaves for TLS server, TLS client, seal, our own services and a
 //! reader of the trail.
 
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -96,37 +96,128 @@ pub struct Authority {
     key: PKey<Private>,
 }
 
+/// What a certificate is for, each with a root of its own where a country keeps them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// TLS between countries.
+    Tls,
+    /// Assertions for other countries.
+    Seal,
+    /// Our own services and the readers of the trail.
+    Internal,
+    /// TLS of national consumers.
+    Consumer,
+    /// Assertions of national consumers.
+    Assertion,
+}
+
+impl Task {
+    const ALL: [Self; 5] = [Self::Tls, Self::Seal, Self::Internal, Self::Consumer, Self::Assertion];
+
+    /// As in names of files: `tls-anchors.pem` and so on.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Seal => "seal",
+            Self::Internal => "internal",
+            Self::Consumer => "consumer",
+            Self::Assertion => "assertion",
+        }
+    }
+
+    /// The task of a leaf by its name, else by its use.
+    fn of(name: &str, usage: Use) -> Self {
+        match (name, usage) {
+            ("consumer", _) => Self::Consumer,
+            ("xua", _) => Self::Assertion,
+            (name, _) if name.starts_with("internal-") => Self::Internal,
+            (_, Use::Seal) => Self::Seal,
+            (_, Use::Client | Use::Server) => Self::Tls,
+        }
+    }
+}
+
+/// A root and the intermediate that it vouches for.
+struct Hierarchy {
+    root: Authority,
+    intermediate: Authority,
+}
+
+impl Hierarchy {
+    fn create(country: &str, prefix: &str) -> Result<Self, Error> {
+        let root = authority(country, &format!("{prefix}root"), None)?;
+        let intermediate = authority(country, &format!("{prefix}intermediate"), Some(&root))?;
+        Ok(Self { root, intermediate })
+    }
+
+    fn pem(&self) -> Result<Vec<u8>, Error> {
+        Ok([self.root.certificate.to_pem()?, self.intermediate.certificate.to_pem()?].concat())
+    }
+
+    fn file(dir: &Path, prefix: &str, name: &str, end: &str) -> PathBuf {
+        dir.join("authority").join(format!("{prefix}{name}.{end}"))
+    }
+
+    fn write(&self, dir: &Path, prefix: &str) -> Result<(), Error> {
+        for (name, authority) in [("root", &self.root), ("intermediate", &self.intermediate)] {
+            write(&Self::file(dir, prefix, name, "pem"), &authority.certificate.to_pem()?, 0o644)?;
+            write(&Self::file(dir, prefix, name, "key"), &authority.key.private_key_to_pem_pkcs8()?, 0o600)?;
+        }
+        Ok(())
+    }
+
+    fn open(dir: &Path, prefix: &str) -> Result<Self, Error> {
+        let authority = |name: &str| -> Result<Authority, Error> {
+            let read = |end: &str| std::fs::read(Self::file(dir, prefix, name, end));
+            let key = PKey::private_key_from_pem(&read("key")?)?;
+            Ok(Authority { certificate: X509::from_pem(&read("pem")?)?, key })
+        };
+        Ok(Self { root: authority("root")?, intermediate: authority("intermediate")? })
+    }
+}
+
 /// A country's PKI in a folder.
 pub struct CountryPki {
     /// Folder.
     pub dir: PathBuf,
     /// Two letters.
     pub country: String,
-    root: Authority,
-    intermediate: Authority,
+    /// One for each task, or one for all.
+    hierarchies: Vec<Hierarchy>,
 }
 
 impl CountryPki {
-    /// Makes root, intermediate and all leaves of a country.
+    /// Makes root, intermediate and all leaves of a country: one root for everything, as only tests have it.
     ///
     /// # Errors
     /// OpenSSL, files.
     pub fn create(dir: &Path, country: &str, seal: Algorithm) -> Result<Self, Error> {
-        std::fs::create_dir_all(dir)?;
-        let root = authority(country, "root", None)?;
-        let intermediate = authority(country, "intermediate", Some(&root))?;
-        write(
-            &dir.join("anchors.pem"),
-            &[root.certificate.to_pem()?, intermediate.certificate.to_pem()?].concat(),
-            0o644,
-        )?;
+        Self::with(dir, country, seal, vec![Hierarchy::create(country, "")?])
+    }
+
+    /// The same with a root of its own for each task.
+    ///
+    /// # Errors
+    /// OpenSSL, files.
+    pub fn create_apart(dir: &Path, country: &str, seal: Algorithm) -> Result<Self, Error> {
+        let one = |task: Task| Hierarchy::create(country, &format!("{} ", task.name()));
+        Self::with(dir, country, seal, Task::ALL.into_iter().map(one).collect::<Result<_, _>>()?)
+    }
+
+    fn with(dir: &Path, country: &str, seal: Algorithm, hierarchies: Vec<Hierarchy>) -> Result<Self, Error> {
         std::fs::create_dir_all(dir.join("authority"))?;
-        for (name, authority) in [("root", &root), ("intermediate", &intermediate)] {
-            let file = |end: &str| dir.join("authority").join(format!("{name}.{end}"));
-            write(&file("pem"), &authority.certificate.to_pem()?, 0o644)?;
-            write(&file("key"), &authority.key.private_key_to_pem_pkcs8()?, 0o600)?;
+        let pki = Self { dir: dir.to_owned(), country: country.to_owned(), hierarchies };
+        let all = pki.hierarchies.iter().map(Hierarchy::pem).collect::<Result<Vec<_>, _>>()?;
+        write(&dir.join("anchors.pem"), &all.concat(), 0o644)?;
+        for task in Task::ALL {
+            write(&dir.join(format!("{}-anchors.pem", task.name())), &pki.hierarchy(task).pem()?, 0o644)?;
+            if pki.is_apart() {
+                pki.hierarchy(task).write(dir, &format!("{}-", task.name()))?;
+            }
         }
-        let pki = Self { dir: dir.to_owned(), country: country.to_owned(), root, intermediate };
+        if !pki.is_apart() {
+            pki.hierarchy(Task::Tls).write(dir, "")?;
+        }
         pki.leaf("tls-server", Use::Server, Algorithm::P256, 0, 90)?;
         pki.leaf("tls-client", Use::Client, Algorithm::P256, 0, 90)?;
         pki.leaf("seal", Use::Seal, seal, 0, 90)?;
@@ -146,7 +237,17 @@ impl CountryPki {
     /// # Errors
     /// OpenSSL, files.
     pub fn reader(&self, name: &str) -> Result<(), Error> {
-        self.leaf(name, Use::Client, Algorithm::P256, 0, 90)
+        self.issued(Task::Internal, name, Use::Client, Algorithm::P256, &Odd::default()).map(drop)
+    }
+
+    fn is_apart(&self) -> bool {
+        self.hierarchies.len() > 1
+    }
+
+    /// Who issues the certificates of a task.
+    fn hierarchy(&self, task: Task) -> &Hierarchy {
+        let at = if self.is_apart() { Task::ALL.iter().position(|one| *one == task).unwrap_or_default() } else { 0 };
+        &self.hierarchies[at]
     }
 
     /// Makes one leaf; its life begins and ends so many days from now.
@@ -169,9 +270,14 @@ impl CountryPki {
     /// # Errors
     /// OpenSSL, files.
     pub fn odd_leaf(&self, name: &str, usage: Use, algorithm: Algorithm, odd: &Odd) -> Result<X509, Error> {
+        self.issued(Task::of(name, usage), name, usage, algorithm, odd)
+    }
+
+    fn issued(&self, task: Task, name: &str, usage: Use, algorithm: Algorithm, odd: &Odd) -> Result<X509, Error> {
+        let intermediate = &self.hierarchy(task).intermediate;
         let key = odd.key.clone().map_or_else(|| key(algorithm), Ok)?;
         let common = format!("{name}.ncp.{}", self.country.to_lowercase());
-        let issuer = (!odd.self_signed).then_some(&self.intermediate);
+        let issuer = (!odd.self_signed).then_some(intermediate);
         let mut builder = begin(&self.country, &common, &key, issuer, odd.from_days, odd.to_days)?;
         if let Some(seconds) = odd.to_seconds {
             builder.set_not_after(&*Asn1Time::from_unix(jiff::Timestamp::now().as_second() + seconds)?)?;
@@ -230,13 +336,13 @@ impl CountryPki {
         }
         builder.sign(issuer.map_or(&key, |i| &i.key), MessageDigest::sha256())?;
         let certificate = builder.build();
-        let chain = [certificate.to_pem()?, self.intermediate.certificate.to_pem()?].concat();
+        let chain = [certificate.to_pem()?, intermediate.certificate.to_pem()?].concat();
         write(&self.dir.join(format!("{name}.pem")), &chain, 0o644)?;
         write(&self.dir.join(format!("{name}.key")), &key.private_key_to_pem_pkcs8()?, 0o600)?;
         Ok(certificate)
     }
 
-    /// Writes the CRLs of root and intermediate into one file: revoked are leaves of the folder by name. They begin and
+    /// Writes the CRLs of all roots and intermediates into one file: revoked are leaves of the folder by name. They begin and
     /// end so many seconds from now.
     ///
     /// # Errors
@@ -244,13 +350,16 @@ impl CountryPki {
     pub fn crl(&self, name: &str, revoked: &[&str], (from, to): (i64, i64)) -> Result<PathBuf, Error> {
         let now = jiff::Timestamp::now().as_second();
         let mut pem = Vec::new();
-        for authority in [&self.root, &self.intermediate] {
+        for authority in self.hierarchies.iter().flat_map(|one| [&one.root, &one.intermediate]) {
             let mut builder = X509CrlBuilder::new()?;
             builder.set_issuer_name(authority.certificate.subject_name())?;
             builder.set_last_update(&*Asn1Time::from_unix(now + from)?)?;
             builder.set_next_update(&*Asn1Time::from_unix(now + to)?)?;
-            for leaf in revoked.iter().filter(|_| std::ptr::eq(authority, &self.intermediate)) {
+            for leaf in revoked {
                 let certificate = X509::from_pem(&std::fs::read(self.path(&format!("{leaf}.pem")))?)?;
+                if !certificate.issuer_name().try_cmp(authority.certificate.subject_name())?.is_eq() {
+                    continue;
+                }
                 let mut entry = X509RevokedBuilder::new()?;
                 entry.set_serial_number(certificate.serial_number())?;
                 entry.set_revocation_date(&*Asn1Time::from_unix(now + from)?)?;
@@ -272,18 +381,19 @@ impl CountryPki {
         Ok(path)
     }
 
-    /// Opens a folder that [`create`](Self::create) made.
+    /// Opens a folder that [`create`](Self::create) or [`create_apart`](Self::create_apart) made.
     ///
     /// # Errors
     /// Files.
     pub fn open(dir: &Path, country: &str) -> Result<Self, Error> {
-        let authority = |name: &str| -> Result<Authority, Error> {
-            let read = |end: &str| std::fs::read(dir.join("authority").join(format!("{name}.{end}")));
-            let key = PKey::private_key_from_pem(&read("key")?)?;
-            Ok(Authority { certificate: X509::from_pem(&read("pem")?)?, key })
+        let hierarchies = match Hierarchy::file(dir, "", "root", "pem").is_file() {
+            true => vec![Hierarchy::open(dir, "")?],
+            false => {
+                let one = |task: Task| Hierarchy::open(dir, &format!("{}-", task.name()));
+                Task::ALL.into_iter().map(one).collect::<Result<_, _>>()?
+            }
         };
-        let (root, intermediate) = (authority("root")?, authority("intermediate")?);
-        Ok(Self { dir: dir.to_owned(), country: country.to_owned(), root, intermediate })
+        Ok(Self { dir: dir.to_owned(), country: country.to_owned(), hierarchies })
     }
 
     /// A file of the folder.
@@ -293,7 +403,7 @@ impl CountryPki {
 
     /// The root, for tests that build odd chains.
     pub fn root(&self) -> &Authority {
-        &self.root
+        &self.hierarchy(Task::Tls).root
     }
 }
 

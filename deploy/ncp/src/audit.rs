@@ -472,7 +472,7 @@ fn channel(dir: &Path, country: &str) -> Result<Channel, Error> {
     let files = TlsFiles {
         cert_chain: pki.join("reader.pem"),
         key: pki.join("reader.key"),
-        anchors: pki.join("anchors.pem"),
+        anchors: pki.join("internal-anchors.pem"),
         crls: None,
     };
     let endpoint = format!("https://127.0.0.1:{}", crate::demo::offset(country) + 448);

@@ -118,8 +118,8 @@ impl Demo {
             std::fs::remove_dir_all(&dir)?;
         }
         std::fs::create_dir_all(&dir)?;
-        let no = CountryPki::create(&dir.join("no/pki"), "NO", NORWAY.seal)?;
-        let fi = CountryPki::create(&dir.join("fi/pki"), "FI", FINLAND.seal)?;
+        let no = CountryPki::create_apart(&dir.join("no/pki"), "NO", NORWAY.seal)?;
+        let fi = CountryPki::create_apart(&dir.join("fi/pki"), "FI", FINLAND.seal)?;
         for country in [&NORWAY, &FINLAND] {
             crate::issuer::create(&dir.join(country.code).join("pki"))?;
         }

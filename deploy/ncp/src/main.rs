@@ -176,7 +176,9 @@ fn pki(country: &str, out: &std::path::Path) -> Result<(), Error> {
     if out.join("anchors.pem").exists() {
         return Err(format!("{} holds a PKI already; give another --out", out.display()).into());
     }
-    ncp_tests::pki::CountryPki::create(out, country, ncp_tests::pki::Algorithm::Rsa2048)?;
-    println!("written to {}: anchors.pem for the other countries; the keys stay here", out.display());
+    ncp_tests::pki::CountryPki::create_apart(out, country, ncp_tests::pki::Algorithm::Rsa2048)?;
+    let out = out.display();
+    println!("written to {out}: tls-anchors.pem and seal-anchors.pem for the other countries; the keys stay here");
+    println!("their [[peer]] names your certificates:\n{}", ncp_tests::pki::peer_pin(country).trim_end());
     Ok(())
 }

@@ -43,8 +43,8 @@ permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
 listen = "127.0.0.1:{consumers}"
 certificate = "pki/tls-server.pem"
 key = "pki/tls-server.key"
-tls_anchors = "pki/anchors.pem"
-assertion_anchors = "pki/anchors.pem"
+tls_anchors = "pki/consumer-anchors.pem"
+assertion_anchors = "pki/assertion-anchors.pem"
 pin = {{ tls_client = ["consumer.ncp.{lower}"], seal = ["xua.ncp.{lower}"] }}
 audiences = ["{audience}"]
 organisation = {{ name = "University hospital", id = "urn:oid:{home}.10", locality = "Radiology" }}
@@ -61,7 +61,7 @@ key = "pki/seal.key"
 [translation]
 endpoint = "https://127.0.0.1:{translation}"
 server_name = "localhost"
-tls = {{ certificate = "pki/internal-client.pem", key = "pki/internal-client.key", anchors = "pki/anchors.pem" }}
+tls = {{ certificate = "pki/internal-client.pem", key = "pki/internal-client.key", anchors = "pki/internal-anchors.pem" }}
 reader_language = "{lower}"
 
 [audit]
@@ -75,7 +75,7 @@ enterprise_site = "{code}"
 [audit.feed]
 endpoint = "https://127.0.0.1:{feed}"
 server_name = "localhost"
-tls = {{ certificate = "pki/internal-client.pem", key = "pki/internal-client.key", anchors = "pki/anchors.pem" }}
+tls = {{ certificate = "pki/internal-client.pem", key = "pki/internal-client.key", anchors = "pki/internal-anchors.pem" }}
 
 [policy]
 folder = "policies"
@@ -104,8 +104,8 @@ xca = "https://localhost:{other_port}/openncp-ws-server/services/XCA_Service"
 xcai = "https://localhost:{other_port}/xcai/retrieve"
 patient_roots = ["{other_patients}"]
 orcd = {orcd}
-tls_anchors = "../{other_lower}/pki/anchors.pem"
-seal_anchors = "../{other_lower}/pki/anchors.pem"
+tls_anchors = "../{other_lower}/pki/tls-anchors.pem"
+seal_anchors = "../{other_lower}/pki/seal-anchors.pem"
 {pin}"#,
         pin = ncp_tests::pki::peer_pin(other.code),
         code = own.code.to_uppercase(),
@@ -159,7 +159,7 @@ listen = "127.0.0.1:{}"
 admin = "127.0.0.1:{}"
 certificate = "pki/internal-server.pem"
 key = "pki/internal-server.key"
-anchors = "pki/anchors.pem"
+anchors = "pki/internal-anchors.pem"
 clients = ["internal-client.ncp.{}"]
 maps = "maps"
 "#,
@@ -178,7 +178,7 @@ query = "127.0.0.1:{}"
 admin = "127.0.0.1:{}"
 certificate = "pki/internal-server.pem"
 key = "pki/internal-server.key"
-anchors = "pki/anchors.pem"
+anchors = "pki/internal-anchors.pem"
 data_dir = "audit"
 key_file = "pki/audit.key"
 source = "ncp-audit-{}"
