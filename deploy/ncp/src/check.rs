@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::clinician::Client;
 use crate::demo::{Country, Demo, FINLAND, NORWAY, data_dir, offset};
 use crate::relay::Relay;
-use crate::{Error, audit, consumer, faults, issuer, refusals, token_endpoint, tools, trail, treatment};
+use crate::{Error, audit, consumer, faults, issuer, ports, refusals, token_endpoint, tools, trail, treatment};
 
 /// Transfer syntaxes that a viewer of today takes.
 const SYNTAXES: &[&str] =
@@ -84,6 +84,10 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<bool, Er
         let asking = neighbour(&demo, &FINLAND, &NORWAY)?;
         steps.done("operators-tools", began, tools::commands(&demo, sources, &asking).await);
         faults::run(&mut steps, &mut demo).await;
+        for country in ["no", "fi"] {
+            let began = Instant::now();
+            steps.done(&format!("se_08_ports {country}"), began, ports::run(&demo, country).await);
+        }
         let began = Instant::now();
         steps.done("attack", began, tools::attack(&demo).await);
         if let Some(capture) = std::env::var_os("NCP_CAPTURE_DIR").map(PathBuf::from) {

@@ -24,6 +24,7 @@ mod issuer;
 mod kill;
 mod manifest;
 mod policy;
+mod ports;
 mod refusals;
 mod relay;
 mod templates;
