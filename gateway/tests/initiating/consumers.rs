@@ -198,7 +198,8 @@ async fn a_consumer_whose_anchor_goes_is_refused() {
         world.consumer.call(&assertions, request.to_element()).await.is_ok()
     };
     assert!(asked().await);
-    std::fs::copy(world.others[0].path("anchors.pem"), &world.anchors).expect("writes");
+    let of_consumers = world.anchors.with_file_name("consumer-anchors.pem");
+    std::fs::copy(world.others[0].path("consumer-anchors.pem"), of_consumers).expect("writes");
     for _ in 0..60 {
         if !asked().await {
             return;
