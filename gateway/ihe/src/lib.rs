@@ -5,8 +5,10 @@
 //! * `xcpd`: ITI-55
 //! * `imaging`: the manifest and its forms (KOS, FHIR)
 //! * `orcd`: what MyHealth@EU's CDA documents hold
+//! * `cda`: whom a CDA document records
 //! * `dicom`: the structure of DICOM objects, whose they are, and what stands in them
 
+pub mod cda;
 mod dicom;
 mod error;
 pub mod imaging;

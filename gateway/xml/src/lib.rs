@@ -3,11 +3,13 @@
 //! * [`scan`] counts and refuses before another parser (libxml2) may see the bytes,
 //! * [`Element`] is a small tree: read with [`Element::parse`], built with its builder, written with [`Element::to_xml`],
 //! * a long list is read with [`Element::parse_lifting`] and written around with [`Element::to_xml_around`],
+//! * [`Element::leading`] reads the beginning of a long document,
 //! * [`extent`] tells where an element stands in the bytes,
 //! * [`is_for_us`] tells whom a SOAP header block is for.
 
 mod error;
 mod extent;
+mod leading;
 mod lifting;
 mod reader;
 mod role;
@@ -16,6 +18,7 @@ mod writer;
 
 pub use error::XmlError;
 pub use extent::{Extent, extent};
+pub use leading::Leading;
 pub use lifting::LiftError;
 pub use reader::{Limits, scan};
 pub use role::{is_for_us, must_be_understood};
