@@ -11,8 +11,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use crate::clinician::{self, Clinic};
+use crate::compare::Budget;
 use crate::config::Config;
 use crate::consumer::{self, Consumers};
+use crate::initiating::announced::Remembered;
 use crate::initiating::guard::Guards;
 use crate::national::National;
 use crate::pending::Pending;
@@ -40,6 +42,10 @@ pub struct App {
     pub audit: AuditSink,
     /// National systems; absent in a country that only asks.
     pub national: Option<National>,
+    /// Memory for documents that wait to be compared, of all exchanges.
+    pub compare: Budget,
+    /// What other countries announced of their documents.
+    pub announced: Remembered,
     /// The translation service.
     pub translator: Option<Translator>,
     /// Assertion bindings and repeated MessageIDs.
@@ -72,7 +78,8 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let rate = Limiter::new(&config.rate);
     let signer = &snapshot.signer;
     let metrics = Metrics::default();
-    let start = |n| National::start(&config, n, signer, metrics.clone());
+    let compare = Budget::new(config.limits.compare_bytes, config.limits.document_bytes);
+    let start = |n| National::start(&config, n, signer, compare.clone(), metrics.clone());
     let national = config.national.as_ref().map(start).transpose().map_err(one)?;
     let translator =
         config.translation.as_ref().map(Translator::new).transpose().map_err(|e| one(format!("translation: {e}")))?;
@@ -89,6 +96,8 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         verifier,
         audit,
         national,
+        compare,
+        announced: Remembered::default(),
         translator,
         replay,
         rate,

@@ -134,6 +134,9 @@ pub struct Limits {
     /// One document (not images).
     #[serde(deserialize_with = "size")]
     pub document_bytes: usize,
+    /// Memory for documents that wait to be compared with hash and size, all exchanges together.
+    #[serde(deserialize_with = "size")]
+    pub compare_bytes: usize,
     /// XML part of a peer's answer.
     #[serde(deserialize_with = "size")]
     pub answer_bytes: usize,
@@ -173,6 +176,7 @@ impl Default for Limits {
         Self {
             message_bytes: 16 << 20,
             document_bytes: 64 << 20,
+            compare_bytes: 128 << 20,
             answer_bytes: 64 << 20,
             discovery: Duration::from_secs(10),
             query: Duration::from_secs(10),

@@ -1,9 +1,11 @@
 //! Whose instance is it? Read from its header before a byte of it goes on, in both roles.
 
+use std::collections::VecDeque;
 use std::future::Future;
 
 use bytes::{Bytes, BytesMut};
-use ncp_ihe::{DicomHeader, PatientClaim, Scanned, Uid};
+use futures_util::{Stream, StreamExt};
+use ncp_ihe::{DicomHeader, PatientClaim, Scanned, StructureScan, Uid, Unsound};
 use ncp_soap::{Parts, SoapError};
 
 use crate::patient_key::{PatientKey, Person};
@@ -39,7 +41,19 @@ pub enum Foreign {
     OtherPatient,
     /// Transfer syntax.
     OtherSyntax,
+    /// Its structure: lengths, depth, what it inflates to, its end.
+    Unsound,
+    /// Another size than its source named.
+    OtherSize,
 }
+
+impl std::fmt::Display for Foreign {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str(self.rule())
+    }
+}
+
+impl std::error::Error for Foreign {}
 
 impl Foreign {
     /// The rule that was broken.
@@ -50,6 +64,8 @@ impl Foreign {
             Self::OtherStudy => "instance is of another study",
             Self::OtherPatient => "instance names another patient than its study",
             Self::OtherSyntax => "instance is in none of the requested transfer syntaxes",
+            Self::Unsound => "instance is not whole and sound as DICOM",
+            Self::OtherSize => "instance has another size than its source named",
         }
     }
 }
@@ -101,6 +117,54 @@ pub async fn header<C: Chunks>(
             Scanned::More | Scanned::NotDicom(_) => return Ok((held.freeze(), Err(Foreign::NotDicom))),
         }
     }
+}
+
+/// Bytes at the end of an object that wait until the whole is known to be sound; a smaller object is known before its first.
+const HELD_BACK: usize = 64 << 10;
+
+/// Looks at the structure of an object while it passes: lengths within it, depth, what it inflates to, the size that was named
+/// for it. What is wrong ends the stream with an error before the object's last bytes went on (T-DCM-1 to T-DCM-8).
+pub fn sound<S, E>(
+    mut content: S,
+    size: Option<u64>,
+    fail: impl Fn(Foreign) -> E + Send + 'static,
+) -> impl Stream<Item = Result<Bytes, E>> + Send
+where
+    S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+    E: Send + 'static,
+{
+    async_stream::try_stream! {
+        let mut scan = StructureScan::new(size);
+        let (mut waiting, mut held, mut length) = (VecDeque::new(), 0, 0);
+        while let Some(chunk) = content.next().await.transpose()? {
+            length += chunk.len() as u64;
+            if size.is_some_and(|size| size < length) {
+                Err(fail(Foreign::OtherSize))?;
+            }
+            scan.push(&chunk).map_err(|unsound| fail(said(unsound)))?;
+            held += chunk.len();
+            waiting.push_back(chunk);
+            while waiting.front().is_some_and(|first| held - first.len() >= HELD_BACK)
+                && let Some(first) = waiting.pop_front()
+            {
+                held -= first.len();
+                yield first;
+            }
+        }
+        if size.is_some_and(|size| size != length) {
+            Err(fail(Foreign::OtherSize))?;
+        }
+        scan.finish().map_err(|unsound| fail(said(unsound)))?;
+        for chunk in waiting {
+            yield chunk;
+        }
+    }
+}
+
+/// The operator reads what is wrong; whoever asked reads that something is.
+fn said(unsound: Unsound) -> Foreign {
+    tracing::warn!(reason = %unsound, "an instance is not sound");
+    Foreign::Unsound
 }
 
 /// The same for an instance that is there already.

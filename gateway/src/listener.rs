@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::app::{App, Snapshot};
 use crate::config::Peer;
 use crate::initiating::asynchronous;
+use crate::orderly::{Flushed, Flushes, Orderly};
 use crate::responding::pipeline::{self, Replied};
 use crate::shutdown::Drain;
 
@@ -120,15 +121,22 @@ pub async fn serve_connection<S, B>(stream: TlsStream, service: S, drain: &Drain
 where
     S: hyper::service::Service<Request<Incoming>, Response = http::Response<B>>,
     S::Error: Into<BoxError>,
-    B: http_body::Body + 'static,
-    B::Error: Into<BoxError>,
+    S::Future: 'static,
+    B: http_body::Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<BoxError> + Unpin,
 {
+    let flushes = Flushes::default();
+    let counted = flushes.clone();
+    let service = service_fn(move |request| {
+        let (answered, flushes) = (service.call(request), flushes.clone());
+        async move { answered.await.map(|reply| reply.map(|body| Orderly::new(body, flushes))) }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(10))
         .max_buf_size(64 << 10)
         .max_headers(100)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Flushed::new(stream, counted)), service);
     let (mut connection, _open) = (std::pin::pin!(connection), drain.hold());
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

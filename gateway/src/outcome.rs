@@ -206,7 +206,7 @@ impl GatewayError {
                 rights("ERROR_SEC_GENERIC", "4703", "not permitted", "wsse:FailedCheck").serious(Some(Alert::Security))
             }
             Self::National(error) => national_row(error),
-            Self::Peer(PeerError::Mismatch) => failed().serious(Some(Alert::Security)),
+            Self::Peer(PeerError::Mismatch | PeerError::Withheld(_)) => failed().serious(Some(Alert::Security)),
             Self::Peer(PeerError::Busy) => Self::Busy.row(),
             Self::Peer(error) if error.is_unavailable() => Row {
                 query: "XDSUnavailableCommunity",
@@ -378,9 +378,9 @@ fn national_row(error: &NationalError) -> Row {
         },
         N::TransferSyntax => Row { text: "stored in none of the requested transfer syntaxes", ..minor },
         N::NotShown(reason) => Row { text: reason, ..minor },
-        N::Foreign(_) => Row { alert: Some(Alert::Security), ..row },
+        N::Foreign(_) | N::Mismatch(_) => Row { alert: Some(Alert::Security), ..row },
         N::Unreadable(_) => Row { text: UNREADABLE, ..row },
-        N::Down { .. } | N::Mismatch(_) => row,
+        N::Down { .. } => row,
     }
 }
 

@@ -381,7 +381,8 @@ fn parse_headers(block: &[u8]) -> Result<PartHeaders, SoapError> {
 pub type MultipartBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// Writes a first part and then parts as they come. When a part fails the body ends with an error and without closing
-/// boundary, so that the receiver cannot take it for whole.
+/// boundary, so that the receiver cannot take it for whole. An error between two parts comes behind a delimiter: the part
+/// before it has ended, and its receiver can know that.
 pub fn write_multipart<S>(boundary: &str, first: Option<(String, Bytes)>, parts: S) -> MultipartBody
 where
     S: Stream<Item = Result<OutPart, BoxError>> + Send + 'static,
@@ -399,7 +400,15 @@ where
         }
         let mut parts = Box::pin(parts);
         while let Some(part) = parts.next().await {
-            let OutPart { content_id, media_type, data } = part?;
+            let part = match part {
+                Ok(part) => part,
+                Err(error) => {
+                    yield start("");
+                    Err(error)?;
+                    return;
+                }
+            };
+            let OutPart { content_id, media_type, data } = part;
             let id = if content_id.is_empty() { String::new() } else { format!("Content-ID: <{content_id}>\r\n") };
             let encoding = "Content-Transfer-Encoding: binary\r\n";
             yield start(&format!("Content-Type: {media_type}\r\n{encoding}{id}"));

@@ -8,6 +8,7 @@ use ncp_soap::{BoxError, OutPart};
 
 use super::Trail;
 use crate::listener::OutParts;
+use crate::passing::Incomplete;
 
 pub(super) fn follow(trail: Trail, parts: OutParts) -> OutParts {
     Box::pin(Followed { parts, trail: Some(trail) })
@@ -25,6 +26,8 @@ impl Stream for Followed {
         let next = self.parts.as_mut().poll_next(cx);
         match &next {
             Poll::Ready(None) => close_later(self.trail.take(), None),
+            // The others were sent; what is missing is named.
+            Poll::Ready(Some(Err(error))) if error.is::<Incomplete>() => close_later(self.trail.take(), None),
             Poll::Ready(Some(Err(_))) => close_later(self.trail.take(), Some("source broke off")),
             _ => {}
         }

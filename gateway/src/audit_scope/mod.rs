@@ -240,8 +240,11 @@ impl Trail {
     }
 
     /// A document that will not.
-    pub fn document_failed(&mut self, request: &DocumentRequest, _: &GatewayError) {
+    pub fn document_failed(&mut self, request: &DocumentRequest, error: &GatewayError) {
         self.progress.failed_document(request);
+        if error.row().alert == Some(Alert::Security) {
+            self.progress.alert(&error.to_string());
+        }
     }
 
     /// The studies asked for.

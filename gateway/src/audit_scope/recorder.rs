@@ -201,7 +201,17 @@ impl Recorder {
                 (outcome.indicator, outcome.error_code) = (indicator.into(), code);
             }
             outcome.snapshot.clone_from(&snapshot);
-            let documents = progress.documents.into_iter();
+            let mut failed_documents = progress.failed_documents;
+            // Of a document that broke off the bytes that went are told with its failure.
+            let (broken, whole): (Vec<_>, Vec<_>) = progress.documents.into_iter().partition(|document| {
+                document.sha256.is_empty() && failed_documents.iter().any(|failed| same_document(failed, document))
+            });
+            for document in broken {
+                if let Some(failed) = failed_documents.iter_mut().find(|failed| same_document(failed, &document)) {
+                    failed.bytes += document.bytes;
+                }
+            }
+            let documents = whole.into_iter();
             outcome.documents.extend(documents.map(|d| DocumentObject { snapshot: snapshot.clone(), ..d }));
             let studies = progress.studies.into_values();
             // A study of which nothing came is among the failed ones.
@@ -212,13 +222,17 @@ impl Recorder {
                 .studies
                 .extend(studies.map(|(study, all)| StudyObject { sha256: hex::encode(all.0.finish()), ..study }));
             outcome.failed_studies.extend(progress.failed.into_values());
-            outcome.failed_documents.extend(progress.failed_documents);
+            outcome.failed_documents.extend(failed_documents);
             outcome.requests.extend(progress.requests);
             outcome.responses.extend(progress.responses);
             alerts.extend(progress.alerts);
         });
         alerts
     }
+}
+
+fn same_document(one: &DocumentObject, other: &DocumentObject) -> bool {
+    (&one.home, &one.repository, &one.unique_id) == (&other.home, &other.repository, &other.unique_id)
 }
 
 fn keep(messages: &mut Vec<Evidence>, message_id: &str, header: &str) {

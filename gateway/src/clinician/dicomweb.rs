@@ -2,6 +2,7 @@
 //! asked for is a study, a series or an instance; its metadata are read from the instances as they pass.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -14,6 +15,7 @@ use ncp_ihe::imaging::{MetadataView, PIXELS, header_end, metadata as attributes}
 use ncp_ihe::{Manifest, PatientId, Uid};
 use ncp_soap::{BoxError, OutPart};
 use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
 
 use super::documents::{fetch, warn};
 use super::fhir::accepts;
@@ -22,7 +24,7 @@ use super::sealed::{Document, Sealed, Treated};
 use super::token::Bearer;
 use super::{Clinic, Context};
 use crate::initiating::PeerError;
-use crate::initiating::images::{self, Images, Part};
+use crate::initiating::images::{self, Images, Losses, Part};
 use crate::instance;
 use crate::listener::OutParts;
 use crate::outcome::{GatewayError, NEWER};
@@ -31,12 +33,15 @@ use crate::patient_key::{PatientKey, Person};
 /// Bytes of one instance before its pixel data, tried first and at most.
 const FIRST: usize = 16 << 10;
 const MOST: usize = 4 << 20;
+/// Metadata that are read before their answer begins, bytes, and the longest that this takes: who reads JSON waits for its end.
+const READY: usize = 1 << 20;
+const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) const DICOM_JSON: &str = "application/dicom+json";
 
 /// What a path names.
 #[derive(Debug, Deserialize)]
 pub struct Place {
-    sealed: String,
+    pub(super) sealed: String,
     pub(super) study: Option<String>,
     pub(super) series: Option<String>,
     instance: Option<String>,
@@ -136,7 +141,8 @@ impl Opened {
         let failed = |error: GatewayError| Problem::Country(name.clone(), error);
         let expected = expected(&self.manifest, &self.manifest.study, &self.treated, &self.document);
         let expected = expected.ok_or_else(|| failed(PeerError::Mismatch.into()))?;
-        let images = images::images(call, &self.manifest, part, expected).await.map_err(failed)?;
+        let watch = clinic.statuses.watch(&place.sealed);
+        let images = images::images(call, &self.manifest, part, expected, watch).await.map_err(failed)?;
         Ok((images, name))
     }
 }
@@ -152,12 +158,13 @@ pub async fn retrieve(
     let opened = open(&clinic, &context, &place, &headers, ("RAD-107", &types)).await?;
     let (images, _) = opened.images(&clinic, &place).await?;
     let alone = place.instance.is_some() && !accepts(&headers, &types[..1]);
-    let mut response = if alone { single(images) } else { multipart(images) };
+    let mut response = if alone { single(images, &opened.root) } else { multipart(images, &opened.root) };
     opened.warn(&mut response);
     Ok(response)
 }
 
-/// `GET …/metadata`: an element for each instance, complete, or the answer breaks off.
+/// `GET …/metadata`: an element for each instance that came. One that cannot be had is left out and named: by a Warning when
+/// that is known before the first byte, and by the status resource in any case (`facade.md` 3.7).
 pub async fn metadata(
     State(clinic): State<Arc<Clinic>>,
     Extension(context): Extension<Context>,
@@ -166,30 +173,45 @@ pub async fn metadata(
 ) -> Result<Response, Problem> {
     let types = [DICOM_JSON, "application/json"];
     let opened = open(&clinic, &context, &place, &headers, ("RAD-107", &types)).await?;
-    let (Images { total, refused, reported, parts }, name) = opened.images(&clinic, &place).await?;
-    let mut elements = Box::pin(elements(parts, opened.manifest.clone(), opened.root.clone()));
-    // What fails before the first byte can still be said.
-    let first = match elements.next().await {
-        Some(Ok(first)) => first,
-        Some(Err(error)) => {
-            tracing::warn!(ncp.reference = %context.reference, reason = %error, "metadata could not be read");
-            return Err(Problem::Country(name, PeerError::BrokeOff.into()));
+    let (Images { total, losses, reported, parts }, name) = opened.images(&clinic, &place).await?;
+    let mut elements = Box::pin(elements(parts, losses.clone(), opened.manifest.clone(), opened.root.clone()));
+    let (mut ready, mut length, mut ended) = (Vec::new(), 0, false);
+    let until = Instant::now() + PATIENCE;
+    while length < READY {
+        match timeout_at(until, elements.next()).await {
+            Ok(Some(element)) => {
+                length += element.len();
+                ready.push(element);
+            }
+            Ok(None) => {
+                ended = true;
+                break;
+            }
+            Err(_) => break,
         }
-        None => return Err(Problem::NotFound),
-    };
-    let body = async_stream::try_stream! {
-        yield Bytes::from_static(b"[");
-        yield first;
+    }
+    let lost = losses.count();
+    if ended && ready.is_empty() {
+        tracing::warn!(ncp.reference = %context.reference, lost, "no instance has metadata");
+        let why = losses.error().unwrap_or(PeerError::BrokeOff);
+        return Err(Problem::Country(name, why.into()));
+    }
+    let body = async_stream::stream! {
+        let mut before = "[";
+        for element in ready {
+            yield Ok::<_, BoxError>(Bytes::from_static(std::mem::replace(&mut before, ",").as_bytes()));
+            yield Ok(element);
+        }
         while let Some(element) = elements.next().await {
-            yield Bytes::from_static(b",");
-            yield element?;
+            yield Ok(Bytes::from_static(std::mem::replace(&mut before, ",").as_bytes()));
+            yield Ok(element);
         }
-        yield Bytes::from_static(b"]");
+        yield Ok(Bytes::from_static(if before == "[" { b"[]" } else { b"]" }));
     };
     let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
-    counted(&mut response, total, refused);
+    counted(&mut response, total, lost, &opened.root);
     warn(&mut response, &reported);
     opened.warn(&mut response);
     Ok(response)
@@ -198,14 +220,26 @@ pub async fn metadata(
 /// The attributes of each instance as JSON, once it has come whole; of one instance no more than its header is held.
 fn elements(
     mut parts: OutParts,
+    losses: Losses,
     manifest: Arc<Manifest>,
     root: String,
-) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
-    async_stream::try_stream! {
-        while let Some(part) = parts.next().await {
-            let header = header_of(part?).await?;
-            let told = element(&header, &manifest, &root).ok_or("an instance's attributes cannot be read")?;
-            yield told;
+) -> impl Stream<Item = Bytes> + Send {
+    async_stream::stream! {
+        let mut read: Option<(String, Option<Bytes>)> = None;
+        loop {
+            // How an instance ended is known when the next is asked for.
+            let next = parts.next().await;
+            match read.take() {
+                Some((instance, _)) if losses.has(&instance) => {}
+                Some((_, Some(element))) => yield element,
+                Some((instance, None)) => losses.unreadable(&instance),
+                None => {}
+            }
+            // An error comes after all others and says no more than the losses do.
+            let Some(Ok(part)) = next else { break };
+            let instance = part.content_id.clone();
+            let header = header_of(part).await;
+            read = Some((instance, header.ok().and_then(|header| element(&header, &manifest, &root))));
         }
     }
 }
@@ -271,24 +305,27 @@ fn expected(manifest: &Manifest, study: &Uid, treated: &Treated, document: &Docu
         study: study.clone(),
         patient_ids: Some(patient_ids),
         person: Person { birth_date: person.birth_date.clone(), ..Person::default() },
-        transfer_syntaxes: Vec::new(),
+        transfer_syntaxes: images::ANY_SYNTAX.map(ToOwned::to_owned).to_vec(),
     })
 }
 
 /// The parts in the form of PS3.18 8.7: whole, or without a closing boundary.
-fn multipart(images: Images) -> Response {
+fn multipart(images: Images, root: &str) -> Response {
     let boundary = ncp_soap::mime::boundary();
     let content_type = format!("multipart/related; type=\"application/dicom\"; boundary={boundary}");
-    let body = ncp_soap::mime::write_multipart(&boundary, None, images.parts.boxed());
+    let lost = images.losses.count();
+    let parts = images.parts.map(|part| part.map(|part| OutPart { content_id: String::new(), ..part }));
+    let body = ncp_soap::mime::write_multipart(&boundary, None, parts);
     let mut response = Body::new(body).into_response();
     response.headers_mut().extend(HeaderValue::try_from(content_type).ok().map(|v| (header::CONTENT_TYPE, v)));
-    counted(&mut response, images.total, images.refused);
+    counted(&mut response, images.total, lost, root);
     warn(&mut response, &images.reported);
     response
 }
 
 /// One instance as it is.
-fn single(Images { total, refused, reported, mut parts }: Images) -> Response {
+fn single(Images { total, losses, reported, mut parts }: Images, root: &str) -> Response {
+    let lost = losses.count();
     let body = async_stream::try_stream! {
         while let Some(part) = parts.next().await {
             let mut part: OutPart = part?;
@@ -300,18 +337,20 @@ fn single(Images { total, refused, reported, mut parts }: Images) -> Response {
     let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/dicom"));
-    counted(&mut response, total, refused);
+    counted(&mut response, total, lost, root);
     warn(&mut response, &reported);
     response
 }
 
-/// How many instances there are, how many of them will not come; and never shown by a browser.
-fn counted(response: &mut Response, total: usize, refused: usize) {
+/// How many instances there are, how many of them will not come, and where it is told which; and never shown by a browser.
+fn counted(response: &mut Response, total: usize, lost: usize, root: &str) {
     let headers = response.headers_mut();
     headers.insert(HeaderName::from_static("x-ncp-instances"), HeaderValue::from(total));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
-    if refused > 0 {
-        let text = format!("299 ncp \"{refused} of {total} instances not available\"");
+    let status = format!("<{root}/status>; rel=\"status\"");
+    headers.extend(HeaderValue::try_from(status).ok().map(|v| (header::LINK, v)));
+    if lost > 0 {
+        let text = format!("299 ncp \"{lost} of {total} instances not available\"");
         headers.extend(HeaderValue::try_from(text).ok().map(|v| (header::WARNING, v)));
     }
 }

@@ -17,6 +17,7 @@ use super::reader;
 use super::sealed::{Document, Sealed, Treated, resource_id};
 use super::token::Bearer;
 use super::{Clinic, Context};
+use crate::compare::Announced;
 use crate::initiating::Call;
 use crate::initiating::retrieve::{Retrieved, Wanted, retrieve};
 use crate::outcome::GatewayError;
@@ -117,8 +118,7 @@ pub(super) async fn fetch(call: &Call, document: &Document) -> Result<Retrieved,
             repository: Oid::parse(&document.repository)?,
             document: document.unique_id.clone(),
         },
-        hash: document.hash.map(hex::encode),
-        size: document.size,
+        announced: Announced { hash: document.hash, size: document.size },
     };
     retrieve(call, &wanted).await
 }

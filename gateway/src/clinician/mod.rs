@@ -34,6 +34,7 @@ use openssl::hash::MessageDigest;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use self::status::Statuses;
 use crate::app::App;
 use crate::config::{Clinician, Peer};
 use crate::initiating::{Call, Caller, Treatment};
@@ -51,6 +52,7 @@ pub mod reader;
 pub mod resources;
 pub mod sealed;
 pub mod search;
+mod status;
 pub mod token;
 
 use dpop::{Called, Proofs};
@@ -75,6 +77,8 @@ pub struct Clinic {
     proofs: Proofs,
     /// Manifests by the sealed base that leads to them: a viewer asks for one study many times.
     manifests: Recent<String, dicomweb::Shown>,
+    /// What became of the instances of studies that were shown.
+    statuses: Statuses,
     calls: Arc<Semaphore>,
 }
 
@@ -108,6 +112,7 @@ impl Clinic {
             sealer,
             proofs: Proofs::default(),
             manifests: Recent::default(),
+            statuses: Statuses::default(),
             calls: Arc::new(Semaphore::new(CALLS)),
         })
     }
@@ -287,6 +292,7 @@ pub fn routes(clinic: Arc<Clinic>) -> Router {
 fn dicomweb_routes() -> Router<Arc<Clinic>> {
     Router::new()
         .route("/studies", get(qido::search_studies))
+        .route("/status", get(status::status))
         .route("/studies/{study}", get(dicomweb::retrieve))
         .route("/studies/{study}/metadata", get(dicomweb::metadata))
         .route("/studies/{study}/series", get(qido::search_series))

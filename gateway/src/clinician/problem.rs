@@ -182,7 +182,7 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
         GatewayError::Peer(PeerError::NotServed) => {
             (S::BAD_GATEWAY, "not-supported", "country-not-served", format!("{name} does not offer this."))
         }
-        GatewayError::Peer(PeerError::Mismatch) => {
+        GatewayError::Peer(PeerError::Mismatch | PeerError::Withheld(_)) => {
             let text = format!("{name} sent something else than it announced; it is not shown.");
             (S::BAD_GATEWAY, "exception", "content-mismatch", text)
         }

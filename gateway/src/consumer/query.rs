@@ -44,7 +44,12 @@ pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut 
     for (call, answered) in answers {
         let home = call.peer.home_community_id.to_string();
         match answered {
-            Ok(found) => merged.add(found, &home, &mut errors),
+            Ok(found) => {
+                for entry in &found.objects.entries {
+                    exchange.consumers.app.announced.keep(call.peer.country, entry);
+                }
+                merged.add(found, &home, &mut errors);
+            }
             Err(error) => {
                 tracing::info!(country = %call.peer.country, reason = %error, ncp.reference = %exchange.reference, "country did not answer");
                 errors.push(error.registry_error(TransactionName::Iti38, Some(home), &exchange.reference));

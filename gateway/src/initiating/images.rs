@@ -1,11 +1,11 @@
 //! Cross Gateway Retrieve Imaging Document Set [RAD-75], initiating side (RAD TF-2: 4.75).
 //!
 //! The manifest says what there is. Instances are asked for in batches, checked one by one, and passed on as they come;
-//! what was promised and did not come is asked for once more. A study that is not whole ends with an error.
+//! what was promised and did not come is asked for once more. One that cannot be had takes no other with it: it is named, in
+//! the answer when that is known before its first byte, and else by an error after all others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -15,26 +15,32 @@ use ncp_ihe::{
     Content, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, ManifestInstance, ManifestSeries, Oid,
     SeriesRequest, Status, StudyRequest, Uid,
 };
-use ncp_soap::{BoxError, OutPart, Parts};
+use ncp_soap::{OutPart, Parts};
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
 
 use super::told::Reports;
-use super::{Call, Held, PeerError, boxed, retrieve};
+use super::{Call, Held, PeerError, retrieve};
 use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
-use crate::instance::{self, Expected};
+use crate::instance::Expected;
 use crate::listener::OutParts;
 use crate::outcome::GatewayError;
+use crate::passing::{quiet, read_ahead};
 
-const DICOM: &str = "application/dicom";
+mod losses;
+mod stream;
 
-/// Instances of a batch that are still to come when the next batch is asked for. Few, so that an answer does not wait
-/// long for a slow reader.
-const AHEAD: usize = 8;
+pub use losses::{Losses, Watch, Why};
+use stream::Fetch;
+
+/// Bytes of a study that are read before its answer begins, so that what fails in them is still told in it.
+const LOOK: usize = 256 << 10;
+
+/// Batches that may fail before one is answered.
+const FAILING: usize = 3;
 
 /// Transfer syntaxes of stored images (PS3.6 table A-1): an archive's original form, whatever it is.
-const ANY_SYNTAX: [&str; 25] = [
+pub const ANY_SYNTAX: [&str; 25] = [
     "1.2.840.10008.1.2",
     "1.2.840.10008.1.2.1",
     "1.2.840.10008.1.2.1.99",
@@ -88,11 +94,12 @@ impl Part<'_> {
 pub struct Images {
     /// Instances of the manifest.
     pub total: usize,
-    /// How many the source already said it has not; known when all were asked for in one batch.
-    pub refused: usize,
+    /// Those that do not come, as far as that is known.
+    pub losses: Losses,
     /// Codes that the source reported of no instance in particular, with the first batch.
     pub reported: Vec<String>,
-    /// The instances.
+    /// The instances, each with its SOP Instance UID as Content-ID; an error at the end when more were lost than the
+    /// beginning of the answer named.
     pub parts: OutParts,
 }
 
@@ -119,42 +126,73 @@ impl Wanted {
     }
 }
 
-/// Asks for the instances of a manifest, or of a part of it. The first answer's root has been read when this returns.
+/// Asks for the instances of a manifest, or of a part of it. The first answer's root has been read when this returns, and as
+/// much of what follows as is looked at before an answer begins.
 ///
 /// # Errors
-/// [`PeerError`] of the first batch; a manifest without any location; the trail.
+/// [`PeerError`] when nothing comes; a manifest without any location; the trail.
 pub async fn images(
     call: Arc<Call>,
     manifest: &Manifest,
     part: Part<'_>,
     expected: Expected,
+    watch: Watch,
 ) -> Result<Images, GatewayError> {
-    let wanted = wanted(&call, manifest, part)?;
-    let total = wanted.len();
-    let study = study_object(&call, manifest, &wanted);
-    let trail = call.begin(TransactionName::Rad75, |trail| trail.study_wanted(study)).await?;
-    let recorder = trail.recorder();
-    let mut batches: Vec<Vec<Wanted>> = wanted.chunks(call.peer.batch).map(<[_]>::to_vec).collect();
-    let source = Source { call, study: expected.study.clone(), recorder };
-    let first = match source.ask(&batches[0]).await {
-        Ok(answer) => answer,
+    let Asked { wanted, twice } = asked(&call, manifest, part)?;
+    let total = wanted.len() + twice.iter().map(|(_, times)| times).sum::<usize>();
+    let trail = call.begin(TransactionName::Rad75, |trail| {
+        trail.study_wanted(study_object(&call, manifest, &wanted, total));
+    });
+    let trail = trail.await?;
+    let (recorder, country) = (trail.recorder(), call.peer.country.to_string());
+    let study = expected.study.to_string();
+    let losses = Losses::new(&study, &country, recorder.clone(), watch);
+    for (one, times) in &twice {
+        losses.add_times(&one.request(), Why::TwoObjects, *times);
+    }
+    let mut batches: VecDeque<Vec<Wanted>> = wanted.chunks(call.peer.batch).map(<[_]>::to_vec).collect();
+    let source = Source { call, study: expected.study.clone(), recorder: recorder.clone() };
+    let first = match source.first(&mut batches).await {
+        Ok(first) => first,
         Err(error) => {
             trail.refused(&error).await;
             return Err(error);
         }
     };
-    let refused = if batches.len() == 1 { first.refused.len() } else { 0 };
-    let reported = first.reported.clone();
-    let fetch = Fetch { source, expected, done: BTreeSet::new(), refused: BTreeSet::new() };
-    let rest = batches.split_off(1);
-    let head = batches.remove(0);
-    let parts = trail.follow(fetch.stream(head, first, rest, refused));
-    Ok(Images { total, refused, reported, parts })
+    let reported = first.answer.reported.clone();
+    let fetch = Fetch::new(source, expected, losses.clone());
+    let (units, ended) = read_ahead(fetch.stream(first, batches), LOOK).await;
+    losses.name_all();
+    if ended && losses.count() >= total {
+        let error = GatewayError::from(losses.error().unwrap_or(PeerError::BrokeOff));
+        trail.refused(&error).await;
+        return Err(error);
+    }
+    let passed = units.map(move |unit| {
+        let OutPart { content_id, media_type, data } = unit?;
+        let data = quiet(recorder.follow_instance(&study, data));
+        Ok(OutPart { content_id, media_type, data })
+    });
+    let parts = trail.follow(Box::pin(passed));
+    Ok(Images { total, losses, reported, parts })
 }
 
-/// The instances with the location of their series.
-fn wanted(call: &Call, manifest: &Manifest, part: Part<'_>) -> Result<Vec<Wanted>, PeerError> {
-    let mut out = Vec::new();
+/// What of a manifest is asked for.
+struct Asked {
+    /// The instances with the location of their series.
+    wanted: Vec<Wanted>,
+    /// UIDs that two objects have, and how many: nobody can tell which would come (PS3.5 9).
+    twice: Vec<(Wanted, usize)>,
+}
+
+fn asked(call: &Call, manifest: &Manifest, part: Part<'_>) -> Result<Asked, PeerError> {
+    let mut places: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for series in &manifest.series {
+        for instance in &series.instances {
+            places.entry(instance.sop_instance.as_str()).or_default().insert(series.series.as_str());
+        }
+    }
+    let (mut wanted, mut twice, mut seen) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
     for series in &manifest.series {
         let mut instances = part.of(series).peekable();
         if instances.peek().is_none() {
@@ -163,15 +201,29 @@ fn wanted(call: &Call, manifest: &Manifest, part: Part<'_>) -> Result<Vec<Wanted
         let repository = series.location.clone().ok_or(PeerError::Malformed("series without Retrieve Location UID"))?;
         let home = call.peer.home_community_id.clone();
         let located = Arc::new(Located { series: series.series.clone(), home, repository });
-        out.extend(
-            instances
-                .map(|instance| Wanted { series: located.clone(), instance: instance.sop_instance.as_str().into() }),
-        );
+        for instance in instances {
+            let uid = instance.sop_instance.as_str();
+            // The same object listed twice is one.
+            if !seen.insert((series.series.as_str(), uid)) {
+                continue;
+            }
+            let one = Wanted { series: located.clone(), instance: uid.into() };
+            if places.get(uid).is_some_and(|series| series.len() > 1) {
+                twice.entry(uid).or_insert((one, 0)).1 += 1;
+            } else {
+                wanted.push(one);
+            }
+        }
     }
-    if out.is_empty() { Err(PeerError::Malformed("manifest without instances")) } else { Ok(out) }
+    let twice: Vec<_> = twice.into_values().collect();
+    match wanted.is_empty() {
+        true if twice.is_empty() => Err(PeerError::Malformed("manifest without instances")),
+        true => Err(Why::TwoObjects.error()),
+        false => Ok(Asked { wanted, twice }),
+    }
 }
 
-fn study_object(call: &Call, manifest: &Manifest, wanted: &[Wanted]) -> StudyObject {
+fn study_object(call: &Call, manifest: &Manifest, wanted: &[Wanted], total: usize) -> StudyObject {
     let mut series: Vec<&Arc<Located>> = wanted.iter().map(|w| &w.series).collect();
     series.dedup_by(|a, b| Arc::ptr_eq(a, b));
     StudyObject {
@@ -179,7 +231,7 @@ fn study_object(call: &Call, manifest: &Manifest, wanted: &[Wanted]) -> StudyObj
         series: series.iter().map(|s| s.series.to_string()).collect(),
         repository: wanted.first().map(|w| w.series.repository.to_string()).unwrap_or_default(),
         home: call.peer.home_community_id.to_string(),
-        instances: wanted.len() as u64,
+        instances: total as u64,
         ..StudyObject::default()
     }
 }
@@ -190,16 +242,6 @@ struct Source {
     call: Arc<Call>,
     study: Uid,
     recorder: Recorder,
-}
-
-/// The state of one study's retrieval.
-struct Fetch {
-    source: Source,
-    expected: Expected,
-    /// Instances that went on whole, or were withheld.
-    done: BTreeSet<String>,
-    /// Instances that the source says it has not.
-    refused: BTreeSet<String>,
 }
 
 /// An answer's promises (Content-ID to instance) and its parts.
@@ -214,7 +256,43 @@ struct Batch {
     _held: Held,
 }
 
+/// The batch that was answered first.
+struct First {
+    answer: Batch,
+    /// What it asked for.
+    wanted: Vec<Wanted>,
+    /// Batches that were asked for before it in vain; they are missing, not the end.
+    failed: Vec<Wanted>,
+}
+
 impl Source {
+    /// Asks for batches until one is answered. An answer that breaks off before its root is asked for once more.
+    async fn first(&self, batches: &mut VecDeque<Vec<Wanted>>) -> Result<First, GatewayError> {
+        let (mut failed, mut first_error, mut failures) = (Vec::new(), None, 0);
+        while let Some(wanted) = batches.pop_front() {
+            let mut answer = self.ask(&wanted).await;
+            let broke = |error: &GatewayError| {
+                matches!(error, GatewayError::Peer(PeerError::BrokeOff | PeerError::Unreachable(_)))
+            };
+            if failures == 0 && answer.as_ref().is_err_and(broke) {
+                answer = self.ask(&wanted).await;
+            }
+            match answer {
+                Ok(answer) => return Ok(First { answer, wanted, failed }),
+                Err(error) => {
+                    failures += 1;
+                    failed.extend(wanted);
+                    let answers = matches!(&error, GatewayError::Peer(PeerError::Refused(_) | PeerError::BrokeOff));
+                    first_error.get_or_insert(error);
+                    if !answers || failures == FAILING {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(first_error.unwrap_or(GatewayError::Internal("no batch to ask for")))
+    }
+
     /// Asks for one batch and reads the root of the answer.
     async fn ask(&self, wanted: &[Wanted]) -> Result<Batch, GatewayError> {
         let body = request(&self.study, wanted)?.to_element();
@@ -259,126 +337,6 @@ impl Source {
         let reported = [general.errors(Status::Success), general.warnings()].concat();
         let parts = Arc::new(Mutex::new(answer.parts));
         Ok(Batch { promised, refused, reported, parts, inline, _held: answer.held })
-    }
-}
-
-impl Fetch {
-    /// All batches, then once more what is missing. While the last instances of a batch go on the next is asked for, so
-    /// that the way to the other country is not idle between two batches; the second asking takes one after the other.
-    fn stream(mut self, head: Vec<Wanted>, first: Batch, rest: Vec<Vec<Wanted>>, announced: usize) -> OutParts {
-        Box::pin(async_stream::try_stream! {
-            let mut all: Vec<Wanted> = head.clone();
-            let mut next = Some(first);
-            let mut queue = std::collections::VecDeque::from(rest);
-            let mut ahead = JoinSet::new();
-            let mut again = true;
-            loop {
-                if let Some(mut batch) = next.take() {
-                    self.refused.extend(std::mem::take(&mut batch.refused));
-                    for (request, bytes) in std::mem::take(&mut batch.inline) {
-                        if let Some(part) = self.inline(&request, bytes).await? {
-                            yield part;
-                        }
-                    }
-                    // A batch that breaks between two instances leaves the rest for the second asking.
-                    while let Ok(Some((request, held))) = self.next(&mut batch).await {
-                        if again && ahead.is_empty() && batch.promised.len() < AHEAD
-                            && let Some(wanted) = queue.pop_front()
-                        {
-                            all.extend(wanted.iter().cloned());
-                            let source = self.source.clone();
-                            ahead.spawn(async move { source.ask(&wanted).await });
-                        }
-                        let whole = Arc::new(AtomicBool::new(false));
-                        yield self.part(&batch, held, whole.clone());
-                        if !whole.load(Ordering::Acquire) {
-                            Err(boxed(PeerError::BrokeOff))?;
-                        }
-                        self.done.insert(request.document);
-                    }
-                }
-                // A batch that is refused as a whole is missing, not the end: the others may come.
-                if let Some(asked) = ahead.join_next().await {
-                    next = asked.ok().and_then(Result::ok);
-                    continue;
-                }
-                let wanted = match queue.pop_front() {
-                    Some(wanted) => {
-                        all.extend(wanted.iter().cloned());
-                        wanted
-                    }
-                    None if std::mem::take(&mut again) => {
-                        let missing = self.missing(&all);
-                        queue.extend(missing.chunks(self.source.call.peer.batch).map(<[_]>::to_vec));
-                        all.retain(|w| self.done.contains(&*w.instance) || self.refused.contains(&*w.instance));
-                        continue;
-                    }
-                    None => break,
-                };
-                next = self.source.ask(&wanted).await.ok();
-            }
-            let lost = all.iter().filter(|w| !self.done.contains(&*w.instance)).collect::<Vec<_>>();
-            for one in &lost {
-                self.source.recorder.failed_instance(self.expected.study.as_str(), &one.request());
-            }
-            if lost.len() > announced {
-                Err(boxed(PeerError::Refused(format!("{} of {} instances are missing", lost.len(), all.len()))))?;
-            }
-        })
-    }
-
-    fn missing(&self, all: &[Wanted]) -> Vec<Wanted> {
-        let open = |w: &&Wanted| !self.done.contains(&*w.instance) && !self.refused.contains(&*w.instance);
-        all.iter().filter(open).cloned().collect()
-    }
-
-    /// The next instance that is what it should be, with the bytes of its header.
-    async fn next(&mut self, batch: &mut Batch) -> Result<Option<(DocumentRequest, Bytes)>, PeerError> {
-        let mut parts = batch.parts.lock().await;
-        while let Some(head) = parts.next().await? {
-            let Some(request) = batch.promised.remove(&head.content_id) else { continue };
-            let (held, verdict) = instance::header(&mut *parts, &request.document, &self.expected).await?;
-            match verdict {
-                Ok(()) => return Ok(Some((request, held))),
-                Err(foreign) => self.withhold(&request, foreign),
-            }
-        }
-        Ok(None)
-    }
-
-    fn withhold(&mut self, request: &DocumentRequest, foreign: instance::Foreign) {
-        tracing::warn!(country = %self.source.call.peer.country, reason = foreign.rule(), "instance withheld");
-        self.source.recorder.alert(foreign.rule());
-        self.refused.insert(request.document.clone());
-    }
-
-    /// The part that goes on: the header's bytes, then what is left of it.
-    fn part(&self, batch: &Batch, held: Bytes, whole: Arc<AtomicBool>) -> OutPart {
-        let parts = batch.parts.clone();
-        let rest = async_stream::try_stream! {
-            yield held;
-            while let Some(chunk) = parts.lock().await.chunk().await.map_err(boxed)? {
-                yield chunk;
-            }
-            whole.store(true, Ordering::Release);
-        };
-        let data = self.source.recorder.follow_instance(self.expected.study.as_str(), Box::pin(rest));
-        OutPart { content_id: String::new(), media_type: DICOM.into(), data }
-    }
-
-    /// An instance that came inside the XML; it is bounded by the answer's limit.
-    async fn inline(&mut self, request: &DocumentRequest, bytes: Bytes) -> Result<Option<OutPart>, BoxError> {
-        let bytes = match instance::whole(bytes, &request.document, &self.expected) {
-            Ok(bytes) => bytes,
-            Err(foreign) => {
-                self.withhold(request, foreign);
-                return Ok(None);
-            }
-        };
-        self.done.insert(request.document.clone());
-        let once = futures_util::stream::once(async { Ok::<_, BoxError>(bytes) }).boxed();
-        let data = self.source.recorder.follow_instance(self.expected.study.as_str(), once);
-        Ok(Some(OutPart { content_id: String::new(), media_type: DICOM.into(), data }))
     }
 }
 

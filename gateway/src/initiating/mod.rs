@@ -28,6 +28,7 @@ use crate::outcome::GatewayError;
 use crate::soap_client::{Elsewhere, Listed};
 use crate::telemetry::ExchangeLabels;
 
+pub mod announced;
 pub mod asynchronous;
 pub mod discover;
 pub mod guard;

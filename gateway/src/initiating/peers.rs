@@ -11,6 +11,7 @@ use ncp_tls::{Anchors, Country, Material, ServerOf, http_client};
 use ncp_xml::Element;
 
 use crate::audit_scope::Recorder;
+use crate::compare::Misfit;
 use crate::config::{Client, Limits, Peer};
 use crate::identity::TransactionName;
 pub(super) use crate::soap_client::code_only;
@@ -48,6 +49,9 @@ pub enum PeerError {
     /// Hash or size do not fit the metadata.
     #[error("content does not fit its metadata")]
     Mismatch,
+    /// A document or instance that is not what it should be: the rule that was broken.
+    #[error("withheld: {0}")]
+    Withheld(&'static str),
     /// Larger than we take.
     #[error("peer's answer is too large")]
     TooLarge,
@@ -102,6 +106,12 @@ impl From<CallError> for PeerError {
             CallError::TooLarge => Self::TooLarge,
             CallError::Waiting => Self::Busy,
         }
+    }
+}
+
+impl From<Misfit> for PeerError {
+    fn from(misfit: Misfit) -> Self {
+        Self::Withheld(misfit.rule())
     }
 }
 

@@ -1,30 +1,36 @@
-//! ITI-39 and RAD-75 for a national consumer: what one community sends is passed on as it comes, in constant memory.
+//! ITI-39 and RAD-75 for a national consumer: what one community sends is passed on as it comes, in bounded memory.
 //!
-//! The root says what the community promised. A part that then fails, does not come, or is another instance than it
-//! should be, ends the stream with an error, so that the consumer's message has no closing boundary.
+//! Documents are compared with what the community announced of them, and as many units as fit into memory are read before
+//! the root is written, so that one that fails is named there. What fails later leaves the others whole: they follow, and
+//! the consumer's message has no closing boundary.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use hyper::body::Incoming;
 use ncp_ihe::{
-    Content, DocumentRequest, DocumentResponse, ImagingRequest, RegistryError, RetrieveRequest, Severity, Uid,
+    Content as Carried, DocumentRequest, DocumentResponse, ImagingRequest, RegistryError, RetrieveRequest, Severity,
+    Uid,
 };
-use ncp_soap::{BoxError, OutPart, Parts};
+use ncp_soap::{OutPart, Parts};
 use tokio::sync::Mutex;
 
 use super::peers::code_only;
 use super::told::Reports;
 use super::{Call, Held, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
+use crate::compare::{Announced, Budget, Compared, Content, Expected, compare};
 use crate::identity::TransactionName;
-use crate::instance::{self, Expected};
+use crate::instance;
 use crate::listener::OutParts;
 use crate::outcome::GatewayError;
+use crate::passing::{Data, Fate, Incomplete, until_failure};
 use crate::patient_key::Person;
+
+/// Bytes of images that are read before the root is written.
+const AHEAD: usize = 256 << 10;
 
 /// What one community is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +82,8 @@ struct Promised {
     media_type: String,
     request: DocumentRequest,
     study: Option<Uid>,
+    /// What the community announced of a document.
+    announced: Announced,
 }
 
 /// Asks one community; the root of its answer has been read when this returns. `consumer` counts for the other trail.
@@ -125,14 +133,18 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
             request: request.clone(),
             new_document: document.new_document.filter(|id| id.len() <= 256),
             media_type: media_type.clone(),
-            content: Content::Include(content_id.clone()),
+            content: Carried::Include(content_id.clone()),
         });
-        let promised = Promised { content_id, media_type, request, study };
+        let announced = match call.peer.verify_hash() {
+            true => call.app.announced.of(call.peer.country, &request),
+            false => Announced::default(),
+        };
+        let promised = Promised { content_id, media_type, request, study, announced };
         match document.content {
-            Content::Include(id) => {
+            Carried::Include(id) => {
                 by_part.insert(id, promised);
             }
-            Content::Inline(bytes) => inline.push((promised, bytes)),
+            Carried::Inline(bytes) => inline.push((promised, bytes)),
         }
     }
     let reports = Reports::read(response.status, &response.errors);
@@ -143,8 +155,31 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
     {
         return Err(error.into());
     }
-    let errors = errors(call, portion, &response.errors, open.into_values(), own);
-    let parts = stream(by_part, inline, answer.parts, answer.held, both);
+    let ahead = Budget::new(AHEAD, AHEAD);
+    let syntaxes = match portion {
+        Portion::Images(request) => request.transfer_syntaxes.iter().map(ToString::to_string).collect(),
+        Portion::Documents(_) => Vec::new(),
+    };
+    let budget = if matches!(portion, Portion::Images(_)) { ahead } else { call.app.compare.clone() };
+    let mut coming = Coming { promised: by_part, parts: Arc::new(Mutex::new(answer.parts)), budget, syntaxes };
+    let beginning = coming.beginning(inline).await;
+    if beginning.ready.is_empty()
+        && beginning.passing.is_none()
+        && let Some(error) = beginning.broken
+    {
+        return Err(error.into());
+    }
+    let mut errors = errors(call, portion, &response.errors, open.into_values(), own);
+    for (unit, error) in beginning.failed {
+        documents.retain(|document| document.request != unit.request);
+        unit.failed(own, &error);
+        let home = &call.peer.home_community_id;
+        let error = GatewayError::from(error);
+        tracing::warn!(country = %call.peer.country, reason = %error, "a unit cannot be handed on");
+        let location = Some(format!("{} {home}", unit.request.document));
+        errors.push(error.registry_error(portion.transaction(), location, &reference.to_string()));
+    }
+    let parts = stream(beginning.ready, beginning.passing, coming, answer.held, both);
     Ok(Relayed { documents, errors, parts })
 }
 
@@ -189,82 +224,185 @@ fn errors(
     out
 }
 
+impl Promised {
+    /// Names it on the trail.
+    fn failed(&self, recorder: &Recorder, error: &PeerError) {
+        match &self.study {
+            Some(study) => recorder.failed_instance(study.as_str(), &self.request),
+            None => recorder.failed_document(&self.request),
+        }
+        if let PeerError::Withheld(rule) = error {
+            recorder.alert(rule);
+        }
+    }
+
+    /// What an instance must be. The request alone says it: no manifest was seen.
+    fn expected_instance(&self, syntaxes: &[String]) -> Option<instance::Expected> {
+        let study = self.study.clone()?;
+        let transfer_syntaxes = syntaxes.to_vec();
+        Some(instance::Expected { study, patient_ids: None, person: Person::default(), transfer_syntaxes })
+    }
+}
+
+/// The parts that are still to come.
+struct Coming {
+    promised: BTreeMap<String, Promised>,
+    parts: Arc<Mutex<Parts<Incoming>>>,
+    /// Memory for what is read before it is passed on.
+    budget: Budget,
+    /// Transfer syntaxes that the consumer takes.
+    syntaxes: Vec<String>,
+}
+
+/// What was read before the root is written.
+#[derive(Default)]
+struct Beginning {
+    /// Whole units.
+    ready: Vec<(Promised, Content<PeerError>)>,
+    /// The unit that is larger than what may be kept, at which the reading stopped.
+    passing: Option<(Promised, Content<PeerError>)>,
+    failed: Vec<(Promised, PeerError)>,
+    /// Why nothing more comes.
+    broken: Option<PeerError>,
+}
+
+impl Coming {
+    /// Reads units as far as they fit into memory.
+    async fn beginning(&mut self, inline: Vec<(Promised, Bytes)>) -> Beginning {
+        let mut out = Beginning::default();
+        for (unit, bytes) in inline {
+            let once = Box::pin(futures_util::stream::once(async { Ok(bytes) }));
+            let begun = self.begin(&unit, once).await;
+            out.add(unit, begun);
+        }
+        while out.passing.is_none() {
+            match self.next().await {
+                Ok(Some((unit, begun))) => out.add(unit, begun),
+                Ok(None) => {
+                    out.lacks(std::mem::take(&mut self.promised), || {
+                        PeerError::Malformed("a promised part did not come")
+                    });
+                    break;
+                }
+                Err(error) => {
+                    out.lacks(std::mem::take(&mut self.promised), || PeerError::BrokeOff);
+                    out.broken = Some(error);
+                    break;
+                }
+            }
+        }
+        out
+    }
+
+    /// The next unit that was promised; an error when the message ends.
+    async fn next(&mut self) -> Result<Option<(Promised, Result<Compared<PeerError>, PeerError>)>, PeerError> {
+        loop {
+            let Some(head) = self.parts.lock().await.next().await? else { return Ok(None) };
+            let Some(unit) = self.promised.remove(&head.content_id) else { continue };
+            let parts = self.parts.clone();
+            let content = Box::pin(async_stream::try_stream! {
+                while let Some(chunk) = parts.lock().await.chunk().await? {
+                    yield chunk;
+                }
+            });
+            let begun = self.begin(&unit, content).await;
+            return Ok(Some((unit, begun)));
+        }
+    }
+
+    /// Reads a unit until it is known that it may go on.
+    async fn begin(&self, unit: &Promised, content: Content<PeerError>) -> Result<Compared<PeerError>, PeerError> {
+        let Some(expected) = unit.expected_instance(&self.syntaxes) else {
+            let expected = Expected { announced: unit.announced, is_patient: None };
+            return compare(content, expected, &self.budget).await;
+        };
+        let mut content = Whole(content);
+        let (held, verdict) = instance::header(&mut content, &unit.request.document, &expected).await?;
+        verdict.map_err(|foreign| PeerError::Withheld(foreign.rule()))?;
+        let whole = futures_util::stream::once(async { Ok(held) }).chain(content.0);
+        let sound = instance::sound(Box::pin(whole), None, |foreign| PeerError::Withheld(foreign.rule()));
+        compare(Box::pin(sound), Expected::default(), &self.budget).await
+    }
+}
+
+/// A stream as an object whose header is read.
+struct Whole(Content<PeerError>);
+
+impl instance::Chunks for Whole {
+    type Error = PeerError;
+    async fn chunk(&mut self) -> Result<Option<Bytes>, PeerError> {
+        self.0.next().await.transpose()
+    }
+}
+
+impl Beginning {
+    fn add(&mut self, unit: Promised, begun: Result<Compared<PeerError>, PeerError>) {
+        match begun {
+            Ok(Compared::Whole(_, content)) => self.ready.push((unit, content)),
+            Ok(Compared::Passing(content)) => self.passing = Some((unit, content)),
+            Err(error) => self.failed.push((unit, error)),
+        }
+    }
+
+    fn lacks(&mut self, units: BTreeMap<String, Promised>, why: impl Fn() -> PeerError) {
+        self.failed.extend(units.into_values().map(|unit| (unit, why())));
+    }
+}
+
+/// What is ready, then the rest as it comes. A unit that fails leaves the others whole, and an error at the end.
 fn stream(
-    mut promised: BTreeMap<String, Promised>,
-    inline: Vec<(Promised, Bytes)>,
-    parts: Parts<Incoming>,
+    ready: Vec<(Promised, Content<PeerError>)>,
+    passing: Option<(Promised, Content<PeerError>)>,
+    mut coming: Coming,
     held: Held,
     recorder: Recorder,
 ) -> OutParts {
     Box::pin(async_stream::try_stream! {
         let _held = held;
-        for (unit, bytes) in inline {
-            let bytes = match expected(&unit) {
-                None => bytes,
-                Some(expected) => {
-                    let checked = instance::whole(bytes, &unit.request.document, &expected);
-                    checked.map_err(|foreign| withheld(&recorder, foreign))?
-                }
+        let total = ready.len() + usize::from(passing.is_some()) + coming.promised.len();
+        let mut lost = 0;
+        let mut waiting: VecDeque<_> = ready.into_iter().chain(passing).collect();
+        loop {
+            let (unit, content) = match waiting.pop_front() {
+                Some(unit) => unit,
+                None => match coming.next().await {
+                    Ok(Some((unit, Ok(Compared::Whole(_, content) | Compared::Passing(content))))) => (unit, content),
+                    Ok(Some((unit, Err(error)))) => {
+                        lost += 1;
+                        unit.failed(&recorder, &error);
+                        continue;
+                    }
+                    Ok(None) | Err(_) => break,
+                },
             };
-            let once = futures_util::stream::once(async { Ok::<_, BoxError>(bytes) }).boxed();
-            yield out(unit, &recorder, once);
-        }
-        let parts = Arc::new(Mutex::new(parts));
-        while let Some(head) = { parts.lock().await.next().await.map_err(boxed)? } {
-            let Some(unit) = promised.remove(&head.content_id) else { continue };
-            let held = match expected(&unit) {
-                None => Bytes::new(),
-                Some(expected) => {
-                    let mut parts = parts.lock().await;
-                    let header = instance::header(&mut *parts, &unit.request.document, &expected).await;
-                    let (held, verdict) = header.map_err(boxed)?;
-                    verdict.map_err(|foreign| withheld(&recorder, foreign))?;
-                    held
+            let (part, fate, unit) = out(unit, &recorder, content);
+            yield part;
+            if let Err(error) = fate.ended() {
+                lost += 1;
+                match error.downcast::<PeerError>() {
+                    Ok(error) => unit.failed(&recorder, &error),
+                    Err(_) => unit.failed(&recorder, &PeerError::BrokeOff),
                 }
-            };
-            let whole = Arc::new(AtomicBool::new(false));
-            let (source, done) = (parts.clone(), whole.clone());
-            let data = async_stream::try_stream! {
-                if !held.is_empty() {
-                    yield held;
-                }
-                while let Some(chunk) = source.lock().await.chunk().await.map_err(boxed)? {
-                    yield chunk;
-                }
-                done.store(true, Ordering::Release);
-            };
-            yield out(unit, &recorder, Box::pin(data));
-            if !whole.load(Ordering::Acquire) {
-                Err(boxed(PeerError::BrokeOff))?;
             }
         }
-        if !promised.is_empty() {
-            Err(boxed(PeerError::Malformed("a promised part did not come")))?;
+        for unit in std::mem::take(&mut coming.promised).into_values() {
+            lost += 1;
+            unit.failed(&recorder, &PeerError::BrokeOff);
+        }
+        if lost > 0 {
+            Err(boxed(Incomplete { lost, total }))?;
         }
     })
 }
 
-fn out(
-    unit: Promised,
-    recorder: &Recorder,
-    data: std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, BoxError>> + Send>>,
-) -> OutPart {
+fn out(unit: Promised, recorder: &Recorder, content: Content<PeerError>) -> (OutPart, Fate, Promised) {
+    let data: Data = Box::pin(content.map(|chunk| chunk.map_err(boxed)));
     let data = match &unit.study {
         Some(study) => recorder.follow_instance(study.as_str(), data),
         None => recorder.follow_request(&unit.request, data),
     };
-    OutPart { content_id: unit.content_id, media_type: unit.media_type, data }
-}
-
-/// The request alone says what an instance must be: no manifest was seen.
-fn expected(unit: &Promised) -> Option<Expected> {
-    let study = unit.study.clone()?;
-    Some(Expected { study, patient_ids: None, person: Person::default(), transfer_syntaxes: Vec::new() })
-}
-
-fn withheld(recorder: &Recorder, foreign: instance::Foreign) -> BoxError {
-    recorder.alert(foreign.rule());
-    boxed(PeerError::Mismatch)
+    let (data, fate) = until_failure(data);
+    (OutPart { content_id: unit.content_id.clone(), media_type: unit.media_type.clone(), data }, fate, unit)
 }
 
 /// A media type that may stand in a part's header.

@@ -2,11 +2,11 @@
 
 use bytes::{Bytes, BytesMut};
 use ncp_ihe::{Content, DocumentRequest, DocumentResponse, RetrieveRequest, RetrieveResponse, Status};
-use openssl::hash::MessageDigest;
 
 use super::told::Reports;
 use super::{Call, PeerError, close};
 use crate::audit_scope::Recorder;
+use crate::compare::Announced;
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
 
@@ -15,10 +15,8 @@ use crate::outcome::GatewayError;
 pub struct Wanted {
     /// Which.
     pub request: DocumentRequest,
-    /// SHA-1, hex; none: not announced, or assembled at retrieval.
-    pub hash: Option<String>,
-    /// Bytes; as the hash.
-    pub size: Option<u64>,
+    /// Hash and size.
+    pub announced: Announced,
 }
 
 /// A document as it came.
@@ -79,13 +77,8 @@ async fn fetch(
             part(&mut answer.parts, id, limit).await?.ok_or(PeerError::Malformed("XOP Include to nowhere"))?
         }
     };
-    // A document of no bytes is none: a part that was left empty (WI-02).
-    if bytes.is_empty() {
-        return Err(PeerError::Mismatch.into());
-    }
-    if call.peer.verify_hash() {
-        fits(&bytes, wanted)?;
-    }
+    let announced = if call.peer.verify_hash() { wanted.announced } else { Announced::default() };
+    announced.fits(&bytes).map_err(PeerError::from)?;
     let reported = [reports.errors(response.status), reports.warnings()].concat();
     Ok(Retrieved { media_type: document.media_type, bytes, reported })
 }
@@ -128,33 +121,4 @@ async fn part(
         return Ok(Some(out.freeze()));
     }
     Ok(None)
-}
-
-fn fits(bytes: &[u8], wanted: &Wanted) -> Result<(), PeerError> {
-    if wanted.size.is_some_and(|size| size != bytes.len() as u64) {
-        return Err(PeerError::Mismatch);
-    }
-    let Some(hash) = &wanted.hash else { return Ok(()) };
-    let digest = openssl::hash::hash(MessageDigest::sha1(), bytes).map_err(|_| PeerError::Mismatch)?;
-    if hex::encode(digest).eq_ignore_ascii_case(hash) { Ok(()) } else { Err(PeerError::Mismatch) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wanted(hash: &str, size: u64) -> Wanted {
-        let repository = ncp_ihe::Oid::parse("2.999.1").expect("oid");
-        let request = DocumentRequest { home: None, repository, document: "2.999.2".into() };
-        Wanted { request, hash: Some(hash.into()), size: Some(size) }
-    }
-
-    #[test]
-    fn a_document_fits_by_size_and_hash() {
-        let hash = "a9993e364706816aba3e25717850c26c9cd0d89d"; // FIPS 180: "abc"
-        assert!(fits(b"abc", &wanted(hash, 3)).is_ok());
-        assert!(fits(b"abc", &wanted(&hash.to_uppercase(), 3)).is_ok());
-        assert!(matches!(fits(b"abd", &wanted(hash, 3)), Err(PeerError::Mismatch)));
-        assert!(matches!(fits(b"abc", &wanted(hash, 4)), Err(PeerError::Mismatch)));
-    }
 }

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt};
 use ncp_ihe::{
     Availability, DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, Oid, PatientId, PatientQuery,
     PatientRecord, RegistryObjects, SeriesRequest, StudyRequest, Uid,
@@ -18,13 +18,16 @@ use super::dicomweb::DicomWebSource;
 use super::embedded::EmbeddedSource;
 use super::grpc::GrpcSource;
 use super::patients::Patients;
+use super::recorded;
 use super::setbacks::{Failures, Setbacks, settled};
+use super::sound::Named;
 use super::way::Way;
 use super::xds::XdsSource;
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedStudy, Missing, NationalError,
     Omitted, PatientDemographicsSupplier, PatientObjects, Retrieval,
 };
+use crate::compare::{Announced, Budget, Compared, Expected, compare};
 use crate::config::{self, Config};
 use crate::policy::{Authorised, Describing, Disclose, LookUp};
 use crate::recent::Recent;
@@ -39,6 +42,8 @@ pub struct National {
     setbacks: Setbacks,
     /// Time for a look-up in one system.
     patience: Duration,
+    /// Memory for documents that wait to be compared.
+    budget: Budget,
     metrics: Metrics,
 }
 
@@ -128,6 +133,7 @@ impl National {
         whole: &Config,
         config: &config::National,
         signer: &Arc<Signer>,
+        budget: Budget,
         metrics: Metrics,
     ) -> Result<Self, String> {
         let patients = match &config.patients_file {
@@ -159,7 +165,7 @@ impl National {
             connectors.push(Connector { name: connector.name().to_owned(), ahead, system });
         }
         let (describing, setbacks, patience) = (Recent::default(), Setbacks::default(), config.patience);
-        Ok(Self { patients, connectors, describing, setbacks, patience, metrics })
+        Ok(Self { patients, connectors, describing, setbacks, patience, budget, metrics })
     }
 
     /// The entries with these ids in every registry that answers; one that fails hides nothing that another has.
@@ -233,12 +239,13 @@ impl National {
             let connector = self.at_location(&location).ok_or(NationalError::UnknownRepository)?;
             let uid = part.get().study.clone();
             let wanted: Vec<DocumentRequest> = part.get().instances.iter().map(|i| i.request.clone()).collect();
+            let named = Named::of(part.get());
             let failures = Failures { connector: connector.name.clone(), study: uid, metrics: self.metrics.clone() };
             match each!(&connector.system, source => source.retrieve_instances(part).await) {
                 Ok(opened) => {
                     out.missing.extend(opened.missing);
                     out.foreign.extend(opened.foreign);
-                    let (failed, instances) = settled(opened.instances, connector.ahead).await;
+                    let (failed, instances) = settled(named.check(opened.instances), connector.ahead).await;
                     for (request, error) in failed {
                         failures.note(&request, &error);
                         self.setbacks.lasting(&trc, &request, &error);
@@ -388,7 +395,26 @@ impl DocumentRepository for National {
     async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
         let connector =
             self.of_repository(&entry.get().repository_unique_id).ok_or(NationalError::UnknownRepository)?;
-        each!(&connector.system, source => source.retrieve(entry).await)
+        let repository = entry.get().repository_unique_id.clone();
+        let announced = Announced::of(entry.get());
+        let expected = Expected { announced, is_patient: Some(recorded::is_patient(entry.get(), &self.patients)) };
+        let name = connector.name.clone();
+        let told = move |error: &NationalError| {
+            tracing::warn!(connector = %name, %repository, reason = %error, "a document cannot be handed on");
+        };
+        let Document { media_type, content, newer, .. } =
+            each!(&connector.system, source => source.retrieve(entry).await)?;
+        match compare(content, expected, &self.budget).await {
+            Ok(Compared::Whole(size, content)) => Ok(Document { media_type, size: Some(size), content, newer }),
+            Ok(Compared::Passing(content)) => {
+                let content = Box::pin(content.inspect_err(told));
+                Ok(Document { media_type, size: announced.size, content, newer })
+            }
+            Err(error) => {
+                told(&error);
+                Err(error)
+            }
+        }
     }
 }
 

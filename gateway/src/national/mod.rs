@@ -28,6 +28,7 @@ use ncp_ihe::{
     RegistryObjects, StudyRequest, Uid,
 };
 
+use crate::compare::Misfit;
 use crate::instance::{Expected, Foreign};
 use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
@@ -40,7 +41,9 @@ mod incoming;
 mod manifests;
 pub mod omitted;
 pub mod patients;
+mod recorded;
 mod setbacks;
+mod sound;
 mod way;
 pub mod xds;
 
@@ -318,6 +321,12 @@ pub enum NationalError {
     /// None of the requested transfer syntaxes can be had.
     #[error("none of the requested transfer syntaxes")]
     TransferSyntax,
+}
+
+impl From<Misfit> for NationalError {
+    fn from(misfit: Misfit) -> Self {
+        Self::Mismatch(misfit.rule())
+    }
 }
 
 impl NationalError {

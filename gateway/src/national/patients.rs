@@ -183,6 +183,16 @@ impl Patients {
         self.0.iter().find(|(own, _)| own == id).map(|(_, p)| p)
     }
 
+    /// Authority and id of each identifier of a person whose authority is known.
+    pub(super) fn ids_of(&self, id: &PatientId) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().filter(move |(own, _)| own == id).flat_map(issued_by_oid)
+    }
+
+    /// The authorities whose identifiers the file has.
+    pub(super) fn authorities(&self) -> impl Iterator<Item = String> {
+        self.0.iter().flat_map(issued_by_oid).map(|(authority, _)| authority)
+    }
+
     /// How the objects of a study may name its patient, where the register says under which ids archives know her.
     pub(super) fn identify(&self, study: &mut LocatedStudy, authority: &Authority) {
         let Some(id) = &study.patient else { return };
@@ -204,6 +214,15 @@ impl Patient {
             family: Some(self.family.clone()),
         }
     }
+}
+
+/// The national id, and the local ids whose authority is an OID.
+fn issued_by_oid((id, patient): &(PatientId, Patient)) -> impl Iterator<Item = (String, String)> {
+    let local = patient.local_ids.iter().filter_map(|local| {
+        let authority = local.authority.as_ref().filter(|authority| Oid::parse(authority).is_ok())?;
+        Some((authority.clone(), local.id.clone()))
+    });
+    std::iter::once((id.root.to_string(), id.extension.clone())).chain(local)
 }
 
 fn record(id: &PatientId, patient: &Patient) -> PatientRecord {

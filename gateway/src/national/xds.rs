@@ -29,6 +29,7 @@ use super::{
     Missing, NationalError, Omission, Omitted, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval,
     Unit,
 };
+use crate::compare::Announced;
 use crate::config::{Config, Xds};
 use crate::identity::Identity;
 use crate::patient_key::{PatientKey, Person};
@@ -275,6 +276,10 @@ impl XdsSource {
                 Err(error) => return Err(error),
             };
             let bytes = collect(document.content, MANIFEST_BYTES).await?;
+            if let Err(misfit) = Announced::of(entry).fits(&bytes) {
+                tracing::warn!(connector = %self.config.name, reason = misfit.rule(), "manifest not usable");
+                continue;
+            }
             match Manifest::read(&bytes) {
                 Ok((manifest, _)) if manifest.study == *study => {
                     listed.get_or_insert_default().add(&manifest, entry);

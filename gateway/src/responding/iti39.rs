@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use ncp_ihe::{
@@ -10,7 +11,7 @@ use ncp_ihe::{
     RetrieveRequest, RetrieveResponse, Severity, Status,
 };
 use ncp_proto::translation::Direction;
-use ncp_soap::OutPart;
+use ncp_soap::{BoxError, OutPart};
 use ncp_xml::Element;
 use tokio::sync::OnceCell;
 use tracing::Instrument;
@@ -18,7 +19,7 @@ use tracing::Instrument;
 use super::orcd;
 use super::pipeline::{self, Answer, Exchange, Message};
 use super::pivot::{self, Form};
-use crate::audit_scope::Trail;
+use crate::audit_scope::{Recorder, Trail};
 use crate::identity::TransactionName;
 use crate::listener::OutParts;
 use crate::national::{ByteStream, DocumentRepository, NationalError};
@@ -64,6 +65,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     trail.documents_decided(documents.iter().map(|(wanted, content)| (wanted, content.size)));
     trail.decided().await?;
 
+    let recorder = trail.recorder();
     let mut parts = Vec::new();
     let mut responses = Vec::new();
     for (index, (wanted, content)) in documents.into_iter().enumerate() {
@@ -80,13 +82,23 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
             OutPart {
                 content_id,
                 media_type: content.media_type,
-                data: Box::pin(content.bytes.map(|chunk| chunk.map_err(Into::into))),
+                data: Box::pin(content.bytes.map(broken_off(recorder.clone()))),
             },
         ));
     }
     let body = RetrieveResponse { status: status(&responses, &errors), errors, documents: responses }.to_element();
     let parts: OutParts = Box::pin(futures_util::stream::iter(parts.into_iter().map(Ok)));
     Ok(Answer::Parts(body, parts))
+}
+
+/// A document that turns out to be another than announced after its first bytes went out raises an alert.
+fn broken_off(recorder: Recorder) -> impl Fn(Result<Bytes, NationalError>) -> Result<Bytes, BoxError> {
+    move |chunk| {
+        if let Err(error @ NationalError::Mismatch(_)) = &chunk {
+            recorder.alert(&error.to_string());
+        }
+        chunk.map_err(Into::into)
+    }
 }
 
 /// One document on its way out.

@@ -1,7 +1,8 @@
 //! Cross Gateway Retrieve Imaging Document Set [RAD-75], responding side (RAD TF-2: 4.75).
 //!
 //! The root part names its parts before they are read, so the request is resolved against the source's index first and
-//! only what the source lists is promised. An instance that then fails ends the message without its closing boundary.
+//! only what the source lists is promised. An instance that then fails leaves the others whole: they follow, and the message
+//! ends without its closing boundary.
 
 use std::collections::BTreeSet;
 
@@ -15,11 +16,12 @@ use tracing::Instrument;
 
 use super::iti39::status;
 use super::pipeline::{self, Answer, Exchange, Message};
-use crate::audit_scope::Trail;
+use crate::audit_scope::{Recorder, Trail};
 use crate::identity::TransactionName;
 use crate::listener::OutParts;
-use crate::national::{LocatedStudy, Missing, NationalError, Retrieval};
+use crate::national::{Instance, InstanceStream, LocatedStudy, Missing, NationalError, Retrieval};
 use crate::outcome::GatewayError;
+use crate::passing::{Incomplete, until_failure};
 
 const DICOM: &str = "application/dicom";
 
@@ -82,7 +84,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         }
     }
     let mut documents = Vec::new();
-    let mut sources = Vec::new();
+    let mut streams: Vec<InstanceStream> = Vec::new();
     let mut promised: Vec<LocatedStudy> = Vec::new();
     for study in released {
         let mut facts = study.get().clone();
@@ -91,12 +93,13 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         let missing = match opened {
             Ok(Retrieval { missing, foreign, instances }) => {
                 foreign.iter().for_each(|foreign| trail.recorder().alert(foreign.rule()));
-                sources.push((facts.study.to_string(), instances));
+                streams.push(instances);
                 missing
             }
             Err(error) => {
                 tracing::warn!(reason = %error, "an imaging document source did not open a study");
                 let why = Missing::of(&error);
+                streams.push(Box::pin(futures_util::stream::empty()));
                 facts.instances.iter().map(|i| (i.request.clone(), why)).collect()
             }
         };
@@ -115,25 +118,53 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     trail.decided().await?;
     let body = RetrieveResponse { status: status(&documents, &errors), errors, documents }.to_element();
 
-    let reference = exchange.reference.clone();
-    let recorder = trail.recorder();
-    let parts: OutParts = Box::pin(async_stream::try_stream! {
-        for (uid, mut instances) in sources {
-            while let Some(instance) = instances.next().await {
-                let instance = instance.map_err(boxed)?;
-                let alerts = recorder.clone();
-                let content = instance.content.map(move |chunk| chunk.map_err(|error| {
-                    if let NationalError::Foreign(foreign) = &error {
-                        alerts.alert(foreign.rule());
+    let sources = promised.into_iter().zip(streams).collect();
+    let parts = parts(sources, exchange.reference.clone(), trail.recorder());
+    Ok(Answer::Parts(body, parts))
+}
+
+/// An instance that fails ends, or does not begin; it is named on the trail, the others follow, and the message has no closing
+/// boundary (FO-08, CO-18).
+fn parts(sources: Vec<(LocatedStudy, InstanceStream)>, reference: String, recorder: Recorder) -> OutParts {
+    Box::pin(async_stream::try_stream! {
+        let total = sources.iter().map(|(study, _)| study.instances.len()).sum();
+        let mut lost = 0;
+        for (study, mut instances) in sources {
+            let uid = study.study.to_string();
+            let mut open: BTreeSet<DocumentRequest> = study.instances.into_iter().map(|i| i.request).collect();
+            // A source that ends leaves the rest of its instances open.
+            while let Some(Ok(Instance { request, mut content, .. })) = instances.next().await {
+                open.remove(&request);
+                // What fails before its first byte has no part.
+                let ended = match content.next().await {
+                    Some(Ok(first)) => {
+                        let content = futures_util::stream::once(async { Ok(first) }).chain(content);
+                        let content = Box::pin(content.map(|chunk| chunk.map_err(boxed)));
+                        let (data, fate) = until_failure(recorder.follow_instance(&uid, content));
+                        yield OutPart { content_id: content_id(&request, &reference), media_type: DICOM.into(), data };
+                        fate.ended()
                     }
-                    boxed(error)
-                }));
-                let data = recorder.follow_instance(&uid, Box::pin(content));
-                yield OutPart { content_id: content_id(&instance.request, &reference), media_type: DICOM.into(), data };
+                    Some(Err(error)) => Err(boxed(error)),
+                    None => Err(boxed(NationalError::Mismatch("instance is empty"))),
+                };
+                if let Err(error) = ended {
+                    if let Some(NationalError::Foreign(foreign)) = error.downcast_ref() {
+                        recorder.alert(foreign.rule());
+                    }
+                    recorder.failed_instance(&uid, &request);
+                    lost += 1;
+                }
+            }
+            for request in open {
+                recorder.failed_instance(&uid, &request);
+                lost += 1;
             }
         }
-    });
-    Ok(Answer::Parts(body, parts))
+        if lost > 0 {
+            let incomplete: BoxError = Box::new(Incomplete { lost, total });
+            Err(incomplete)?;
+        }
+    })
 }
 
 fn boxed(error: NationalError) -> BoxError {

@@ -1,0 +1,179 @@
+//! What of a study does not come, and why: counted for the trail, told to whoever shows the study.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ncp_ihe::DocumentRequest;
+
+use super::PeerError;
+use crate::audit_scope::Recorder;
+use crate::instance::Foreign;
+
+/// Why an instance does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Why {
+    /// The country says that it has it not, or cannot send it.
+    NotAvailable,
+    /// It was promised and did not come.
+    NotSent,
+    /// It broke off.
+    BrokeOff,
+    /// It is another's, or not what it should be: the rule that was broken.
+    Withheld(&'static str),
+    /// The manifest names two objects by its UID (PS3.5 9).
+    TwoObjects,
+    /// It came, and its attributes cannot be read.
+    Unreadable,
+}
+
+impl Why {
+    /// A code for programs.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::NotAvailable => "not-available",
+            Self::NotSent => "not-sent",
+            Self::BrokeOff => "broke-off",
+            Self::Withheld(_) => "withheld",
+            Self::TwoObjects => "one-uid-two-objects",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    /// A sentence for people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NotAvailable => "the country does not make the instance available",
+            Self::NotSent => "the country announced the instance and did not send it",
+            Self::BrokeOff => "the instance broke off",
+            Self::Withheld(rule) => rule,
+            Self::TwoObjects => "not available: one UID, two objects",
+            Self::Unreadable => "the attributes of the instance cannot be read",
+        }
+    }
+
+    /// As the error of a call that brought nothing else.
+    pub(super) fn error(self) -> PeerError {
+        match self {
+            Self::NotAvailable => PeerError::Refused("XDSDocumentUniqueIdError".into()),
+            Self::NotSent | Self::BrokeOff => PeerError::BrokeOff,
+            Self::Withheld(rule) => PeerError::Withheld(rule),
+            Self::TwoObjects => PeerError::Withheld("one UID, two objects"),
+            Self::Unreadable => PeerError::Malformed("attributes of an instance"),
+        }
+    }
+}
+
+impl From<Foreign> for Why {
+    fn from(foreign: Foreign) -> Self {
+        Self::Withheld(foreign.rule())
+    }
+}
+
+/// Hears of each instance what became of it.
+pub type Watch = Arc<dyn Fn(&str, Result<(), Why>) + Send + Sync>;
+
+/// What was lost of a study so far.
+#[derive(Clone)]
+pub struct Losses(Arc<Inner>);
+
+struct Inner {
+    study: String,
+    country: String,
+    recorder: Recorder,
+    watch: Watch,
+    lost: Mutex<Lost>,
+}
+
+#[derive(Default)]
+struct Lost {
+    /// Why, and how many objects have the UID.
+    by_instance: BTreeMap<String, (Why, usize)>,
+    /// How many were named before the first byte.
+    named: usize,
+}
+
+impl Lost {
+    fn count(&self) -> usize {
+        self.by_instance.values().map(|(_, times)| times).sum()
+    }
+}
+
+impl Losses {
+    pub(super) fn new(study: &str, country: &str, recorder: Recorder, watch: Watch) -> Self {
+        let (study, country) = (study.to_owned(), country.to_owned());
+        Self(Arc::new(Inner { study, country, recorder, watch, lost: Mutex::default() }))
+    }
+
+    /// An instance that does not come; the first reason stays.
+    pub fn add(&self, request: &DocumentRequest, why: Why) {
+        self.add_times(request, why, 1);
+    }
+
+    /// The same for a UID that the manifest has several times.
+    pub(super) fn add_times(&self, request: &DocumentRequest, why: Why, times: usize) {
+        let Inner { study, country, recorder, watch, lost } = &*self.0;
+        {
+            let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+            if lost.by_instance.contains_key(&request.document) {
+                return;
+            }
+            lost.by_instance.insert(request.document.clone(), (why, times));
+        }
+        (0..times).for_each(|_| recorder.failed_instance(study, request));
+        if let Why::Withheld(rule) = why {
+            recorder.alert(rule);
+        }
+        let instance = crate::national::omitted::digest(&request.document);
+        tracing::warn!(%country, %instance, reason = why.text(), "an instance is not available");
+        watch(&request.document, Err(why));
+    }
+
+    /// An instance that came whole.
+    pub(super) fn came(&self, instance: &str) {
+        (self.0.watch)(instance, Ok(()));
+    }
+
+    /// Whether an instance is lost.
+    pub fn has(&self, instance: &str) -> bool {
+        self.with(|lost| lost.by_instance.contains_key(instance))
+    }
+
+    /// How many are lost so far.
+    pub fn count(&self) -> usize {
+        self.with(|lost| lost.count())
+    }
+
+    /// The error of a call that brought nothing, by the first that is lost.
+    pub fn error(&self) -> Option<PeerError> {
+        self.with(|lost| lost.by_instance.values().next().map(|(why, _)| why.error()))
+    }
+
+    /// An instance that came and whose attributes cannot be read.
+    pub fn unreadable(&self, instance: &str) {
+        let Inner { study, watch, lost, country, .. } = &*self.0;
+        let known = lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .by_instance
+            .insert(instance.to_owned(), (Why::Unreadable, 1));
+        if known.is_none() {
+            let instance = crate::national::omitted::digest(instance);
+            tracing::warn!(%country, %study, %instance, reason = Why::Unreadable.text(), "an instance is left out");
+        }
+        watch(instance, Err(Why::Unreadable));
+    }
+
+    /// All that are lost now are named beside the answer.
+    pub(super) fn name_all(&self) {
+        self.with(|lost| lost.named = lost.count());
+    }
+
+    /// How many were lost after the answer began.
+    pub(super) fn unnamed(&self) -> usize {
+        self.with(|lost| lost.count() - lost.named)
+    }
+
+    fn with<T>(&self, read: impl FnOnce(&mut Lost) -> T) -> T {
+        read(&mut self.0.lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
