@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|assertions|start|iti38|fanout|rad75|terminology|audit]
+# Benchmarks: one JSON line each, with the peer of the same run. tests/bench.sh [metadata|assertions|start|iti38|iti39|fanout|rad75|terminology|audit]
 # metadata  an ITI-38 answer of 10, 1,000, 10,000 entries: time and peak memory of the codec, written (NCP-A) and read (NCP-B)
 # assertions  signed and verified per second, one worker, with path and CRL, first and again, against the bare OpenSSL operation;
 #        policy decisions per second
 # start  time to ready and idle memory of each process
 # iti38  queries with signed assertions per second with durable audit, and what each process spends on one
+# iti39  documents of 50 kB and 5 MB per second through NCP-A, beside the bare cost of the hash and of reading a CDA's header
 # fanout one query to 1, 5 and 27 countries, against the same asked one by one; then one of them slow, bounded by its deadline
 # rad75  a study of 10 MiB, 100 MiB, 1 GiB, client to NCP-B to NCP-A to archive, against a chain of two nginx; peak memory;
 #        rad75 --java: also against an IPF gateway in the place of NCP-B; rad75 --sizes 10240: other sizes, MiB
@@ -20,7 +21,7 @@ install_packages build-essential pkg-config libssl-dev libxml2-dev libxmlsec1-de
 install_rust
 cargo build --release --locked -q --workspace --all-targets
 target="${CARGO_TARGET_DIR:-target}/release"
-names="${1:-metadata assertions start iti38 rad75 terminology fanout audit}"
+names="${1:-metadata assertions start iti38 iti39 rad75 terminology fanout audit}"
 shift || true
 case " $* " in
   *" --java "*) . tests/interop/ipf/build.sh ;;
@@ -32,7 +33,7 @@ for name in $names; do
       "$target/examples/saml_bench"
       "$target/ncp" bench policy --sources "$PWD"
       ;;
-    start | iti38 | fanout | rad75) "$target/ncp" bench "$name" --sources "$PWD" "$@" ;;
+    start | iti38 | iti39 | fanout | rad75) "$target/ncp" bench "$name" --sources "$PWD" "$@" ;;
     terminology)
       "$target/ncp" bench terminology --full --sources "$PWD"
       tests/tsam.sh

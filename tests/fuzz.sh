@@ -14,7 +14,7 @@ root="$PWD"
 work="$root/${CARGO_TARGET_DIR:-target}/fuzz"
 case "${CARGO_TARGET_DIR:-}" in /*) work="$CARGO_TARGET_DIR/fuzz" ;; esac
 mkdir -p "$work/findings"
-all="soap:mime soap:message saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest ihe:narrative"
+all="soap:mime soap:message soap:coding saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest ihe:narrative"
 for target in "$@"; do
   case " $all " in *":$target "*) ;; *) echo "no target called $target; there are $all" >&2; exit 64 ;; esac
 done
@@ -36,7 +36,7 @@ corpus() {
   local target="$1" to="$work/corpus/$1"
   mkdir -p "$to"
   case "$target" in
-    mime | message) cp tests/fuzz/seeds/"$target"/* "$to" ;;
+    mime | message | coding) cp tests/fuzz/seeds/"$target"/* "$to" ;;
     structure | ebrim | hl7v3)
       cp tests/fixtures/ihe-samples/*.xml "$to"
       # The targets of ihe read bodies, not envelopes.

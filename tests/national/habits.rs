@@ -87,7 +87,7 @@ fn bare_line_feeds(asked: &Asked<'_>) -> Option<Response> {
     (asked.what == "instance").then(|| ([("content-type", kind)], body).into_response())
 }
 
-/// IM-11, P6: whatever one archive does, another of the same country is served, and the failures of one study do not close
+/// IM-11, P6, and WI-12 for bare line feeds: whatever one archive does, another of the same country is served, and the failures of one study do not close
 /// its own archive.
 #[tokio::test]
 async fn im_11_failures_of_one_archive_close_nothing_else() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ncp_audit::{Site, SpoolLimits, SpoolOptions};
 use ncp_gateway::{app, config, listener};
 use ncp_ihe::{Content, ImagingRequest, RetrieveResponse, Status, actions};
 use ncp_saml::SignedAssertion;
@@ -32,6 +33,17 @@ impl World {
         }
         std::fs::write(dir.path().join("consent.toml"), "").expect("writes");
         Self { dir, no, fi }
+    }
+
+    /// The audit messages in the gateway's spool so far.
+    pub(crate) async fn trail(&self) -> Vec<String> {
+        // An exchange closes its record a moment after its last byte.
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        let limits = SpoolLimits { reserve: 0, ..SpoolLimits::default() };
+        let (dir, key) = (self.dir.path().join("spool"), self.no.path("spool.key"));
+        let options = SpoolOptions { limits, ..SpoolOptions::new(dir, key, Site::default()) };
+        let content = ncp_audit::read_spool(&options).expect("reads");
+        content.records.into_iter().map(|(_, _, xml)| xml).collect()
     }
 
     /// Where the national side finds its TLS material.
@@ -193,6 +205,27 @@ pub(crate) fn same_as_files(fetched: &Fetched, files: &[PathBuf], study: &ncp_te
             assert_eq!(*bytes, std::fs::read(file).expect("reads"), "slice {slice}");
         }
     }
+}
+
+/// FO-08: what fails takes nothing else with it. The other slices came byte for byte, the lost one did not, and it is named in
+/// the root or the message has no closing boundary.
+pub(crate) fn others_came(
+    fetched: &Fetched,
+    files: &[PathBuf],
+    study: &ncp_tests::synth::Study,
+    asked: impl IntoIterator<Item = u32>,
+    lost: u32,
+) {
+    for slice in asked {
+        let file = std::fs::read(&files[slice as usize - 1]).unwrap_or_default();
+        let came = fetched.instances.get(&study.instance(slice)) == Some(&file);
+        assert_eq!(came, slice != lost, "slice {slice}");
+    }
+    let named =
+        fetched.response.errors.iter().any(|e| {
+            e.location.as_deref().is_some_and(|at| at.split(' ').next() == Some(study.instance(lost).as_str()))
+        });
+    assert_eq!(named, fetched.whole, "{:?}", fetched.response.errors);
 }
 
 pub(crate) fn codes(fetched: &Fetched) -> Vec<&str> {

@@ -3,6 +3,7 @@
 use ncp_ihe::{DocumentRequest, ImagingRequest, SeriesRequest, StudyRequest, Uid};
 use ncp_tests::synth::Study;
 
+mod compared;
 mod consent;
 mod dicomweb;
 mod domain;
@@ -13,6 +14,7 @@ mod harness;
 mod mime;
 mod odd_archive;
 mod orthanc;
+mod unsound;
 mod xds;
 
 const PATIENT: &str = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO";

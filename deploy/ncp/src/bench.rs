@@ -52,6 +52,15 @@ pub(crate) enum Bench {
         #[arg(long, default_value = ".")]
         sources: PathBuf,
     },
+    /// Documents of 50 kB and 5 MB through NCP-A, beside the bare cost of comparing one.
+    Iti39 {
+        /// How long, for each size.
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Where deploy/demo and tests/fixtures lie.
+        #[arg(long, default_value = ".")]
+        sources: PathBuf,
+    },
     /// Terminology: look-ups, gRPC, documents, start.
     Terminology {
         /// SNOMED CT and LOINC of full size, synthetic, beside the million rows.
@@ -85,6 +94,7 @@ pub(crate) async fn run(bench: Bench) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
     match bench {
         Bench::Iti38 { seconds, sources } => iti38(dir.path(), &sources, seconds).await,
+        Bench::Iti39 { seconds, sources } => crate::bench_documents::run(dir.path(), &sources, seconds).await,
         Bench::Fanout { sources } => crate::fanout::run(dir.path(), &sources).await,
         Bench::Policy { sources } => policy(&sources.join("gateway/policies/no")),
         Bench::Start { sources } => start(dir.path(), &sources).await,

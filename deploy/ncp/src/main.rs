@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 mod attack;
 mod audit;
 mod bench;
+mod bench_documents;
 mod bench_java;
 mod bench_swap;
 mod bench_terminology;

@@ -179,6 +179,41 @@ proptest! {
     }
 }
 
+/// FO-08: what is said after all parts came takes none of them along, and the message is not whole.
+#[test]
+fn fo_08_an_error_behind_the_parts_leaves_them_whole() {
+    let part = |bytes: &'static [u8]| {
+        let data = Box::pin(stream::iter([Ok(Bytes::from_static(bytes))]));
+        Ok(OutPart { content_id: String::new(), media_type: "text/xml".into(), data })
+    };
+    let all = stream::iter(vec![part(b"one"), part(b"two"), Err("one more is missing".into())]);
+    let mut body = write_multipart(BOUNDARY, None, all);
+    let mut bytes = Vec::new();
+    let failed = run(async {
+        loop {
+            match body.frame().await {
+                Some(Ok(frame)) => bytes.extend(frame.into_data().expect("data")),
+                other => return other.is_some(),
+            }
+        }
+    });
+    assert!(failed, "the body ends with an error");
+    let read = run(async {
+        let mut reader =
+            MultipartReader::new(self::body(&bytes, &[]), BOUNDARY, MimeLimits::default()).expect("a reader");
+        let mut out = Vec::new();
+        while let Ok(Some(_)) = reader.next_part().await {
+            let mut content = Vec::new();
+            while let Some(chunk) = reader.next_chunk().await.expect("the part ends") {
+                content.extend_from_slice(&chunk);
+            }
+            out.push(content);
+        }
+        (out, matches!(reader.next_part().await, Err(SoapError::Truncated)))
+    });
+    assert_eq!(read, (vec![b"one".to_vec(), b"two".to_vec()], true));
+}
+
 /// A coded part and a plain one behind it.
 fn one(coding: &str, coded: &[u8]) -> Vec<u8> {
     let head = format!("--{BOUNDARY}\r\nContent-Transfer-Encoding: {coding}\r\n\r\n");

@@ -69,8 +69,8 @@ async fn what_breaks_off_or_is_foreign_never_looks_whole() {
         let assertions = world.consumer.assertions(&world.claims, &patient()).await.expect("signs");
         // The connection may end before the root was seen, or inside the parts.
         if let Ok(mut answer) = world.consumer.call(&assertions, images(vec![study]).to_element()).await {
-            assert_eq!(retrieve_response(&answer.body).expect("a response").status, Status::Success);
-            assert!(parts(&mut answer).await.is_none(), "a broken study looked whole");
+            let told = retrieve_response(&answer.body).expect("a response").status != Status::Success;
+            assert!(told || parts(&mut answer).await.is_none(), "a broken study looked whole");
         }
     }
 }

@@ -30,6 +30,7 @@ mod consumers;
 mod dicomweb;
 mod incumbent;
 mod inert;
+mod losses;
 mod mime;
 mod sts;
 mod terminology;
@@ -224,6 +225,11 @@ pub(crate) struct Held {
 
 impl Held {
     pub(crate) fn new(number: u32, home: &str, instances: u32) -> Self {
+        Self::of_side(number, home, instances, 256)
+    }
+
+    /// With images of so many rows and columns.
+    pub(crate) fn of_side(number: u32, home: &str, instances: u32, side: u16) -> Self {
         let study = Study {
             number,
             patient_id: "L1".into(),
@@ -232,7 +238,7 @@ impl Held {
             sex: "F".into(),
             description: "t".into(),
             instances,
-            side: 256,
+            side,
         };
         let dir = tempfile::tempdir().expect("a folder");
         let files = study.write(dir.path()).expect("writes");

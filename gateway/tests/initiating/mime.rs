@@ -1,14 +1,16 @@
 //! Documents that a country sends in a transfer encoding, or in an empty part: cases WI-01, WI-02 and FO-06 at NCP-B.
 
 use bytes::Bytes;
-use ncp_ihe::{DocumentEntry, DocumentRequest, RetrieveRequest, actions};
+use ncp_ihe::{
+    Content, DocumentEntry, DocumentRequest, DocumentResponse, RetrieveRequest, RetrieveResponse, Status, actions,
+};
 use ncp_tests::cases::Recorded;
 use ncp_tests::country::{Country, Reaction};
 use ncp_tests::neighbour::{Answer, retrieve_response};
 
 use crate::clinicians::{BASE, documents, knowing, sent};
 use crate::consumers::ask;
-use crate::{Others, World, entry, listed, parts};
+use crate::{Others, World, entry, listed, parts, patient};
 
 const OF: &str = "2.999.101";
 const RELATED: &str = "multipart/related; boundary=\"b0\"; type=\"application/xop+xml\"; start=\"<0@se.example>\"; \
@@ -105,7 +107,12 @@ async fn wi_01_a_coding_that_nobody_knows_is_named() {
         let body = String::from_utf8(body.to_vec()).expect("text");
         match named {
             "" => assert_eq!(status, 200),
-            named => assert!(status == 502 && body.contains(named), "{status} {body}"),
+            named => {
+                assert!(status == 502 && body.contains(named), "{status} {body}");
+                let answer = iti43(&world).await;
+                let response = retrieve_response(&answer.body).expect("a response");
+                assert!(response.errors[0].context.contains(named), "{}", response.errors[0].context);
+            }
         }
     }
 }
@@ -119,8 +126,101 @@ async fn wi_02_an_empty_part_does_not_hold_the_next() {
         assert!(status == 502 && !body.windows(7).any(|w| w == b"ANOTHER"), "{status} {body:?}");
         let mut answer = iti43(&world).await;
         let response = retrieve_response(&answer.body).expect("a response");
-        let came = parts(&mut answer).await;
-        let empty = response.documents.is_empty() || came.as_ref().is_none_or(|all| all.iter().all(Bytes::is_empty));
-        assert!(empty, "{came:?}");
+        assert_eq!((response.status, answer.codes()), (Status::Failure, vec!["XDSRepositoryError".to_owned()]));
+        assert_eq!(parts(&mut answer).await.expect("whole"), Vec::<Bytes>::new());
+    }
+}
+
+/// A country that lists three documents and sends these in their place.
+async fn sending(documents: [Bytes; 3], sent: [Bytes; 3], limits: &str) -> (World, Vec<Country>) {
+    let announced = documents.clone();
+    let react = move |asked: &ncp_tests::country::Asked| match asked.action.as_str() {
+        actions::ITI39_REQUEST => {
+            let (mut responses, mut parts) = (Vec::new(), Vec::new());
+            for (number, bytes) in (1u32..).zip(&sent) {
+                let id = format!("{number}@country");
+                responses.push(DocumentResponse {
+                    request: wanted(number),
+                    new_document: None,
+                    media_type: "text/xml".into(),
+                    content: Content::Include(id.clone()),
+                });
+                parts.push((id, "text/xml", bytes.clone()));
+            }
+            let body = RetrieveResponse { status: Status::Success, errors: Vec::new(), documents: responses };
+            Reaction::Parts(actions::ITI39_RESPONSE, body.to_element(), parts)
+        }
+        _ => listed((1u32..).zip(&announced).map(|(number, bytes)| announcing(number, bytes)).collect()),
+    };
+    Others::none().with("AA", OF, react).await.world(limits).await
+}
+
+fn announcing(number: u32, bytes: &[u8]) -> DocumentEntry {
+    let digest = openssl::hash::hash(openssl::hash::MessageDigest::sha1(), bytes).expect("SHA-1");
+    DocumentEntry { hash: Some(hex::encode(digest)), size: Some(bytes.len() as u64), ..entry(OF, number) }
+}
+
+/// CO-01 at the relay: what a country announced in ITI-38 is compared in ITI-43, whichever of the documents it is. One that
+/// does not fit into memory ends the message without its closing boundary after the others came.
+#[tokio::test]
+async fn co_01_a_relayed_document_that_is_not_what_was_announced() {
+    let document = |letter: u8| Bytes::from(vec![letter; 200_000]);
+    let right = [document(b'a'), document(b'b'), document(b'c')];
+    for at in 0..3 {
+        for wrong in [document(b'z'), right[at].slice(..400), Bytes::new()] {
+            for (limits, held) in [("", true), ("compare_bytes = \"1KiB\"", false)] {
+                let mut sent = right.clone();
+                sent[at] = wrong.clone();
+                let (world, _countries) = sending(right.clone(), sent, limits).await;
+                ask(&world, ncp_tests::neighbour::Neighbour::find_documents(&patient()).to_element()).await;
+                let request = RetrieveRequest { documents: (1..=3).map(wanted).collect() };
+                let mut answer = ask(&world, request.to_element()).await;
+                let response = retrieve_response(&answer.body).expect("a response");
+                let (came, whole) = whole_parts(&mut answer).await;
+                let others: Vec<Bytes> = (0..3).filter(|n| *n != at).map(|n| right[n].clone()).collect();
+                assert!(others.iter().all(|other| came.contains(other)), "{at}, {} bytes, {limits}", wrong.len());
+                assert!(!came.contains(&document(b'z')), "the wrong document came whole");
+                if held {
+                    assert!(whole && came.len() == 2 && response.status == Status::PartialSuccess);
+                    assert!(
+                        response.errors[0]
+                            .location
+                            .as_deref()
+                            .is_some_and(|l| l.starts_with(&wanted(at as u32 + 1).document))
+                    );
+                    assert_eq!(response.errors.len(), 1);
+                } else if !wrong.is_empty() {
+                    assert!(!whole, "closed although a document is missing");
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                let alerts = world
+                    .records()
+                    .iter()
+                    .filter(|xml| xml.contains("registry announced") || xml.contains("is empty"))
+                    .count();
+                assert!(alerts > 0, "an alert");
+            }
+        }
+    }
+}
+
+/// All parts that ended, and whether the message did.
+pub(crate) async fn whole_parts(answer: &mut Answer) -> (Vec<Bytes>, bool) {
+    let mut out = Vec::new();
+    loop {
+        match answer.parts.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return (out, true),
+            Err(_) => return (out, false),
+        }
+        let mut bytes = Vec::new();
+        loop {
+            match answer.parts.chunk().await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(_) => return (out, false),
+            }
+        }
+        out.push(Bytes::from(bytes));
     }
 }

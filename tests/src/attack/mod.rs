@@ -17,6 +17,7 @@ use crate::pki::{CountryPki, Error};
 mod content;
 mod issued;
 mod long;
+mod packages;
 mod requests;
 mod shapes;
 mod transport;
@@ -114,6 +115,7 @@ impl Attacker {
         rows.extend(content::rows(self).await?);
         rows.extend(requests::rows(self).await?);
         rows.extend(long::rows(self).await?);
+        rows.extend(packages::rows(self).await?);
         Ok(rows)
     }
 
@@ -129,7 +131,9 @@ impl Attacker {
                 }
                 (false, _) => &self.neighbour,
             };
-            got = match sender.post(message.path, SOAP, message.bytes.clone()).await {
+            let packed = message.bytes.starts_with(packages::DELIMITER.as_bytes());
+            let content_type = if packed { packages::PACKAGE } else { SOAP };
+            got = match sender.post(message.path, content_type, message.bytes.clone()).await {
                 Ok(answer) => verdict(&answer),
                 Err(error) => format!("no answer: {error}"),
             };

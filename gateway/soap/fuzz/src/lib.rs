@@ -40,6 +40,95 @@ pub fn mime(data: &[u8]) {
     assert_eq!(read(usize::from(*first)), read(rest.len()));
 }
 
+/// Parts with transfer encodings and in every legal empty form. The data say what stands in each part; what is read must be
+/// that, however the bytes are cut, and bytes of one part never appear in another.
+pub fn coding(data: &[u8]) {
+    let Some((chunk, mut rest)) = data.split_first() else { return };
+    let (mut written, mut expected) = (b"preamble".to_vec(), Vec::new());
+    while let Some((control, behind)) = rest.split_first() {
+        let length = usize::from(behind.first().copied().unwrap_or_default()).min(behind.len().saturating_sub(1));
+        let content = &behind[behind.len().min(1)..][..length];
+        rest = &behind[(1 + length).min(behind.len())..];
+        let plain = content.windows(3).any(|window| window == b"--B");
+        let (coding, coded) = match control % 4 {
+            0 if !plain => ("binary", content.to_vec()),
+            0 | 1 => ("base64", lines(&base64(content), usize::from(control / 4) + 1)),
+            2 => ("Quoted-Printable", quoted_printable(content)),
+            _ => ("x-unknown", b"anything".to_vec()),
+        };
+        written.extend(format!("\r\n--B\r\nContent-Transfer-Encoding: {coding}\r\n").bytes());
+        // Without content the empty line's end may be the delimiter's, and so may the last field's.
+        match control / 4 % 3 {
+            1 if content.is_empty() => {}
+            2 if content.is_empty() => written.truncate(written.len() - 2),
+            _ => {
+                written.extend(b"\r\n");
+                written.extend(&coded);
+            }
+        }
+        expected.push((coding != "x-unknown").then(|| content.to_vec()));
+    }
+    written.extend(b"\r\n--B--");
+    let read = run(async {
+        let limits = MimeLimits { parts: 1 << 20, ..MimeLimits::default() };
+        let mut reader = MultipartReader::new(body(&written, usize::from(*chunk)), "B", limits).expect("a boundary");
+        let mut out = Vec::new();
+        while reader.next_part().await.expect("a legal body").is_some() {
+            let mut content = Some(Vec::new());
+            loop {
+                match reader.next_chunk().await {
+                    Ok(Some(bytes)) => content.iter_mut().for_each(|content| content.extend_from_slice(&bytes)),
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert!(error.is_of_part(), "{error}");
+                        content = None;
+                        break;
+                    }
+                }
+            }
+            out.push(content);
+        }
+        out
+    });
+    assert_eq!(read, expected);
+}
+
+fn base64(content: &[u8]) -> Vec<u8> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = Vec::new();
+    for group in content.chunks(3) {
+        let bits = group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let digit = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
+            out.push(if place <= group.len() { digit } else { b'=' });
+        }
+    }
+    out
+}
+
+fn lines(text: &[u8], width: usize) -> Vec<u8> {
+    text.chunks(width).collect::<Vec<_>>().join(&b"\r\n"[..])
+}
+
+fn quoted_printable(content: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (at, byte) in content.iter().enumerate() {
+        match byte {
+            b'\n' => out.extend(b"\r\n"),
+            b'!'..=b'~' if !matches!(byte, b'=' | b'-') => out.push(*byte),
+            _ => out.extend(format!("={byte:02X}").bytes()),
+        }
+        if at % 20 == 19 {
+            out.extend(b"=\r\n");
+        }
+    }
+    if content.len() % 20 == 0 && !content.is_empty() {
+        // The last line is no soft one (RFC 2045 6.7).
+        out.truncate(out.len() - 3);
+    }
+    out
+}
+
 /// A whole message: MIME or plain, envelope, addressing, fault.
 pub fn message(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else { return };

@@ -4,5 +4,5 @@
 mod stable;
 
 fn main() -> std::process::ExitCode {
-    stable::run(&[("mime", ncp_soap_fuzz::mime), ("message", ncp_soap_fuzz::message)])
+    stable::run(&[("mime", ncp_soap_fuzz::mime), ("message", ncp_soap_fuzz::message), ("coding", ncp_soap_fuzz::coding)])
 }

@@ -1,0 +1,144 @@
+//! `ncp bench iti39`: documents of 50 kB and 5 MB from a repository through NCP-A, and in the same run what comparing one
+//! costs bare: its hash, and reading whom a CDA records.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use ncp_ihe::cda::{CdaBeginning, beginning};
+use ncp_ihe::{DocumentRequest, HomeCommunityId, Oid, PatientId, RetrieveRequest, actions};
+use ncp_tests::neighbour::XCA;
+use ncp_tls::HttpClient;
+use serde_json::json;
+
+use crate::Error;
+use crate::bench::processor_seconds;
+use crate::check::{ensure, neighbour};
+use crate::demo::{Demo, FINLAND, NORWAY, offset};
+
+const CLIENTS: usize = 4;
+const PATIENT: &str = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO";
+/// Bytes, and unique id.
+const DOCUMENTS: [(usize, &str); 2] = [(50_000, "2.999.47.30.50"), (5_000_000, "2.999.47.30.5000")];
+
+/// Each size in turn.
+///
+/// # Errors
+/// The demonstration's; an answer that is none.
+pub(crate) async fn run(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
+    let mut demo = Demo::prepare(dir.join("demo"), sources)?;
+    let config = demo.dir.join("no/gateway.toml");
+    let unbounded = "[rate]\nwindow = \"10m\"\npatient = 0\npoint_of_care = 0\nprofessional = 0\npeer = 0\n";
+    std::fs::write(&config, std::fs::read_to_string(&config)? + "\n" + unbounded)?;
+    let reports = sources.join("deploy/demo/no/reports");
+    let like = std::fs::read_to_string(reports.join("ct.toml"))?;
+    for (size, unique_id) in DOCUMENTS {
+        let held = demo.dir.join("no/data/reports");
+        std::fs::write(held.join(format!("{size}.xml")), document(size)?)?;
+        let entry = like.replace("ct.xml", &format!("{size}.xml")).replace("2.999.47.30.1", unique_id);
+        std::fs::write(held.join(format!("{size}.toml")), entry)?;
+    }
+    demo.start().await?;
+    for (size, unique_id) in DOCUMENTS {
+        one(&demo, size, unique_id, seconds).await?;
+    }
+    demo.stop().await
+}
+
+/// A CDA of the patient, filled up to a size.
+fn document(size: usize) -> Result<Vec<u8>, Error> {
+    let patient = PatientId::parse_cx(PATIENT)?;
+    let head = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><ClinicalDocument xmlns=\"urn:hl7-org:v3\"><recordTarget><patientRole>\
+         <id root=\"{}\" extension=\"{}\"/></patientRole></recordTarget><author/><component><nonXMLBody><text>",
+        patient.root, patient.extension
+    );
+    let tail = "</text></nonXMLBody></component></ClinicalDocument>";
+    let filler = "Normalt funn. ".repeat(size / 14 + 1);
+    Ok([head.as_bytes(), &filler.as_bytes()[..size - head.len() - tail.len()], tail.as_bytes()].concat())
+}
+
+async fn one(demo: &Demo, size: usize, unique_id: &str, seconds: u64) -> Result<(), Error> {
+    let patient = PatientId::parse_cx(PATIENT)?;
+    let neighbour = neighbour(demo, &FINLAND, &NORWAY)?;
+    let listed = neighbour.documents(&patient).await?;
+    let entry = listed.objects.entries.into_iter().find(|entry| entry.unique_id == unique_id).ok_or("not listed")?;
+    let request = DocumentRequest {
+        home: Some(HomeCommunityId(Oid::parse(NORWAY.home)?)),
+        repository: entry.repository_unique_id,
+        document: unique_id.to_owned(),
+    };
+    let (neighbour, assertions) = (std::sync::Arc::new(neighbour), neighbour_assertions(demo, &patient).await?);
+    let material = ncp_tls::Material::load(&demo.fi.path("tls-client.pem"), &demo.fi.path("tls-client.key"))?;
+    let connector = material.connector(&[demo.no.path("anchors.pem")], b"\x08http/1.1")?;
+    let http: HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, Duration::from_secs(10));
+    let before = processor_seconds(demo.pid("no", "ncp-gateway")?)?;
+    let (began, until) = (Instant::now(), Instant::now() + Duration::from_secs(seconds));
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (http, neighbour, assertions, request) =
+            (http.clone(), neighbour.clone(), assertions.clone(), request.clone());
+        clients.spawn(async move {
+            let mut done = 0u64;
+            while Instant::now() < until {
+                let body = RetrieveRequest { documents: vec![request.clone()] }.to_element();
+                let message = neighbour.message(actions::ITI39_REQUEST, XCA, &assertions, body);
+                let (content_type, body) = ncp_soap::mtom_request(message);
+                let packed = body.collect().await?.to_bytes();
+                let request = Request::post(format!("https://localhost:{}{XCA}", offset("no") + 443))
+                    .header("content-type", content_type)
+                    .body(Full::new(packed))?;
+                let answer = http.request(request).await?;
+                ensure(answer.status() == 200, format!("HTTP {}", answer.status()))?;
+                let length = answer.into_body().collect().await?.to_bytes().len();
+                ensure(length > size, format!("{length} bytes of {size}"))?;
+                done += 1;
+            }
+            Ok::<u64, Error>(done)
+        });
+    }
+    let mut done = 0;
+    while let Some(count) = clients.join_next().await {
+        done += count??;
+    }
+    let took = began.elapsed().as_secs_f64();
+    let spent = processor_seconds(demo.pid("no", "ncp-gateway")?)? - before;
+    let (hash, header) = bare(&document(size)?);
+    println!(
+        "{}",
+        json!({
+            "bench": "iti39", "bytes": size, "clients": CLIENTS, "seconds": seconds,
+            "documents_per_second": (done as f64 / took).round(),
+            "gateway_cpu_us_per_document": (spent / done as f64 * 1e6).round(),
+            "bare_hash_us": hash, "bare_cda_header_us": header,
+            "note": "the clients share the machine's cores",
+        })
+    );
+    Ok(())
+}
+
+async fn neighbour_assertions(demo: &Demo, patient: &PatientId) -> Result<Vec<ncp_saml::SignedAssertion>, Error> {
+    neighbour(demo, &FINLAND, &NORWAY)?.assertions(patient).await
+}
+
+/// Microseconds of the hash and of reading the record target, one core.
+fn bare(document: &[u8]) -> (f64, f64) {
+    let timed = |work: &dyn Fn()| {
+        let (began, mut count) = (Instant::now(), 0u32);
+        while began.elapsed() < Duration::from_millis(500) {
+            work();
+            count += 1;
+        }
+        (began.elapsed().as_secs_f64() / f64::from(count) * 1e7).round() / 10.0
+    };
+    let hash = timed(&|| {
+        std::hint::black_box(openssl::sha::sha1(std::hint::black_box(document)));
+    });
+    let header = timed(&|| {
+        let beginning = beginning(&document[..document.len().min(256 << 10)], false);
+        assert!(matches!(std::hint::black_box(beginning), CdaBeginning::Of(_)), "a CDA");
+    });
+    (hash, header)
+}
