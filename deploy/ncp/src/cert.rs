@@ -87,10 +87,21 @@ async fn doctor(
         for named in snapshot.certificates.iter().filter(name) {
             well &= describe(&named.name, &named.certificate, None)?;
         }
+        expected_of(peer);
         well &= published(config, peer, kept, verifier).await?;
         well &= handshake(config, snapshot, peer).await?;
     }
     Ok(well)
+}
+
+/// What the peer's assertions must say besides being signed by it: where they say something else, every request is refused.
+fn expected_of(peer: &Peer) {
+    let homes: Vec<String> =
+        std::iter::once(&peer.home_community_id).chain(&peer.aliases).map(ToString::to_string).collect();
+    println!("  its assertions: homeCommunityId {} (more: aliases)", homes.join(" or "));
+    let more =
+        if peer.authn_classes.is_empty() { String::new() } else { format!(", {}", peer.authn_classes.join(", ")) };
+    println!("  its logins: two-factor classes of SAML{more} (more: authn_classes)");
 }
 
 /// One line a fact; false when something must be done.

@@ -38,6 +38,7 @@ struct Trust {
     anchors: Arc<Anchors>,
     country: Country,
     audiences: Vec<String>,
+    kin_by_reference: bool,
 }
 
 impl SignerTrust for Trust {
@@ -55,6 +56,10 @@ impl SignerTrust for Trust {
 
     fn audiences(&self) -> &[String] {
         &self.audiences
+    }
+
+    fn kin_by_reference(&self) -> bool {
+        self.kin_by_reference
     }
 }
 
@@ -130,8 +135,10 @@ async fn steps(
 
     let header = assertions(lines, config, snapshot, bytes, &peer, now).await?;
     identity(lines, &header, &peer)?;
+    login(lines, &header, &peer)?;
     let patient = patient(lines, &addressing, &envelope, &header)?;
-    policy(lines, snapshot, &addressing, &header)?;
+    let purpose = purpose(lines, &header)?;
+    policy(lines, snapshot, &addressing, &header, (&peer, purpose))?;
     let consent = match &patient {
         None => Ok("no patient yet".to_owned()),
         Some(patient) => match snapshot.policy.directives(patient, &peer.country).await {
@@ -158,7 +165,8 @@ async fn assertions(
         return Err(());
     };
     let audiences = vec![config.gateway.home_community_id.to_string()];
-    let trust = Arc::new(Trust { anchors, country: peer.country, audiences });
+    let kin_by_reference = peer.next_of_kin_any_subject();
+    let trust = Arc::new(Trust { anchors, country: peer.country, audiences, kin_by_reference });
     let verified = match Verifier::start(1) {
         Ok(verifier) => verifier.verify(bytes.to_vec().into(), trust, now).await,
         Err(error) => Err(error),
@@ -178,8 +186,34 @@ fn identity(lines: &Lines, header: &SecurityHeader, peer: &Peer) -> Result<(), (
     let known = home.is_empty()
         || ncp_ihe::HomeCommunityId::parse(&home)
             .is_ok_and(|h| h == peer.home_community_id || peer.aliases.contains(&h));
-    let said = if known { Ok(peer.home_community_id.to_string()) } else { Err(format!("{home} is not the peer's")) };
+    let foreign = || format!("{home} is not the peer's: where it is, list it under its aliases");
+    let said = if known { Ok(peer.home_community_id.to_string()) } else { Err(foreign()) };
     lines.say(said, "one identity: homeCommunityId", &format!("\"{}\" home_community_id", peer.country))
+}
+
+/// A login that is none of the two-factor classes stays refused, unless the country vouches for its class.
+fn login(lines: &Lines, header: &SecurityHeader, peer: &Peer) -> Result<(), ()> {
+    let class = &header.hcp.authn_class;
+    let said = if is_taken(header, peer) {
+        Ok(class.clone())
+    } else {
+        Err(format!("{class} is no two-factor class: where the country vouches for it, list it under authn_classes"))
+    };
+    lines.say(said, "class of the login (4702)", &format!("\"{}\" authn_classes", peer.country))
+}
+
+fn is_taken(header: &SecurityHeader, peer: &Peer) -> bool {
+    header.hcp.strongly_authenticated || peer.authn_classes.contains(&header.hcp.authn_class)
+}
+
+/// The purpose that counts: the treatment's where it is more specific than the login's.
+fn purpose(lines: &Lines, header: &SecurityHeader) -> Result<&'static str, ()> {
+    let (login, treatment) = (header.hcp.purpose, header.trc.as_ref().and_then(|trc| trc.purpose));
+    let purpose = login.narrowed(treatment).map(ncp_saml::Purpose::as_str);
+    let said =
+        purpose.map(ToOwned::to_owned).ok_or("the treatment's is less specific than the login's (1002)".to_owned());
+    lines.say(said, "purpose", "")?;
+    purpose.ok_or(())
 }
 
 fn patient(
@@ -198,6 +232,10 @@ fn patient(
     let patient = PatientId::parse_cx(&trc.patient).map_err(|_| "patient of the TRC is no CX".to_owned());
     lines.say(patient.as_ref().map(|_| format!("until {}", trc.not_on_or_after)).map_err(Clone::clone), "TRC", "")?;
     let Ok(patient) = patient else { return Err(()) };
+    let named = header.hcp.patient.as_ref();
+    if named.is_some_and(|named| PatientId::parse_cx(named).ok().as_ref() != Some(&patient)) {
+        lines.say(Err("the HCP assertion names another patient than the TRC (4206)".into()), "resource-id", "")?;
+    }
     if addressing.action == actions::ITI38_REQUEST {
         let query = CrossGatewayQueryRequest::read(&envelope.body).map_err(|e| e.to_string());
         let said = query.and_then(|q| match q.query {
@@ -211,7 +249,13 @@ fn patient(
     Ok(Some(patient))
 }
 
-fn policy(lines: &Lines, snapshot: &Snapshot, addressing: &Addressing, header: &SecurityHeader) -> Result<(), ()> {
+fn policy(
+    lines: &Lines,
+    snapshot: &Snapshot,
+    addressing: &Addressing,
+    header: &SecurityHeader,
+    (peer, purpose): (&Peer, &str),
+) -> Result<(), ()> {
     let transaction = match addressing.action.as_str() {
         actions::ITI55_REQUEST => "ITI-55",
         actions::ITI38_REQUEST => "ITI-38",
@@ -223,7 +267,12 @@ fn policy(lines: &Lines, snapshot: &Snapshot, addressing: &Addressing, header: &
     let known = ncp_gateway::policy::roles::is_known(&hcp.role.system, &hcp.role.code, &hcp.role.display);
     let role = format!("{} {}", hcp.role.code, hcp.role.display);
     lines.say(if known { Ok(role.clone()) } else { Err(role) }, "role is of the list (4703)", "")?;
-    let case = Case::of(transaction, hcp, header.nok.is_some());
+    let case = Case {
+        purpose: purpose.to_owned(),
+        login_purpose: Some(hcp.purpose.as_str().to_owned()),
+        strong: is_taken(header, peer),
+        ..Case::of(transaction, hcp, header.nok.is_some())
+    };
     let said = case.ask(snapshot.policy.engine()).map_err(|e| e.to_string());
     let said = said.and_then(|said| match said.verdict {
         "permit" => Ok(format!("permit by {}", said.rules)),
