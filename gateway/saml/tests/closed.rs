@@ -447,3 +447,80 @@ async fn se_15_one_thing_more_twice_or_less_is_refused() {
     assert!(wrong.is_empty(), "{} of {tried}:\n{}", wrong.len(), wrong.join("\n"));
     assert!(tried > 5_000 && used.len() > 15, "{tried} tried, {} exceptions used", used.len());
 }
+
+/// The assertion with one element changed.
+fn changed(assertion: &Element, path: &str, change: impl Fn(Element) -> Element) -> Element {
+    let mut all = Vec::new();
+    places(assertion, Vec::new(), String::new(), None, &mut all);
+    let (place, ..) = all.iter().find(|(_, at, _)| at == path).expect("a place");
+    replaced(assertion, place, &[change(at(assertion, place).clone())]).remove(0)
+}
+
+/// The assertion as text, changed.
+fn edited(assertion: &Element, from: &str, to: &str) -> Element {
+    let text = assertion.to_xml();
+    assert!(text.contains(from), "{from}");
+    Element::parse(text.replacen(from, to, 1).as_bytes(), &ncp_xml::Limits::REQUEST).expect("XML")
+}
+
+/// Absent and unreadable are two outcomes for every optional time.
+#[tokio::test]
+async fn se_20_an_optional_time_that_cannot_be_read_refuses() {
+    let world = World::new().await;
+    let good = "2099-01-01T00:00:00.123Z";
+    let bad = [
+        "",
+        " ",
+        "0",
+        "never",
+        "2099-01-01",
+        "2099-01-01T00:00:00",
+        "2099-01-01 00:00:00Z",
+        "2099-01-01T00:00Z",
+        "20990101T000000Z",
+        "2099-01-01T00:00:00Z[Europe/Oslo]",
+        "2099-01-01T00:00:00+01",
+        "+2099-01-01T00:00:00Z",
+        "2099-13-01T00:00:00Z",
+        "2099-01-01T25:00:00Z",
+        "2099-01-01T00:00:00,5Z",
+        "2099-01-01t00:00:00z",
+        "1.8e9",
+    ];
+    for kind in ["hcp", "trc", "nok", "xua"] {
+        let data = |name: &str, value: &str| {
+            let data = Element::new(names::SAML, "SubjectConfirmationData").attr(name, value);
+            changed(&world.good(kind), "Assertion/Subject/SubjectConfirmation", |e| e.with(data.clone()))
+        };
+        let session = |value: &str| {
+            changed(&world.good(kind), "Assertion/AuthnStatement", |e| e.attr("SessionNotOnOrAfter", value))
+        };
+        assert_eq!(world.verdict(kind, session(good)).await, Ok(()), "{kind}");
+        assert_eq!(world.verdict(kind, data("NotOnOrAfter", good)).await, Ok(()), "{kind}");
+        for value in bad {
+            for (place, assertion) in [
+                ("session", session(value)),
+                ("confirmation's end", data("NotOnOrAfter", value)),
+                ("confirmation's beginning", data("NotBefore", value)),
+            ] {
+                let error = world.verdict(kind, assertion).await.expect_err(place);
+                assert!(error.contains("instant"), "{kind}: {place} {value:?}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn on_14_the_country_of_the_issuer_is_compared_without_case() {
+    let world = World::new().await;
+    for kind in ["hcp", "trc", "nok"] {
+        for (country, taken) in
+            [("fi", true), ("Fi", true), ("se", false), ("FIN", false), ("f", false), ("\u{17f}e", false)]
+        {
+            let text = world.good(kind);
+            let changed = edited(&text, ":FI:countryB", &format!(":{country}:countryB"));
+            let verdict = world.verdict(kind, changed).await;
+            assert_eq!(verdict.is_ok(), taken, "{kind}: {country}: {verdict:?}");
+        }
+    }
+}
