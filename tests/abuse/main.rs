@@ -22,6 +22,7 @@ mod judges;
 mod long;
 mod metrics;
 mod preamble;
+mod records;
 mod rollover;
 mod smp;
 mod states;
