@@ -14,7 +14,7 @@ root="$PWD"
 work="$root/${CARGO_TARGET_DIR:-target}/fuzz"
 case "${CARGO_TARGET_DIR:-}" in /*) work="$CARGO_TARGET_DIR/fuzz" ;; esac
 mkdir -p "$work/findings"
-all="soap:mime soap:message soap:coding saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest ihe:narrative"
+all="soap:mime soap:message soap:coding saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest ihe:dicom ihe:narrative"
 for target in "$@"; do
   case " $all " in *":$target "*) ;; *) echo "no target called $target; there are $all" >&2; exit 64 ;; esac
 done
@@ -53,6 +53,7 @@ PY
       fi
       ;;
     narrative) cp tests/fixtures/cases/corners/*.xml tests/fixtures/cases/foreign/FO-07-*.xml "$to" ;;
+    dicom) find tests/fixtures/cases/imaging tests/fixtures/dicom -name '*.dcm' -size -100k -exec cp {} "$to" \; ;;
     manifest) find tests/fixtures/manifests tests/fixtures/dicom -name '*.dcm' -size -100k -exec cp {} "$to" \; && cp tests/fixtures/manifests/mado/*.json "$to" ;;
   esac
 }

@@ -3,7 +3,7 @@
 //! certificate is asked about again under the new one.
 //!
 //! Of the configuration file itself a reload takes peers, policies, seal, certificates and token keys; addresses, limits
-//! and national connectors need a restart.
+//! and national connectors need a restart. SIGHUP also scans the folders of embedded connectors anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::app::{App, Learned, Snapshot};
 use crate::config::{self, Config, Peer};
+use crate::national::National;
 use crate::smp::{Service, Source};
 use crate::snapshot::crl_file;
 
@@ -50,6 +51,10 @@ pub async fn watch(app: Arc<App>) {
         // A file that is still being written changes again: the swap waits for one quiet look.
         if asked || fetched || (changed && !differs) {
             watched.reload(&app, if asked { "signal" } else { "files" });
+            if asked {
+                let app = app.clone();
+                tokio::task::spawn_blocking(move || app.national.iter().for_each(National::rescan));
+            }
             seen = watched.files();
             changed = false;
         } else {

@@ -22,7 +22,6 @@ mod judges;
 mod long;
 mod metrics;
 mod preamble;
-mod records;
 mod rollover;
 mod smp;
 mod states;

@@ -1,5 +1,7 @@
 //! The `dicomweb` connector against an archive with the faults of the field.
 
+use dicom_core::{DataElement, PrimitiveValue, VR};
+use dicom_dictionary_std::tags;
 use ncp_ihe::{DocumentRequest, HomeCommunityId, Manifest, Status};
 use ncp_tests::synth::Study;
 
@@ -109,7 +111,7 @@ async fn a_broken_instance_is_taken_up_where_it_broke() {
     same_as_files(&fetched, &files, &study);
 }
 
-/// T-DCM-1 and T-DCM-9 to T-DCM-11, as a neighbour sees them: the object does not leave, the others do.
+/// T-DCM-1, T-DCM-9 to T-DCM-11 and T-DCM-14, as a neighbour sees them: the object does not leave, the others do.
 #[tokio::test]
 async fn foreign_objects_are_withheld() {
     let world = World::new();
@@ -120,11 +122,15 @@ async fn foreign_objects_are_withheld() {
     let another_patient = other(3, "SOMEBODY").write(&folder.join("patient")).expect("writes");
     let another_study = other(4, &study.patient_id).write(&folder.join("study")).expect("writes");
     std::fs::write(folder.join("text"), vec![b'x'; 4096]).expect("writes");
+    let mut issued = dicom_object::open_file(&files[4]).expect("reads");
+    issued.put(DataElement::new(tags::ISSUER_OF_PATIENT_ID, VR::LO, PrimitiveValue::from("HOSPITAL-B")));
+    issued.write_to_file(folder.join("issued")).expect("writes");
     let swapped = [
         (1, "T-DCM-1", folder.join("text")),
         (2, "T-DCM-9", another_patient[1].clone()),
         (3, "T-DCM-10", files[3].clone()),
         (4, "T-DCM-11", another_study[3].clone()),
+        (5, "T-DCM-14: the same id of another issuer (IM-01)", folder.join("issued")),
     ];
     for (slice, id, file) in swapped {
         archive.faults().files.insert(study.instance(slice), file);
@@ -134,8 +140,8 @@ async fn foreign_objects_are_withheld() {
     }
     let fetched = fetch(&neighbour, &images(&study, LOCATION, 1..=6)).await;
     assert!(fetched.whole && fetched.response.status == Status::PartialSuccess);
-    assert_eq!(codes(&fetched), ["XDSDocumentUniqueIdError"; 4]);
-    assert_eq!(fetched.instances.len(), 2);
+    assert_eq!(codes(&fetched), ["XDSDocumentUniqueIdError"; 5]);
+    assert_eq!(fetched.instances.len(), 1);
     same_as_files(&fetched, &files, &study);
 
     archive.faults().media_type = Some("text/html");

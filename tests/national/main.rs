@@ -11,6 +11,7 @@ mod grpc;
 mod habit;
 mod habits;
 mod harness;
+mod identity;
 mod mime;
 mod odd_archive;
 mod orthanc;

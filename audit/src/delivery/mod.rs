@@ -63,7 +63,7 @@ impl Outgoing {
         }
         match dialect {
             Dialect::Ihe => Some(&self.record.xml),
-            // Of what cannot be written in it the strict form is better than nothing.
+            // Written before a receiver took this dialect: the strict form is better than nothing.
             Dialect::Ehdsi => Some(self.record.ehdsi.as_deref().unwrap_or(&self.record.xml)),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ncp_ihe::{DicomHeader, Scanned};
 use ncp_ihe::{
     DocumentEntry, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, Oid, PatientAnswer, PatientId,
     SeriesRequest, Status, StudyRequest, Uid,
@@ -350,11 +351,11 @@ fn archive(folder: &Path) -> Result<BTreeMap<String, String>, Error> {
     for entry in walkdir::WalkDir::new(folder) {
         let entry = entry?;
         if entry.file_type().is_file() {
-            let object = dicom_object::OpenFileOptions::new()
-                .read_until(dicom_dictionary_std::tags::PIXEL_DATA)
-                .open_file(entry.path())?;
-            let uid = object.meta().media_storage_sop_instance_uid().trim_end_matches('\0').to_owned();
-            out.insert(uid, hex::encode(openssl::sha::sha256(&std::fs::read(entry.path())?)));
+            let bytes = std::fs::read(entry.path())?;
+            let Scanned::Header(header) = DicomHeader::scan(&bytes, true) else {
+                return Err(format!("{}: no DICOM object", entry.path().display()).into());
+            };
+            out.insert(header.sop_instance, hex::encode(openssl::sha::sha256(&bytes)));
         }
     }
     Ok(out)

@@ -159,10 +159,9 @@ fn losses(losses: &[Difference]) -> Vec<String> {
     by_field.into_iter().map(line).collect()
 }
 
-/// What the DICOM files of a folder say of themselves; other files are passed over and counted.
+/// What the DICOM files of a folder say of themselves; each other file is passed over with its reason.
 fn facts(folder: &Path) -> Result<Vec<ImageFacts>, Error> {
     let mut out = Vec::new();
-    let mut other = 0;
     for entry in walkdir::WalkDir::new(folder).sort_by_file_name() {
         let entry = entry?;
         if !entry.file_type().is_file() {
@@ -170,14 +169,11 @@ fn facts(folder: &Path) -> Result<Vec<ImageFacts>, Error> {
         }
         match ImageFacts::read(File::open(entry.path())?) {
             Ok(found) => out.extend(found),
-            Err(_) => other += 1,
+            Err(reason) => eprintln!("warning: {}: left out: {reason}", entry.path().display()),
         }
         if out.len() > MOST_IMAGES {
             return Err(format!("{}: more than {MOST_IMAGES} images", folder.display()).into());
         }
-    }
-    if other > 0 {
-        eprintln!("warning: {other} files are no DICOM objects");
     }
     Ok(out)
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use ncp_ihe::imaging::{MetadataView, PIXELS, header_end, metadata as attributes};
+use ncp_ihe::imaging::{ManifestWarning, MetadataView, PIXELS, header_end, metadata as attributes};
 use ncp_ihe::{Manifest, PatientId, Uid};
 use ncp_soap::{BoxError, OutPart};
 use serde::Deserialize;
@@ -109,6 +109,12 @@ pub(super) async fn open(
                 tracing::warn!(ncp.reference = %context.reference, "manifest is of another study or patient");
                 return Err(failed(PeerError::Mismatch.into()));
             }
+            if !manifest.warnings.is_empty() {
+                let mut odd: Vec<String> = manifest.warnings.iter().map(ManifestWarning::class).collect();
+                odd.dedup();
+                let (country, odd) = (&call.peer.country, odd.join(", "));
+                tracing::warn!(ncp.reference = %context.reference, %country, odd, "manifest is odd");
+            }
             let count = manifest.instance_count();
             let shown = Arc::new(Shown { manifest: Arc::new(manifest), newer: newer(&kos.reported) });
             clinic.manifests.put(place.sealed.clone(), shown.clone(), count);
@@ -120,8 +126,12 @@ pub(super) async fn open(
 }
 
 impl Opened {
-    /// Says that the study has more by now than this root shows.
+    /// Says what the manifest leaves out, and that the study has more by now than this root shows.
     pub(super) fn warn(&self, response: &mut Response) {
+        if self.manifest.warnings.iter().any(ManifestWarning::leaves_out) {
+            let text = HeaderValue::from_static("299 ncp \"the manifest does not list all of the study\"");
+            response.headers_mut().append(header::WARNING, text);
+        }
         if self.newer > 0 {
             let text = format!("299 ncp \"{} more instances arrived: search again\"", self.newer);
             if let Ok(value) = HeaderValue::try_from(text) {
@@ -173,7 +183,7 @@ pub async fn metadata(
 ) -> Result<Response, Problem> {
     let types = [DICOM_JSON, "application/json"];
     let opened = open(&clinic, &context, &place, &headers, ("RAD-107", &types)).await?;
-    let (Images { total, losses, reported, parts }, name) = opened.images(&clinic, &place).await?;
+    let (Images { total, unlisted, losses, reported, parts }, name) = opened.images(&clinic, &place).await?;
     let mut elements = Box::pin(elements(parts, losses.clone(), opened.manifest.clone(), opened.root.clone()));
     let (mut ready, mut length, mut ended) = (Vec::new(), 0, false);
     let until = Instant::now() + PATIENCE;
@@ -211,7 +221,7 @@ pub async fn metadata(
     let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
-    counted(&mut response, total, lost, &opened.root);
+    counted(&mut response, total + unlisted, lost + unlisted, &opened.root);
     warn(&mut response, &reported);
     opened.warn(&mut response);
     Ok(response)
@@ -318,13 +328,13 @@ fn multipart(images: Images, root: &str) -> Response {
     let body = ncp_soap::mime::write_multipart(&boundary, None, parts);
     let mut response = Body::new(body).into_response();
     response.headers_mut().extend(HeaderValue::try_from(content_type).ok().map(|v| (header::CONTENT_TYPE, v)));
-    counted(&mut response, images.total, lost, root);
+    counted(&mut response, images.total + images.unlisted, lost + images.unlisted, root);
     warn(&mut response, &images.reported);
     response
 }
 
 /// One instance as it is.
-fn single(Images { total, losses, reported, mut parts }: Images, root: &str) -> Response {
+fn single(Images { total, losses, reported, mut parts, .. }: Images, root: &str) -> Response {
     let lost = losses.count();
     let body = async_stream::try_stream! {
         while let Some(part) = parts.next().await {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hyper::body::Incoming;
 use ncp_audit::StudyObject;
+use ncp_ihe::imaging::ManifestWarning;
 use ncp_ihe::{
     Content, DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, ManifestInstance, ManifestSeries, Oid,
     SeriesRequest, Status, StudyRequest, Uid,
@@ -24,7 +25,7 @@ use crate::audit_scope::Recorder;
 use crate::identity::TransactionName;
 use crate::instance::Expected;
 use crate::listener::OutParts;
-use crate::outcome::GatewayError;
+use crate::outcome::{GatewayError, Indicator};
 use crate::passing::{quiet, read_ahead};
 
 mod losses;
@@ -84,6 +85,18 @@ impl Part<'_> {
         series.instances.iter().filter(move |i| whole && self.instance.is_none_or(|uid| uid == i.sop_instance.as_str()))
     }
 
+    /// How many of its instances the manifest counts and does not list.
+    fn unlisted(self, manifest: &Manifest) -> usize {
+        match (self.series, self.instance) {
+            (None, None) => manifest.announced_count() - manifest.instance_count(),
+            (Some(uid), None) => {
+                let named = manifest.series.iter().filter(|series| series.series.as_str() == uid);
+                named.map(|series| series.announced_count() - series.instances.len()).sum()
+            }
+            _ => 0,
+        }
+    }
+
     /// Whether the manifest has anything of it.
     pub fn is_in(self, manifest: &Manifest) -> bool {
         manifest.series.iter().any(|series| self.of(series).next().is_some())
@@ -92,8 +105,10 @@ impl Part<'_> {
 
 /// A study on its way.
 pub struct Images {
-    /// Instances of the manifest.
+    /// Instances that the manifest lists, of what is asked for.
     pub total: usize,
+    /// Those that it counts and does not list, so that they cannot be asked for.
+    pub unlisted: usize,
     /// Those that do not come, as far as that is known.
     pub losses: Losses,
     /// Codes that the source reported of no instance in particular, with the first batch.
@@ -159,6 +174,11 @@ pub async fn images(
             return Err(error);
         }
     };
+    // What the other country has and does not list is not there either.
+    let unlisted = part.unlisted(manifest);
+    if unlisted > 0 || manifest.warnings.iter().any(ManifestWarning::leaves_out) {
+        recorder.reported(Indicator::Minor, "manifest is not whole");
+    }
     let reported = first.answer.reported.clone();
     let fetch = Fetch::new(source, expected, losses.clone());
     let (units, ended) = read_ahead(fetch.stream(first, batches), LOOK).await;
@@ -174,7 +194,7 @@ pub async fn images(
         Ok(OutPart { content_id, media_type, data })
     });
     let parts = trail.follow(Box::pin(passed));
-    Ok(Images { total, losses, reported, parts })
+    Ok(Images { total, unlisted, losses, reported, parts })
 }
 
 /// What of a manifest is asked for.

@@ -168,6 +168,17 @@ impl National {
         Ok(Self { patients, connectors, describing, setbacks, patience, budget, metrics })
     }
 
+    /// Scans the folders anew; one that cannot be read keeps what was known of it.
+    pub fn rescan(&self) {
+        for connector in &self.connectors {
+            if let System::Embedded(source) = &connector.system
+                && let Err(reason) = source.rescan()
+            {
+                tracing::error!(connector = %connector.name, reason, "folder not scanned, the former index stays");
+            }
+        }
+    }
+
     /// The entries with these ids in every registry that answers; one that fails hides nothing that another has.
     pub async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Vec<DocumentEntry> {
         let answers = self

@@ -1,12 +1,14 @@
 //! A folder as Document Registry, Document Repository and Imaging Document Source: for pilots, demo and tests.
 //!
-//! `dicom/` holds Part 10 files in any layout and with any names, `reports/` a TOML beside each document, `manifest.toml` the codes of the
-//! manifests that are made on the fly, `registry.toml` submission sets, folders and associations where there are any. The index is built at start; pixel data is not read.
+//! `dicom/` holds Part 10 files in any layout and with any names, `reports/` a TOML beside each document, `manifest.toml`
+//! the codes of the manifests that are made on the fly, `registry.toml` submission sets, folders and associations where
+//! there are any. The index is built at start and anew at SIGHUP; pixel data is not read.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use ncp_ihe::{DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, Oid, PatientId, RegistryObjects, Uid};
@@ -33,11 +35,17 @@ mod tests;
 /// Bytes read at once.
 const READ: usize = 256 << 10;
 
-/// The folder's index.
+/// One folder.
 pub struct EmbeddedSource {
-    connector: String,
-    repository: Oid,
-    locations: Vec<Oid>,
+    config: Embedded,
+    language: String,
+    patients: Arc<Patients>,
+    metrics: Metrics,
+    index: ArcSwap<Index>,
+}
+
+/// What is in the folder.
+struct Index {
     studies: BTreeMap<Uid, IndexedStudy>,
     documents: Vec<Held>,
     /// Submission sets, folders, associations.
@@ -56,8 +64,55 @@ impl EmbeddedSource {
     /// # Errors
     /// What is wrong, for operators.
     pub fn scan(config: &Embedded, language: &str, patients: Arc<Patients>, metrics: &Metrics) -> Result<Self, String> {
+        let index = Index::scan(config, language, &patients, metrics)?;
+        Ok(Self {
+            config: config.clone(),
+            language: language.to_owned(),
+            patients,
+            metrics: metrics.clone(),
+            index: ArcSwap::from_pointee(index),
+        })
+    }
+
+    /// Scans the folder anew. What cannot be read leaves the former index in place; what was opened goes on.
+    ///
+    /// # Errors
+    /// What is wrong, for operators.
+    pub fn rescan(&self) -> Result<(), String> {
+        let index = Index::scan(&self.config, &self.language, &self.patients, &self.metrics)?;
+        self.index.store(Arc::new(index));
+        Ok(())
+    }
+
+    /// RepositoryUniqueId of its documents.
+    pub fn repository(&self) -> &Oid {
+        &self.config.repository_unique_id
+    }
+
+    /// Retrieve Location UIDs it serves.
+    pub fn locations(&self) -> &[Oid] {
+        &self.config.location_uids
+    }
+
+    /// The patient's objects, and her studies that are not whole.
+    ///
+    /// # Errors
+    /// None: the index is there.
+    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let objects = self.objects(of).await?;
+        let index = self.index.load();
+        let theirs = index.studies.values().filter(|study| study.patient.as_ref() == Some(&of.get().patient));
+        let omitted = theirs.filter_map(|study| {
+            Some(Omitted::new(&self.config.name, Unit::Study(study.study.clone()), study.fewer()?))
+        });
+        Ok(Registered { objects, omitted: omitted.collect(), ..Registered::default() })
+    }
+}
+
+impl Index {
+    fn scan(config: &Embedded, language: &str, patients: &Patients, metrics: &Metrics) -> Result<Self, String> {
         let authority = Authority(config.patient_id_authority.clone());
-        let scan = scan::Scan { connector: &config.name, patients: &patients, authority: &authority, metrics };
+        let scan = scan::Scan { connector: &config.name, patients, authority: &authority, metrics };
         let studies = scan.studies(&config.folder.join("dicom"))?;
         let mut documents = reports::load(&config.folder.join("reports"), config)?;
         let site = ManifestSite {
@@ -81,67 +136,39 @@ impl EmbeddedSource {
             }
         }
         tracing::info!(connector = %config.name, studies = studies.len(), documents = documents.len(), "folder scanned");
-        Ok(Self {
-            connector: config.name.clone(),
-            repository: config.repository_unique_id.clone(),
-            locations: config.location_uids.clone(),
-            studies,
-            documents,
-            groups: registry::load(&config.folder.join("registry.toml"))?,
-        })
-    }
-
-    /// RepositoryUniqueId of its documents.
-    pub fn repository(&self) -> &Oid {
-        &self.repository
-    }
-
-    /// Retrieve Location UIDs it serves.
-    pub fn locations(&self) -> &[Oid] {
-        &self.locations
-    }
-
-    /// The patient's objects, and her studies that are not whole.
-    ///
-    /// # Errors
-    /// None: the index is there.
-    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let objects = self.objects(of).await?;
-        let theirs = self.studies.values().filter(|study| study.patient.as_ref() == Some(&of.get().patient));
-        let omitted = theirs
-            .filter_map(|study| Some(Omitted::new(&self.connector, Unit::Study(study.study.clone()), study.fewer()?)));
-        Ok(Registered { objects, omitted: omitted.collect(), ..Registered::default() })
+        Ok(Self { studies, documents, groups: registry::load(&config.folder.join("registry.toml"))? })
     }
 }
 
 impl DocumentRegistry for EmbeddedSource {
     async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
-        let of = of.get();
+        let (of, index) = (of.get(), self.index.load());
         let wanted = |entry: &&DocumentEntry| entry.patient_id == of.patient && of.status.contains(&entry.availability);
         let of_patient = |id: &PatientId| *id == of.patient;
         Ok(RegistryObjects {
-            entries: self.documents.iter().map(|d| &d.entry).filter(wanted).cloned().collect(),
-            submission_sets: self
+            entries: index.documents.iter().map(|d| &d.entry).filter(wanted).cloned().collect(),
+            submission_sets: index
                 .groups
                 .submission_sets
                 .iter()
                 .filter(|s| of_patient(&s.patient_id))
                 .cloned()
                 .collect(),
-            folders: self.groups.folders.iter().filter(|f| of_patient(&f.patient_id)).cloned().collect(),
+            folders: index.groups.folders.iter().filter(|f| of_patient(&f.patient_id)).cloned().collect(),
             // Those of other patients have no end here, and release leaves them out.
-            associations: self.groups.associations.clone(),
+            associations: index.groups.associations.clone(),
         })
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        Ok(self.documents.iter().map(|d| &d.entry).filter(|e| ids.get().name(e)).cloned().collect())
+        Ok(self.index.load().documents.iter().map(|d| &d.entry).filter(|e| ids.get().name(e)).cloned().collect())
     }
 }
 
 impl DocumentRepository for EmbeddedSource {
     async fn retrieve(&self, entry: Authorised<Disclose<DocumentEntry>>) -> Result<Document, NationalError> {
-        let held = self.documents.iter().find(|d| d.entry.unique_id == entry.get().unique_id);
+        let index = self.index.load();
+        let held = index.documents.iter().find(|d| d.entry.unique_id == entry.get().unique_id);
         let held = held.ok_or(NationalError::UnknownDocument)?;
         let bytes = held.bytes.clone();
         Ok(Document {
@@ -155,16 +182,16 @@ impl DocumentRepository for EmbeddedSource {
 
 impl ImagingDocumentSource for EmbeddedSource {
     async fn locate(&self, request: &Authorised<LookUp<ImagingRequest>>) -> Result<Vec<LocatedStudy>, NationalError> {
-        let request = request.get();
+        let (request, index) = (request.get(), self.index.load());
         let locate = |study: &ncp_ihe::StudyRequest| {
-            IndexedStudy::locate(self.studies.get(&study.study), study, &request.transfer_syntaxes)
+            IndexedStudy::locate(index.studies.get(&study.study), study, &request.transfer_syntaxes)
         };
         Ok(request.studies.iter().map(locate).collect())
     }
 
     async fn retrieve_instances(&self, study: Authorised<Disclose<LocatedStudy>>) -> Result<Retrieval, NationalError> {
-        let study = study.into_inner();
-        let indexed = self.studies.get(&study.study).ok_or(NationalError::UnknownDocument)?;
+        let (study, index) = (study.into_inner(), self.index.load());
+        let indexed = index.studies.get(&study.study).ok_or(NationalError::UnknownDocument)?;
         let mut files: Vec<(DocumentRequest, PathBuf, u64)> = Vec::new();
         for instance in study.instances {
             let found = indexed.instance(&instance.request.document).ok_or(NationalError::UnknownDocument)?;

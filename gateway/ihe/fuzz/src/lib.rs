@@ -48,6 +48,39 @@ pub fn hl7v3(data: &[u8]) {
     }
 }
 
+/// An object as an archive or a peer sends it: every reader, and no two of them with two notions of what can be read. A
+/// private sequence under UN is put in front of the patient, where there is one.
+pub fn dicom(data: &[u8]) {
+    read_object(data);
+    if let Some(at) = data.windows(6).position(|window| window == b"\x10\x00\x10\x00PN") {
+        let private = b"\x09\x00\x10\x00LO\x04\x00TEST\x09\x00\x01\x10UN\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\x0c\0\0\0\x09\x00\x01\x10\x04\0\0\0ABCD\xfe\xff\xdd\xe0\0\0\0\0";
+        read_object(&[&data[..at], private, &data[at..]].concat());
+    }
+}
+
+fn read_object(data: &[u8]) {
+    let verdict = |size: usize, known: Option<u64>| {
+        let mut scan = StructureScan::new(known);
+        data.chunks(size).try_for_each(|piece| scan.push(piece)).and_then(|()| scan.finish())
+    };
+    let sound = verdict(data.len().max(1), Some(data.len() as u64)).is_ok();
+    assert_eq!(verdict(7, None).is_ok(), sound);
+    let mut scan = StructureScan::new(None);
+    let _ = scan.push(data);
+    // Of a deflated object no more is inflated than a header has at most.
+    let deflated = scan.transfer_syntax().is_some_and(|syntax| !syntax.starts_with("1.2.840.10008.1.2.1") || syntax.ends_with("99"));
+    let identified = matches!(DicomHeader::scan(data, true), Scanned::Header(_));
+    let view = MetadataView { retrieve_url: None, patient_id: None };
+    let told = metadata(data, &view).is_ok();
+    // What is delivered has its element in the metadata (P1), and is known to the folder's scan.
+    if sound && identified && !deflated {
+        assert!(told);
+        assert!(header_end(data, PIXELS, true).is_ok());
+        assert!(!matches!(ImageFacts::read(data), Err(ManifestError::Unbounded(_))));
+    }
+    let _ = for_parser(data);
+}
+
 /// Manifests of every form: what one says in MADO's KOS comes back. And the metadata of any object.
 pub fn manifest(data: &[u8]) {
     let _ = ImageFacts::read(data);

@@ -6,6 +6,7 @@ use dicom_core::{DataElement, PrimitiveValue, VR};
 use dicom_dictionary_std::tags;
 use dicom_object::InMemDicomObject;
 
+use super::characters::{Characters, Delimiters};
 use super::walk::DEPTH;
 use super::*;
 
@@ -332,4 +333,17 @@ fn im_03_a_parser_sees_what_it_reads_as_it_is_written() {
     assert_eq!(clean, for_parser(&plain).expect("sound"));
     assert_eq!(&clean[132..144], [2, 0, 0, 0, b'U', b'L', 4, 0, 27, 0, 0, 0]);
     assert!(for_parser(&meta(DEFLATED[0])).is_err());
+}
+
+/// P9: PS3.5 6.1.2.5.3.
+#[test]
+fn p9_delimiters_set_back_the_character_set() {
+    let characters = Characters::read(b"ISO 2022 IR 100\\ISO 2022 IR 144").expect("known");
+    let decode = |bytes: &[u8], delimiters| characters.decode(bytes, delimiters);
+    assert_eq!(decode(b"\x1b-L\xbb^\xe9", Delimiters::Names), "\u{41b}^\u{e9}");
+    assert_eq!(decode(b"\x1b-L\xbb^\xe9", Delimiters::Values), "\u{41b}^\u{449}");
+    assert_eq!(decode(b"\x1b-L\xbb\\\xe9", Delimiters::Values), "\u{41b}\\\u{e9}");
+    assert_eq!(decode(b"\x1b-L\xbb\\\xe9", Delimiters::Lines), "\u{41b}\\\u{449}");
+    assert_eq!(decode(b"\x1b-L\xbb\r\n\xe9", Delimiters::Lines), "\u{41b}\r\n\u{e9}");
+    assert_eq!(Characters::read(b"ISO_IR 999").is_none(), Characters::read(b"nothing").is_none());
 }

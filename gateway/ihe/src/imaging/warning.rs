@@ -54,6 +54,20 @@ pub enum ManifestWarning {
     DateTime,
 }
 
+impl ManifestWarning {
+    /// Whether something of the study may be missing, beside what the counts say.
+    pub fn leaves_out(&self) -> bool {
+        matches!(self, Self::SeveralStudies | Self::EmptySeries(_) | Self::ReferenceUnusable | Self::DescribedOnly(_))
+    }
+
+    /// Its name, without the UIDs that it is about.
+    pub fn class(&self) -> String {
+        let mut name = format!("{self:?}");
+        name.truncate(name.find('(').unwrap_or(name.len()));
+        name
+    }
+}
+
 impl fmt::Display for ManifestWarning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

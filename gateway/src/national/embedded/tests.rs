@@ -83,7 +83,8 @@ fn case_files(case: &str) -> Vec<PathBuf> {
 /// The manifests of the patient's studies: instances listed, instances there are.
 fn counts(source: &EmbeddedSource) -> Vec<(usize, usize)> {
     let national = PatientId::parse_cx(NATIONAL).expect("a CX");
-    let theirs = source.documents.iter().filter(|d| d.entry.patient_id == national);
+    let index = source.index.load();
+    let theirs = index.documents.iter().filter(|d| d.entry.patient_id == national);
     let manifests = theirs.map(|d| Manifest::read_kos(&d.bytes).expect("a manifest"));
     manifests.map(|m| (m.instance_count(), m.announced_count())).collect()
 }
@@ -91,9 +92,10 @@ fn counts(source: &EmbeddedSource) -> Vec<(usize, usize)> {
 /// The files of a study as its manifest's reader checks them: what NCP-A releases NCP-B takes (P2).
 fn released_are_taken(source: &EmbeddedSource) -> usize {
     let mut taken = 0;
-    for held in &source.documents {
+    let index = source.index.load();
+    for held in &index.documents {
         let manifest = Manifest::read_kos(&held.bytes).expect("a manifest");
-        let study = &source.studies[&manifest.study];
+        let study = &index.studies[&manifest.study];
         let expected = Expected {
             study: manifest.study.clone(),
             patient_ids: Some(PatientKey::told(&manifest.patient.ids)),
@@ -121,7 +123,7 @@ fn im_01_another_hospitals_patient_with_the_same_number_is_not_listed() {
     let folder = Folder::of_case("IM-01");
     let source = folder.scan();
     assert_eq!((counts(&source), left_out(&folder, "other-patient")), (vec![], 2));
-    assert!(source.studies.is_empty());
+    assert!(source.index.load().studies.is_empty());
     // With the issuer of the register's id they are another person's: hers.
     let source = folder.scan_with("{ id = \"UV59569735\", authority = \"HOSPITAL-B\" }");
     assert_eq!(counts(&source), [(2, 2)]);
@@ -191,7 +193,7 @@ fn im_08_what_is_left_out_is_counted() {
     folder.put("cut", &cut);
     let source = folder.scan();
     assert_eq!((counts(&source), left_out(&folder, "broken")), (vec![(3, 4)], 1));
-    let fewer: Vec<_> = source.studies.values().filter_map(IndexedStudy::fewer).collect();
+    let fewer: Vec<_> = source.index.load().studies.values().filter_map(IndexedStudy::fewer).collect();
     assert_eq!(fewer, [Omission::Fewer { listed: 3, counted: 4 }]);
 }
 
@@ -214,6 +216,24 @@ fn im_22_two_objects_under_one_uid_are_none() {
     let folder = Folder::of_case("IM-03");
     fs::copy(case_files("IM-03")[0].clone(), folder.dicom().join("again")).expect("copies");
     assert_eq!(counts(&folder.scan()), [(3, 3)]);
+}
+
+#[test]
+fn im_26_a_new_file_is_there_after_a_reload() {
+    let folder = Folder::of_case("IM-05");
+    let source = folder.scan();
+    fs::remove_file(folder.dicom().join("good2.dcm")).expect("removes");
+    for file in case_files("IM-07") {
+        fs::copy(&file, folder.dicom().join(format!("new-{}", file.file_name().expect("a name").display())))
+            .expect("copies");
+    }
+    assert_eq!(counts(&source), [(3, 3)]);
+    source.rescan().expect("scans");
+    assert_eq!(counts(&source), [(2, 2), (4, 4)]);
+    // A folder that cannot be read leaves what was there.
+    fs::rename(folder.dicom(), folder.root.path().join("away")).expect("renames");
+    assert!(source.rescan().is_err());
+    assert_eq!(counts(&source), [(2, 2), (4, 4)]);
 }
 
 /// P5: whatever becomes of one file, the others of its study and of other studies stay; P3: whatever issuer it says.
