@@ -110,6 +110,10 @@ pub struct Listener {
     pub key: PathBuf,
     /// OCSP responder, `http://…`, whose answer about our certificate is stapled to handshakes.
     pub ocsp_url: Option<String>,
+    /// Addresses by which peers know us: a message whose `wsa:To` is another is for somebody else. None: it is not compared,
+    /// since only the operator knows by which names we are reached.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// Paths of XCPD (ITI-55).
     #[serde(default = "xcpd_paths")]
     pub xcpd_paths: Vec<String>,

@@ -169,3 +169,38 @@ async fn se_21_a_text_that_is_too_long_is_recorded_by_its_digest() {
     assert!(bytes <= 64 << 10, "{bytes} bytes of records");
     assert!(records.iter().all(|xml| !xml.contains("Radiologist Radiologist")));
 }
+
+/// Where the operator says by which addresses we are known, a message to another one is for somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_23_a_message_to_another_address_is_not_ours() {
+    let (world, ours) = (World::new(), "https://ncp.example.no/xca");
+    let known = |text: String| text.replacen("[listener]\n", &format!("[listener]\naddresses = [\"{ours}\"]\n"), 1);
+    let (strict, open) = (world.start("addressed", known).await, world.start("open", |text| text).await);
+    for (gateway, is_strict) in [(strict, true), (open, false)] {
+        let neighbour = world.neighbour("fi", &gateway);
+        for (to, is_ours) in [
+            (ours, true),
+            ("https://NCP.example.no/xca/", true),
+            ("http://www.w3.org/2005/08/addressing/anonymous", true),
+            ("https://elsewhere.example/xca", false),
+            ("https://ncp.example.no/xca?x", false),
+        ] {
+            let assertions = neighbour.assertions(&patient()).await.expect("signs");
+            let body = Neighbour::find_documents(&patient()).to_element();
+            let message = neighbour.message(actions::ITI38_REQUEST, XCA, &assertions, body);
+            let text = String::from_utf8(message).expect("text");
+            let written = format!("https://127.0.0.1:{}{XCA}", gateway.address.port());
+            assert!(text.contains(&written));
+            let message = text.replacen(&written, to, 1).into_bytes();
+            let answer = neighbour.post(XCA, "application/soap+xml; charset=UTF-8", message).await.expect("an answer");
+            match answer.fault() {
+                None => assert!(is_ours || !is_strict, "{to}"),
+                Some(fault) => {
+                    assert!(is_strict && !is_ours, "{to}: {}", fault.subcode);
+                    assert_eq!(fault.subcode, "wsa:DestinationUnreachable");
+                }
+            }
+        }
+        gateway.stop().await;
+    }
+}

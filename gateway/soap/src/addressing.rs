@@ -101,6 +101,16 @@ impl Addressing {
         if reply.is_none() && fault.is_some() { Err(SoapError::AddressRefused) } else { Ok(reply) }
     }
 
+    /// Whether the message is for one of these addresses, or names none but that of the connection.
+    ///
+    /// # Errors
+    /// [`SoapError::Destination`].
+    pub fn check_destination(&self, ours: &[String]) -> Result<(), SoapError> {
+        let Some(to) = self.to.as_deref().filter(|to| *to != ANONYMOUS) else { return Ok(()) };
+        let same = |address: &String| address.trim_end_matches('/').eq_ignore_ascii_case(to.trim_end_matches('/'));
+        if ours.iter().any(same) { Ok(()) } else { Err(SoapError::Destination) }
+    }
+
     /// Headers of a request: new MessageID, anonymous ReplyTo.
     pub fn request(action: &str, to: &str) -> Self {
         Self {

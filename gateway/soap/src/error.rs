@@ -80,6 +80,9 @@ pub enum SoapError {
     /// ReplyTo or FaultTo is not anonymous and not configured.
     #[error("reply address refused")]
     AddressRefused,
+    /// `wsa:To` is somebody else's address.
+    #[error("message is addressed to somebody else")]
+    Destination,
     /// MessageID was used for another message.
     #[error("message id was used before")]
     DuplicateMessageId,
@@ -137,6 +140,7 @@ impl SoapError {
                 "wsa:OnlyAnonymousAddressSupported",
                 &text("only the anonymous reply address is supported"),
             ),
+            Self::Destination => Fault::sender("wsa:DestinationUnreachable", &text("not our address")),
             Self::DuplicateMessageId => Fault::new(
                 "Sender",
                 "wsa:InvalidAddressingHeader",

@@ -195,6 +195,10 @@ where
     };
     let read = wire::read(&exchange.app.config.limits, reply_to, headers, body, implied).await?;
     let wire::Request { bytes, envelope, addressing, answer_at, answer_id } = read;
+    let ours = &exchange.app.config.listener.addresses;
+    if !ours.is_empty() {
+        addressing.check_destination(ours)?;
+    }
     let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
     bounds::check(&envelope.body, &bytes)?;
     Ok(Message { bytes, envelope, addressing, transaction, answer_at, answer_id })
