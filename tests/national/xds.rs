@@ -445,3 +445,38 @@ async fn a_manifest_does_not_outweigh_the_register() {
         same_as_files(&fetched, &files, &study);
     }
 }
+
+/// CO-13: what the registry lists and this gateway cannot answer is named with its id and is not in the answer; what it lists
+/// twice is one line.
+#[tokio::test]
+async fn co_13_what_a_registry_lists_and_cannot_be_answered_is_named() {
+    let world = World::new();
+    let iti47 = r#"{ transaction = "ITI-47", endpoint = "https://localhost:PORT/pdq" }"#;
+    let (domain, asker, _) = domain(&world, &study(8, 1), iti47).await;
+    let of = |number: u32, change: fn(&mut DocumentEntry)| {
+        let mut entry = entry(patient(), &format!("2.999.47.31.{number}"), &study(number, 1));
+        change(&mut entry);
+        entry
+    };
+    let good = entry(patient(), KOS, &study(8, 1));
+    domain.0.lock().expect("not poisoned").entries = vec![
+        good.clone(),
+        good.clone(),
+        of(21, |e| e.repository_unique_id = oid("2.999.47.21.77")),
+        of(22, |e| e.extra_slots = vec![("serviceStartTime".into(), vec!["20261341".into()])]),
+        of(23, |e| e.entry_uuid = "x".into()),
+        of(24, |_| {}),
+        of(24, |e| e.confidentiality[0].code = "R".into()),
+    ];
+    let response = asker.documents(&patient()).await.expect("an answer");
+    let ids: std::collections::BTreeSet<&str> = response.objects.entries.iter().map(|e| e.unique_id.as_str()).collect();
+    assert!(ids.contains(KOS) && ids.iter().all(|id| id.starts_with(KOS)), "{ids:?}");
+    assert_eq!(response.objects.entries.iter().filter(|e| e.unique_id == KOS).count(), 1, "one line");
+    assert_eq!(response.status, Status::PartialSuccess);
+    for number in 21..=24 {
+        let named = |e: &&ncp_ihe::RegistryError| {
+            e.location.as_deref().is_some_and(|l| l.split(' ').next() == Some(&format!("2.999.47.31.{number}")))
+        };
+        assert!(response.errors.iter().any(|e| named(&e)), "{number}: {:?}", response.errors);
+    }
+}

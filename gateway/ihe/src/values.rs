@@ -186,8 +186,10 @@ impl Dtm {
     /// Any other form.
     pub fn parse(text: &str) -> Result<Self, MessageError> {
         let text = text.trim();
-        let valid = matches!(text.len(), 4 | 6 | 8 | 10 | 12 | 14) && text.bytes().all(|b| b.is_ascii_digit());
-        if valid { Ok(Self(text.to_owned())) } else { Err(MessageError::Malformed("dtm")) }
+        let digits = matches!(text.len(), 4 | 6 | 8 | 10 | 12 | 14) && text.bytes().all(|b| b.is_ascii_digit());
+        // A month 13 has the form and is no time.
+        let read = Some(Self(text.to_owned())).filter(|dtm| digits && dtm.earliest().is_some());
+        read.ok_or(MessageError::Malformed("dtm"))
     }
 
     /// To the second.

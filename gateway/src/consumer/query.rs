@@ -144,7 +144,13 @@ impl Merged {
             say("XDSRegistryError", format!("{unusable} objects could not be used"), Severity::Error);
         }
         incomplete.iter().for_each(|code| say(code, "reported by the community".into(), Severity::Error));
-        warnings.iter().for_each(|code| say(code, "reported by the community".into(), Severity::Warning));
+        for code in &warnings {
+            // What this gateway noticed itself is a text, not a code.
+            match code.contains(' ') {
+                true => say("XDSRegistryError", code.clone(), Severity::Warning),
+                false => say(code, "reported by the community".into(), Severity::Warning),
+            }
+        }
     }
 
     fn response(self, errors: Vec<RegistryError>) -> QueryResponse {

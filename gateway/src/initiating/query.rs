@@ -96,6 +96,7 @@ async fn ask(call: &Call, body: Element, recorder: &Recorder) -> Result<Found, G
         homeless: 0,
     };
     found.keep_what_was_asked_for(call, recorder);
+    found.drop_unread_dates();
     found.keep_each_once();
     if let Some((indicator, code)) = reports.outcome(status) {
         recorder.reported(indicator, code);
@@ -132,6 +133,20 @@ impl Found {
         self.object_refs.retain(|(_, home)| kept(home, None));
         self.unusable += unusable;
         self.homeless += homeless;
+    }
+
+    /// A date that is no DTM is not passed on; the entry is shown without it, and that is said.
+    fn drop_unread_dates(&mut self) {
+        let dates = ["creationTime", "serviceStartTime", "serviceStopTime"];
+        let mut dropped = false;
+        for entry in &mut self.objects.entries {
+            let slots = entry.extra_slots.len();
+            entry.extra_slots.retain(|(name, _)| !dates.contains(&name.as_str()));
+            dropped |= entry.extra_slots.len() < slots;
+        }
+        if dropped {
+            self.warnings.push("dates that cannot be read".into());
+        }
     }
 
     /// A document that is listed twice is one document. Two that differ under one id cannot be told apart when they are

@@ -21,6 +21,7 @@ use super::patients::Patients;
 use super::recorded;
 use super::setbacks::{Failures, Setbacks, settled};
 use super::sound::Named;
+use super::usable;
 use super::way::Way;
 use super::xds::XdsSource;
 use super::{
@@ -73,6 +74,20 @@ macro_rules! each {
             System::Xds($source) => $call,
         }
     };
+}
+
+impl Connector {
+    /// Registry objects that can be answered; a patient whom the system does not know has none.
+    async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let registered = self.system.registered(of).await?;
+        Ok(registered.usable(&self.name, self.system.repositories()))
+    }
+
+    /// Entries with these ids that can be answered.
+    async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
+        let found = each!(&self.system, source => source.entries(ids).await);
+        usable::of_look_up(found, self.system.repositories())
+    }
 }
 
 impl System {
@@ -181,9 +196,7 @@ impl National {
 
     /// The entries with these ids in every registry that answers; one that fails hides nothing that another has.
     pub async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Vec<DocumentEntry> {
-        let answers = self
-            .ask_all(|connector| async move { each!(&connector.system, source => source.entries(ids).await) })
-            .await;
+        let answers = self.ask_all(|connector| connector.entries(ids)).await;
         answers.into_iter().flatten().flatten().collect()
     }
 
@@ -197,7 +210,7 @@ impl National {
         ids: &Authorised<LookUp<ObjectIds>>,
     ) -> Result<Vec<DocumentEntry>, NationalError> {
         let connector = self.of_repository(repository).ok_or(NationalError::UnknownRepository)?;
-        let entries = self.in_time(async { each!(&connector.system, source => source.entries(ids).await) }).await?;
+        let entries = self.in_time(connector.entries(ids)).await?;
         Ok(entries.into_iter().filter(|e| e.repository_unique_id == *repository).collect())
     }
 
@@ -290,7 +303,7 @@ impl National {
     pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
         let mut out = Registered::default();
         let mut answered = self.connectors.is_empty();
-        for answer in self.ask_all(|connector| connector.system.registered(of)).await {
+        for answer in self.ask_all(|connector| connector.registered(of)).await {
             match answer {
                 Ok(registered) => {
                     answered = true;
@@ -328,7 +341,7 @@ impl National {
         let of = asked.derive(of);
         let registries = self.connectors.iter().filter(|c| !matches!(c.system, System::DicomWeb(_)));
         let mut all = Registered::default();
-        for answer in join_all(registries.map(|connector| self.in_time(connector.system.registered(&of)))).await {
+        for answer in join_all(registries.map(|connector| self.in_time(connector.registered(&of)))).await {
             match answer {
                 Ok(registered) => {
                     all.objects.extend(registered.objects);

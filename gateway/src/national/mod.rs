@@ -44,6 +44,7 @@ pub mod patients;
 mod recorded;
 mod setbacks;
 mod sound;
+mod usable;
 mod way;
 pub mod xds;
 

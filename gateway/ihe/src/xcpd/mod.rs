@@ -8,6 +8,9 @@ use crate::{HomeCommunityId, PatientId};
 pub use request::{Page, PatientQuery};
 pub use response::PatientResponse;
 
+/// Identifiers of one person that a query may name.
+pub const IDENTIFIERS: usize = 16;
+
 /// A name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PersonName {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use ncp_xml::Element;
 
-use super::PersonName;
+use super::{IDENTIFIERS, PersonName};
 use crate::ns::HL7V3;
 use crate::{MessageError, Oid, PatientId};
 
@@ -94,8 +94,8 @@ impl PatientQuery {
             let root = Oid::parse(value.get("root")?).ok()?;
             PatientId::new(value.get("extension")?, root).ok()
         };
-        let ids: Vec<PatientId> = values(list, "livingSubjectId").filter_map(id_of).take(17).collect();
-        if ids.len() > 16 {
+        let ids: Vec<PatientId> = values(list, "livingSubjectId").filter_map(id_of).take(IDENTIFIERS + 1).collect();
+        if ids.len() > IDENTIFIERS {
             return Err(MessageError::Malformed("livingSubjectId"));
         }
         let name = values(list, "livingSubjectName").next().map(|v| PersonName {

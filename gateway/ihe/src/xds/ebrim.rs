@@ -200,7 +200,7 @@ pub(super) fn read_entry(object: &Element) -> Result<DocumentEntry, MessageError
         reference_ids: kept(slot_values(object, REFERENCE_IDS).iter().filter_map(|v| ReferenceId::parse(v))),
         authors: read_authors(object, AUTHOR),
         legal_authenticator: one("legalAuthenticator"),
-        extra_slots: read_extra_slots(object, &known),
+        extra_slots: [read_extra_slots(object, &known), unread_dates(object)].concat(),
     })
 }
 
@@ -235,6 +235,16 @@ pub(super) fn read_authors(object: &Element, scheme: &str) -> Vec<Author> {
         specialties: slot_values(a, "authorSpecialty"),
     };
     kept(classified(object, scheme).map(read))
+}
+
+/// Dates that are no DTM, as they came: whoever has them must not take the entry for one without.
+fn unread_dates(object: &Element) -> Vec<(String, Vec<String>)> {
+    let unread = |name: &&str| {
+        let values = slot_values(object, name);
+        values.iter().find(|v| !v.is_empty()).filter(|v| Dtm::parse(v).is_err()).cloned()
+    };
+    let dates = ["creationTime", "serviceStartTime", "serviceStopTime"];
+    kept(dates.iter().filter_map(|name| Some(((*name).to_owned(), vec![unread(name)?]))))
 }
 
 pub(super) fn read_extra_slots(object: &Element, known: &[&str]) -> Vec<(String, Vec<String>)> {

@@ -71,6 +71,13 @@ pub(super) fn entry(entry: pb::DocumentEntry) -> Option<DocumentEntry> {
         pb::Availability::Unspecified => return None,
     };
     let time = |text: &str| Dtm::parse(text).ok();
+    let dates = [
+        ("creationTime", &entry.creation_time),
+        ("serviceStartTime", &entry.service_start),
+        ("serviceStopTime", &entry.service_stop),
+    ];
+    let unread = dates.into_iter().filter(|(_, text)| !text.is_empty() && time(text).is_none());
+    let extra_slots = unread.map(|(name, text)| (name.to_owned(), vec![text.clone()])).collect();
     let code = |code: Option<pb::Code>| code.map(coded).unwrap_or_default();
     let codes = |codes: Vec<pb::Code>| codes.into_iter().map(coded).collect();
     let delayed = entry.hash == "da39a3ee5e6b4b0d3255bfef95601890afd80709";
@@ -116,7 +123,7 @@ pub(super) fn entry(entry: pb::DocumentEntry) -> Option<DocumentEntry> {
             })
             .collect(),
         legal_authenticator: given(entry.legal_authenticator),
-        extra_slots: Vec::new(),
+        extra_slots,
     })
 }
 

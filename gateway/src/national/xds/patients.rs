@@ -146,8 +146,25 @@ impl Supplier {
             return Err(NationalError::broken("supplier sent no Bundle"));
         }
         let entries = bundle.get("entry").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        Ok(entries.iter().filter_map(|e| record(e.get("resource")?)).collect())
+        persons_of(entries)
     }
+}
+
+/// The persons of a searchset. An OperationOutcome among them that reports an error says that the answer is not whole, so
+/// that a supplier which found nobody and failed has not answered.
+fn persons_of(entries: &[Value]) -> Result<Vec<PatientRecord>, NationalError> {
+    let resources = || entries.iter().filter_map(|entry| entry.get("resource"));
+    let found: Vec<PatientRecord> = resources().filter_map(record).collect();
+    let outcomes = resources().filter(|r| r.get("resourceType").and_then(Value::as_str) == Some("OperationOutcome"));
+    let mut issues = outcomes.filter_map(|outcome| outcome.get("issue")?.as_array()).flatten();
+    let failed = issues.any(|issue| matches!(issue.get("severity").and_then(Value::as_str), Some("error" | "fatal")));
+    if failed && found.is_empty() {
+        return Err(NationalError::broken("supplier reported an error"));
+    }
+    if failed {
+        tracing::warn!("supplier reported an error beside the persons that it found");
+    }
+    Ok(found)
 }
 
 /// The persons of one answer of ITI-47.
@@ -240,4 +257,23 @@ fn record(patient: &Value) -> Option<PatientRecord> {
         }),
         address,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn fo_03_an_outcome_beside_persons_says_that_the_answer_is_not_whole() {
+        let outcome = |severity: &str| json!({ "resource": { "resourceType": "OperationOutcome", "issue": [{ "severity": severity }] } });
+        let identifier = json!({ "system": "urn:oid:2.999.1", "value": "1" });
+        let person = json!({ "resource": { "resourceType": "Patient", "identifier": [identifier] } });
+        let found = |entries: &[Value]| persons_of(entries).map(|found| found.len()).ok();
+        assert_eq!(found(&[]), Some(0));
+        assert_eq!(found(&[outcome("error")]), None);
+        assert_eq!(found(&[outcome("warning")]), Some(0));
+        assert_eq!(found(&[person, outcome("fatal")]), Some(1));
+    }
 }
