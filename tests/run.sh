@@ -29,11 +29,12 @@ NCP_PYTHON="$(cd "$target/python/bin" && pwd)/python"
 export NCP_PYTHON
 
 # IPF and the judges as projects of their own, from Maven Central; the tests find their classes by NCP_IPF_CLASSPATH and
-# NCP_JUDGES_CLASSPATHS.
+# NCP_JUDGES_CLASSPATHS, those of Axis2 by NCP_AXIS2_CLASSPATH.
 if "$interop"; then
   "$target/python/bin/pip" install -q -r tests/interop/python/requirements.txt >/dev/null
   . tests/interop/ipf/build.sh
   . tests/interop/judges/build.sh
+  . tests/interop/axis2/build.sh
 fi
 
 passed=0

@@ -2,6 +2,7 @@
 //! bodies and a captured header of OpenNCP, and IPF and Python clients that `tests/run.sh --interop` drives.
 #![allow(clippy::print_stdout)]
 
+mod axis2;
 mod ipf;
 mod nist;
 mod node;

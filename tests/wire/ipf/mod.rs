@@ -21,11 +21,11 @@ mod client;
 mod national;
 mod relay;
 
-const HOME: &str = "2.999.47";
-const ASKING: &str = "2.999.246";
-const PATIENT: &str = "IPF1^^^&2.999.47.9&ISO";
-const REPOSITORY: &str = "2.999.47.21.1";
-const REPORT: &str = "2.999.47.72.1";
+pub(crate) const HOME: &str = "2.999.47";
+pub(crate) const ASKING: &str = "2.999.246";
+pub(crate) const PATIENT: &str = "IPF1^^^&2.999.47.9&ISO";
+pub(crate) const REPOSITORY: &str = "2.999.47.21.1";
+pub(crate) const REPORT: &str = "2.999.47.72.1";
 /// Who sits inside the answers of IPF: `PATIENT` without its authority.
 const LOCAL: &str = "IPF1";
 
@@ -37,15 +37,15 @@ fn classpath() -> Option<String> {
     given
 }
 
-struct World {
-    dir: tempfile::TempDir,
-    own: CountryPki,
-    asking: CountryPki,
+pub(crate) struct World {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) own: CountryPki,
+    pub(crate) asking: CountryPki,
     study: Study,
 }
 
 impl World {
-    fn new() -> Result<Self, Error> {
+    pub(crate) fn new() -> Result<Self, Error> {
         let dir = tempfile::tempdir()?;
         let own = CountryPki::create(&dir.path().join("own"), "NO", Algorithm::Rsa2048)?;
         let asking = CountryPki::create(&dir.path().join("asking"), "FI", Algorithm::P256)?;
@@ -64,6 +64,11 @@ impl World {
 
     /// A gateway over one report and one study.
     async fn gateway(&self, name: &str, security_errors: &str) -> Result<Node, Error> {
+        self.gateway_for(name, asking_peer(&self.asking, ASKING, security_errors)).await
+    }
+
+    /// The same for these peers.
+    pub(crate) async fn gateway_for(&self, name: &str, peers: String) -> Result<Node, Error> {
         let dir = self.dir.path().join(name);
         let data = dir.join("data");
         std::fs::create_dir_all(data.join("reports"))?;
@@ -91,7 +96,6 @@ uid_root = "2.999.47.31"
 "#,
             data.display()
         );
-        let peers = asking_peer(&self.asking, ASKING, security_errors);
         Node::start(&Setup {
             dir: &dir,
             pki: &self.own,
@@ -135,7 +139,7 @@ confidentiality = [{confidentiality}]
 }
 
 /// A Security header in a file.
-fn security(path: &Path, assertions: &[&SignedAssertion]) -> Result<PathBuf, Error> {
+pub(crate) fn security(path: &Path, assertions: &[&SignedAssertion]) -> Result<PathBuf, Error> {
     let mut header = Element::new(ncp_soap::ns::WSSE, "Security");
     for assertion in assertions {
         header = header.raw(assertion.xml.clone());
@@ -158,7 +162,7 @@ async fn run(classpath: &str, mode: &str, settings: &Path) -> Result<Vec<(String
     Ok(legs)
 }
 
-fn lines(text: &str) -> Vec<(String, bool, String)> {
+pub(crate) fn lines(text: &str) -> Vec<(String, bool, String)> {
     let field = |line: &str, name: &str| {
         line.split(&format!("\"{name}\":"))
             .nth(1)
@@ -172,7 +176,7 @@ fn lines(text: &str) -> Vec<(String, bool, String)> {
         .collect()
 }
 
-fn assert_legs(legs: &[(String, bool, String)], expected: &[&str]) {
+pub(crate) fn assert_legs(legs: &[(String, bool, String)], expected: &[&str]) {
     let failed: Vec<_> = legs.iter().filter(|(_, ok, _)| !ok).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     let ran: BTreeSet<&str> = legs.iter().map(|(leg, _, _)| leg.as_str()).collect();
@@ -252,7 +256,7 @@ fn listed(study: &Study, folder: &Path) -> Result<String, Error> {
 }
 
 /// `key=value` lines in a file.
-fn properties(path: PathBuf, of: &[(&str, String)]) -> Result<PathBuf, Error> {
+pub(crate) fn properties(path: PathBuf, of: &[(&str, String)]) -> Result<PathBuf, Error> {
     let text = of.iter().fold(String::new(), |mut text, (key, value)| {
         let _ = writeln!(text, "{key}={value}");
         text
