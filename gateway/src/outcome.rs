@@ -202,9 +202,8 @@ impl GatewayError {
             Self::Policy(PolicyError::NoConsent) => {
                 rights("ERROR_PI_GENERIC", "4701", "no consent", "wsse:FailedCheck").minor(None)
             }
-            Self::Policy(PolicyError::Failed(_)) => {
-                rights("ERROR_SEC_GENERIC", "4703", "not permitted", "wsse:FailedCheck").serious(Some(Alert::Security))
-            }
+            // That consent or a policy could not be looked up is no fact of the caller, and passes.
+            Self::Policy(PolicyError::Failed(_)) => Self::Busy.row().serious(Some(Alert::Security)),
             Self::National(error) => national_row(error),
             Self::Peer(PeerError::Mismatch | PeerError::Withheld(_)) => failed().serious(Some(Alert::Security)),
             Self::Peer(PeerError::Busy) => Self::Busy.row(),
@@ -419,6 +418,13 @@ mod tests {
             ),
             (PolicyError::WeakAuthentication.into(), rights, "4702", "4702", Indicator::Minor),
             (PolicyError::Forbidden("x".into()).into(), rights, "4703", "4703", Indicator::Minor),
+            (
+                PolicyError::Failed("x".into()).into(),
+                "ResponderBusy",
+                "XDSRegistryBusy",
+                "XDSRepositoryBusy",
+                Indicator::Serious,
+            ),
             (PolicyError::NoConsent.into(), rights, "4701", "4701", Indicator::Minor),
             (
                 MessageError::HomeCommunityMissing.into(),

@@ -9,9 +9,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use jiff::{SignedDuration, Timestamp};
-use ncp_gateway::initiating::{Call, Caller, Treatment, discover, query};
+use ncp_gateway::initiating::{Call, Caller, Treatment, discover, query, retrieve};
 use ncp_gateway::outcome::GatewayError;
-use ncp_ihe::{FindDocuments, PatientId, StoredQuery, actions};
+use ncp_ihe::{
+    Content, DocumentRequest, DocumentResponse, FindDocuments, HomeCommunityId, Oid, PatientId, RetrieveResponse,
+    Status, StoredQuery, actions,
+};
 use ncp_tests::attack::{Finding, report};
 use ncp_tests::neighbour::{Neighbour, XCA};
 use ncp_tests::pki::{Algorithm, CountryPki, Odd, Use};
@@ -148,11 +151,66 @@ async fn every_row_against_an_initiating_gateway() {
         findings.push(Finding::new(id, input, &[expected], got));
         gateway.stop().await;
     }
+    findings.extend(stamped_documents(&world, &finland, &patient).await);
     let file = crate::report_folder().join("abuse-initiating.md");
     std::fs::write(&file, report("initiating, in process", &findings)).expect("writes");
     let wrong: Vec<&Finding> = findings.iter().filter(|f| !f.held).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     drop(Arc::new(responding));
+}
+
+/// The same for a document of ITI-39: community, repository and document together name it.
+async fn stamped_documents(world: &World, finland: &CountryPki, patient: &PatientId) -> Vec<Finding> {
+    let home = |oid: &str| HomeCommunityId::parse(oid).ok();
+    let repository = |oid: &str| Oid::parse(oid).expect("an OID");
+    let asked =
+        DocumentRequest { home: home("2.999.246"), repository: repository("2.999.246.21.1"), document: "1.2".into() };
+    let mut findings = Vec::new();
+    for (id, input, sent, expected) in [
+        (
+            "T-BND-18b",
+            "a document stamped with another country's homeCommunityId",
+            DocumentRequest { home: home("2.999.752"), ..asked.clone() },
+            "dropped",
+        ),
+        ("T-BND-18c", "a document without homeCommunityId", DocumentRequest { home: None, ..asked.clone() }, "dropped"),
+        (
+            "T-BND-18d",
+            "a document of another repository",
+            DocumentRequest { repository: repository("2.999.246.21.2"), ..asked.clone() },
+            "dropped",
+        ),
+        (
+            "T-BND-18e",
+            "another document of the repository",
+            DocumentRequest { document: "1.3".into(), ..asked.clone() },
+            "dropped",
+        ),
+        ("T-BND-18b-good", "the document that was asked for", asked.clone(), TAKEN),
+    ] {
+        let document = DocumentResponse {
+            request: sent,
+            new_document: None,
+            media_type: "text/xml".into(),
+            content: Content::Inline(Bytes::from_static(b"<a/>")),
+        };
+        let body = RetrieveResponse { status: Status::Success, errors: Vec::new(), documents: vec![document] };
+        let headers = ncp_soap::Addressing::response(actions::ITI39_RESPONSE, None).to_headers();
+        let answer = ncp_soap::Envelope { headers, body: body.to_element() }.write();
+        let at = server(finland, "tls-server", &world.no.path("anchors.pem"), answer.into()).await;
+        let gateway = asking(world, &format!("document-{id}"), at).await;
+        let call = call(&gateway, claims(&gateway, world));
+        let call = Call { treatment: call.treatment.map(|t| Treatment { patient: patient.clone(), ..t }), ..call };
+        let wanted = retrieve::Wanted { request: asked.clone(), hash: None, size: None };
+        let got = match retrieve::retrieve(&call, &wanted).await {
+            Ok(_) => TAKEN.to_owned(),
+            Err(GatewayError::Peer(ncp_gateway::initiating::PeerError::Mismatch)) => "dropped".into(),
+            Err(error) => error.to_string(),
+        };
+        findings.push(Finding::new(id, input, &[expected], got));
+        gateway.stop().await;
+    }
+    findings
 }
 
 /// The text without the element of that local name.

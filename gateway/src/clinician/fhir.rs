@@ -130,7 +130,33 @@ fn match_request(body: &[u8]) -> Result<MatchRequest, Problem> {
         _ => return Err(malformed()),
     }
     let patient = patient.filter(|p| p.get("resourceType").and_then(Value::as_str) == Some("Patient"));
-    Ok(MatchRequest { sought: sought(patient.ok_or_else(malformed)?), only_certain, count })
+    Ok(MatchRequest { sought: bounded(sought(patient.ok_or_else(malformed)?))?, only_certain, count })
+}
+
+/// Identifiers and given names of one person. What we send for a caller is bounded by what the caller sent, and is nothing
+/// that our own entry would refuse.
+const IDENTIFIERS: usize = ncp_ihe::xcpd::IDENTIFIERS;
+const GIVEN: usize = 20;
+
+fn bounded(mut sought: Sought) -> Result<Sought, Problem> {
+    let mut known = Vec::new();
+    sought.ids.retain(|id| {
+        !known.contains(id) && {
+            known.push(id.clone());
+            true
+        }
+    });
+    let name = sought.name.iter().flat_map(|name| std::iter::once(&name.family).chain(&name.given));
+    let texts = sought.ids.iter().map(|id| &id.extension).chain(name).chain(&sought.birth_date);
+    let too_long = texts.map(String::len).any(|length| length > ncp_audit::bounds::TEXT);
+    let given = sought.name.as_ref().map_or(0, |name| name.given.len());
+    if too_long || sought.ids.len() > IDENTIFIERS || given > GIVEN {
+        return Err(Problem::Request(
+            "match-request",
+            "The person has too many identifiers or names, or too long ones.",
+        ));
+    }
+    Ok(sought)
 }
 
 fn sought(patient: &Value) -> Sought {

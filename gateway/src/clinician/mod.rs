@@ -64,6 +64,8 @@ use token::{Bearer, Binding, TokenError};
 pub const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
 /// Bodies of requests: parameters, never documents.
 const BODY_BYTES: usize = 64 << 10;
+/// Header fields of a request, bytes, as on the other listeners (T-HTTP-3).
+const HEADER_BYTES: usize = 32 << 10;
 /// Calls carried at once.
 const CALLS: usize = 256;
 
@@ -311,8 +313,10 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
     let called = (request.method().clone(), request.uri().path().to_owned());
     let certificate = request.extensions().get::<Certificate>().cloned().unwrap_or_default();
     request.extensions_mut().insert(Context { address, reference: reference.clone(), called, certificate });
+    let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let response = match clinic.calls.clone().try_acquire_owned() {
         Err(_) => Problem::Busy.response(&reference),
+        Ok(_) if header_bytes > HEADER_BYTES => Problem::Headers.response(&reference),
         Ok(permit) => {
             let response = next.run(request).await;
             let response = match response.extensions().get::<Arc<Problem>>() {

@@ -37,6 +37,8 @@ pub enum Problem {
     Changed,
     /// 413
     TooLarge,
+    /// 431
+    Headers,
     /// 422
     MatchInput,
     /// 503
@@ -87,6 +89,10 @@ impl Problem {
             Self::TooLarge => {
                 let text = "Too many results; narrow the search.";
                 (S::PAYLOAD_TOO_LARGE, "too-costly", "results-too-many", text.into())
+            }
+            Self::Headers => {
+                let text = "The header fields of the request are too large.";
+                (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-costly", "headers-too-large", text.into())
             }
             Self::MatchInput => {
                 let text = "An identifier of a country that is asked through this gateway is needed.";

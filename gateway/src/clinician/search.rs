@@ -117,6 +117,8 @@ async fn search(
     Ok(response)
 }
 
+/// Values of all parameters that narrow a search.
+const VALUES: usize = 100;
 /// Entries of a page at most.
 const PAGE: usize = 200;
 
@@ -181,6 +183,17 @@ impl Filter {
                 out.used.push(pair.to_owned());
             }
         }
+        if out.types.len() + out.content_types.len() + out.status.len() > VALUES {
+            return Err(Problem::Request("values", "The parameters have too many values."));
+        }
+        // A value that is given twice goes out once.
+        let mut known = Vec::new();
+        out.status.retain(|status| {
+            !known.contains(status) && {
+                known.push(*status);
+                true
+            }
+        });
         if out.status.is_empty() {
             out.status.push(Availability::Approved);
         }

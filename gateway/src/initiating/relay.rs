@@ -122,8 +122,8 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
     for (number, document) in response.documents.into_iter().enumerate() {
         let key = (document.request.repository.to_string(), document.request.document.clone());
         // What was not asked for, or comes twice, is not taken.
-        let asked = open.get(&key).is_some_and(|(request, _)| retrieve::is_asked_for(call, request, &document));
-        let Some((request, study)) = open.remove(&key).filter(|_| asked) else {
+        let is_asked = open.get(&key).is_some_and(|(request, _)| retrieve::is_asked_for(call, request, &document));
+        let Some((request, study)) = is_asked.then(|| open.remove(&key)).flatten() else {
             own.alert("peer sent something that was not asked for");
             continue;
         };

@@ -201,3 +201,37 @@ async fn on_02_a_consumers_query_goes_out_with_class_codes_in_one_value() {
         assert!(codes[0].starts_with(&format!("('{first}^^")) && codes[0].contains(&format!("'{last}^^")), "{codes:?}");
     }
 }
+
+/// F5: what the reader of `gateway/ihe/tests/openncp` takes, seen at the clinician's end: nobody under `AE`, and a list with
+/// an entry without anything, where an image of no known type was dropped.
+#[tokio::test]
+async fn fo_01_f5_odd_answers_of_the_incumbent_at_the_clinicians_end() {
+    let nobody = "<PRPA_IN201306UV02 xmlns='urn:hl7-org:v3'><acknowledgement><typeCode code='AA'/><acknowledgementDetail>\
+        <code code='ERROR_PI_NO_MATCH'/><text>No patient found.</text><location>NF</location></acknowledgementDetail>\
+        </acknowledgement><controlActProcess><reasonOf><detectedIssueEvent><mitigatedBy><detectedIssueManagement>\
+        <code code='AnswerNotAvailable' codeSystem='1.3.6.1.4.1.19376.1.2.27.3'/></detectedIssueManagement></mitigatedBy>\
+        </detectedIssueEvent></reasonOf><queryAck><queryResponseCode code='AE'/></queryAck></controlActProcess></PRPA_IN201306UV02>";
+    let nobody = Element::parse(nobody.as_bytes(), &Limits::ANSWER).expect("XML");
+    let country =
+        Others::none().with("SE", SE, move |_| Reaction::Simple(actions::ITI55_RESPONSE, nobody.clone())).await;
+    let (world, _countries) = country.clinicians().peers(0, KIND.to_owned()).world("").await;
+    let identifier = serde_json::json!({
+        "system": format!("urn:oid:{}", ncp_tests::asking::PATIENTS), "value": patient().extension,
+    });
+    let person = serde_json::json!({ "resourceType": "Patient", "identifier": [identifier] });
+    let (status, _, bundle) = call(&world, "/fhir/Patient/$match", "", Some(&person)).await;
+    assert_eq!((status, bundle["total"].as_u64()), (200, Some(0)), "{bundle}");
+
+    let (world, base) = sweden(KIND, |asked| {
+        let Reaction::Simple(action, body) = query(&asked.body, Manners::default()) else { panic!("a list") };
+        let text = body.to_xml();
+        let end = text.rfind("RegistryObjectList>").and_then(|at| text[..at].rfind("</")).expect("the list's end");
+        let empty = format!("<x:ExtrinsicObject xmlns:x=\"{}\"/>", ns::RIM);
+        let text = format!("{}{empty}{}", &text[..end], &text[end..]);
+        Reaction::Simple(action, Element::parse(text.as_bytes(), &Limits::ANSWER).expect("XML"))
+    })
+    .await;
+    let shown = list(&world, &base).await;
+    assert_eq!((shown.ids.len(), shown.total), (2, None), "{shown:?}");
+    assert!(shown.says("entries-unusable", "1 entries"), "{shown:?}");
+}

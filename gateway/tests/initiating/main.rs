@@ -32,6 +32,7 @@ mod incumbent;
 mod inert;
 mod losses;
 mod mime;
+mod odd;
 mod sts;
 mod terminology;
 mod told;
