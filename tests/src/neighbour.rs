@@ -89,9 +89,25 @@ impl Neighbour {
         host: &str,
         port: u16,
     ) -> Result<Self, Error> {
-        let material = Material::load(&pki.path("tls-client.pem"), &pki.path("tls-client.key"))?;
+        Self::showing(pki, home, gateway_anchors, host, port, ("tls-client", "seal"))
+    }
+
+    /// A neighbour that connects and signs with other certificates of a PKI, by file.
+    ///
+    /// # Errors
+    /// Files, OpenSSL.
+    pub fn showing(
+        pki: &CountryPki,
+        home: &str,
+        gateway_anchors: &std::path::Path,
+        host: &str,
+        port: u16,
+        (connects, signs): (&str, &str),
+    ) -> Result<Self, Error> {
+        let file = |name: &str, end: &str| pki.path(&format!("{name}.{end}"));
+        let material = Material::load(&file(connects, "pem"), &file(connects, "key"))?;
         let connector = material.connector(&[gateway_anchors.to_owned()], b"\x08http/1.1")?;
-        let seal = SealKey::load(&pki.path("seal.pem"), &pki.path("seal.key"))?;
+        let seal = SealKey::load(&file(signs, "pem"), &file(signs, "key"))?;
         let country = seal.country;
         let signer = Signer::start(seal, 1)?;
         Ok(Self {

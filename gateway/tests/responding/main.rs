@@ -9,6 +9,7 @@ mod hazards;
 mod incumbent;
 mod orcd;
 mod pages;
+mod pins;
 mod terminology;
 mod trail;
 mod transactions;

@@ -153,6 +153,11 @@ impl World {
         world
     }
 
+    /// The certificates in a folder of the world.
+    pub(crate) fn pki(&self, folder: &str, country: &str) -> CountryPki {
+        CountryPki::open(&self.dir.path().join(folder), country).expect("a PKI")
+    }
+
     /// The file of a slice.
     pub(crate) fn slice(&self, folder: &str, slice: u32) -> Vec<u8> {
         std::fs::read(self.dir.path().join(folder).join(format!("{slice:06}.dcm"))).expect("a slice")
