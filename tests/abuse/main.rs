@@ -10,6 +10,7 @@ use ncp_ihe::actions;
 use ncp_saml::{AssertionError, SecurityHeader, SignerIdentity, SignerTrust, TrcClaims, Verifier, trc_template};
 use ncp_tests::attack::{self, Finding, Row};
 use ncp_tests::neighbour::{Neighbour, XCA};
+use ncp_tests::pki::peer_pin;
 use ncp_tls::{Anchors, CertificateFacts, Country, Purpose, Revocation};
 use openssl::x509::X509Ref;
 
@@ -84,6 +85,19 @@ async fn every_row_against_a_responding_gateway() {
     println!("{} rows, report in {}", findings.len(), file.display());
     let wrong: Vec<&Finding> = findings.iter().filter(|f| !f.held).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
+    gateway.stop().await;
+}
+
+/// Against a gateway that names its peers' certificates, no other certificate of their authorities will do.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_10_other_names_of_the_same_authority() {
+    let world = World::new();
+    let gateway = world.start("names", |text| text.replacen("pin = \"anchor\"\n", &peer_pin("FI"), 1)).await;
+    let attacker = world.attacker(&gateway);
+    let at = ("127.0.0.1", gateway.address.port());
+    let findings = attack::other_names(&attacker, &world.no.path("anchors.pem"), at).await.expect("rows");
+    let wrong: Vec<&Finding> = findings.iter().filter(|f| !f.held).collect();
+    assert!(findings.len() == 4 && wrong.is_empty(), "{wrong:#?}");
     gateway.stop().await;
 }
 

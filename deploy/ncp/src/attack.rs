@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ncp_ihe::{HomeCommunityId, PatientId};
-use ncp_tests::attack::{Attacker, handshakes, report};
+use ncp_tests::attack::{Attacker, handshakes, other_names, report};
 use ncp_tests::neighbour::Neighbour;
 use ncp_tests::pki::CountryPki;
 
@@ -87,6 +87,7 @@ pub(crate) async fn run(attack: Attack) -> Result<bool, Error> {
         blocked_document: blocked,
     };
     let mut findings = handshakes(&attacker, &anchors, (&host, port), None).await?;
+    findings.extend(other_names(&attacker, &anchors, (&host, port)).await?);
     for row in attacker.rows().await? {
         findings.push(attacker.run(&row).await);
     }

@@ -23,7 +23,7 @@ mod shapes;
 mod transport;
 
 pub use long::{TOO_LONG, with_slot};
-pub use transport::handshakes;
+pub use transport::{handshakes, other_names};
 
 /// One code for every check of an assertion that fails.
 pub const INTEGRITY: &str = "ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED";

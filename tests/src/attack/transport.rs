@@ -5,11 +5,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use ncp_ihe::actions;
 use ncp_tls::Material;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode, SslVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Attacker, Finding};
+use super::{Attacker, Finding, INTEGRITY, SERVED, verdict};
+use crate::neighbour::{Neighbour, XCA};
 use crate::pki::{Algorithm, CountryPki, Error, Odd, Use};
 
 const REFUSED: &str = "handshake refused";
@@ -62,6 +64,39 @@ pub async fn handshakes(
     out.push(Finding::new("T-TLS-6", "renegotiation", &["renegotiation refused"], renegotiate(attacker, host, port)?));
     let connector = client(Some(&good), anchors, None)?;
     out.push(Finding::new("T-TLS-good", "a good handshake", &["answered"], attempt(&connector, host, port).await));
+    Ok(out)
+}
+
+/// Keys that the country's authorities issued to somebody else than its NCP, against a gateway that names the peer's
+/// certificates (`pin`): one of its TLS clients, one of its seals, both.
+///
+/// # Errors
+/// Files, keys, signing.
+pub async fn other_names(
+    attacker: &Attacker,
+    anchors: &Path,
+    (host, port): (&str, u16),
+) -> Result<Vec<Finding>, Error> {
+    let (client, seal) = ("attack-T-PIN-client", "attack-T-PIN-seal");
+    attacker.pki.leaf(client, Use::Client, Algorithm::P256, 0, 90)?;
+    attacker.pki.leaf(seal, Use::Seal, Algorithm::P256, 0, 90)?;
+    let mut out = Vec::new();
+    for (id, input, shown, expected) in [
+        ("T-PIN-1", "TLS client of the country's authority, not its NCP", (client, "seal"), REFUSED),
+        ("T-PIN-2", "signer of the country's authority, not its NCP", ("tls-client", seal), INTEGRITY),
+        ("T-PIN-3", "both", (client, seal), REFUSED),
+        ("T-PIN-good", "the NCP's own", ("tls-client", "seal"), SERVED),
+    ] {
+        let home = attacker.neighbour.home.to_string();
+        let neighbour = Neighbour::showing(&attacker.pki, &home, anchors, host, port, shown)?;
+        let assertions = neighbour.assertions(&attacker.patient).await?;
+        let query = Neighbour::find_documents(&attacker.patient).to_element();
+        let got = match neighbour.call(actions::ITI38_REQUEST, XCA, &assertions, query).await {
+            Ok(answer) => verdict(&answer),
+            Err(_) => REFUSED.into(),
+        };
+        out.push(Finding::new(id, input, &[expected], got));
+    }
     Ok(out)
 }
 
