@@ -3,6 +3,8 @@
 //! Codes: `style.md` of IPF's ErrorCode and OpenNCP's OpenNCPErrorCode; fault codes SOAP 1.2 Part 2 table 20. The peer's
 //! text comes from this table, never from `Display` of an error. A unit test walks every row.
 
+use std::time::Duration;
+
 use ncp_ihe::{MessageError, RegistryError, Severity};
 use ncp_saml::AssertionError;
 use ncp_soap::SoapError;
@@ -13,6 +15,7 @@ use crate::national::NationalError;
 use crate::policy::PolicyError;
 use crate::responding::rate::RateError;
 use crate::responding::replay::ReplayError;
+use crate::retry_after;
 
 /// Code system of the XCPD reasons that IHE defines.
 const IHE_REASONS: &str = "1.3.6.1.4.1.19376.1.2.27.3";
@@ -206,7 +209,7 @@ impl GatewayError {
             Self::Policy(PolicyError::Failed(_)) => Self::Busy.row().serious(Some(Alert::Security)),
             Self::National(error) => national_row(error),
             Self::Peer(PeerError::Mismatch | PeerError::Withheld(_)) => failed().serious(Some(Alert::Security)),
-            Self::Peer(PeerError::Busy) => Self::Busy.row(),
+            Self::Peer(PeerError::Busy | PeerError::Later(_)) => Self::Busy.row(),
             Self::Peer(error) if error.is_unavailable() => Row {
                 query: "XDSUnavailableCommunity",
                 retrieve: "XDSUnavailableCommunity",
@@ -231,6 +234,7 @@ impl GatewayError {
         reference: &str,
     ) -> RegistryError {
         let row = self.row();
+        let text = self.retry_after().map_or_else(|| row.text.to_owned(), retry_after::told);
         let code = match transaction {
             TransactionName::Iti39 | TransactionName::Rad75 => row.retrieve,
             TransactionName::Iti38 | TransactionName::Iti55 => row.query,
@@ -243,7 +247,7 @@ impl GatewayError {
         };
         RegistryError {
             code: code.to_owned(),
-            context: format!("{}{declared} (reference {reference})", row.text),
+            context: format!("{text}{declared} (reference {reference})"),
             severity: Severity::Error,
             location,
         }
@@ -253,6 +257,15 @@ impl GatewayError {
     fn declared(&self) -> Option<&str> {
         match self {
             Self::National(NationalError::Unreadable(what)) | Self::Peer(PeerError::Unreadable(what)) => Some(what),
+            _ => None,
+        }
+    }
+
+    /// When to ask again, where somebody said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::National(NationalError::Busy(after)) => *after,
+            Self::Peer(PeerError::Later(after)) => Some(*after),
             _ => None,
         }
     }
@@ -368,7 +381,7 @@ fn national_row(error: &NationalError) -> Row {
             Row { retrieve: REPLACED, text: "the study has changed since it was listed, search again", ..minor }
         }
         N::UnknownDocument => Row { retrieve: "XDSDocumentUniqueIdError", text: "document is not available", ..minor },
-        N::Busy => Row {
+        N::Busy(_) => Row {
             xcpd_reason: ("ResponderBusy", IHE_REASONS),
             query: "XDSRegistryBusy",
             retrieve: "XDSRepositoryBusy",
@@ -483,7 +496,13 @@ mod tests {
                 "XDSRepositoryError",
                 Indicator::Minor,
             ),
-            (NationalError::Busy.into(), "ResponderBusy", "XDSRegistryBusy", "XDSRepositoryBusy", Indicator::Serious),
+            (
+                NationalError::Busy(None).into(),
+                "ResponderBusy",
+                "XDSRegistryBusy",
+                "XDSRepositoryBusy",
+                Indicator::Serious,
+            ),
             (
                 PeerError::Timeout.into(),
                 "InternalError",

@@ -27,6 +27,19 @@ pub(crate) fn seconds(after: Duration) -> u64 {
     after.as_secs() + u64::from(after.subsec_nanos() > 0)
 }
 
+/// As an error of XDS tells it, in its codeContext: the one form that [`of_text`] reads.
+pub(crate) fn told(after: Duration) -> String {
+    format!("{BUSY}{} s", seconds(after))
+}
+
+/// The time that a codeContext of ours tells.
+pub(crate) fn of_text(context: &str) -> Option<Duration> {
+    let seconds = context.strip_prefix(BUSY)?.split(' ').next()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST))
+}
+
+const BUSY: &str = "busy, try again in ";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +56,8 @@ mod tests {
             assert_eq!(read(nothing), None, "{nothing}");
         }
         assert_eq!(seconds(Duration::from_millis(1500)), 2);
+        let said = told(Duration::from_secs(600));
+        assert_eq!(of_text(&format!("{said} (reference 1)")), Some(Duration::from_secs(600)));
+        assert_eq!(of_text("busy, try again later"), None);
     }
 }

@@ -53,6 +53,18 @@ impl NationalConnector {
             | Self::Xds(Xds { name, .. }) => name,
         }
     }
+
+    /// Host and port where images are fetched; none for a folder.
+    pub fn host(&self) -> &str {
+        let url = match self {
+            Self::Embedded(_) => "",
+            Self::DicomWeb(DicomWeb { url, .. }) => url,
+            Self::Grpc(Grpc { endpoint, .. }) => endpoint,
+            Self::Xds(Xds { registry, sources, .. }) => sources.first().map_or(registry, |source| &source.endpoint),
+        };
+        let host = url.split_once("://").map_or(url, |(_, rest)| rest);
+        host.split(['/', '?', '@']).next().unwrap_or_default()
+    }
 }
 
 /// A national XDS.b and XDS-I.b infrastructure.

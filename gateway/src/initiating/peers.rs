@@ -72,8 +72,7 @@ pub enum PeerError {
 impl PeerError {
     /// Whether there was no answer of the transaction at all (ITI TF-3: table 4.2.4.1-2, XDSUnavailableCommunity).
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::NotServed | Self::Http(_) | Self::Later(_) | Self::Fault | Self::Open)
-            || self.is_of_the_way()
+        matches!(self, Self::NotServed | Self::Http(_) | Self::Fault | Self::Open) || self.is_of_the_way()
     }
 
     /// Whether the way to the peer failed, or the peer itself.

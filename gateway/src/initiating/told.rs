@@ -1,13 +1,18 @@
 //! What a country reports beside, or in place of, what it was asked for: one reading of the error list for ITI-38, ITI-39,
 //! RAD-75 and ITI-55. The list counts, whatever the status says of the whole.
 
+use std::time::Duration;
+
 use ncp_ihe::{RegistryError, Severity, Status};
 
 use super::{Call, PeerError};
 use crate::identity::TransactionName;
 use crate::outcome::Indicator;
+use crate::retry_after;
 use crate::soap_client::code_only;
 
+/// When a busy country is asked again that does not say when.
+const PAUSE: Duration = Duration::from_secs(30);
 /// Codes of one answer that are kept.
 const MOST: usize = 16;
 
@@ -45,6 +50,8 @@ pub struct Report {
     pub severity: Severity,
     /// What it is about.
     pub about: About,
+    /// When a busy country wants to be asked again, where it says so.
+    pub after: Option<Duration>,
 }
 
 /// The error list of an answer, each code once.
@@ -56,17 +63,21 @@ impl Reports {
     pub fn read(status: Status, errors: &[RegistryError]) -> Self {
         let mut out = Self::default();
         for error in errors {
-            out.add(&error.code, error.severity);
+            out.take(&error.code, error.severity, retry_after::of_text(&error.context));
         }
         if status != Status::Success && out.0.is_empty() {
             let code = if status == Status::Missing { "no status" } else { "no code" };
-            out.0.push(Report { code: code.into(), severity: Severity::Error, about: About::Technical });
+            out.0.push(Report { code: code.into(), severity: Severity::Error, about: About::Technical, after: None });
         }
         out
     }
 
     /// Adds a code.
     pub fn add(&mut self, code: &str, severity: Severity) {
+        self.take(code, severity, None);
+    }
+
+    fn take(&mut self, code: &str, severity: Severity, after: Option<Duration>) {
         let code = match code_only(code) {
             code if code.is_empty() => "no code".to_owned(),
             // A long number is no code that anybody defines; it may be an identifier of a person.
@@ -74,7 +85,7 @@ impl Reports {
             code => code,
         };
         let about = About::of(&code);
-        let report = Report { code, severity, about };
+        let report = Report { code, severity, about, after };
         if self.0.len() < MOST && !self.0.contains(&report) {
             self.0.push(report);
         }
@@ -85,6 +96,9 @@ impl Reports {
         let counts = |r: &&Report| r.severity == Severity::Error || status != Status::Success;
         let about = |about| self.0.iter().filter(counts).find(|r| r.about == about);
         let first = about(About::Caller).or_else(|| about(About::Technical))?;
+        if matches!(first.code.as_str(), "XDSRepositoryBusy" | "XDSRegistryBusy") {
+            return Some(PeerError::Later(first.after.unwrap_or(PAUSE)));
+        }
         Some(PeerError::Refused(first.code.clone()))
     }
 
@@ -128,7 +142,7 @@ impl Reports {
 impl Call {
     /// Puts what a country reported into the log and the metrics.
     pub(super) fn reported(&self, transaction: TransactionName, reports: &Reports) {
-        for Report { code, severity, about } in &reports.0 {
+        for Report { code, severity, about, .. } in &reports.0 {
             let severity = if *severity == Severity::Error { "error" } else { "warning" };
             let (country, of) = (self.peer.country, transaction.as_str());
             match about {

@@ -51,9 +51,17 @@ pub struct National {
 /// One system under its name.
 struct Connector {
     name: String,
+    /// Where it is, for the operator.
+    host: String,
     /// Instances that can be opened beside each other.
     ahead: usize,
     system: System,
+}
+
+impl Connector {
+    fn failures(&self, study: Uid, metrics: Metrics) -> Failures {
+        Failures { connector: self.name.clone(), host: self.host.clone(), study, metrics }
+    }
 }
 
 /// A new kind is a new variant.
@@ -177,7 +185,8 @@ impl National {
                     System::Xds(Box::new(XdsSource::new(domain, whole, signer, patients.clone(), way)?))
                 }
             };
-            connectors.push(Connector { name: connector.name().to_owned(), ahead, system });
+            let (name, host) = (connector.name().to_owned(), connector.host().to_owned());
+            connectors.push(Connector { name, host, ahead, system });
         }
         let (describing, setbacks, patience) = (Recent::default(), Setbacks::default(), config.patience);
         Ok(Self { patients, connectors, describing, setbacks, patience, budget, metrics })
@@ -264,7 +273,7 @@ impl National {
             let uid = part.get().study.clone();
             let wanted: Vec<DocumentRequest> = part.get().instances.iter().map(|i| i.request.clone()).collect();
             let named = Named::of(part.get());
-            let failures = Failures { connector: connector.name.clone(), study: uid, metrics: self.metrics.clone() };
+            let failures = connector.failures(uid, self.metrics.clone());
             match each!(&connector.system, source => source.retrieve_instances(part).await) {
                 Ok(opened) => {
                     out.missing.extend(opened.missing);

@@ -134,9 +134,11 @@ impl GrpcSource {
 
 /// What a status means. Its text stays out: it may name people.
 fn failed(status: Status) -> NationalError {
+    // gRPC A6: the server's own word for when to come back.
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").and_then(|v| v.to_str().ok()?.parse().ok());
     match status.code() {
         Code::NotFound => NationalError::UnknownDocument,
-        Code::ResourceExhausted => NationalError::Busy,
+        Code::ResourceExhausted => NationalError::Busy(pushback.map(Duration::from_millis)),
         Code::OutOfRange => NationalError::TooMany,
         Code::Unavailable | Code::DeadlineExceeded | Code::Aborted | Code::Cancelled => {
             NationalError::down(format!("service answered {:?}", status.code()))

@@ -20,6 +20,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -32,6 +33,7 @@ use crate::compare::Misfit;
 use crate::instance::{Expected, Foreign};
 use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
+use crate::retry_after;
 
 pub mod dicomweb;
 pub mod directory;
@@ -256,8 +258,8 @@ pub enum Missing {
     Mismatch,
     /// The source says it has it and could not send it.
     Failed,
-    /// The source is busy.
-    Busy,
+    /// The source is busy, and says for how long, if it does.
+    Busy(Option<Duration>),
 }
 
 impl Missing {
@@ -268,7 +270,7 @@ impl Missing {
             NationalError::Foreign(_) => Self::Mismatch,
             NationalError::UnknownDocument => Self::Unknown,
             NationalError::UnknownRepository => Self::UnknownSource,
-            NationalError::Busy => Self::Busy,
+            NationalError::Busy(after) => Self::Busy(*after),
             _ => Self::Failed,
         }
     }
@@ -307,9 +309,9 @@ pub enum NationalError {
     /// It answered in a coding or charset that is not known, or not in the one that it declares: which one.
     #[error("national system's answer cannot be read: {0}")]
     Unreadable(String),
-    /// The system asks to come back later.
-    #[error("national system is busy")]
-    Busy,
+    /// The system asks to come back later, and says when, if it does.
+    #[error("national system is busy{}", .0.map(|after| format!(" for {} s", retry_after::seconds(after))).unwrap_or_default())]
+    Busy(Option<Duration>),
     /// The object differs from what the index promised.
     #[error("object does not fit its index entry: {0}")]
     Mismatch(&'static str),
@@ -360,7 +362,7 @@ impl NationalError {
             Self::Replaced => "replaced",
             Self::Down { .. } => "failed",
             Self::Unreadable(_) => "unreadable",
-            Self::Busy => "busy",
+            Self::Busy(_) => "busy",
             Self::Mismatch(_) => "mismatch",
             Self::Foreign(_) => "withheld",
             Self::TransferSyntax => "transfer-syntax",
@@ -370,6 +372,6 @@ impl NationalError {
 
     /// Whether asking again may help.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Busy | Self::Down { retry: true, .. })
+        matches!(self, Self::Busy(_) | Self::Down { retry: true, .. })
     }
 }

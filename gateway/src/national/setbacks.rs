@@ -115,6 +115,7 @@ pub(super) async fn settled(
 #[derive(Clone)]
 pub(super) struct Failures {
     pub(super) connector: String,
+    pub(super) host: String,
     pub(super) study: Uid,
     pub(super) metrics: Metrics,
 }
@@ -123,7 +124,8 @@ impl Failures {
     /// One that failed.
     pub(super) fn note(&self, request: &DocumentRequest, error: &NationalError) {
         let (study, instance) = (digest(self.study.as_str()), digest(&request.document));
-        tracing::warn!(connector = %self.connector, reason = %error, study, instance, "instance does not come");
+        let Self { connector, host, .. } = self;
+        tracing::warn!(%connector, %host, reason = %error, study, instance, "instance does not come");
         self.metrics.left_out(&self.connector, error.class(), 1);
     }
 

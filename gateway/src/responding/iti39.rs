@@ -175,7 +175,7 @@ async fn document(
     }
     // Documents that must be held to be made: what is too much for one answer is asked for in another.
     if form.is_some() && held >= exchange.app.config.limits.document_bytes {
-        return Err(NationalError::Busy.into());
+        return Err(NationalError::Busy(None).into());
     }
     let documents = match entry.is_manifest() {
         true => describing().await,

@@ -22,6 +22,7 @@ use crate::listener::OutParts;
 use crate::national::{Instance, InstanceStream, LocatedStudy, Missing, NationalError, Retrieval};
 use crate::outcome::GatewayError;
 use crate::passing::{Incomplete, until_failure};
+use crate::retry_after;
 
 const DICOM: &str = "application/dicom";
 
@@ -199,8 +200,12 @@ fn missing_error(exchange: &Exchange, request: &DocumentRequest, why: Missing) -
         Missing::Unknown | Missing::Mismatch => ("XDSDocumentUniqueIdError", "instance is not available"),
         Missing::UnknownSource => ("XDSUnknownRepositoryId", "source is not known"),
         Missing::Failed => ("XDSRepositoryError", "instance could not be fetched"),
-        Missing::Busy => ("XDSRepositoryBusy", "busy, try again later"),
+        Missing::Busy(_) => ("XDSRepositoryBusy", "busy, try again later"),
         Missing::TransferSyntax => ("XDSRepositoryError", "stored in none of the requested transfer syntaxes"),
+    };
+    let text = match why {
+        Missing::Busy(Some(after)) => retry_after::told(after),
+        _ => text.to_owned(),
     };
     RegistryError {
         code: code.into(),

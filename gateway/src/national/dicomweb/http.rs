@@ -73,7 +73,7 @@ impl fmt::Display for Failure {
 impl From<Failure> for NationalError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Later(..) => Self::Busy,
+            Failure::Later(_, after) => Self::Busy(after),
             Failure::Status(404 | 410) => Self::UnknownDocument,
             Failure::Status(406) => Self::TransferSyntax,
             Failure::TooMany => Self::TooMany,

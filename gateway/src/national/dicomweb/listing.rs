@@ -238,7 +238,7 @@ impl Reader {
         if let Some(known) = self.slow.get(&study).filter(|known| known.facts == facts && known.counted.is_some()) {
             return Ok(Some(known));
         }
-        let reading = self.reading(facts).ok_or(NationalError::Busy)?;
+        let reading = self.reading(facts).ok_or(NationalError::Busy(None))?;
         timeout_at(until, reading).await.map_err(|_| slow())?
     }
 

@@ -8,7 +8,8 @@ use crate::soap_client::{CallError, code_only};
 /// A call that brought no answer.
 pub(super) fn of_call(error: CallError) -> NationalError {
     match error {
-        CallError::Later(_) | CallError::Http(429 | 503) => NationalError::Busy,
+        CallError::Later(after) => NationalError::Busy(Some(after)),
+        CallError::Http(429 | 503) => NationalError::Busy(None),
         CallError::Timeout | CallError::Unreachable(_) | CallError::BrokeOff | CallError::Http(500..) => {
             NationalError::down(error.to_string())
         }
@@ -41,7 +42,7 @@ fn of_code(code: &str) -> NationalError {
         "XDSUnknownPatientId" => NationalError::NoPatient,
         "XDSTooManyResults" => NationalError::TooMany,
         "XDSRegistryBusy" | "XDSRepositoryBusy" | "XDSRegistryOutOfResources" | "XDSRepositoryOutOfResources" => {
-            NationalError::Busy
+            NationalError::Busy(None)
         }
         "XDSDocumentUniqueIdError" | "XDSMissingDocument" => NationalError::UnknownDocument,
         "XDSUnknownRepositoryId" | "XDSIUnknownIdsUid" => NationalError::UnknownRepository,
@@ -65,7 +66,7 @@ pub(super) fn why(errors: &[RegistryError], sop_instance: &str) -> Missing {
         NationalError::UnknownDocument => Missing::Unknown,
         NationalError::UnknownRepository => Missing::UnknownSource,
         NationalError::TransferSyntax => Missing::TransferSyntax,
-        NationalError::Busy => Missing::Busy,
+        NationalError::Busy(after) => Missing::Busy(after),
         _ => Missing::Failed,
     }
 }
@@ -92,7 +93,7 @@ mod tests {
         ];
         assert_eq!(why(&errors, "2.999.1.1"), Missing::Unknown);
         assert_eq!(why(&errors, "2.999.1.10"), Missing::TransferSyntax);
-        assert_eq!(why(&errors, "2.999.1.2"), Missing::Busy);
+        assert_eq!(why(&errors, "2.999.1.2"), Missing::Busy(None));
         assert_eq!(why(&errors[..2], "2.999.1.2"), Missing::Unknown);
     }
 
@@ -103,9 +104,9 @@ mod tests {
         assert!(text.contains("OlaNordmannscript") && !text.contains("as the national"), "{text}");
         assert!(matches!(mapped(Status::Success, &[]), Ok(None)));
         let beside = mapped(Status::Success, &[error("XDSRegistryBusy", None)]);
-        assert!(matches!(beside, Ok(Some(NationalError::Busy))));
+        assert!(matches!(beside, Ok(Some(NationalError::Busy(None)))));
         assert!(mapped(Status::Missing, &[]).is_err());
         let partial = mapped(Status::PartialSuccess, &[error("XDSRegistryBusy", None)]);
-        assert!(matches!(partial, Ok(Some(NationalError::Busy))));
+        assert!(matches!(partial, Ok(Some(NationalError::Busy(None)))));
     }
 }

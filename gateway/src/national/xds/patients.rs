@@ -172,7 +172,7 @@ fn persons(body: &Element, community: &HomeCommunityId) -> Result<Vec<PatientRec
     match PatientResponse::read_supplier(body, community) {
         Ok(PatientAnswer::Matches(matches)) => Ok(matches.into_iter().map(|m| m.record).collect()),
         Ok(PatientAnswer::NoMatch { .. }) => Ok(Vec::new()),
-        Ok(PatientAnswer::Refused(refusal)) if refusal.reason == "ResponderBusy" => Err(NationalError::Busy),
+        Ok(PatientAnswer::Refused(refusal)) if refusal.reason == "ResponderBusy" => Err(NationalError::Busy(None)),
         Ok(PatientAnswer::Refused(refusal)) if refusal.asks_for_more() => Err(NationalError::Ambiguous),
         Ok(PatientAnswer::Refused(_)) => Err(NationalError::broken("supplier refused the query")),
         Err(_) => Err(NationalError::broken("supplier's answer is no PRPA_IN201306UV02")),

@@ -120,8 +120,8 @@ impl<'a> Fetch<'a> {
         let syntaxes = draw::TRANSFER_SYNTAXES.iter().filter_map(|s| Uid::parse(s).ok()).collect();
         let look_up = self.asked.derive(ImagingRequest { studies: vec![study], transfer_syntaxes: syntaxes });
         let (mut found, documents) = tokio::join!(national.locate(&look_up), national.describing(&look_up));
-        if found.unreached.iter().flat_map(|(_, missing)| missing).any(|(_, why)| *why == Missing::Busy) {
-            return Err(NationalError::Busy.into());
+        if found.unreached.iter().flat_map(|(_, missing)| missing).any(|(_, why)| matches!(why, Missing::Busy(_))) {
+            return Err(NationalError::Busy(None).into());
         }
         let study = found.studies.pop().ok_or(NationalError::UnknownDocument)?;
         if study.instances.is_empty() {
