@@ -21,9 +21,9 @@ use tonic::transport::Channel;
 use crate::config;
 use crate::national::{ByteStream, NationalError};
 
-mod regions;
+pub mod facets;
 
-use regions::Regions;
+use facets::Facets;
 
 const H2: &[u8] = b"\x02h2";
 /// Bytes of one chunk.
@@ -66,6 +66,34 @@ pub struct Transcoded {
     pub summary: DocumentSummary,
 }
 
+/// What the service knows of codes that a country words in its own way.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Codes that have a target, by system and code; those whose target says exactly the same.
+    mapped: HashMap<(String, String), bool>,
+    /// Modalities and regions; nothing when the service did not say them.
+    pub facets: Arc<Facets>,
+}
+
+impl Known {
+    /// Whether the service has a target for the code.
+    pub fn is_mapped(&self, code: &Coded) -> bool {
+        self.mapped.contains_key(&(code.system.clone(), code.code.clone()))
+    }
+
+    /// Whether it has one that says exactly the same.
+    pub fn is_exact(&self, code: &Coded) -> bool {
+        self.mapped.get(&(code.system.clone(), code.code.clone())).is_some_and(|exact| *exact)
+    }
+
+    /// With another code, for tests.
+    #[cfg(test)]
+    pub(crate) fn with(mut self, code: &Coded, exact: bool) -> Self {
+        self.mapped.insert((code.system.clone(), code.code.clone()), exact);
+        self
+    }
+}
+
 /// Metadata after the service.
 #[derive(Debug, Clone)]
 pub struct Entries {
@@ -73,6 +101,8 @@ pub struct Entries {
     pub entries: Vec<DocumentEntry>,
     /// Digest of the snapshot that was used, hex; empty when there was no code to ask for.
     pub snapshot: String,
+    /// What it says of their codes.
+    pub known: Known,
 }
 
 /// The client; connects when first used.
@@ -82,7 +112,7 @@ pub struct Translator {
     deadline: Duration,
     document_deadline: Duration,
     /// Of the snapshot that answered last.
-    regions: Arc<ArcSwapOption<Regions>>,
+    facets: Arc<ArcSwapOption<Facets>>,
 }
 
 impl Translator {
@@ -97,7 +127,7 @@ impl Translator {
             channel,
             deadline: config.deadline,
             document_deadline: config.document_deadline,
-            regions: Arc::default(),
+            facets: Arc::default(),
         })
     }
 
@@ -110,21 +140,25 @@ impl Translator {
     pub async fn entries_to_pivot(&self, entries: &[DocumentEntry]) -> Result<Entries, TranslationError> {
         let found = self.codes(entries, "en").await?;
         let mut entries: Vec<DocumentEntry> = entries.iter().map(|entry| with_targets(entry, &found)).collect();
-        match self.regions(&found.snapshot).await {
-            Ok(regions) => regions.name(&mut entries),
+        let mut known = Known { mapped: found.mapped(), facets: Arc::default() };
+        match self.facets(&found.snapshot).await {
+            Ok(facets) => {
+                facets.name(&mut entries);
+                known.facets = facets;
+            }
             // A list without regions is one all the same.
             Err(error) => tracing::warn!(reason = %error, "body regions are not named"),
         }
-        Ok(Entries { entries, snapshot: found.snapshot })
+        Ok(Entries { entries, snapshot: found.snapshot, known })
     }
 
-    /// What procedures say of body regions; asked for once a snapshot.
-    async fn regions(&self, snapshot: &str) -> Result<Arc<Regions>, TranslationError> {
-        if let Some(known) = self.regions.load_full().filter(|known| known.snapshot == snapshot) {
+    /// What procedures say of modalities and body regions; asked for once a snapshot.
+    async fn facets(&self, snapshot: &str) -> Result<Arc<Facets>, TranslationError> {
+        if let Some(known) = self.facets.load_full().filter(|known| known.snapshot == snapshot) {
             return Ok(known);
         }
-        let found = Arc::new(Regions::new(snapshot.to_owned(), self.alternatives(&regions::all()).await?));
-        self.regions.store(Some(found.clone()));
+        let found = Arc::new(Facets::new(snapshot.to_owned(), self.alternatives(&facets::all()).await?));
+        self.facets.store(Some(found.clone()));
         Ok(found)
     }
 
@@ -145,7 +179,7 @@ impl Translator {
                 code.display = Some(display);
             }
         }
-        Ok(Entries { entries, snapshot: found.snapshot })
+        Ok(Entries { entries, snapshot: found.snapshot, known: Known::default() })
     }
 
     /// Every code of the entries, once, in batches that see one snapshot.
@@ -302,6 +336,8 @@ fn bare(system: &str) -> &str {
 /// What the service says of a code.
 struct Answer {
     target: Option<Coded>,
+    /// The target says exactly the same.
+    exact: bool,
     display: String,
 }
 
@@ -327,9 +363,15 @@ impl Answers {
                 _ => None,
             };
             let display = answer.display[at].clone();
-            self.codes.insert(((*system).to_owned(), (*code).to_owned()), Answer { target, display });
+            let exact = answer.outcome[at] == Outcome::Mapped as i32;
+            self.codes.insert(((*system).to_owned(), (*code).to_owned()), Answer { target, exact, display });
         }
         Ok(())
+    }
+
+    /// The codes that have a target, and whether that says exactly the same.
+    fn mapped(&self) -> HashMap<(String, String), bool> {
+        self.codes.iter().filter(|(_, a)| a.target.is_some()).map(|(key, a)| (key.clone(), a.exact)).collect()
     }
 
     fn of(&self, code: &Coded) -> Option<&Answer> {

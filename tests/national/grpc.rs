@@ -147,3 +147,36 @@ async fn the_example_service_carries_the_whole_story() {
     assert!(fetched.whole && fetched.response.status == Status::PartialSuccess);
     assert!(fetched.instances.contains_key(&study.instance(3)));
 }
+
+/// CO-18: one instance that cannot be sent, the first: it is told with its reason, and the others come.
+#[tokio::test]
+async fn co_18_the_first_instance_that_fails_takes_no_other_along() {
+    let world = World::new();
+    let study = study(7, 4);
+    let files = study.write(&world.dir.path().join("dicom")).expect("writes");
+    let series = ManifestSeries {
+        location: Some(oid(LOCATION)),
+        instances: (1..=4)
+            .map(|s| ManifestInstance::new(uid("1.2.840.10008.5.1.4.1.1.2"), uid(&study.instance(s))))
+            .collect(),
+        ..ManifestSeries::new(uid(&study.series()))
+    };
+    let manifest = Manifest {
+        series: vec![series],
+        ..Manifest::new(uid("2.999.47.31.7"), uid("2.999.47.31.7.1"), uid(&study.uid()))
+    };
+    let kos = manifest.write_kos(KosDialect::XdsI).expect("writes");
+    let document = (entry("2.999.47.31.7", "application/dicom", kos.len() as u64), kos);
+    let holdings = Holdings { files: scan(&world.dir.path().join("dicom")), ..holdings(document) };
+    let section = connector(&world, served(&world, holdings).await) + &format!("location_uids = [\"{LOCATION}\"]\n");
+    let neighbour = world.gateway(false, &section).await;
+    // The index has both; the first two files are gone.
+    files[..2].iter().for_each(|file| std::fs::remove_file(file).expect("removes"));
+    let fetched = fetch(&neighbour, &images(&study, LOCATION, 1..=4)).await;
+    assert!(fetched.whole && fetched.response.status == Status::PartialSuccess);
+    assert_eq!((fetched.instances.len(), codes(&fetched)), (2, vec!["XDSRepositoryError"; 2]));
+    for slice in 3..=4 {
+        let file = std::fs::read(&files[slice as usize - 1]).expect("reads");
+        assert_eq!(fetched.instances[&study.instance(slice)], file);
+    }
+}

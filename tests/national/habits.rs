@@ -374,3 +374,20 @@ async fn im_17_who_was_promised_a_study_keeps_it_while_it_grows() {
     let (response, _) = restarted.document(&patient(), &wanted(&former[2].unique_id)).await.expect("ITI-39");
     assert_eq!(response.status, Status::Success);
 }
+
+/// IM-18: an archive that is busy for longer than anybody waits: each instance is told with the archive's own time.
+#[tokio::test]
+async fn im_18_a_longer_time_is_told_as_the_archive_says_it() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 1).await;
+    let busy = study(1).instance(2);
+    archive.habit(move |asked| asked.path.ends_with(&busy).then(|| status(503, &[("retry-after", "600")])).flatten());
+    let fetched = fetch(&neighbour, &images(&study(1), LOCATION, 1..=3)).await;
+    assert!(fetched.whole && fetched.instances.len() == 2);
+    assert_eq!((fetched.response.status, codes(&fetched)), (Status::PartialSuccess, vec!["XDSRepositoryBusy"]));
+    assert!(
+        fetched.response.errors[0].context.starts_with("busy, try again in 600 s"),
+        "{:?}",
+        fetched.response.errors
+    );
+}

@@ -27,10 +27,10 @@ pub use values::{Coded, Dtm, HomeCommunityId, Oid, PatientId, Uid};
 pub use xcpd::{Address, PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PatientResponse, PersonName};
 pub use xds::{
     Association, Author, Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry,
-    DocumentRequest, DocumentResponse, EntryType, FindDocuments, FindFolders, FindSubmissionSets, Folder, GetAll,
-    ImagingRequest, Line, ObjectIds, QueryResponse, ReferenceId, RegistryError, RegistryObjects, RetrieveRequest,
-    RetrieveResponse, ReturnType, SeriesRequest, Severity, Status, StoredQuery, StudyRequest, SubmissionSet, TimeRange,
-    like,
+    DocumentRequest, DocumentResponse, EntryType, Filtered, FindDocuments, FindFolders, FindSubmissionSets, Folder,
+    GetAll, ImagingRequest, Line, ObjectIds, QueryResponse, ReferenceId, RegistryError, RegistryObjects,
+    RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, Severity, Status, StoredQuery, StudyRequest,
+    SubmissionSet, TimeRange, like,
 };
 
 /// `wsa:Action` values (`ihe-transactions.md` 1.2).

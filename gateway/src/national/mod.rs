@@ -375,3 +375,42 @@ impl NationalError {
         matches!(self, Self::Busy(_) | Self::Down { retry: true, .. })
     }
 }
+
+/// A report with one event code, for tests of what lists make of entries.
+#[cfg(test)]
+pub(crate) fn with_event(event: &ncp_ihe::Coded) -> DocumentEntry {
+    let read = |text: &str| ncp_ihe::Oid::parse(text).expect("an OID");
+    let code = || ncp_ihe::Coded::new("1", "2.999.3", None);
+    let unique_id = format!("2.999.1^{}", event.code);
+    DocumentEntry {
+        entry_uuid: manifests::entry_uuid(&unique_id),
+        unique_id,
+        home: None,
+        repository_unique_id: read("2.999.7"),
+        availability: Availability::Approved,
+        entry_type: ncp_ihe::EntryType::Stable,
+        patient_id: PatientId::new("1", read("2.999.2")).expect("an id"),
+        source_patient_id: None,
+        source_patient_info: Vec::new(),
+        class_code: code(),
+        type_code: code(),
+        format_code: code(),
+        practice_setting: code(),
+        facility_type: code(),
+        confidentiality: Vec::new(),
+        event_codes: vec![event.clone()],
+        language: "en".into(),
+        mime_type: "text/xml".into(),
+        title: None,
+        comments: None,
+        creation_time: None,
+        service_start: None,
+        service_stop: None,
+        hash: None,
+        size: Some(1),
+        reference_ids: Vec::new(),
+        authors: Vec::new(),
+        legal_authenticator: None,
+        extra_slots: Vec::new(),
+    }
+}

@@ -235,12 +235,18 @@ async fn translate(
 ) -> Translated {
     let mut out = Translated { objects: national.clone(), widened: None, snapshot: String::new() };
     let Some(translator) = &exchange.app.translator else { return out };
-    let (entries, widened) =
-        tokio::join!(translator.entries_to_pivot(&national.entries), Widened::of(translator, query));
-    let entries = entries.map(|found| (out.objects.entries, out.snapshot) = (found.entries, found.snapshot));
-    let found = match (entries, widened) {
-        (Ok(()), Ok(widened)) => return Translated { widened, ..out },
-        (Err(error), _) | (Ok(()), Err(error)) => error,
+    let (entries, alternatives) =
+        tokio::join!(translator.entries_to_pivot(&national.entries), Widened::alternatives(translator, query));
+    let entries = entries.map(|found| {
+        (out.objects.entries, out.snapshot) = (found.entries, found.snapshot);
+        found.known
+    });
+    let found = match (entries, alternatives) {
+        (Ok(known), Ok(found)) => {
+            let widened = found.map(|found| Widened::of(query, found, national, &known));
+            return Translated { widened, ..out };
+        }
+        (Err(error), _) | (Ok(_), Err(error)) => error,
     };
     tracing::warn!(reason = %found, "metadata not translated");
     errors.push(RegistryError {

@@ -1,5 +1,7 @@
 //! NCP-A with a terminology service that answers, keeps silent, or is gone.
 
+use std::collections::BTreeSet;
+
 use ncp_ihe::{Coded, DocumentEntry, FindDocuments, QueryResponse, ReturnType, Severity, Status, StoredQuery};
 use ncp_tests::pki::CountryPki;
 
@@ -149,4 +151,57 @@ async fn without_an_answer_originals_go_out_with_a_warning_and_no_filter_hides_w
         let queries: Vec<_> = records.iter().filter(|m| m.types[0].code == "ITI-38").collect();
         assert!(queries.len() >= 3 && queries.iter().all(|m| trail::detail(m, "ncp:terminology-snapshot").is_none()));
     }
+}
+
+/// The reports of TC-01 beside those that are there.
+fn tc_01(pki: &CountryPki) {
+    let from =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/cases/terminology/TC-01/no/reports");
+    for file in std::fs::read_dir(from).expect("the case").filter_map(Result::ok) {
+        std::fs::copy(file.path(), pki.path("../data/reports").join(file.file_name())).expect("copies");
+    }
+}
+
+/// TC-01: a filter hides nothing that is not known to be something else, whether the service knows the codes, is gone or
+/// keeps silent; and nothing that is found with it is missing without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn tc_01_a_filter_finds_all_that_it_must() {
+    let table = include_str!("../../../tests/fixtures/cases/terminology/TC-01/expected.tsv");
+    let names = |column: &str| -> BTreeSet<String> {
+        column.split(", ").filter(|name| *name != "-").map(ToOwned::to_owned).collect()
+    };
+    let mut with_service = Vec::new();
+    for (how, service) in [("up", 0), ("gone", 1), ("silent", 2)] {
+        let world = World::start_with(async |pki| {
+            tc_01(pki);
+            match service {
+                0 => serving(pki).await,
+                1 => gone(pki).await,
+                _ => silent(pki).await,
+            }
+        })
+        .await;
+        for (index, row) in table.lines().skip(1).filter(|line| !line.is_empty()).enumerate() {
+            let columns: Vec<&str> = row.split('\t').collect();
+            let [filter, code, system, must, may, ..] = columns[..] else { panic!("{row}") };
+            let asked = [(code, system)];
+            let lists: &[&[(&str, &str)]] = if code.is_empty() { &[] } else { &[&asked] };
+            let answer = with_events(&world, lists).await;
+            assert_eq!(answer.status, Status::Success, "{how} {filter}: {:?}", answer.errors);
+            let text = |e: &&DocumentEntry| e.mime_type == "text/xml";
+            let found: BTreeSet<String> =
+                answer.objects.entries.iter().filter(text).filter_map(|e| e.title.clone()).collect();
+            assert!(found.is_superset(&names(must)), "{how} {filter}: {found:?}");
+            assert!(!found.contains("RG toraks"), "{how} {filter}: what the patient closed stays closed");
+            let beside: Vec<&String> =
+                found.iter().filter(|t| !names(must).contains(*t) && !names(may).contains(*t)).collect();
+            eprintln!("{how:8} {filter:24} found {} of {}, beside {beside:?}", names(must).len(), names(must).len());
+            match service {
+                0 => with_service.push(found),
+                _ => assert!(found.is_superset(&with_service[index]), "{how} {filter}: {found:?}"),
+            }
+        }
+    }
+    // What is known to be another modality or region is left out.
+    assert!(!with_service[2].contains("CT toraks"), "MR: {:?}", with_service[2]);
 }

@@ -13,8 +13,8 @@ pub use metadata::{
     Association, Author, Availability, DocumentEntry, EntryType, Folder, ReferenceId, RegistryObjects, SubmissionSet,
 };
 pub use query::{
-    ContentFilter, CrossGatewayQueryRequest, FindDocuments, FindFolders, FindSubmissionSets, GetAll, ObjectIds,
-    ReturnType, StoredQuery, TimeRange, like,
+    ContentFilter, CrossGatewayQueryRequest, Filtered, FindDocuments, FindFolders, FindSubmissionSets, GetAll,
+    ObjectIds, ReturnType, StoredQuery, TimeRange, like,
 };
 pub use registry::{QueryResponse, RegistryError, Severity, Status};
 pub use retrieve::{

@@ -86,6 +86,23 @@ pub enum StoredQuery {
     GetAssociations(Vec<String>),
 }
 
+/// What a list of codes filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filtered {
+    /// classCode.
+    Class,
+    /// typeCode.
+    Type,
+    /// practiceSettingCode.
+    PracticeSetting,
+    /// healthcareFacilityTypeCode.
+    FacilityType,
+    /// eventCodeList: procedures, modalities, body regions.
+    Event,
+    /// confidentialityCode, contentTypeCode, a folder's codes.
+    Other,
+}
+
 impl StoredQuery {
     /// The query's UUID URN.
     pub fn id(&self) -> &'static str {
@@ -134,24 +151,32 @@ impl StoredQuery {
 
     /// The lists of codes that the query filters by, each an "any of". formatCode is none of them: it says how bytes
     /// are read, and stands for no meaning that a country words in its own way.
-    pub fn filters_mut(&mut self) -> Vec<&mut Vec<Coded>> {
+    pub fn filters_mut(&mut self) -> Vec<(Filtered, &mut Vec<Coded>)> {
+        use Filtered as F;
+        fn each(what: Filtered, lists: &mut [Vec<Coded>]) -> impl Iterator<Item = (Filtered, &mut Vec<Coded>)> {
+            lists.iter_mut().map(move |list| (what, list))
+        }
         match self {
             Self::FindDocuments(find) => {
                 let single = [
-                    &mut find.class_codes,
-                    &mut find.type_codes,
-                    &mut find.practice_settings,
-                    &mut find.facility_types,
+                    (F::Class, &mut find.class_codes),
+                    (F::Type, &mut find.type_codes),
+                    (F::PracticeSetting, &mut find.practice_settings),
+                    (F::FacilityType, &mut find.facility_types),
                 ];
-                let filters = single.into_iter().chain(&mut find.event_codes).chain(&mut find.confidentiality);
-                filters.filter(|list| !list.is_empty()).collect()
+                let several = each(F::Event, &mut find.event_codes).chain(each(F::Other, &mut find.confidentiality));
+                single.into_iter().chain(several).filter(|(_, list)| !list.is_empty()).collect()
             }
-            Self::FindSubmissionSets(find) if !find.content_types.is_empty() => vec![&mut find.content_types],
-            Self::FindFolders(find) => find.codes.iter_mut().collect(),
+            Self::FindSubmissionSets(find) if !find.content_types.is_empty() => {
+                vec![(F::Other, &mut find.content_types)]
+            }
+            Self::FindFolders(find) => each(F::Other, &mut find.codes).collect(),
             Self::GetAll(GetAll { contents, .. })
             | Self::GetRelatedDocuments { contents, .. }
             | Self::GetFolderAndContents { contents, .. }
-            | Self::GetSubmissionSetAndContents { contents, .. } => contents.confidentiality.iter_mut().collect(),
+            | Self::GetSubmissionSetAndContents { contents, .. } => {
+                each(F::Other, &mut contents.confidentiality).collect()
+            }
             _ => Vec::new(),
         }
     }
