@@ -38,6 +38,8 @@ pub(crate) fn of_text(context: &str) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(LONGEST))
 }
 
+/// When somebody busy is asked again who does not say when.
+pub(crate) const UNSAID: Duration = Duration::from_secs(30);
 const BUSY: &str = "busy, try again in ";
 
 #[cfg(test)]

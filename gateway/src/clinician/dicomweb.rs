@@ -221,7 +221,11 @@ pub async fn metadata(
     let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
+<<<<<<< HEAD
     counted(&mut response, total + unlisted, lost + unlisted, &opened.root);
+=======
+    counted(&mut response, total, (lost, losses.retry_after()), &opened.root);
+>>>>>>> 02dbe8e (initiating: say of an instance whether its archive did not deliver it or is busy)
     warn(&mut response, &reported);
     opened.warn(&mut response);
     Ok(response)
@@ -323,7 +327,7 @@ fn expected(manifest: &Manifest, study: &Uid, treated: &Treated, document: &Docu
 fn multipart(images: Images, root: &str) -> Response {
     let boundary = ncp_soap::mime::boundary();
     let content_type = format!("multipart/related; type=\"application/dicom\"; boundary={boundary}");
-    let lost = images.losses.count();
+    let lost = (images.losses.count(), images.losses.retry_after());
     let parts = images.parts.map(|part| part.map(|part| OutPart { content_id: String::new(), ..part }));
     let body = ncp_soap::mime::write_multipart(&boundary, None, parts);
     let mut response = Body::new(body).into_response();
@@ -334,8 +338,13 @@ fn multipart(images: Images, root: &str) -> Response {
 }
 
 /// One instance as it is.
+<<<<<<< HEAD
 fn single(Images { total, losses, reported, mut parts, .. }: Images, root: &str) -> Response {
     let lost = losses.count();
+=======
+fn single(Images { total, losses, reported, mut parts }: Images, root: &str) -> Response {
+    let lost = (losses.count(), losses.retry_after());
+>>>>>>> 02dbe8e (initiating: say of an instance whether its archive did not deliver it or is busy)
     let body = async_stream::try_stream! {
         while let Some(part) = parts.next().await {
             let mut part: OutPart = part?;
@@ -352,13 +361,15 @@ fn single(Images { total, losses, reported, mut parts, .. }: Images, root: &str)
     response
 }
 
-/// How many instances there are, how many of them will not come, and where it is told which; and never shown by a browser.
-fn counted(response: &mut Response, total: usize, lost: usize, root: &str) {
+/// How many instances there are, how many of them will not come, when they may (RFC 9110 10.2.3), and where it is told which;
+/// and never shown by a browser.
+fn counted(response: &mut Response, total: usize, (lost, later): (usize, Option<u64>), root: &str) {
     let headers = response.headers_mut();
     headers.insert(HeaderName::from_static("x-ncp-instances"), HeaderValue::from(total));
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     let status = format!("<{root}/status>; rel=\"status\"");
     headers.extend(HeaderValue::try_from(status).ok().map(|v| (header::LINK, v)));
+    headers.extend(later.map(|seconds| (header::RETRY_AFTER, HeaderValue::from(seconds))));
     if lost > 0 {
         let text = format!("299 ncp \"{lost} of {total} instances not available\"");
         headers.extend(HeaderValue::try_from(text).ok().map(|v| (header::WARNING, v)));

@@ -268,7 +268,7 @@ struct Source {
 struct Batch {
     promised: BTreeMap<String, DocumentRequest>,
     /// Instances that the source says it has not.
-    refused: Vec<String>,
+    refused: Vec<(String, Why)>,
     /// Codes that the source reported of no instance in particular.
     reported: Vec<String>,
     parts: Arc<Mutex<Parts<Incoming>>>,
@@ -345,7 +345,9 @@ impl Source {
         for error in &response.errors {
             let named = error.location.as_deref().unwrap_or_default();
             match named.split(' ').next().filter(|uid| asked.contains_key(uid)) {
-                Some(instance) if !coming.contains(instance) => refused.push(instance.to_owned()),
+                Some(instance) if !coming.contains(instance) => {
+                    refused.push((instance.to_owned(), Why::told(error)));
+                }
                 _ => general.push(error.clone()),
             }
         }

@@ -11,8 +11,6 @@ use crate::outcome::Indicator;
 use crate::retry_after;
 use crate::soap_client::code_only;
 
-/// When a busy country is asked again that does not say when.
-const PAUSE: Duration = Duration::from_secs(30);
 /// Codes of one answer that are kept.
 const MOST: usize = 16;
 
@@ -97,7 +95,7 @@ impl Reports {
         let about = |about| self.0.iter().filter(counts).find(|r| r.about == about);
         let first = about(About::Caller).or_else(|| about(About::Technical))?;
         if matches!(first.code.as_str(), "XDSRepositoryBusy" | "XDSRegistryBusy") {
-            return Some(PeerError::Later(first.after.unwrap_or(PAUSE)));
+            return Some(PeerError::Later(first.after.unwrap_or(retry_after::UNSAID)));
         }
         Some(PeerError::Refused(first.code.clone()))
     }

@@ -2,18 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use ncp_ihe::DocumentRequest;
+use ncp_ihe::{DocumentRequest, RegistryError};
 
 use super::PeerError;
 use crate::audit_scope::Recorder;
 use crate::instance::Foreign;
+use crate::retry_after;
 
 /// Why an instance does not come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Why {
-    /// The country says that it has it not, or cannot send it.
+    /// The country says that it has it not.
     NotAvailable,
+    /// The country says that an archive behind it did not deliver it.
+    NotDelivered,
+    /// The country says that an archive behind it is busy, for so many seconds.
+    Busy(u64),
     /// It was promised and did not come.
     NotSent,
     /// It broke off.
@@ -27,10 +33,23 @@ pub enum Why {
 }
 
 impl Why {
+    /// What a country's error about an instance means.
+    pub(super) fn told(error: &RegistryError) -> Self {
+        match error.code.as_str() {
+            "XDSRepositoryBusy" => {
+                Self::Busy(retry_after::of_text(&error.context).unwrap_or(retry_after::UNSAID).as_secs())
+            }
+            "XDSRepositoryError" => Self::NotDelivered,
+            _ => Self::NotAvailable,
+        }
+    }
+
     /// A code for programs.
     pub fn code(self) -> &'static str {
         match self {
             Self::NotAvailable => "not-available",
+            Self::NotDelivered => "not-delivered",
+            Self::Busy(_) => "busy",
             Self::NotSent => "not-sent",
             Self::BrokeOff => "broke-off",
             Self::Withheld(_) => "withheld",
@@ -43,6 +62,8 @@ impl Why {
     pub fn text(self) -> &'static str {
         match self {
             Self::NotAvailable => "the country does not make the instance available",
+            Self::NotDelivered => "the archive behind the country did not deliver the instance",
+            Self::Busy(_) => "the archive behind the country is busy; ask again later",
             Self::NotSent => "the country announced the instance and did not send it",
             Self::BrokeOff => "the instance broke off",
             Self::Withheld(rule) => rule,
@@ -55,6 +76,8 @@ impl Why {
     pub(super) fn error(self) -> PeerError {
         match self {
             Self::NotAvailable => PeerError::Refused("XDSDocumentUniqueIdError".into()),
+            Self::NotDelivered => PeerError::Refused("XDSRepositoryError".into()),
+            Self::Busy(seconds) => PeerError::Later(Duration::from_secs(seconds)),
             Self::NotSent | Self::BrokeOff => PeerError::BrokeOff,
             Self::Withheld(rule) => PeerError::Withheld(rule),
             Self::TwoObjects => PeerError::Withheld("one UID, two objects"),
@@ -136,6 +159,15 @@ impl Losses {
     /// Whether an instance is lost.
     pub fn has(&self, instance: &str) -> bool {
         self.with(|lost| lost.by_instance.contains_key(instance))
+    }
+
+    /// When those may be had that an archive is too busy for now, the longest of the times told.
+    pub fn retry_after(&self) -> Option<u64> {
+        let busy = |(why, _): &(Why, usize)| match why {
+            Why::Busy(seconds) => Some(*seconds),
+            _ => None,
+        };
+        self.with(|lost| lost.by_instance.values().filter_map(busy).max())
     }
 
     /// How many are lost so far.

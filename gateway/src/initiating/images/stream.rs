@@ -106,9 +106,9 @@ impl Fetch {
 
     /// What the source says that it has not is not asked for again.
     fn refused(&self, batch: &mut Batch, all: &[Wanted]) {
-        for instance in std::mem::take(&mut batch.refused) {
+        for (instance, why) in std::mem::take(&mut batch.refused) {
             if let Some(one) = all.iter().find(|one| *one.instance == *instance) {
-                self.losses.add(&one.request(), Why::NotAvailable);
+                self.losses.add(&one.request(), why);
             }
         }
     }
