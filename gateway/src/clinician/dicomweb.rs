@@ -221,11 +221,8 @@ pub async fn metadata(
     let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
-<<<<<<< HEAD
-    counted(&mut response, total + unlisted, lost + unlisted, &opened.root);
-=======
-    counted(&mut response, total, (lost, losses.retry_after()), &opened.root);
->>>>>>> 02dbe8e (initiating: say of an instance whether its archive did not deliver it or is busy)
+    let lost = (lost + unlisted, losses.retry_after());
+    counted(&mut response, total + unlisted, lost, &opened.root);
     warn(&mut response, &reported);
     opened.warn(&mut response);
     Ok(response)
@@ -327,24 +324,19 @@ fn expected(manifest: &Manifest, study: &Uid, treated: &Treated, document: &Docu
 fn multipart(images: Images, root: &str) -> Response {
     let boundary = ncp_soap::mime::boundary();
     let content_type = format!("multipart/related; type=\"application/dicom\"; boundary={boundary}");
-    let lost = (images.losses.count(), images.losses.retry_after());
+    let lost = (images.losses.count() + images.unlisted, images.losses.retry_after());
     let parts = images.parts.map(|part| part.map(|part| OutPart { content_id: String::new(), ..part }));
     let body = ncp_soap::mime::write_multipart(&boundary, None, parts);
     let mut response = Body::new(body).into_response();
     response.headers_mut().extend(HeaderValue::try_from(content_type).ok().map(|v| (header::CONTENT_TYPE, v)));
-    counted(&mut response, images.total + images.unlisted, lost + images.unlisted, root);
+    counted(&mut response, images.total + images.unlisted, lost, root);
     warn(&mut response, &images.reported);
     response
 }
 
 /// One instance as it is.
-<<<<<<< HEAD
 fn single(Images { total, losses, reported, mut parts, .. }: Images, root: &str) -> Response {
-    let lost = losses.count();
-=======
-fn single(Images { total, losses, reported, mut parts }: Images, root: &str) -> Response {
     let lost = (losses.count(), losses.retry_after());
->>>>>>> 02dbe8e (initiating: say of an instance whether its archive did not deliver it or is busy)
     let body = async_stream::try_stream! {
         while let Some(part) = parts.next().await {
             let mut part: OutPart = part?;
