@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use ncp_audit::Filter;
 use ncp_ihe::{DocumentRequest, Oid, PatientAnswer, PatientId, RetrieveRequest, Status, actions};
-use ncp_tests::neighbour::{XCA, retrieve_response};
+use ncp_tests::attack::{TOO_LONG, verdict, with_slot};
+use ncp_tests::neighbour::{Neighbour, XCA, retrieve_response};
 use serde_json::json;
 
 use crate::check::{Steps, ensure, imaging_request, manifest, neighbour, wanted};
@@ -17,6 +18,8 @@ use crate::{Error, audit};
 pub(crate) async fn run(steps: &mut Steps, demo: &mut Demo) {
     let began = Instant::now();
     steps.done("retrieve-partly-fails", began, partly(demo).await);
+    let began = Instant::now();
+    steps.done("one-long-message", began, long_message(demo).await);
     let began = Instant::now();
     steps.done("archive-stops-mid-instance", began, archive_stops(demo).await);
     let began = Instant::now();
@@ -63,6 +66,31 @@ async fn partly(demo: &Demo) -> Result<serde_json::Value, Error> {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     Err("the trail has no second message".into())
+}
+
+/// One message of 13 MiB without assertions is refused by its size; its record has length and digest, and the records behind
+/// it arrive within seconds.
+async fn long_message(demo: &Demo) -> Result<serde_json::Value, Error> {
+    let patient = PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")?;
+    let reader = neighbour(demo, &FINLAND, &NORWAY)?;
+    let body = with_slot(Neighbour::find_documents(&patient).to_element(), &"x".repeat(13 << 20));
+    let answer = reader.call(actions::ITI38_REQUEST, XCA, &[], body).await?;
+    ensure(verdict(&answer) == TOO_LONG, format!("answered {}", verdict(&answer)))?;
+    let sent = jiff::Timestamp::now().as_microsecond();
+    reader.documents(&patient).await?;
+    for _ in 0..100 {
+        let filter = Filter { transaction: "ITI-38".into(), ..Filter::default() };
+        let found = audit::search(&demo.dir, "no", filter).await?;
+        let records = || found.iter().filter_map(|found| found.record.as_ref());
+        let told = |message: &[u8]| String::from_utf8_lossy(message).contains("the query is longer than 256 KiB (");
+        let refused = records().filter(|record| told(&record.message)).count();
+        let behind = records().filter(|record| record.event_time_us >= sent).count();
+        if refused > 0 && behind > 0 {
+            return Ok(json!({ "fault": "one message of 13 MiB", "accepted": 2, "recorded": 2, "lost": 0 }));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err("the records behind a long message do not arrive".into())
 }
 
 /// The index is thrown away and made again from the records; the same searches find the same.
