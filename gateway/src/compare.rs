@@ -203,14 +203,14 @@ where
     E: From<Misfit> + Send + 'static,
 {
     let mut share = budget.share();
-    let (mut held, mut seen) = (BytesMut::new(), Seen::default());
+    let (mut held, mut seen) = (Kept::default(), Seen::default());
     let until = Instant::now() + PATIENCE;
     let mut known = false;
     loop {
         let Some(chunk) = content.next().await.transpose()? else {
             seen.end(&expected.announced)?;
-            expected.records_whole(&held)?;
-            let (length, bytes) = (held.len() as u64, held.freeze());
+            expected.records_whole(held.bytes())?;
+            let (length, bytes) = (held.bytes().len() as u64, held.freeze());
             let once = async_stream::stream! {
                 let _share = share;
                 yield Ok(bytes);
@@ -221,19 +221,46 @@ where
         if expected.announced.size.is_some_and(|size| size < seen.length) {
             return Err(Misfit::Size.into());
         }
-        let length = held.len() + chunk.len();
+        let length = held.bytes().len() + chunk.len();
         let fits = Instant::now() < until && share.reaches(length);
-        held.extend_from_slice(&chunk);
+        held.push(chunk);
         if fits {
             continue;
         }
-        known = known || expected.records(&held, false)?;
+        known = known || expected.records(held.bytes(), false)?;
         if known {
             return Ok(Compared::Passing(Box::pin(passing(content, held.freeze(), share, seen, expected.announced))));
         }
         if length > BEGINNING {
             return Err(Misfit::Unreadable.into());
         }
+    }
+}
+
+/// What is kept of a document; one that comes in one piece is not copied.
+#[derive(Default)]
+struct Kept {
+    one: Bytes,
+    many: BytesMut,
+}
+
+impl Kept {
+    fn push(&mut self, chunk: Bytes) {
+        if self.bytes().is_empty() {
+            self.one = chunk;
+            return;
+        }
+        let before = std::mem::take(&mut self.one);
+        self.many.extend_from_slice(&before);
+        self.many.extend_from_slice(&chunk);
+    }
+
+    fn bytes(&self) -> &[u8] {
+        if self.many.is_empty() { &self.one } else { &self.many }
+    }
+
+    fn freeze(self) -> Bytes {
+        if self.many.is_empty() { self.one } else { self.many.freeze() }
     }
 }
 

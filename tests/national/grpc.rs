@@ -42,6 +42,13 @@ pub(crate) fn entry(unique_id: &str, mime_type: &str, size: u64) -> pb::Document
     }
 }
 
+/// The entry of a study's manifest, which tells what may be decided about its images.
+pub(crate) fn naming(study: &ncp_tests::synth::Study, entry: pb::DocumentEntry) -> pb::DocumentEntry {
+    let reference =
+        pb::ReferenceId { id: study.uid(), authority: String::new(), kind: ncp_ihe::ReferenceId::STUDY.to_owned() };
+    pb::DocumentEntry { reference_ids: vec![reference], ..entry }
+}
+
 /// What the example service holds: the patient, and one document of hers.
 pub(crate) fn holdings(document: (pb::DocumentEntry, Vec<u8>)) -> Holdings {
     let id = patient();
@@ -98,7 +105,7 @@ async fn the_example_service_carries_the_whole_story() {
     let mut manifest = Manifest::new(uid("2.999.47.31.7"), uid("2.999.47.31.7.1"), uid(&study.uid()));
     manifest.series = vec![series];
     let kos = manifest.write_kos(KosDialect::XdsI).expect("writes");
-    let document = (entry("2.999.47.31.7", "application/dicom", kos.len() as u64), kos.clone());
+    let document = (naming(&study, entry("2.999.47.31.7", "application/dicom", kos.len() as u64)), kos.clone());
     let holdings = Holdings { files: scan(&world.dir.path().join("dicom")), ..holdings(document) };
     let port = served(&world, holdings).await;
     let section = connector(&world, port) + &format!("location_uids = [\"{LOCATION}\"]\n");

@@ -3,7 +3,7 @@
 
 use ncp_example_national_service::{Holdings, scan};
 
-use crate::grpc::{LOCATION, connector, entry, holdings, served};
+use crate::grpc::{LOCATION, connector, entry, holdings, naming, served};
 use crate::harness::{World, fetch, others_came};
 use crate::xds::domain;
 use crate::{images, study};
@@ -64,7 +64,7 @@ async fn co_02_and_co_18_an_instance_shorter_than_was_named_leaves_the_others() 
         let world = World::new();
         let study = study(7, 3);
         let files = study.write(&world.dir.path().join("dicom")).expect("writes");
-        let document = (entry("2.999.47.31.7", "text/plain", 1), b"x".to_vec());
+        let document = (naming(&study, entry("2.999.47.31.7", "application/dicom", 1)), b"x".to_vec());
         let holdings = Holdings { files: scan(&world.dir.path().join("dicom")), ..holdings(document) };
         let port = served(&world, holdings).await;
         let section = connector(&world, port) + &format!("location_uids = [\"{LOCATION}\"]\n");
