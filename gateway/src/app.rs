@@ -227,6 +227,7 @@ impl Bound {
             serving.spawn(consumer::serve(consumers, listener));
         }
         let watching = tokio::spawn(reload::watch(app.clone()));
+        let consent = tokio::spawn(reload::watch_consent(app.clone()));
         let admin = tokio::spawn(async_serve(admin, health::routes(app.clone())));
         drain.set_ready();
         tracing::info!(peers = %config.listener.peers, country = %config.gateway.country, "gateway is ready");
@@ -235,6 +236,7 @@ impl Bound {
         tracing::info!(open = drain.open(), grace = ?config.gateway.shutdown_grace, "draining");
         drain.stop();
         watching.abort();
+        consent.abort();
         while serving.join_next().await.is_some() {}
         if !drain.drained(config.gateway.shutdown_grace).await {
             tracing::warn!(open = drain.open(), "grace period over, closing what is open");

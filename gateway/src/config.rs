@@ -313,6 +313,9 @@ pub struct Policy {
     pub folder: PathBuf,
     /// Opt-outs and blocks.
     pub consent_file: PathBuf,
+    /// How long the file may be unreadable before everything is closed.
+    #[serde(default = "ten_minutes", deserialize_with = "duration")]
+    pub consent_max_age: Duration,
     /// A FHIR server with Consent resources, asked besides.
     pub consent: Option<ConsentServer>,
     /// A service of `ncp.national.v1.ConsentSource`, asked besides.
@@ -487,6 +490,9 @@ fn two() -> usize {
 }
 fn english() -> String {
     "en".into()
+}
+fn ten_minutes() -> Duration {
+    Duration::from_secs(600)
 }
 fn two_seconds() -> Duration {
     Duration::from_secs(2)

@@ -28,6 +28,7 @@ async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     app.metrics.certificates(snapshot.certificates.iter().map(|c| (c.name.as_str(), &c.certificate)));
     let decisions = snapshot.policy.engine().decisions();
     app.metrics.decisions.set(i64::try_from(decisions).unwrap_or(i64::MAX));
+    app.metrics.consent(snapshot.policy.consent().file());
     app.metrics.audit(&app.audit);
     app.metrics.services(&app.services.load());
     let text = app.metrics.render();

@@ -16,6 +16,7 @@ pub mod http_get;
 pub mod identity;
 pub mod initiating;
 pub mod instance;
+mod json;
 pub mod listener;
 pub mod national;
 pub mod orderly;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::app::{App, Learned, Snapshot};
 use crate::config::{self, Config, Peer};
 use crate::national::National;
+use crate::policy::consent::{LOOK, Look};
 use crate::smp::{Service, Source};
 use crate::snapshot::crl_file;
 
@@ -63,6 +64,32 @@ pub async fn watch(app: Arc<App>) {
     }
 }
 
+/// Looks at the consent file until it is aborted. Nothing else that may be wrong holds a patient's decision back.
+pub async fn watch_consent(app: Arc<App>) {
+    let mut failing = false;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let source = app.snapshot.load().policy.consent().clone();
+        // A file may lie on a disk that hangs.
+        let Ok(look) = tokio::task::spawn_blocking(move || source.file().look()).await else { return };
+        match look {
+            Look::Same => {}
+            Look::Read(wrong) => {
+                failing = false;
+                tracing::info!(wrong = wrong.len(), "consent file read");
+                for row in wrong {
+                    tracing::error!(%row, "a row of the consent file cannot be read");
+                }
+            }
+            Look::Failed(error) if !failing => {
+                failing = true;
+                tracing::error!(reason = %error, "consent file cannot be read, what it said stays for now");
+            }
+            Look::Failed(_) => {}
+        }
+    }
+}
+
 struct Watched {
     config: Config,
     learned: Learned,
@@ -76,12 +103,20 @@ type Stamp = Option<(SystemTime, u64, u64)>;
 
 impl Watched {
     fn reload(&mut self, app: &App, why: &str) {
+        self.learned.before = Some(app.snapshot.load_full());
         let loaded = config::load(&self.config.source)
             .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())
-            .and_then(|config| Snapshot::load(&config, &self.learned).map(|snapshot| (config, snapshot)));
+            .and_then(|config| Snapshot::load_parts(&config, &self.learned).map(|loaded| (config, loaded)));
+        self.learned.before = None;
         match loaded {
-            Ok((config, snapshot)) => {
+            Ok((config, (snapshot, stayed))) => {
                 tracing::info!(why, generation = snapshot.generation, "reloaded");
+                if !stayed.is_empty() {
+                    app.metrics.reload_failures.inc();
+                }
+                for problem in stayed {
+                    tracing::error!(why, reason = %problem, "a part not reloaded, its former state stays");
+                }
                 self.config = config;
                 app.snapshot.store(Arc::new(snapshot));
                 app.metrics.reloads.inc();

@@ -90,6 +90,8 @@ pub struct Learned {
     pub staple: Option<Vec<u8>>,
     /// What the SMP told.
     pub services: smp::Services,
+    /// The snapshot in use: parts that cannot be loaded anew stay as they are there, each for itself.
+    pub before: Option<Arc<Snapshot>>,
 }
 
 impl Snapshot {
@@ -98,17 +100,52 @@ impl Snapshot {
     /// # Errors
     /// Everything that is wrong, for operators.
     pub fn load(config: &Config, learned: &Learned) -> Result<Self, Vec<String>> {
+        let (snapshot, problems) = Self::load_parts(config, learned)?;
+        if problems.is_empty() { Ok(snapshot) } else { Err(problems) }
+    }
+
+    /// The same for a gateway that runs: policies, consent and the trust in each peer never hold each other back. What
+    /// cannot be loaded of them stays as it was and is named.
+    ///
+    /// # Errors
+    /// Everything that is wrong, when another part is.
+    pub fn load_parts(config: &Config, learned: &Learned) -> Result<(Self, Vec<String>), Vec<String>> {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
+        let before = learned.before.as_deref();
+        // Of these the former one stays.
+        let mut stayed = Vec::new();
         let mut problems = Vec::new();
-        let mut keep = |what: String| problems.push(what);
-        let engine = PolicyEngine::load(&config.policy.folder).map_err(|e| keep(format!("policy: {e}"))).ok();
-        let consent = ConsentSource::load(&config.policy).map_err(|e| keep(e.to_string())).ok();
+        let mut keep = |what: String, has_former: bool| match has_former {
+            true => stayed.push(what),
+            false => problems.push(what),
+        };
+        let engine = match PolicyEngine::load(&config.policy.folder) {
+            Ok(engine) => Some(Arc::new(engine)),
+            Err(error) => {
+                keep(format!("policy: {error}"), before.is_some());
+                before.map(|before| before.policy.engine().clone())
+            }
+        };
+        // The file is read by a task of its own; here only another source is taken.
+        let former = before.map(|before| before.policy.consent().clone());
+        let consent = match former {
+            Some(former) if former.fits(&config.policy) => Some(former),
+            former => match ConsentSource::load(&config.policy) {
+                Ok(source) => Some(Arc::new(source)),
+                Err(error) => {
+                    keep(error.to_string(), former.is_some());
+                    former
+                }
+            },
+        };
         let mut trust = Trust::default();
         for peer in &config.peer {
             if let Err(error) = trust.add(peer) {
-                keep(format!("peer {}: {error}", peer.name));
+                let has_former = before.is_some_and(|before| trust.take(peer.country, before));
+                keep(format!("peer {}: {error}", peer.name), has_former);
             }
         }
+        let mut keep = |what: String| problems.push(what);
         let with_addresses = smp::applied(&config.peer, config.smp.as_ref(), &learned.services);
         let signer = signer(config).map_err(|e| keep(format!("seal: {e}"))).ok();
         let acceptor = peer_acceptor(config, learned).map_err(|e| keep(format!("listener: {e}"))).ok();
@@ -138,22 +175,28 @@ impl Snapshot {
             }
         };
         match (engine, consent, signer, acceptor) {
-            (Some(engine), Some(consent), Some(signer), Some(peer_acceptor)) if problems.is_empty() => Ok(Self {
-                generation: GENERATION.fetch_add(1, Ordering::Relaxed),
-                peers: Peers::new(&with_addresses),
-                policy: Policy::new(engine, consent),
-                seal_anchors: trust.seals,
-                tls_anchors: trust.clients,
-                server_anchors: trust.servers,
-                routes,
-                signer,
-                peer_acceptor,
-                clinician_acceptor,
-                consumers,
-                tokens,
-                certificates,
-            }),
-            _ => Err(problems),
+            (Some(engine), Some(consent), Some(signer), Some(peer_acceptor)) if problems.is_empty() => Ok((
+                Self {
+                    generation: GENERATION.fetch_add(1, Ordering::Relaxed),
+                    peers: Peers::new(&with_addresses),
+                    policy: Policy::new(engine, consent),
+                    seal_anchors: trust.seals,
+                    tls_anchors: trust.clients,
+                    server_anchors: trust.servers,
+                    routes,
+                    signer,
+                    peer_acceptor,
+                    clinician_acceptor,
+                    consumers,
+                    tokens,
+                    certificates,
+                },
+                stayed,
+            )),
+            _ => {
+                problems.extend(stayed);
+                Err(problems)
+            }
         }
     }
 
@@ -214,6 +257,22 @@ struct Trust {
 }
 
 impl Trust {
+    /// Takes what is in use for a country; false where there is none.
+    fn take(&mut self, country: Country, before: &Snapshot) -> bool {
+        let taken = [
+            (&mut self.seals, &before.seal_anchors),
+            (&mut self.clients, &before.tls_anchors),
+            (&mut self.servers, &before.server_anchors),
+        ];
+        taken.into_iter().all(|(into, from)| match from.get(&country) {
+            Some(anchors) => {
+                into.insert(country, anchors.clone());
+                true
+            }
+            None => false,
+        })
+    }
+
     fn add(&mut self, peer: &Peer) -> Result<(), ncp_tls::TlsError> {
         let sources = &peer.revocation;
         let mut crls = Vec::new();

@@ -205,6 +205,8 @@ pub struct Metrics {
     smp_ages: Family<ServiceLabels, Gauge>,
     /// Service metadata that were not taken.
     pub smp_failures: Counter,
+    consent_age: Gauge,
+    consent_wrong_rows: Gauge,
     /// Decisions of the policies in force.
     pub decisions: Gauge,
     /// Exchanges carried now.
@@ -271,6 +273,14 @@ impl Default for Metrics {
         let (smp_ages, smp_failures) = (Family::default(), Counter::default());
         registry.register_with_unit("smp_age", "since the SMP last said so", Unit::Seconds, smp_ages.clone());
         registry.register("smp_failures", "service metadata that were not taken", smp_failures.clone());
+        let (consent_age, consent_wrong_rows) = (Gauge::default(), Gauge::default());
+        let help = "since the consent file was seen to be what is in force";
+        registry.register_with_unit("consent_age", help, Unit::Seconds, consent_age.clone());
+        registry.register(
+            "consent_wrong_rows",
+            "rows of the consent file that cannot be read",
+            consent_wrong_rows.clone(),
+        );
         let (reloads, reload_failures) = (Counter::default(), Counter::default());
         registry.register("reloads", "snapshots swapped in", reloads.clone());
         registry.register("reload_failures", "reloads that left the former state", reload_failures.clone());
@@ -295,6 +305,8 @@ impl Default for Metrics {
             audit,
             smp_ages,
             smp_failures,
+            consent_age,
+            consent_wrong_rows,
             decisions,
             open,
             reloads,
@@ -341,6 +353,12 @@ impl Metrics {
             self.audit.oldest.get_or_create(&labels).set(age);
             self.audit.apart.get_or_create(&labels).set(number(delivery.apart));
         }
+    }
+
+    /// Sets the age of the consent file and how many of its rows are wrong.
+    pub fn consent(&self, file: &crate::policy::consent::KeptFile) {
+        self.consent_age.set(i64::try_from(file.age().as_secs()).unwrap_or(i64::MAX));
+        self.consent_wrong_rows.set(i64::try_from(file.wrong_rows().len()).unwrap_or(i64::MAX));
     }
 
     /// Sets the ages of service metadata.

@@ -408,13 +408,13 @@ async fn revoke_expire_roll_over_and_reload_under_load() {
 
     // A file that is wrong leaves the state as it was.
     let failures = gateway.app.metrics.reload_failures.get();
-    let consent = std::fs::read(world.path("data/consent.toml")).expect("reads");
-    std::fs::write(world.path("data/consent.toml"), "[[block").expect("writes");
+    std::fs::write(world.path("policies/broken.cedar"), "permit (").expect("writes");
     until("a refused reload", || gateway.app.metrics.reload_failures.get() > failures).await;
     let good = sealed(&world, &gateway, &finland, "seal-2").await;
     note("R-CRT-5", "a good request after a reload that failed", SERVED, ask(&world, &gateway, &good).await);
     note("R-CRT-5b", "the revoked signer after it", INTEGRITY, ask(&world, &gateway, &revoked).await);
-    reloaded(&gateway, || std::fs::write(world.path("data/consent.toml"), consent).expect("writes")).await;
+    note("R-POL-2", "a nurse under the former policies", "4703", nurse().await);
+    reloaded(&gateway, || std::fs::remove_file(world.path("policies/broken.cedar")).expect("removes")).await;
 
     stop.store(true, Ordering::Relaxed);
     for line in lines {

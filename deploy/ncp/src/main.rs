@@ -143,7 +143,7 @@ async fn main() -> ExitCode {
         Command::Faults { rounds, sources } => kill::run(rounds, &sources).await,
         Command::Cert(command) => cert::run(command).await,
         Command::Explain(explain) => explain::run(explain).await,
-        Command::Policy(command) => policy::run(command),
+        Command::Policy(command) => policy::run(command).await,
         Command::Audit(command) => audit::run(command).await,
         Command::Terminology(command) => terminology::run(command),
     };

@@ -3,8 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use ncp_gateway::config;
 use ncp_gateway::policy::PolicyEngine;
 use ncp_gateway::policy::cases::Cases;
+use ncp_gateway::policy::consent::{ConsentFile, ConsentSource, ServiceConsent};
+use ncp_ihe::PatientId;
+use ncp_tls::Country;
 
 use crate::Error;
 
@@ -28,6 +32,17 @@ pub(crate) enum Policy {
         #[arg(long)]
         folder: PathBuf,
     },
+    /// Prints what a patient has decided and how it is read: the file's rows and what a server or service says besides.
+    ExplainConsent {
+        /// The patient, id^^^&OID&ISO.
+        patient: String,
+        /// Configuration of the gateway.
+        #[arg(long)]
+        config: PathBuf,
+        /// Country of treatment; default: each peer.
+        #[arg(long)]
+        country: Option<String>,
+    },
     /// Compares two policy folders over a file of cases: what the new one opens and what it closes.
     Diff {
         /// Folder in use.
@@ -40,10 +55,13 @@ pub(crate) enum Policy {
 }
 
 /// False when a case does not hold or the folders differ.
-pub(crate) fn run(command: Policy) -> Result<bool, Error> {
+pub(crate) async fn run(command: Policy) -> Result<bool, Error> {
     match command {
         Policy::Test { folder, cases } => test(&folder, &cases.unwrap_or_else(|| folder.join("cases.toml"))),
         Policy::Explain { request, folder } => explain(&request, &folder),
+        Policy::ExplainConsent { patient, config, country } => {
+            explain_consent(&patient, &config, country.as_deref()).await
+        }
         Policy::Diff { old, new, cases } => diff(&old, &new, &cases),
     }
 }
@@ -76,6 +94,43 @@ fn explain(request: &Path, folder: &Path) -> Result<bool, Error> {
         );
         println!("  decided  {}", said.verdict);
         println!("  by       {}", said.rules);
+    }
+    Ok(true)
+}
+
+async fn explain_consent(patient: &str, config: &Path, country: Option<&str>) -> Result<bool, Error> {
+    let patient = PatientId::parse_cx(patient).map_err(|_| "patient: expected id^^^&OID&ISO")?;
+    let config = config::load(config).map_err(|all| all.iter().map(|p| format!("{p}\n")).collect::<String>())?;
+    let (_, wrong) = ConsentFile::load_rows(&config.policy.consent_file, &ConsentFile::default())?;
+    for row in &wrong {
+        println!("WRONG    {row}");
+    }
+    if !wrong.is_empty() {
+        println!("a gateway that runs reads the other rows; it does not start with this file");
+        return Ok(false);
+    }
+    let source = ConsentSource::load(&config.policy)?;
+    let countries = match country {
+        Some(code) => vec![Country::parse(code).map_err(|_| "country: expected two letters")?],
+        None => config.peer.iter().map(|peer| peer.country).collect(),
+    };
+    for country in countries {
+        let directives = source.directives(&patient, &country).await?;
+        let participation = match directives.service {
+            ServiceConsent::Given => "takes part",
+            ServiceConsent::OptedOut => "opted out: not found, no documents",
+            ServiceConsent::MissingAndSaid => "a consent is required and absent: 4701",
+        };
+        println!("towards {country}: {participation}");
+        if directives.permit_needed {
+            println!("  nothing is open without a permission that covers who asks");
+        }
+        for block in &directives.blocks {
+            println!("  closed       {block:?}");
+        }
+        for rule in &directives.rules {
+            println!("  permission   {rule:?}");
+        }
     }
     Ok(true)
 }

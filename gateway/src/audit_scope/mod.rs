@@ -319,6 +319,7 @@ impl Trail {
         let rule = match refusal {
             Refusal::OtherPatient => "unit of another patient was asked for",
             Refusal::Blocked => "blocked unit was asked for",
+            Refusal::OptedOut => "person who opted out of the service was asked for",
             Refusal::Forbidden(_) => "unit withheld by policy",
             Refusal::Failed(_) => "policy could not be evaluated",
         };

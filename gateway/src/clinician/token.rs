@@ -128,7 +128,7 @@ fn bearer(payload: &Claims, config: &Clinician, gateway: &Gateway) -> Result<Bea
     }
     let scopes = payload.scopes().map(ToOwned::to_owned).collect();
     let login =
-        payload.seconds("auth_time").or(payload.seconds("iat")).ok_or(TokenError::Token(Wrong::Claim("iat")))?;
+        payload.seconds("auth_time")?.or(payload.seconds("iat")?).ok_or(TokenError::Token(Wrong::Claim("iat")))?;
     let claims = professional(payload, subject, login, config, gateway);
     let binding = confirmation(payload)?;
     Ok(Bearer { subject: format!("{issuer}|{subject}"), binding, scopes, claims })
@@ -143,34 +143,41 @@ fn professional(
     gateway: &Gateway,
 ) -> Option<HcpClaims> {
     let iua = payload.claim("extensions")?.get("ihe_iua")?;
-    let text = |name: &str| iua.get(name).and_then(Value::as_str).filter(|t| !t.is_empty() && t.len() <= 256);
-    let code = |name: &str| {
-        let of = |value: &Value| value.get("code").and_then(Value::as_str).map(ToOwned::to_owned);
-        iua.get(name)
-            .and_then(Value::as_array)
-            .map(|all| all.iter().filter_map(of).collect::<Vec<_>>())
-            .unwrap_or_default()
+    // What is there and cannot be read is no absent claim: such a token says nobody who may ask.
+    let text = |name: &str| match iua.get(name) {
+        None => Some(None),
+        Some(value) => value.as_str().filter(|t| !t.is_empty() && t.len() <= 256).map(Some),
     };
-    let role = code("subject_role").iter().find_map(|c| config.roles.get(c))?;
-    let emergency = code("purpose_of_use").iter().any(|c| is_emergency(c));
+    let code = |name: &str| match iua.get(name) {
+        None => Some(Vec::new()),
+        Some(value) => {
+            let of = |value: &Value| value.get("code").and_then(Value::as_str).map(ToOwned::to_owned);
+            value.as_array()?.iter().map(of).collect::<Option<Vec<_>>>()
+        }
+    };
+    let role = code("subject_role")?.iter().find_map(|c| config.roles.get(c))?;
+    let emergency = code("purpose_of_use")?.iter().any(|c| is_emergency(c));
     let class = payload.claim("acr").and_then(Value::as_str).and_then(|acr| config.acr.get(acr));
+    if payload.claim("acr").is_some_and(|acr| !acr.is_string()) {
+        return None;
+    }
     let country: Country = gateway.country;
     Some(HcpClaims {
         country,
-        name_id: text("national_provider_identifier").unwrap_or(subject).to_owned(),
-        subject_name: text("subject_name")?.to_owned(),
+        name_id: text("national_provider_identifier")?.unwrap_or(subject).to_owned(),
+        subject_name: text("subject_name")??.to_owned(),
         role: Code {
             code: role.code.clone(),
             system: ISCO.into(),
             system_name: "ISCO".into(),
             display: role.display.clone(),
         },
-        organisation: text("subject_organization").unwrap_or(&config.organisation.name).to_owned(),
-        organisation_id: text("subject_organization_id").unwrap_or(&config.organisation.id).to_owned(),
+        organisation: text("subject_organization")?.unwrap_or(&config.organisation.name).to_owned(),
+        organisation_id: text("subject_organization_id")?.unwrap_or(&config.organisation.id).to_owned(),
         facility_type: config.organisation.facility_type.clone(),
         purpose: if emergency { Purpose::Emergency } else { Purpose::Treatment },
         locality: config.organisation.locality.clone(),
-        npi: text("national_provider_identifier").map(ToOwned::to_owned),
+        npi: text("national_provider_identifier")?.map(ToOwned::to_owned),
         home_community_id: gateway.home_community_id.to_string(),
         permissions: role.permissions.clone(),
         authn_context_class: class.map_or(UNSPECIFIED, String::as_str).to_owned(),

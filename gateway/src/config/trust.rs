@@ -182,7 +182,6 @@ impl Config {
             self.listener.certificate.clone(),
             self.listener.key.clone(),
             self.seal.certificate.clone(),
-            self.policy.consent_file.clone(),
         ];
         all.extend(self.seal.key.clone());
         all.extend(

@@ -406,7 +406,7 @@ impl PatientDemographicsSupplier for National {
         for answer in self.ask_all(|connector| connector.system.find(query)).await {
             match answer {
                 Ok(records) => {
-                    for record in records {
+                    for record in records.into_iter().filter(|r| super::narrow::degree(query.get(), r).is_some()) {
                         if !found.iter().any(|f| f.id == record.id) {
                             found.push(record);
                         }

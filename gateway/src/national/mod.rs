@@ -41,6 +41,7 @@ pub mod embedded;
 pub mod grpc;
 mod incoming;
 mod manifests;
+pub mod narrow;
 pub mod omitted;
 pub mod patients;
 mod recorded;

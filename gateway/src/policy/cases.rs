@@ -53,6 +53,9 @@ pub struct Case {
     /// Whether a next-of-kin assertion came along.
     #[serde(default)]
     pub next_of_kin: bool,
+    /// Whether the person opted out of the service.
+    #[serde(default)]
+    pub opted_out: bool,
     /// `document`, `manifest`, `study`; empty at look-up.
     #[serde(default)]
     pub kind: String,
@@ -124,6 +127,7 @@ impl Case {
             login_purpose: None,
             strong: hcp.strongly_authenticated,
             next_of_kin,
+            opted_out: false,
             kind: String::new(),
             class_code: None,
             type_code: None,
@@ -142,6 +146,9 @@ impl Case {
     /// A transaction, stage, country or kind that is none.
     pub fn ask(&self, engine: &PolicyEngine) -> Result<Said, String> {
         let question = self.question()?;
+        if self.opted_out && !engine.opens_opted_out(&question.identity, question.transaction) {
+            return Ok(Said { verdict: "deny", rules: "opted out".into() });
+        }
         let verdict = match question.ask(engine) {
             Verdict::Permit => "permit",
             Verdict::Deny(_) => "deny",

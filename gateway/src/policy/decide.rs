@@ -179,6 +179,8 @@ pub enum Refusal {
     OtherPatient,
     /// The patient blocked it.
     Blocked,
+    /// The person opted out of the service.
+    OptedOut,
     /// A rule on its class, confidentiality or origin withholds it.
     Forbidden(String),
     /// Policy or consent source failed.
@@ -187,8 +189,8 @@ pub enum Refusal {
 
 /// The policy decision point: Cedar with the country's policies, consent and blocks.
 pub struct Policy {
-    engine: PolicyEngine,
-    consent: ConsentSource,
+    engine: Arc<PolicyEngine>,
+    consent: Arc<ConsentSource>,
 }
 
 /// What a decision about one unit needs to know of it.
@@ -202,13 +204,18 @@ pub trait Resource {
 
 impl Policy {
     /// Puts the decision point together.
-    pub fn new(engine: PolicyEngine, consent: ConsentSource) -> Self {
-        Self { engine, consent }
+    pub fn new(engine: impl Into<Arc<PolicyEngine>>, consent: impl Into<Arc<ConsentSource>>) -> Self {
+        Self { engine: engine.into(), consent: consent.into() }
     }
 
-    /// The policies, for tools that explain.
-    pub fn engine(&self) -> &PolicyEngine {
+    /// The policies.
+    pub fn engine(&self) -> &Arc<PolicyEngine> {
         &self.engine
+    }
+
+    /// Where consent is kept.
+    pub fn consent(&self) -> &Arc<ConsentSource> {
+        &self.consent
     }
 
     /// What a patient has decided, for tools that explain.
@@ -252,7 +259,8 @@ impl Policy {
                 .await
                 .map_err(|error| PolicyError::Failed(error.to_string()))?;
             // Opted out looks like a patient without documents: the look-up goes on and release withholds all.
-            if directives.service == ServiceConsent::MissingAndSaid {
+            let participation = directives.participation(&identity, Timestamp::now());
+            if participation == ServiceConsent::MissingAndSaid {
                 return Err(PolicyError::NoConsent);
             }
         }
@@ -299,7 +307,7 @@ impl Policy {
         std::hint::black_box((blocked, verdict));
     }
 
-    /// Releases what identifies a person (ITI-55): there is no TRC yet, so role and purpose decide alone.
+    /// Releases what identifies a person (ITI-55): there is no TRC yet, so role, purpose and participation decide.
     ///
     /// # Errors
     /// As [`release`](Self::release), without the patient binding.
@@ -313,12 +321,39 @@ impl Policy {
         if !named {
             return Err(Refusal::OtherPatient);
         }
-        match self.engine.decide(&asked.identity, TransactionName::Iti55, Stage::Disclose, &Facts::default()) {
-            Verdict::Permit => Ok(Authorised {
-                subject: Disclose(record),
-                identity: asked.identity.clone(),
-                directives: asked.directives.clone(),
-            }),
+        let patient = record.id.clone();
+        self.release_person(asked, &patient).await?;
+        Ok(Authorised {
+            subject: Disclose(record),
+            identity: asked.identity.clone(),
+            directives: asked.directives.clone(),
+        })
+    }
+
+    /// The work of [`release_identity`](Self::release_identity) for a person who is not known.
+    ///
+    /// # Errors
+    /// [`Refusal::Failed`] when consent cannot be looked up, as for somebody who is known.
+    pub async fn absent_person(&self, asked: &Authorised<LookUp<ncp_ihe::PatientQuery>>) -> Result<(), Refusal> {
+        let Some(named) = asked.get().ids.first() else { return Ok(()) };
+        match self.release_person(asked, named).await {
+            Err(Refusal::Failed(why)) => Err(Refusal::Failed(why)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Somebody who opted out of the service is not found, in an emergency neither unless a policy says so.
+    async fn release_person<T>(&self, asked: &Authorised<LookUp<T>>, patient: &PatientId) -> Result<(), Refusal> {
+        let identity = &asked.identity;
+        let directives = self.consent.directives(patient, &identity.country).await;
+        let directives = directives.map_err(|error| Refusal::Failed(error.to_string()))?;
+        let opted_out = directives.participation(identity, Timestamp::now()) == ServiceConsent::OptedOut;
+        let facts = Facts::default();
+        match self.engine.decide(identity, TransactionName::Iti55, Stage::Disclose, &facts) {
+            Verdict::Permit if opted_out && !self.engine.opens_opted_out(identity, TransactionName::Iti55) => {
+                Err(Refusal::OptedOut)
+            }
+            Verdict::Permit => Ok(()),
             Verdict::Deny(rule) => Err(Refusal::Forbidden(rule.names)),
             Verdict::Failed(why) => Err(Refusal::Failed(why)),
         }

@@ -205,6 +205,23 @@ impl PolicyEngine {
         Rules { names: if names.is_empty() { "no permit".into() } else { names.join(",") }, weak }
     }
 
+    /// Whether a policy that permits is annotated `@opens("opted-out")`, and this is an emergency: only then is somebody
+    /// found who opted out of the service.
+    pub fn opens_opted_out(&self, identity: &Identity, transaction: TransactionName) -> bool {
+        let facts = Facts::default();
+        let Ok((request, entities)) =
+            self.request(identity, transaction, Stage::Disclose, &facts, &Description::none())
+        else {
+            return false;
+        };
+        let response = self.authorizer.is_authorized(&request, &self.policies, &entities);
+        let opens = |id: &PolicyId| self.policies.annotation(id, "opens").is_some_and(|a| a == "opted-out");
+        identity.is_emergency()
+            && response.decision() == Decision::Allow
+            && response.diagnostics().errors().next().is_none()
+            && response.diagnostics().reason().any(opens)
+    }
+
     fn named(&self, id: &PolicyId) -> String {
         self.policies.annotation(id, "id").map_or_else(|| id.to_string(), ToString::to_string)
     }

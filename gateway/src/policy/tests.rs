@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ncp_ihe::xcpd::PersonName;
 use ncp_ihe::{PatientId, PatientQuery, PatientRecord};
 
-use super::consent::{ConsentFile, ConsentSource, FhirConsent};
+use super::consent::{Beside, ConsentSource, FhirConsent, KeptFile};
 use super::engine::tests::{DEFAULT, radiologist};
 use super::*;
 use crate::config::ConsentServer;
@@ -18,10 +19,18 @@ fn patient() -> PatientId {
     PatientId::parse_cx(PATIENT).expect("a CX")
 }
 
-fn file(text: &str) -> ConsentFile {
+fn file(text: &str) -> KeptFile {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(text.as_bytes()).expect("writes");
-    ConsentFile::load(file.path()).expect("reads")
+    KeptFile::open(file.path(), Duration::from_secs(60)).expect("reads")
+}
+
+fn by_file(text: &str) -> ConsentSource {
+    ConsentSource::of(file(text), Beside::Nothing)
+}
+
+fn beside(server: Box<FhirConsent>, text: &str) -> ConsentSource {
+    ConsentSource::of(file(text), Beside::Fhir(server))
 }
 
 fn policy(text: &str, consent: ConsentSource) -> Policy {
@@ -66,21 +75,21 @@ fn unit(confidentiality: &str) -> Unit {
 async fn a_rule_that_fails_is_a_refusal() {
     let overflow = "forbid(principal, action, resource) when { 9223372036854775807 + 1 > 0 };";
     let open = "permit(principal, action, resource);";
-    let failing = policy(&format!("{open}\n{overflow}"), ConsentSource::File(file("")));
+    let failing = policy(&format!("{open}\n{overflow}"), by_file(""));
     assert!(matches!(admit(&failing, ()).await, Err(PolicyError::Failed(_))));
-    assert!(admit(&policy(open, ConsentSource::File(file(""))), ()).await.is_ok());
+    assert!(admit(&policy(open, by_file("")), ()).await.is_ok());
 }
 
 #[tokio::test]
 async fn a_consent_source_that_is_away_is_a_refusal() {
-    let away = policy(DEFAULT, ConsentSource::Fhir(server("http://127.0.0.1:1".into()), file("")));
+    let away = policy(DEFAULT, beside(server("http://127.0.0.1:1".into()), ""));
     assert!(matches!(admit(&away, ()).await, Err(PolicyError::Failed(_))));
 }
 
 /// Each document is decided by its own metadata, after the request was let in.
 #[tokio::test]
 async fn a_unit_is_released_by_what_it_is() {
-    let policy = policy(DEFAULT, ConsentSource::File(file("")));
+    let policy = policy(DEFAULT, by_file(""));
     let asked = admit(&policy, ()).await.expect("a professional");
     let closed = policy.release(&asked, TransactionName::Iti38, unit("NORS"), &nothing()).await;
     assert!(matches!(closed, Err(Refusal::Forbidden(_))));
@@ -106,7 +115,7 @@ async fn the_file_closes_beside_the_server() {
         }
     });
     let released = async |law: &str| {
-        let policy = policy(DEFAULT, ConsentSource::Fhir(server(url.clone()), file(law)));
+        let policy = policy(DEFAULT, beside(server(url.clone()), law));
         let asked = admit(&policy, ()).await.expect("a professional");
         policy.release(&asked, TransactionName::Iti38, unit("N"), &nothing()).await.is_ok()
     };
@@ -115,10 +124,82 @@ async fn the_file_closes_beside_the_server() {
     assert!(!released(&format!("[[opt_out]]\npatient = \"{PATIENT}\"\n")).await);
 }
 
+/// A FHIR server that answers every search with these Consents.
+async fn consents(consents: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            let bundle = format!(r#"{{"resourceType":"Bundle","type":"searchset","entry":[{consents}]}}"#);
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/fhir+json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                bundle.len()
+            );
+            let _ = stream.write_all(format!("{head}{bundle}").as_bytes()).await;
+        }
+    });
+    url
+}
+
+/// `[[consent_required]]` of the file holds beside a server, and is met by a permit there.
+#[tokio::test]
+async fn se_03_26_the_file_asks_for_consent_beside_a_server() {
+    let required = format!("[[consent_required]]\npatient = \"{PATIENT}\"\n");
+    let nothing = policy(DEFAULT, beside(server(consents("").await), &required));
+    assert!(matches!(admit(&nothing, ()).await, Err(PolicyError::NoConsent)));
+    let permit = r#"{"resource":{"resourceType":"Consent","status":"active","decision":"permit","subject":{"reference":"Patient/1"}}}"#;
+    let permitted = policy(DEFAULT, beside(server(consents(permit).await), &required));
+    assert!(admit(&permitted, ()).await.is_ok());
+}
+
+/// Who opted out is not found; in an emergency only where a policy says so.
+#[tokio::test]
+async fn se_18_who_opted_out_of_the_service_is_not_found() {
+    let out = format!("[[opt_out]]\npatient = \"{PATIENT}\"\n");
+    let block = format!("[[block]]\npatient = \"{PATIENT}\"\ncountries = [\"FI\"]\n");
+    let elsewhere = format!("[[opt_out]]\npatient = \"{PATIENT}\"\ncountries = [\"SE\"]\n");
+    let opens = format!(
+        "{DEFAULT}\n@opens(\"opted-out\")\npermit (principal, action == Action::\"ITI-55\", resource) \
+         when {{ context.emergency && principal.permissions.contains(\"PRD-006\") }};"
+    );
+    let found = async |text: &str, consent: &str, purpose: &str| {
+        let policy = policy(text, by_file(consent));
+        let oid = |text: &str| ncp_ihe::Oid::parse(text).expect("an OID");
+        let query = PatientQuery::new(oid("2.999.246"), oid("2.999.47"), vec![patient()], None, None, None);
+        let identity = Identity { purpose: purpose.into(), ..radiologist() };
+        let request = Authenticated::after_security_checks(query, Arc::new(identity));
+        let asked = policy.admit(request, TransactionName::Iti55, None).await.expect("a professional");
+        let record = PatientRecord {
+            id: patient(),
+            other_ids: Vec::new(),
+            name: PersonName::default(),
+            birth_date: None,
+            gender: None,
+            address: None,
+        };
+        match policy.release_identity(&asked, record).await {
+            Ok(_) => true,
+            Err(Refusal::OptedOut) => false,
+            Err(other) => panic!("{other:?}"),
+        }
+    };
+    assert!(found(DEFAULT, "", "TREATMENT").await && found(DEFAULT, &elsewhere, "TREATMENT").await);
+    for consent in [&out, &block] {
+        for purpose in ["TREATMENT", "EMERGENCY"] {
+            assert!(!found(DEFAULT, consent, purpose).await, "{purpose}");
+        }
+        assert!(!found(&opens, consent, "TREATMENT").await);
+        assert!(found(&opens, consent, "EMERGENCY").await, "a policy says so");
+    }
+}
+
 /// ITI-55 names nobody whose identifier was not in the query.
 #[tokio::test]
 async fn a_person_is_named_by_what_was_asked() {
-    let policy = policy(DEFAULT, ConsentSource::File(file("")));
+    let policy = policy(DEFAULT, by_file(""));
     let oid = |text: &str| ncp_ihe::Oid::parse(text).expect("an OID");
     let query = PatientQuery::new(oid("2.999.246"), oid("2.999.47"), vec![patient()], None, None, None);
     let request = Authenticated::after_security_checks(query, Arc::new(radiologist()));
@@ -148,7 +229,7 @@ async fn a_unit_is_the_patients_of_the_treatment() {
             (Facts::default(), Vec::new())
         }
     }
-    let policy = policy("permit(principal, action, resource);", ConsentSource::File(file("")));
+    let policy = policy("permit(principal, action, resource);", by_file(""));
     let asked = admit(&policy, ()).await.expect("a professional");
     assert!(matches!(
         policy.release(&asked, TransactionName::Iti39, Nobodys, &nothing()).await,

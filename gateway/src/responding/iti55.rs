@@ -6,8 +6,9 @@ use ncp_xml::Element;
 use super::pipeline::{self, Answer, Exchange, Message};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
-use crate::national::{NationalError, PatientDemographicsSupplier};
+use crate::national::{NationalError, PatientDemographicsSupplier, narrow};
 use crate::outcome::GatewayError;
+use crate::policy::{PolicyError, Refusal};
 
 /// Stages 3 to 8.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
@@ -35,11 +36,17 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         Err(error) => return Err(error.into()),
     };
 
+    let policy = &exchange.snapshot.policy;
+    if found.is_empty() {
+        policy.absent_person(&asked).await.map_err(unsaid)?;
+    }
     let mut matches = Vec::new();
     for record in found {
         // What policy withholds here is, for the outside, a person who is not known.
-        if let Ok(released) = exchange.snapshot.policy.release_identity(&asked, record).await {
-            matches.push(released);
+        match policy.release_identity(&asked, record).await {
+            Ok(released) => matches.push(released),
+            Err(refusal @ Refusal::Failed(_)) => return Err(unsaid(refusal)),
+            Err(refusal) => trail.withheld(&refusal),
         }
     }
     if matches.len() > 1 {
@@ -48,7 +55,11 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     let home = exchange.app.config.gateway.home_community_id.clone();
     let matches: Vec<PatientMatch> = matches
         .into_iter()
-        .map(|released| PatientMatch { record: released.into_inner(), home: home.clone(), degree: 100 })
+        .filter_map(|released| {
+            let record = released.into_inner();
+            let degree = narrow::degree(&query, &record)?;
+            Some(PatientMatch { record, home: home.clone(), degree })
+        })
         .collect();
     for found in &matches {
         trail.found_patient(&found.record.id);
@@ -61,6 +72,14 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
         PatientAnswer::Matches(matches)
     };
     Ok(Answer::Simple(response(exchange, &query, &answer)))
+}
+
+/// Consent that cannot be looked up is a passing error, whether the person is known or not.
+fn unsaid(refusal: Refusal) -> GatewayError {
+    match refusal {
+        Refusal::Failed(why) => PolicyError::Failed(why).into(),
+        _ => NationalError::NoPatient.into(),
+    }
 }
 
 /// The refusal in ITI-55's own form; `None` when the request could not even be read.

@@ -21,6 +21,10 @@ const LONGEST: usize = 16 << 10;
 const SKEW: i64 = 60;
 /// Longest text of a claim, bytes.
 const TEXT: usize = 512;
+/// Longest life of a token unless a server says another: a day.
+const LIFE: i64 = 24 * 3600;
+/// What `typ` may be where a token has one (RFC 9068 4); other JWTs of the same issuer, as logout tokens, are none.
+const TYPES: [&str; 3] = ["at+jwt", "application/at+jwt", "JWT"];
 
 /// The first check that does not hold. For the trail; a caller is told less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -43,7 +47,11 @@ pub enum TokenError {
 }
 
 /// The public keys of an issuer.
-pub struct IssuerKeys(Vec<Key>);
+pub struct IssuerKeys {
+    keys: Vec<Key>,
+    /// Longest time from `iat` to `exp`, seconds.
+    life: i64,
+}
 
 struct Key {
     id: Option<String>,
@@ -86,7 +94,12 @@ impl IssuerKeys {
                 (kind, _) => return Err(format!("{shown}: key of type {kind} is not taken")),
             }
         }
-        if keys.is_empty() { Err(format!("{shown}: no usable key")) } else { Ok(Self(keys)) }
+        if keys.is_empty() { Err(format!("{shown}: no usable key")) } else { Ok(Self { keys, life: LIFE }) }
+    }
+
+    /// The same with another longest life of a token.
+    pub fn with_longest_life(self, life: std::time::Duration) -> Self {
+        Self { life: i64::try_from(life.as_secs()).unwrap_or(i64::MAX), ..self }
     }
 
     /// The claims of a token that one of the keys signed, for this audience and at this time.
@@ -97,14 +110,19 @@ impl IssuerKeys {
         if token.is_empty() || token.len() > LONGEST {
             return Err(TokenError::Missing);
         }
-        let (payload, _) = jwt::decode_with_verifier_selector(token, |header| {
-            let mut fitting = self.0.iter().filter(|key| {
+        let (payload, header) = jwt::decode_with_verifier_selector(token, |header| {
+            let mut fitting = self.keys.iter().filter(|key| {
                 Some(key.algorithm) == header.algorithm()
                     && (header.key_id().is_none() || header.key_id() == key.id.as_deref())
             });
             Ok(fitting.next().map(|key| key.verifier.as_ref() as &dyn JwsVerifier))
         })
         .map_err(|_| TokenError::Signature)?;
+        let typ = header.claim("typ");
+        if typ.is_some_and(|typ| !typ.as_str().is_some_and(|t| TYPES.iter().any(|known| known.eq_ignore_ascii_case(t))))
+        {
+            return Err(TokenError::Signature);
+        }
         let claims = Claims(payload.claims_set().clone());
         let addressed = match claims.claim("aud").ok_or(TokenError::Claim("aud"))? {
             Value::String(one) => one == audience,
@@ -115,10 +133,14 @@ impl IssuerKeys {
             return Err(TokenError::Address);
         }
         let now = now.as_second();
-        let seconds = |name: &'static str| claims.seconds(name).ok_or(TokenError::Claim(name));
-        let (exp, iat) = (seconds("exp")?, seconds("iat")?);
+        let exp = claims.claim("exp").map(|at| numeric_date(at, f64::floor)).ok_or(TokenError::Claim("exp"))?;
+        let exp = exp.ok_or(TokenError::Claim("exp"))?;
+        let iat = claims.seconds("iat")?.ok_or(TokenError::Claim("iat"))?;
         let early = |at: i64| at > now.saturating_add(SKEW);
-        if exp.saturating_add(SKEW) <= now || early(iat) || claims.seconds("nbf").is_some_and(early) {
+        if exp.saturating_add(SKEW) <= now || early(iat) || claims.seconds("nbf")?.is_some_and(early) {
+            return Err(TokenError::Time);
+        }
+        if exp.saturating_sub(iat) > self.life {
             return Err(TokenError::Time);
         }
         Ok(claims)
@@ -196,9 +218,13 @@ impl Claims {
         text.ok_or(TokenError::Claim(name))
     }
 
-    /// A time, seconds.
-    pub fn seconds(&self, name: &str) -> Option<i64> {
-        self.claim(name).and_then(Value::as_i64)
+    /// A time, seconds, rounded up: nothing begins early. `None` when the claim is absent.
+    ///
+    /// # Errors
+    /// [`TokenError::Claim`] when it is there and is no NumericDate (RFC 7519 2).
+    pub fn seconds(&self, name: &'static str) -> Result<Option<i64>, TokenError> {
+        let read = |at| numeric_date(at, f64::ceil).ok_or(TokenError::Claim(name));
+        self.claim(name).map(read).transpose()
     }
 
     /// What is granted; empty when nothing is.
@@ -212,21 +238,39 @@ impl Claims {
     }
 }
 
+/// Seconds since 1970; a fraction is allowed, and is rounded to the side that refuses.
+fn numeric_date(at: &Value, round: fn(f64) -> f64) -> Option<i64> {
+    /// Beyond it a double has no whole seconds any more; some 285 million years.
+    const MOST: f64 = 9.0e15;
+    match (at.as_i64(), at.as_f64()) {
+        (Some(whole), _) => Some(whole),
+        #[allow(clippy::cast_possible_truncation)]
+        (None, Some(fraction)) if fraction.abs() < MOST => Some(round(fraction) as i64),
+        _ => None,
+    }
+}
+
 /// Whether a SMART scope (`user/R.rs`, `system/*.read`) of one of these levels gives one of these rights (`c`, `r`, `u`,
-/// `d`, `s`) to a resource.
+/// `d`, `s`) to a resource. A scope with a query (SMART 2) grants less than the resource, and which part of it is not read
+/// here: it grants nothing.
 pub fn scope_covers(scope: &str, levels: &[&str], resource: &str, rights: &[char]) -> bool {
     let Some((level, what)) = scope.split_once('/') else { return false };
     let Some((kind, given)) = what.split_once('.') else { return false };
-    let given = given.split('?').next().unwrap_or_default();
     // SMART 1 and 2.
     let given = match given {
         "read" | "search" => "rs",
         "write" => "cud",
         "*" => "cruds",
-        letters if letters.chars().all(|c| "cruds".contains(c)) => letters,
+        letters if in_order(letters) => letters,
         _ => return false,
     };
     levels.contains(&level) && (kind == resource || kind == "*") && given.contains(rights)
+}
+
+/// Rights of SMART 2: each at most once, in this order.
+fn in_order(letters: &str) -> bool {
+    let mut order = "cruds".chars();
+    letters.chars().all(|letter| order.any(|known| known == letter))
 }
 
 #[cfg(test)]
@@ -272,8 +316,7 @@ mod tests {
     #[test]
     fn scopes_of_both_smart_versions() {
         let reads = |scope| scope_covers(scope, &["user", "system"], "CodeSystem", &['r', 's']);
-        for good in
-            ["user/CodeSystem.rs", "system/*.read", "user/CodeSystem.r", "system/CodeSystem.*", "user/*.cruds?x=y"]
+        for good in ["user/CodeSystem.rs", "system/*.read", "user/CodeSystem.r", "system/CodeSystem.*", "user/*.cruds"]
         {
             assert!(reads(good), "{good}");
         }
@@ -287,8 +330,90 @@ mod tests {
             "user/CodeSystem.write",
             "user/CodeSystem.",
             "user/CodeSystem.rx",
+            "user/CodeSystem.sr",
+            "user/CodeSystem.rr",
+            "user/*.cruds?x=y",
         ] {
             assert!(!reads(bad), "{bad}");
+        }
+    }
+
+    /// Every scope of a grammar: what is granted is what the string says, or less.
+    #[test]
+    fn se_16_a_scope_grants_what_it_says() {
+        let mut granted = 0;
+        for level in ["user", "patient", "system", "User", ""] {
+            for kind in ["AuditEvent", "Patient", "*", "Audit*", ""] {
+                for rights in ["r", "s", "rs", "cruds", "cud", "read", "write", "*", "", "sr", "search", "x"] {
+                    for restriction in ["", "?", "?_id=1", "?outcome=8", "?category=a|b", ".rs", " "] {
+                        let scope = format!("{level}/{kind}.{rights}{restriction}");
+                        let says = restriction.is_empty()
+                            && level == "patient"
+                            && ["AuditEvent", "*"].contains(&kind)
+                            && ["s", "rs", "cruds", "read", "search", "*"].contains(&rights);
+                        let given = scope_covers(&scope, &["patient"], "AuditEvent", &['s']);
+                        assert!(!given || says, "{scope}");
+                        granted += usize::from(given);
+                    }
+                }
+            }
+        }
+        assert_eq!(granted, 12, "and what it says it grants");
+    }
+
+    /// Times and types that are there and cannot be read refuse; a fraction is a time.
+    #[test]
+    fn se_20_what_is_there_and_cannot_be_read_refuses() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let key = Jwk::generate_ec_key(EcCurve::P256).expect("a key");
+        let public = key.to_public_key().expect("public");
+        std::fs::write(file.path(), json!({ "keys": [public] }).to_string()).expect("writes");
+        let keys = IssuerKeys::load(file.path()).expect("loads");
+        let now = Timestamp::now();
+        let at = now.as_second();
+        let taken = |typ: Option<&str>, change: Value| {
+            let mut claims = json!({ "iss": "https://idp.example", "aud": "ours", "iat": at, "exp": at + 60 });
+            for (name, value) in change.as_object().expect("claims") {
+                claims[name] = value.clone();
+            }
+            let payload = JwtPayload::from_map(claims.as_object().expect("claims").clone());
+            let Ok(payload) = payload else { return false };
+            let mut header = JwsHeader::new();
+            if let Some(typ) = typ {
+                header.set_token_type(typ);
+            }
+            let signer = ES256.signer_from_jwk(&key).expect("a signer");
+            let token = jwt::encode_with_signer(&payload, &header, &signer).expect("signs");
+            keys.check(&token, "https://idp.example", "ours", now).is_ok()
+        };
+        let fraction = |after: i64| at as f64 + after as f64 + 0.5;
+        for good in [
+            json!({}),
+            json!({ "nbf": at }),
+            json!({ "nbf": fraction(-1) }),
+            json!({ "exp": fraction(600) }),
+            json!({ "iat": fraction(-10) }),
+        ] {
+            assert!(taken(None, good.clone()), "{good}");
+        }
+        for bad in [
+            json!({ "nbf": fraction(3600) }),
+            json!({ "nbf": "soon" }),
+            json!({ "nbf": null }),
+            json!({ "nbf": 1e300 }),
+            json!({ "exp": fraction(-3600) }),
+            json!({ "exp": "later" }),
+            json!({ "iat": fraction(3600) }),
+            json!({ "iat": [at] }),
+            json!({ "exp": at + 25 * 3600 }),
+        ] {
+            assert!(!taken(None, bad.clone()), "{bad}");
+        }
+        for typ in ["at+jwt", "JWT", "application/at+jwt"] {
+            assert!(taken(Some(typ), json!({})), "{typ}");
+        }
+        for typ in ["logout+jwt", "dpop+jwt", "secevent+jwt", ""] {
+            assert!(!taken(Some(typ), json!({})), "{typ}");
         }
     }
 }

@@ -154,7 +154,8 @@ impl Supplier {
 /// that a supplier which found nobody and failed has not answered.
 fn persons_of(entries: &[Value]) -> Result<Vec<PatientRecord>, NationalError> {
     let resources = || entries.iter().filter_map(|entry| entry.get("resource"));
-    let found: Vec<PatientRecord> = resources().filter_map(record).collect();
+    let matches = entries.iter().filter(|entry| is_match(entry)).filter_map(|entry| entry.get("resource"));
+    let found: Vec<PatientRecord> = matches.filter_map(record).collect();
     let outcomes = resources().filter(|r| r.get("resourceType").and_then(Value::as_str) == Some("OperationOutcome"));
     let mut issues = outcomes.filter_map(|outcome| outcome.get("issue")?.as_array()).flatten();
     let failed = issues.any(|issue| matches!(issue.get("severity").and_then(Value::as_str), Some("error" | "fatal")));
@@ -217,6 +218,24 @@ fn fhir_gender(code: &str) -> Option<&'static str> {
     }
 }
 
+/// Whether the supplier vouches for it: a match that is merely possible is none, and a record that is out of use or was
+/// replaced by another is nobody's any more.
+fn is_match(entry: &Value) -> bool {
+    const GRADE: &str = "http://hl7.org/fhir/StructureDefinition/match-grade";
+    let all = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    let grade = all(entry.pointer("/search/extension"))
+        .into_iter()
+        .find(|extension| extension.get("url").and_then(Value::as_str) == Some(GRADE))
+        .map(|extension| extension.get("valueCode").and_then(Value::as_str).map(ToOwned::to_owned));
+    let graded = grade.is_none_or(|grade| matches!(grade.as_deref(), Some("certain" | "probable")));
+    let patient = entry.get("resource");
+    let active = patient.and_then(|p| p.get("active")).is_none_or(|active| *active == Value::Bool(true));
+    let replaced = all(patient.and_then(|p| p.get("link")))
+        .iter()
+        .any(|link| link.get("type").and_then(Value::as_str) == Some("replaced-by"));
+    graded && active && !replaced
+}
+
 /// A Patient resource; only identifiers of authorities with an OID can be used on the wire.
 fn record(patient: &Value) -> Option<PatientRecord> {
     if patient.get("resourceType")?.as_str()? != "Patient" {
@@ -247,13 +266,12 @@ fn record(patient: &Value) -> Option<PatientRecord> {
                 .unwrap_or_default(),
         },
         birth_date: text(patient, "birthDate").map(|d| d.replace('-', "")),
-        gender: text(patient, "gender").map(|g| {
-            match g.as_str() {
-                "male" => "M",
-                "female" => "F",
-                _ => "UN",
-            }
-            .to_owned()
+        gender: text(patient, "gender").and_then(|g| match g.as_str() {
+            "male" => Some("M".to_owned()),
+            "female" => Some("F".to_owned()),
+            "other" => Some("UN".to_owned()),
+            // Not known is nothing to compare.
+            _ => None,
         }),
         address,
     })
@@ -275,5 +293,28 @@ mod tests {
         assert_eq!(found(&[outcome("error")]), None);
         assert_eq!(found(&[outcome("warning")]), Some(0));
         assert_eq!(found(&[person, outcome("fatal")]), Some(1));
+    }
+
+    #[test]
+    fn co_05_what_is_out_of_use_or_merely_possible_is_no_match() {
+        let entry = |patient: Value, grade: Option<&str>| {
+            let url = "http://hl7.org/fhir/StructureDefinition/match-grade";
+            let extension = grade.map(|g| json!([{ "url": url, "valueCode": g }])).unwrap_or(json!([]));
+            json!({ "resource": patient, "search": { "mode": "match", "score": 0.3, "extension": extension } })
+        };
+        for (patient, grade, expected) in [
+            (json!({}), None, true),
+            (json!({ "active": true }), Some("certain"), true),
+            (json!({}), Some("probable"), true),
+            (json!({}), Some("possible"), false),
+            (json!({}), Some("certainly-not"), false),
+            (json!({}), Some("unheard-of"), false),
+            (json!({ "active": false }), Some("certain"), false),
+            (json!({ "active": "yes" }), None, false),
+            (json!({ "link": [{ "type": "replaced-by" }] }), None, false),
+            (json!({ "link": [{ "type": "replaces" }] }), None, true),
+        ] {
+            assert_eq!(is_match(&entry(patient.clone(), grade)), expected, "{patient} {grade:?}");
+        }
     }
 }

@@ -1,21 +1,16 @@
-//! Directives from Consent resources of a FHIR R4 server (`GET Consent?status=active&patient.identifier=…`).
-//!
-//! Read are provisions of type `deny`: without conditions, an opt-out; with `data`, a block of documents or studies by
-//! identifier; with `dataPeriod`, of a period; with `securityLabel`, of confidentiality codes; with an actor of role
-//! `AUT` or `CST`, of an author's organisation; with an actor of role `IRCP` or `PRCP`, towards a country (identifier
-//! of system `urn:iso:std:iso:3166`), an organisation or a professional. A `permit` inside a `deny` is not read: it
-//! would open what the patient closed, so the whole Consent then closes more, never less.
+//! Directives from Consent resources of a FHIR server, R4 or R5 (`GET Consent?status=active&patient.identifier=…`). What
+//! they say is read in `resource.rs`; here is the search.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use ncp_ihe::PatientId;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Block, ConsentError, Directives, ServiceConsent};
+use super::{ConsentError, Directives, resource};
 use crate::config::ConsentServer;
 use crate::http_get::HttpGet;
+use crate::json;
 
 /// Largest page.
 const PAGE_BYTES: usize = 4 << 20;
@@ -23,9 +18,6 @@ const PAGE_BYTES: usize = 4 << 20;
 const PAGES: usize = 16;
 /// Longest wait for a page.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Provisions inside provisions.
-const DEPTH: usize = 8;
-const COUNTRIES: &str = "urn:iso:std:iso:3166";
 
 /// The server.
 pub struct FhirConsent {
@@ -60,27 +52,21 @@ impl FhirConsent {
         let mut consents = Vec::new();
         for _ in 0..PAGES {
             let Some(url) = next.take() else { break };
-            let bundle = self.page(&url).await?;
+            let authorization = self.authorization.as_deref();
+            let body = self.http.get(&url, "application/fhir+json", authorization, PAGE_BYTES, PATIENCE).await;
+            let bundle = bundle(&body.map_err(ConsentError::Server)?)?;
             next = self.next(&bundle)?;
-            if let Some(Value::Array(entries)) = bundle.get("entry") {
-                consents.extend(entries.iter().filter_map(|e| e.get("resource")).cloned());
+            resources(&bundle, &mut consents)?;
+            // A search that found more than it shows hides a permission that was withdrawn.
+            let found = bundle.get("total").and_then(Value::as_u64).unwrap_or(0);
+            if next.is_none() && found > consents.len() as u64 {
+                return Err(ConsentError::Server("fewer resources than the server counts".into()));
             }
         }
         if next.is_some() {
             return Err(ConsentError::Server("more pages than are read".into()));
         }
-        read(&consents, self.requires)
-    }
-
-    async fn page(&self, url: &str) -> Result<Value, ConsentError> {
-        let authorization = self.authorization.as_deref();
-        let body = self.http.get(url, "application/fhir+json", authorization, PAGE_BYTES, PATIENCE).await;
-        let body = body.map_err(ConsentError::Server)?;
-        let bundle: Value = serde_json::from_slice(&body).map_err(|_| ConsentError::Server("no JSON".into()))?;
-        match bundle.get("resourceType").and_then(Value::as_str) {
-            Some("Bundle") => Ok(bundle),
-            _ => Err(ConsentError::Server("no Bundle".into())),
-        }
+        read(&consents, patient, self.requires)
     }
 
     /// The next page, at the same server only.
@@ -97,168 +83,47 @@ impl FhirConsent {
     }
 }
 
-/// Directives out of Consent resources. With `required`, a patient without an active Consent has not consented.
-fn read(consents: &[Value], required: bool) -> Result<Directives, ConsentError> {
-    let mut directives = Directives::default();
-    let active = |c: &&Value| {
-        c.get("resourceType").and_then(Value::as_str) == Some("Consent")
-            && c.get("status").and_then(Value::as_str) == Some("active")
-    };
-    let mut any = false;
-    for consent in consents.iter().filter(active) {
-        any = true;
-        if let Some(provision) = consent.get("provision") {
-            provisions(provision, &Block::default(), &mut directives, 0)?;
-        }
+/// A page of a search.
+fn bundle(body: &[u8]) -> Result<Value, ConsentError> {
+    let bundle = json::read(body).map_err(|why| ConsentError::Server(why.into()))?;
+    let says = |name: &str, value: &str| bundle.get(name).and_then(Value::as_str) == Some(value);
+    if says("resourceType", "Bundle") && says("type", "searchset") {
+        Ok(bundle)
+    } else {
+        Err(ConsentError::Server("no Bundle of a search".into()))
     }
-    if required && !any && directives.service == ServiceConsent::Given {
-        directives.service = ServiceConsent::MissingAndSaid;
-    }
-    Ok(directives)
 }
 
-fn provisions(provision: &Value, above: &Block, out: &mut Directives, depth: usize) -> Result<(), ConsentError> {
-    if depth > DEPTH {
-        return Err(ConsentError::Server("provisions are nested too deeply".into()));
-    }
-    let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(ToOwned::to_owned);
-    let all = |name: &str| provision.get(name).and_then(Value::as_array).into_iter().flatten();
-    if text(provision, "type").as_deref() == Some("deny") {
-        let mut block = above.clone();
-        if let Some(period) = provision.get("period") {
-            block.valid = (instant(text(period, "start"), false)?, instant(text(period, "end"), true)?);
+/// What a page found; included resources of other kinds are no permission.
+fn resources(bundle: &Value, out: &mut Vec<Value>) -> Result<(), ConsentError> {
+    let entries = match bundle.get("entry") {
+        None => return Ok(()),
+        Some(Value::Array(entries)) => entries,
+        Some(_) => return Err(ConsentError::Server("entries of a Bundle".into())),
+    };
+    for entry in entries {
+        let resource = entry.get("resource").ok_or_else(|| ConsentError::Server("an entry without resource".into()))?;
+        let is_consent = resource.get("resourceType").and_then(Value::as_str) == Some("Consent");
+        if is_consent || entry.pointer("/search/mode").and_then(Value::as_str) != Some("include") {
+            out.push(resource.clone());
         }
-        if let Some(period) = provision.get("dataPeriod") {
-            let day = |text: Option<String>, or: &str| text.map_or(or.to_owned(), |t| digits(&t, or));
-            block.period = Some((day(text(period, "start"), "00000000"), day(text(period, "end"), "99999999")));
-        }
-        let mut organisations: Vec<Option<String>> = Vec::new();
-        for actor in all("actor") {
-            let role = actor.pointer("/role/coding/0/code").and_then(Value::as_str).unwrap_or_default();
-            let identifier = actor.pointer("/reference/identifier");
-            let value = identifier.and_then(|i| text(i, "value"));
-            let name = value.ok_or_else(|| ConsentError::Server("actor without identifier".into()))?;
-            let system = identifier.and_then(|i| text(i, "system")).unwrap_or_default();
-            let kind = actor.pointer("/reference/type").and_then(Value::as_str).unwrap_or_default();
-            match role {
-                "AUT" | "CST" => organisations.push(Some(name)),
-                _ if system == COUNTRIES => block.countries.push(name),
-                _ if kind.starts_with("Practitioner") => block.professionals.push(name),
-                _ => block.requesters.push(name),
-            }
-        }
-        block.imaging |= all("class").any(|c| text(c, "code").is_some_and(|c| c == "18748-4" || c == "ImagingStudy"));
-        let units: Vec<Option<String>> = all("data")
-            .map(|data| data.pointer("/reference/identifier/value").and_then(Value::as_str))
-            .map(|id| id.map(|id| Some(id.strip_prefix("urn:oid:").unwrap_or(id).to_owned())))
-            .collect::<Option<_>>()
-            .ok_or_else(|| ConsentError::Server("data without identifier".into()))?;
-        let labels = all("securityLabel").map(|label| text(label, "code")).collect();
-        for unit in or_any(units) {
-            for organisation in or_any(organisations.clone()) {
-                for label in or_any(Vec::clone(&labels)) {
-                    let block = Block {
-                        unit: unit.clone().or_else(|| block.unit.clone()),
-                        author_organisation: organisation.clone().or_else(|| block.author_organisation.clone()),
-                        confidentiality: label.clone().or_else(|| block.confidentiality.clone()),
-                        ..block.clone()
-                    };
-                    if block == Block::default() {
-                        out.service = ServiceConsent::OptedOut;
-                    } else {
-                        out.blocks.push(block);
-                    }
-                }
-            }
-        }
-    }
-    for inner in all("provision") {
-        // An inner provision narrows a permit; under a deny everything is closed already.
-        provisions(inner, above, out, depth + 1)?;
     }
     Ok(())
 }
 
-fn or_any(some: Vec<Option<String>>) -> Vec<Option<String>> {
-    if some.is_empty() { vec![None] } else { some }
+/// Directives out of a page, as [`FhirConsent`] reads it.
+///
+/// # Errors
+/// What is not understood.
+pub fn read_page(body: &[u8], patient: &PatientId, required: bool) -> Result<Directives, ConsentError> {
+    let mut consents = Vec::new();
+    resources(&bundle(body)?, &mut consents)?;
+    read(&consents, patient, required)
 }
 
-fn digits(date: &str, or: &str) -> String {
-    let mut day: String = date.chars().take_while(|c| *c != 'T').filter(char::is_ascii_digit).take(8).collect();
-    day.push_str(or.get(day.len()..).unwrap_or_default());
-    day
-}
-
-/// A FHIR dateTime; a day counts whole.
-fn instant(text: Option<String>, end: bool) -> Result<Option<Timestamp>, ConsentError> {
-    let Some(text) = text else { return Ok(None) };
-    let wrong = || ConsentError::Server("period".into());
-    if let Ok(instant) = text.parse::<Timestamp>() {
-        return Ok(Some(instant));
-    }
-    let mut date: jiff::civil::Date = text.parse().map_err(|_| wrong())?;
-    if end {
-        date = date.tomorrow().map_err(|_| wrong())?;
-    }
-    let zoned = date.to_zoned(jiff::tz::TimeZone::UTC).map_err(|_| wrong())?;
-    Ok(Some(zoned.timestamp()))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn consent(provision: Value) -> Value {
-        json!({ "resourceType": "Consent", "status": "active", "provision": provision })
-    }
-
-    #[test]
-    fn provisions_read_as_directives() {
-        let only = |provision: Value| read(&[consent(provision)], false).expect("reads");
-        assert_eq!(only(json!({ "type": "deny" })).service, ServiceConsent::OptedOut);
-        assert_eq!(only(json!({ "type": "permit" })), Directives::default());
-        let documents = only(json!({ "type": "permit", "provision": [{ "type": "deny", "data": [
-            { "meaning": "instance", "reference": { "identifier": { "value": "urn:oid:2.999.1" } } },
-            { "meaning": "instance", "reference": { "identifier": { "value": "2.999.2" } } },
-        ] }] }));
-        let units: Vec<_> = documents.blocks.iter().filter_map(|b| b.unit.as_deref()).collect();
-        assert_eq!(units, ["2.999.1", "2.999.2"]);
-        let several = only(json!({ "type": "deny",
-            "dataPeriod": { "start": "2026-01-01", "end": "2026" },
-            "period": { "start": "2026-02-01", "end": "2026-02-03" },
-            "securityLabel": [{ "code": "NORS" }],
-            "actor": [
-                { "role": { "coding": [{ "code": "IRCP" }] },
-                  "reference": { "identifier": { "system": "urn:iso:std:iso:3166", "value": "FI" } } },
-                { "role": { "coding": [{ "code": "AUT" }] }, "reference": { "identifier": { "value": "2.999.9" } } },
-            ] }));
-        let block = &several.blocks[0];
-        assert_eq!(several.blocks.len(), 1);
-        assert_eq!(block.period, Some(("20260101".into(), "20269999".into())));
-        assert_eq!(block.confidentiality.as_deref(), Some("NORS"));
-        assert_eq!(block.countries, ["FI"]);
-        assert_eq!(block.author_organisation.as_deref(), Some("2.999.9"));
-        assert_eq!(block.valid.1.expect("ends").to_string(), "2026-02-04T00:00:00Z");
-        assert_eq!(read(&[], true).expect("reads").service, ServiceConsent::MissingAndSaid);
-        let draft = json!({ "resourceType": "Consent", "status": "draft", "provision": { "type": "deny" } });
-        assert_eq!(read(&[draft], false).expect("reads"), Directives::default());
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_an_error_and_never_open() {
-        for provision in [
-            json!({ "type": "deny", "data": [{ "reference": { "reference": "DocumentReference/1" } }] }),
-            json!({ "type": "deny", "actor": [{ "reference": { "reference": "Organization/1" } }] }),
-            json!({ "type": "deny", "period": { "start": "yesterday" } }),
-        ] {
-            assert!(read(&[consent(provision.clone())], false).is_err(), "{provision}");
-        }
-        let mut deep = json!({ "type": "permit" });
-        for _ in 0..20 {
-            deep = json!({ "type": "permit", "provision": [deep] });
-        }
-        assert!(read(&[consent(deep)], false).is_err());
-    }
+/// Directives out of Consent resources. With `required`, nothing is open without a permit that fits.
+fn read(consents: &[Value], patient: &PatientId, required: bool) -> Result<Directives, ConsentError> {
+    let rules =
+        resource::read(consents, patient).map_err(|what| ConsentError::Server(format!("not understood: {what}")))?;
+    Ok(Directives { rules, permit_needed: required, ..Directives::default() })
 }

@@ -63,5 +63,5 @@ fn read(answer: pb::GetConsentResponse) -> Result<Directives, ConsentError> {
         return Err(ConsentError::Server("a block without an id".into()));
     }
     let blocks = answer.blocked.into_iter().map(|unit| Block { unit: Some(unit), ..Block::default() }).collect();
-    Ok(Directives { service, blocks })
+    Ok(Directives { service, blocks, ..Directives::default() })
 }

@@ -9,13 +9,22 @@ use jiff::Timestamp;
 use ncp_ihe::PatientId;
 use ncp_tls::Country;
 
+mod country;
 mod fhir;
 mod file;
 mod grpc;
+mod kept;
+mod resource;
+mod rule;
+#[cfg(test)]
+mod tests;
 
-pub use fhir::FhirConsent;
-pub use file::ConsentFile;
+pub use fhir::{FhirConsent, read_page};
+pub use file::{ConsentFile, WrongRow};
 pub use grpc::GrpcConsent;
+pub use kept::{KeptFile, LOOK, Look};
+use rule::{About, Asking};
+pub use rule::{Decision, Rule};
 
 use super::facts::Facts;
 use crate::identity::Identity;
@@ -39,6 +48,10 @@ pub struct Directives {
     pub service: ServiceConsent,
     /// What is closed.
     pub blocks: Vec<Block>,
+    /// Permissions as the patient gave or refused them; of several one that denies wins.
+    pub rules: Vec<Rule>,
+    /// Nothing is open unless one of the rules permits it.
+    pub permit_needed: bool,
 }
 
 /// One thing that is closed. Every condition that is given must hold; one without any closes everything, which is how an
@@ -56,7 +69,7 @@ pub struct Block {
     /// Images and their manifests alone.
     pub imaging: bool,
     /// Countries that it is closed to; empty: all.
-    pub countries: Vec<String>,
+    pub countries: Vec<Country>,
     /// Asking organisations that it is closed to, by identifier or name; empty: all.
     pub requesters: Vec<String>,
     /// Asking professionals (NameID); empty: all.
@@ -68,18 +81,33 @@ pub struct Block {
 impl Directives {
     /// Whether a unit with these facts and under these keys is closed to whoever asks.
     pub fn closes(&self, facts: &Facts, keys: &[String], identity: &Identity, now: Timestamp) -> bool {
-        // Every block is looked at, whatever those before it said.
+        // Every block and rule is looked at, whatever those before it said.
         let closed = self.blocks.iter().filter(|block| block.closes(facts, keys, identity, now)).count();
-        (self.service == ServiceConsent::OptedOut) | (closed > 0)
+        let (denied, permitted) = self.said(identity, now, About::Unit(facts, keys));
+        (self.service == ServiceConsent::OptedOut) | (closed > 0) | denied | (self.permit_needed & !permitted)
+    }
+
+    /// Whether the patient takes part for whoever asks: whether anything can be open at all.
+    pub fn participation(&self, identity: &Identity, now: Timestamp) -> ServiceConsent {
+        let (denied, permitted) = self.said(identity, now, About::Anything);
+        let everything = self.blocks.iter().any(|block| block.is_everything() && block.holds(identity, now));
+        match self.service {
+            ServiceConsent::Given if denied || everything => ServiceConsent::OptedOut,
+            ServiceConsent::Given if self.permit_needed && !permitted => ServiceConsent::MissingAndSaid,
+            told => told,
+        }
+    }
+
+    /// Whether a rule denies, and whether one permits.
+    fn said(&self, identity: &Identity, now: Timestamp, about: About<'_>) -> (bool, bool) {
+        let said: Vec<_> = self.rules.iter().filter_map(|rule| rule.says(Asking { identity, now }, about)).collect();
+        (said.contains(&Decision::Deny), said.contains(&Decision::Permit))
     }
 }
 
 impl Block {
     /// A fact that nobody told fits every condition that asks for it: what cannot be told apart is closed.
     fn closes(&self, facts: &Facts, keys: &[String], identity: &Identity, now: Timestamp) -> bool {
-        let listed = |all: &[String], one: &[Option<&str>]| {
-            all.is_empty() || all.iter().any(|a| one.iter().flatten().any(|o| a == o))
-        };
         let author = |wanted: &String| facts.may_have(facts.author_organisations.as_ref(), wanted);
         let confidential = |wanted: &String| facts.may_have(facts.confidentiality.as_ref(), wanted);
         let checks = [
@@ -88,13 +116,30 @@ impl Block {
             self.period.as_ref().is_none_or(|(from, to)| facts.may_be_within(from, to)),
             self.confidentiality.as_ref().is_none_or(confidential),
             !self.imaging || matches!(facts.kind, "manifest" | "study"),
-            listed(&self.countries, &[Some(identity.country.as_str())]),
+            self.holds(identity, now),
+        ];
+        checks.iter().fold(true, |all, one| all & one)
+    }
+
+    /// Whether it holds now for whoever asks.
+    fn holds(&self, identity: &Identity, now: Timestamp) -> bool {
+        let listed = |all: &[String], one: &[Option<&str>]| {
+            all.is_empty() || all.iter().any(|a| one.iter().flatten().any(|o| a == o))
+        };
+        let checks = [
+            self.countries.is_empty() || self.countries.contains(&identity.country),
             listed(&self.requesters, &[identity.organisation_id.as_deref(), identity.organisation.as_deref()]),
             listed(&self.professionals, &[Some(&identity.user)]),
             self.valid.0.is_none_or(|from| from <= now),
             self.valid.1.is_none_or(|to| now < to),
         ];
         checks.iter().fold(true, |all, one| all & one)
+    }
+
+    /// Whether it closes every unit.
+    fn is_everything(&self) -> bool {
+        let named = self.unit.is_some() || self.author_organisation.is_some() || self.period.is_some();
+        !named && self.confidentiality.is_none() && !self.imaging
     }
 }
 
@@ -118,19 +163,30 @@ pub enum ConsentError {
         /// Position and reason.
         message: String,
     },
+    /// The file could not be read for longer than is allowed.
+    #[error("consent file: what it said is too old")]
+    Old,
     /// The server did not answer, or not as a FHIR server does.
     #[error("consent server: {0}")]
     Server(String),
 }
 
-/// The implementations, chosen in configuration.
-pub enum ConsentSource {
-    /// A TOML file, read when the snapshot is loaded.
-    File(ConsentFile),
-    /// A FHIR R4 server with Consent resources, beside a file of what is closed by law.
-    Fhir(Box<FhirConsent>, ConsentFile),
-    /// A country's own service, beside the same file.
-    Grpc(Box<GrpcConsent>, ConsentFile),
+/// A file, and beside it what else is configured.
+pub struct ConsentSource {
+    file: KeptFile,
+    beside: Beside,
+    /// The configuration that it was made of.
+    made_of: String,
+}
+
+/// What is asked beside the file.
+pub enum Beside {
+    /// Nothing.
+    Nothing,
+    /// A FHIR server with Consent resources.
+    Fhir(Box<FhirConsent>),
+    /// A country's own service.
+    Grpc(Box<GrpcConsent>),
 }
 
 impl ConsentSource {
@@ -139,12 +195,28 @@ impl ConsentSource {
     /// # Errors
     /// The file's path and what is wrong with it; what is wrong with the server's address or anchors.
     pub fn load(config: &crate::config::Policy) -> Result<Self, ConsentError> {
-        let file = ConsentFile::load(&config.consent_file)?;
-        match (&config.consent, &config.consent_service) {
-            (Some(server), _) => Ok(Self::Fhir(Box::new(FhirConsent::new(server)?), file)),
-            (None, Some(service)) => Ok(Self::Grpc(Box::new(GrpcConsent::new(service)?), file)),
-            (None, None) => Ok(Self::File(file)),
-        }
+        let beside = match (&config.consent, &config.consent_service) {
+            (Some(server), _) => Beside::Fhir(Box::new(FhirConsent::new(server)?)),
+            (None, Some(service)) => Beside::Grpc(Box::new(GrpcConsent::new(service)?)),
+            (None, None) => Beside::Nothing,
+        };
+        let file = KeptFile::open(&config.consent_file, config.consent_max_age)?;
+        Ok(Self { file, beside, made_of: made_of(config) })
+    }
+
+    /// A source of these parts.
+    pub fn of(file: KeptFile, beside: Beside) -> Self {
+        Self { file, beside, made_of: String::new() }
+    }
+
+    /// Whether it is still what the configuration asks for.
+    pub fn fits(&self, config: &crate::config::Policy) -> bool {
+        self.made_of == made_of(config)
+    }
+
+    /// The file.
+    pub fn file(&self) -> &KeptFile {
+        &self.file
     }
 
     /// What the patient has decided.
@@ -152,103 +224,27 @@ impl ConsentSource {
     /// # Errors
     /// When the source cannot say; the caller refuses.
     pub async fn directives(&self, patient: &PatientId, to: &Country) -> Result<Directives, ConsentError> {
-        let (mut directives, file) = match self {
-            Self::File(file) => return Ok(file.directives(patient, to)),
-            Self::Fhir(server, file) => (server.directives(patient).await?, file),
-            Self::Grpc(service, file) => (service.directives(patient, to).await?, file),
+        let by_file = self.file.directives(patient, to)?;
+        let mut directives = match &self.beside {
+            Beside::Nothing => return Ok(by_file),
+            Beside::Fhir(server) => server.directives(patient).await?,
+            Beside::Grpc(service) => service.directives(patient, to).await?,
         };
-        let by_file = file.directives(patient, to);
-        if by_file.service == ServiceConsent::OptedOut {
-            directives.service = ServiceConsent::OptedOut;
+        match by_file.service {
+            ServiceConsent::Given => {}
+            ServiceConsent::OptedOut => directives.service = ServiceConsent::OptedOut,
+            // A permit at the server is the consent that the file asks for; a service that knows no permits gives none.
+            ServiceConsent::MissingAndSaid if matches!(self.beside, Beside::Fhir(_)) => directives.permit_needed = true,
+            ServiceConsent::MissingAndSaid if directives.service == ServiceConsent::OptedOut => {}
+            ServiceConsent::MissingAndSaid => directives.service = ServiceConsent::MissingAndSaid,
         }
         directives.blocks.extend(by_file.blocks);
         Ok(directives)
     }
 }
 
-#[cfg(test)]
-pub(crate) mod tests {
-    use super::*;
-    use crate::policy::facts::Description;
-
-    fn report() -> (Facts, Vec<String>) {
-        let description = Description { service_date: Some("20260102101500".into()), ..Description::none() };
-        let facts = Facts {
-            kind: "manifest",
-            confidentiality: Some(vec!["N".into(), "NORS".into()]),
-            author_organisations: Some(vec!["2.999.9".into()]),
-            descriptions: vec![description],
-            ..Facts::default()
-        };
-        (facts, vec!["2.999.1".into(), "2.999.2".into()])
-    }
-
-    /// Each condition closes when it fits, opens when it does not, and all must fit.
-    #[test]
-    fn every_condition_counts() {
-        let identity = crate::policy::engine::tests::radiologist();
-        let now: Timestamp = "2026-11-01T00:00:00Z".parse().expect("a time");
-        let closes = |block: Block| {
-            let directives = Directives { blocks: vec![block], ..Directives::default() };
-            let (facts, keys) = report();
-            directives.closes(&facts, &keys, &identity, now)
-        };
-        let one = Block::default;
-        let period = |from: &str, to: &str| Some((from.to_owned(), to.to_owned()));
-        let past = Some("2026-10-01T00:00:00Z".parse().expect("a time"));
-        assert!(closes(one()));
-        for block in [
-            Block { unit: Some("2.999.2".into()), ..one() },
-            Block { author_organisation: Some("2.999.9".into()), ..one() },
-            Block { period: period("20260101", "20260102"), ..one() },
-            Block { confidentiality: Some("NORS".into()), ..one() },
-            Block { imaging: true, ..one() },
-            Block { countries: vec!["SE".into(), "FI".into()], ..one() },
-            Block { requesters: vec!["Hospital".into()], ..one() },
-            Block { professionals: vec!["u1".into()], ..one() },
-            Block { valid: (past, None), ..one() },
-        ] {
-            assert!(closes(block.clone()), "{block:?}");
-        }
-        for block in [
-            Block { unit: Some("2.999.3".into()), ..one() },
-            Block { author_organisation: Some("2.999.8".into()), ..one() },
-            Block { period: period("20260103", "20261231"), ..one() },
-            Block { confidentiality: Some("R".into()), ..one() },
-            Block { countries: vec!["SE".into()], ..one() },
-            Block { requesters: vec!["Clinic".into()], ..one() },
-            Block { professionals: vec!["u2".into()], ..one() },
-            Block { valid: (None, past), ..one() },
-            Block { unit: Some("2.999.2".into()), countries: vec!["SE".into()], ..one() },
-        ] {
-            assert!(!closes(block.clone()), "{block:?}");
-        }
-        let (facts, keys) = report();
-        let opted_out = Directives { service: ServiceConsent::OptedOut, ..Directives::default() };
-        assert!(opted_out.closes(&facts, &keys, &identity, now));
-        assert!(!Directives::default().closes(&facts, &keys, &identity, now));
-    }
-
-    /// A condition that asks for what nobody told closes.
-    #[test]
-    fn se_02_an_unknown_fact_closes() {
-        let identity = crate::policy::engine::tests::radiologist();
-        let now: Timestamp = "2026-11-01T00:00:00Z".parse().expect("a time");
-        let asks = [
-            Block { period: Some(("19000101".into(), "19001231".into())), ..Block::default() },
-            Block { confidentiality: Some("R".into()), ..Block::default() },
-            Block { author_organisation: Some("2.999.8".into()), ..Block::default() },
-        ];
-        let undated = Description { service_date: None, ..Description::none() };
-        let unknown =
-            Facts { confidentiality: None, author_organisations: None, descriptions: vec![undated], ..report().0 };
-        let partial = Facts { incomplete: true, ..report().0 };
-        for block in asks {
-            let directives = Directives { blocks: vec![block.clone()], ..Directives::default() };
-            let closes = |facts: &Facts| directives.closes(facts, &report().1, &identity, now);
-            assert!(!closes(&report().0), "{block:?}");
-            assert!(closes(&unknown), "{block:?}");
-            assert!(closes(&partial), "a registry that is down may have the fact: {block:?}");
-        }
-    }
+/// Every setting that a source is made of.
+fn made_of(config: &crate::config::Policy) -> String {
+    let crate::config::Policy { consent_file, consent_max_age, consent, consent_service, .. } = config;
+    format!("{consent_file:?} {consent_max_age:?} {consent:?} {consent_service:?}")
 }

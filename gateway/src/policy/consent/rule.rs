@@ -1,0 +1,310 @@
+//! A permission as a rule with exceptions, and what it says to one request about one unit.
+//!
+//! A condition that cannot be told, because the fact that it asks for is unknown, counts for whoever closes: a rule that
+//! denies holds, a rule that permits does not.
+
+use jiff::Timestamp;
+use ncp_tls::Country;
+
+use crate::identity::Identity;
+use crate::policy::facts::Facts;
+
+/// What a rule decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Opens what it is about.
+    Permit,
+    /// Closes what it is about.
+    Deny,
+}
+
+/// A rule: where its conditions hold it decides, unless one of its exceptions does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// What it decides.
+    pub decision: Decision,
+    /// All of them must hold.
+    pub conditions: Vec<Condition>,
+    /// Rules inside; of several that hold one that denies wins.
+    pub exceptions: Vec<Rule>,
+}
+
+/// One element of a rule; one of its values is enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// In force from, and before.
+    InForce(Option<Timestamp>, Option<Timestamp>),
+    /// Who receives, or who wrote.
+    Actor(Vec<Actor>),
+    /// For what: codes of v3-ActReason.
+    Purpose(Vec<Purpose>),
+    /// Whether it is about giving data out.
+    Disclosure(bool),
+    /// Confidentiality.
+    Label(Vec<Label>),
+    /// What kind of content.
+    Content(Vec<Content>),
+    /// First and last day of the service, `YYYYMMDD`.
+    DataPeriod(String, String),
+    /// Unique ids and Study Instance UIDs.
+    Unit(Vec<String>),
+}
+
+/// Whom a rule names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actor {
+    /// Everybody of a country.
+    Country(Country),
+    /// A receiving organisation, by identifier or name.
+    Organisation(String),
+    /// A receiving professional (NameID).
+    Professional(String),
+    /// One of both; the source does not say which.
+    Recipient(String),
+    /// The organisation that wrote the unit.
+    Author(String),
+}
+
+/// Purposes that are told apart here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Treatment, with all that is a kind of it: also in an emergency.
+    Treatment,
+    /// Treatment in an emergency, or breaking the glass.
+    Emergency,
+    /// The patient's own request.
+    PatientRequest,
+    /// One that is no purpose of this service.
+    Other,
+}
+
+/// A security label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Label {
+    /// This rank of HL7 confidentiality or a lower one: the label is a high water mark (R4 Consent.provision.securityLabel).
+    UpTo(usize),
+    /// This very code of another system.
+    Code(String),
+}
+
+/// A kind of content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// Images and their manifests.
+    Images,
+    /// Documents of every kind.
+    Documents,
+    /// Documents of a LOINC class or type.
+    Loinc(String),
+}
+
+/// HL7 confidentiality from the lowest to the highest.
+pub(super) const CONFIDENTIALITY: [&str; 6] = ["U", "L", "M", "N", "R", "V"];
+
+/// Who asks, and when.
+#[derive(Debug, Clone, Copy)]
+pub struct Asking<'a> {
+    /// Who.
+    pub identity: &'a Identity,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What a rule is asked about.
+#[derive(Debug, Clone, Copy)]
+pub enum About<'a> {
+    /// This unit; what cannot be told closes.
+    Unit(&'a Facts, &'a [String]),
+    /// Whether there can be a unit that is open; what cannot be told might open.
+    Anything,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Yes,
+    No,
+    Unknown,
+}
+
+impl From<bool> for Told {
+    fn from(holds: bool) -> Self {
+        if holds { Self::Yes } else { Self::No }
+    }
+}
+
+impl Rule {
+    /// A rule without conditions.
+    pub fn of(decision: Decision) -> Self {
+        Self { decision, conditions: Vec::new(), exceptions: Vec::new() }
+    }
+
+    /// What it says; `None` where it does not hold.
+    pub fn says(&self, asking: Asking<'_>, about: About<'_>) -> Option<Decision> {
+        let winner = match about {
+            About::Unit(..) => Decision::Deny,
+            About::Anything => Decision::Permit,
+        };
+        // What is unknown holds for the decision that wins.
+        let holds = |condition: &Condition| match condition.holds(asking, about, self.decision) {
+            Told::Yes => true,
+            Told::No => false,
+            Told::Unknown => self.decision == winner,
+        };
+        if !self.conditions.iter().all(holds) {
+            return None;
+        }
+        let mut said = self.exceptions.iter().filter_map(|exception| exception.says(asking, about)).peekable();
+        if said.peek().is_none() {
+            return Some(self.decision);
+        }
+        let other = if winner == Decision::Deny { Decision::Permit } else { Decision::Deny };
+        Some(if said.any(|decision| decision == winner) { winner } else { other })
+    }
+}
+
+impl Condition {
+    fn holds(&self, Asking { identity, now }: Asking<'_>, about: About<'_>, decision: Decision) -> Told {
+        match self {
+            Self::InForce(from, until) => {
+                (from.is_none_or(|from| from <= now) && until.is_none_or(|until| now < until)).into()
+            }
+            Self::Actor(actors) => actor(actors, identity, about, decision),
+            Self::Purpose(purposes) => purposes.iter().any(|purpose| purpose.covers(identity)).into(),
+            Self::Disclosure(holds) => (*holds).into(),
+            Self::Label(labels) => of_unit(about, |facts, _| label(labels, facts)),
+            Self::Content(kinds) => of_unit(about, |facts, _| content(kinds, facts)),
+            Self::DataPeriod(from, to) => of_unit(about, |facts, _| period(from, to, facts)),
+            Self::Unit(ids) => of_unit(about, |_, keys| keys.iter().any(|key| ids.contains(key)).into()),
+        }
+    }
+}
+
+fn of_unit(about: About<'_>, told: impl Fn(&Facts, &[String]) -> Told) -> Told {
+    match about {
+        About::Unit(facts, keys) => told(facts, keys),
+        About::Anything => Told::Unknown,
+    }
+}
+
+/// Values inside one element are OR. A permit that names both who receives and who wrote is held to both.
+fn actor(actors: &[Actor], identity: &Identity, about: About<'_>, decision: Decision) -> Told {
+    let (authors, recipients): (Vec<&Actor>, Vec<&Actor>) =
+        actors.iter().partition(|actor| matches!(actor, Actor::Author(_)));
+    let one_of = |id: &str, names: &[Option<&str>]| names.iter().flatten().any(|name| plain(name) == plain(id));
+    let organisation = [identity.organisation_id.as_deref(), identity.organisation.as_deref()];
+    let received = recipients.iter().any(|actor| match actor {
+        Actor::Country(country) => *country == identity.country,
+        Actor::Organisation(id) => one_of(id, &organisation),
+        Actor::Professional(id) => one_of(id, &[Some(&identity.user)]),
+        Actor::Recipient(id) => one_of(id, &organisation) || one_of(id, &[Some(&identity.user)]),
+        Actor::Author(_) => false,
+    });
+    if authors.is_empty() {
+        return received.into();
+    }
+    let written = of_unit(about, |facts, _| match &facts.author_organisations {
+        Some(written) if !facts.incomplete => {
+            let by =
+                |actor: &&Actor| matches!(actor, Actor::Author(id) if written.iter().any(|w| plain(w) == plain(id)));
+            authors.iter().any(by).into()
+        }
+        _ => Told::Unknown,
+    });
+    match decision {
+        _ if recipients.is_empty() => written,
+        Decision::Permit if received => written,
+        Decision::Permit => Told::No,
+        Decision::Deny if received => Told::Yes,
+        Decision::Deny => written,
+    }
+}
+
+/// Identifiers are compared without the prefix that says that they are OIDs.
+fn plain(id: &str) -> &str {
+    id.strip_prefix("urn:oid:").unwrap_or(id)
+}
+
+impl Purpose {
+    fn covers(self, identity: &Identity) -> bool {
+        match self {
+            Self::Treatment => matches!(identity.purpose.as_str(), "TREATMENT" | "EMERGENCY"),
+            Self::Emergency => identity.is_emergency(),
+            Self::PatientRequest => identity.purpose == "PATRQT",
+            Self::Other => false,
+        }
+    }
+}
+
+/// A unit has the highest of its labels.
+fn label(labels: &[Label], facts: &Facts) -> Told {
+    let Some(codes) = facts.confidentiality.as_ref().filter(|_| !facts.incomplete) else { return Told::Unknown };
+    let highest = codes.iter().filter_map(|code| CONFIDENTIALITY.iter().position(|c| c == code)).max();
+    let mut unknown = false;
+    for label in labels {
+        match label {
+            Label::UpTo(rank) => match highest {
+                Some(highest) if highest <= *rank => return Told::Yes,
+                Some(_) => {}
+                None => unknown = true,
+            },
+            Label::Code(code) if codes.contains(code) => return Told::Yes,
+            Label::Code(_) => {}
+        }
+    }
+    if unknown { Told::Unknown } else { Told::No }
+}
+
+fn content(kinds: &[Content], facts: &Facts) -> Told {
+    let images = matches!(facts.kind, "manifest" | "study");
+    let mut unknown = false;
+    for kind in kinds {
+        let told = match kind {
+            Content::Images => images.into(),
+            // Images are found by a document, and are none.
+            Content::Documents if images => Told::Unknown,
+            Content::Documents => Told::Yes,
+            Content::Loinc(_) if facts.incomplete => Told::Unknown,
+            Content::Loinc(code) => loinc(code, facts),
+        };
+        match told {
+            Told::Yes => return Told::Yes,
+            Told::Unknown => unknown = true,
+            Told::No => {}
+        }
+    }
+    if unknown { Told::Unknown } else { Told::No }
+}
+
+/// A national code may stand for the LOINC one.
+fn loinc(code: &str, facts: &Facts) -> Told {
+    let codes = facts.descriptions.iter().flat_map(|d| [&d.class_code, &d.type_code]);
+    let mut all_loinc = true;
+    for own in codes {
+        match own {
+            Some(own) if own == code => return Told::Yes,
+            Some(own) if is_loinc(own) => {}
+            _ => all_loinc = false,
+        }
+    }
+    if all_loinc { Told::No } else { Told::Unknown }
+}
+
+/// Digits, a hyphen, a check digit.
+pub(super) fn is_loinc(code: &str) -> bool {
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    code.rsplit_once('-')
+        .is_some_and(|(number, check)| digits(number) && number.len() <= 7 && digits(check) && check.len() == 1)
+}
+
+/// Yes when every date lies in it, no when none does.
+fn period(from: &str, to: &str, facts: &Facts) -> Told {
+    let within = |date: &Option<String>| {
+        let day = date.as_deref().and_then(|d| d.get(..8))?;
+        Some(from <= day && day <= to)
+    };
+    let told: Vec<Option<bool>> = facts.descriptions.iter().map(|d| within(&d.service_date)).collect();
+    if facts.incomplete || told.iter().any(|within| *within != told.first().copied().flatten()) {
+        return Told::Unknown;
+    }
+    told.first().copied().flatten().map_or(Told::Unknown, Told::from)
+}

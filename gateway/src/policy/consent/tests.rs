@@ -1,0 +1,456 @@
+//! Blocks and permissions, each read and asked.
+
+use super::*;
+use crate::policy::facts::Description;
+
+fn fi() -> Country {
+    Country::parse("FI").expect("a country")
+}
+
+fn se() -> Country {
+    Country::parse("SE").expect("a country")
+}
+
+fn report() -> (Facts, Vec<String>) {
+    let description = Description { service_date: Some("20260102101500".into()), ..Description::none() };
+    let facts = Facts {
+        kind: "manifest",
+        confidentiality: Some(vec!["N".into(), "NORS".into()]),
+        author_organisations: Some(vec!["2.999.9".into()]),
+        descriptions: vec![description],
+        ..Facts::default()
+    };
+    (facts, vec!["2.999.1".into(), "2.999.2".into()])
+}
+
+/// Each condition closes when it fits, opens when it does not, and all must fit.
+#[test]
+fn every_condition_counts() {
+    let identity = crate::policy::engine::tests::radiologist();
+    let now: Timestamp = "2026-11-01T00:00:00Z".parse().expect("a time");
+    let closes = |block: Block| {
+        let directives = Directives { blocks: vec![block], ..Directives::default() };
+        let (facts, keys) = report();
+        directives.closes(&facts, &keys, &identity, now)
+    };
+    let one = Block::default;
+    let period = |from: &str, to: &str| Some((from.to_owned(), to.to_owned()));
+    let past = Some("2026-10-01T00:00:00Z".parse().expect("a time"));
+    assert!(closes(one()));
+    for block in [
+        Block { unit: Some("2.999.2".into()), ..one() },
+        Block { author_organisation: Some("2.999.9".into()), ..one() },
+        Block { period: period("20260101", "20260102"), ..one() },
+        Block { confidentiality: Some("NORS".into()), ..one() },
+        Block { imaging: true, ..one() },
+        Block { countries: vec![se(), fi()], ..one() },
+        Block { requesters: vec!["Hospital".into()], ..one() },
+        Block { professionals: vec!["u1".into()], ..one() },
+        Block { valid: (past, None), ..one() },
+    ] {
+        assert!(closes(block.clone()), "{block:?}");
+    }
+    for block in [
+        Block { unit: Some("2.999.3".into()), ..one() },
+        Block { author_organisation: Some("2.999.8".into()), ..one() },
+        Block { period: period("20260103", "20261231"), ..one() },
+        Block { confidentiality: Some("R".into()), ..one() },
+        Block { countries: vec![se()], ..one() },
+        Block { requesters: vec!["Clinic".into()], ..one() },
+        Block { professionals: vec!["u2".into()], ..one() },
+        Block { valid: (None, past), ..one() },
+        Block { unit: Some("2.999.2".into()), countries: vec![se()], ..one() },
+    ] {
+        assert!(!closes(block.clone()), "{block:?}");
+    }
+    let (facts, keys) = report();
+    let opted_out = Directives { service: ServiceConsent::OptedOut, ..Directives::default() };
+    assert!(opted_out.closes(&facts, &keys, &identity, now));
+    assert!(!Directives::default().closes(&facts, &keys, &identity, now));
+}
+
+/// A condition that asks for what nobody told closes.
+#[test]
+fn se_02_an_unknown_fact_closes() {
+    let identity = crate::policy::engine::tests::radiologist();
+    let now: Timestamp = "2026-11-01T00:00:00Z".parse().expect("a time");
+    let asks = [
+        Block { period: Some(("19000101".into(), "19001231".into())), ..Block::default() },
+        Block { confidentiality: Some("R".into()), ..Block::default() },
+        Block { author_organisation: Some("2.999.8".into()), ..Block::default() },
+    ];
+    let undated = Description { service_date: None, ..Description::none() };
+    let unknown =
+        Facts { confidentiality: None, author_organisations: None, descriptions: vec![undated], ..report().0 };
+    let partial = Facts { incomplete: true, ..report().0 };
+    for block in asks {
+        let directives = Directives { blocks: vec![block.clone()], ..Directives::default() };
+        let closes = |facts: &Facts| directives.closes(facts, &report().1, &identity, now);
+        assert!(!closes(&report().0), "{block:?}");
+        assert!(closes(&unknown), "{block:?}");
+        assert!(closes(&partial), "a registry that is down may have the fact: {block:?}");
+    }
+}
+
+/// FHIR Consent: the rows of SE-03, and what each of them becomes by one thing more that nobody understands.
+mod permissions {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::identity::Identity;
+
+    /// What a row comes to for a report that nothing else closes.
+    #[derive(Debug, PartialEq, Eq, Clone, Copy)]
+    enum Seen {
+        Open,
+        Closed,
+        Missing,
+        Error,
+    }
+
+    fn case(number: &str) -> Value {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/cases/security/consent");
+        let text = std::fs::read(format!("{folder}/SE-03-{number}.json")).expect("a case");
+        serde_json::from_slice(&text).expect("JSON")
+    }
+
+    fn patient() -> PatientId {
+        PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO").expect("a CX")
+    }
+
+    fn seen_by(bundle: &Value, required: bool, identity: &Identity) -> Seen {
+        let now: Timestamp = "2026-11-30T00:00:00Z".parse().expect("a time");
+        let Ok(directives) = read_page(bundle.to_string().as_bytes(), &patient(), required) else { return Seen::Error };
+        let (facts, keys) = report();
+        let closed = directives.closes(&facts, &keys, identity, now);
+        match directives.participation(identity, now) {
+            ServiceConsent::MissingAndSaid => Seen::Missing,
+            ServiceConsent::OptedOut => {
+                assert!(closed, "who opted out has no documents");
+                Seen::Closed
+            }
+            ServiceConsent::Given if closed => Seen::Closed,
+            ServiceConsent::Given => Seen::Open,
+        }
+    }
+
+    fn seen(bundle: &Value, required: bool) -> Seen {
+        seen_by(bundle, required, &crate::policy::engine::tests::radiologist())
+    }
+
+    fn bundle(consent: Value) -> Value {
+        let mut consent = consent;
+        let defaults = json!({ "resourceType": "Consent", "status": "active",
+            "patient": { "reference": "Patient/1" } });
+        for (name, value) in defaults.as_object().expect("an object") {
+            consent.as_object_mut().expect("an object").entry(name).or_insert(value.clone());
+        }
+        json!({ "resourceType": "Bundle", "type": "searchset", "entry": [{ "resource": consent }] })
+    }
+
+    #[test]
+    fn se_03_the_table() {
+        use Seen::{Closed, Error, Missing, Open};
+        for (number, required, right) in [
+            ("01", false, &[Open][..]),
+            ("02", false, &[Closed]),
+            ("03", false, &[Closed]),
+            ("04", false, &[Closed]),
+            ("05", false, &[Closed]),
+            ("06", false, &[Closed, Error]),
+            ("07", false, &[Closed]),
+            ("08", false, &[Closed]),
+            ("10", false, &[Closed, Error]),
+            ("11", false, &[Closed, Error]),
+            ("12", false, &[Closed]),
+            ("14", false, &[Closed, Error]),
+            ("16", false, &[Open]),
+            ("17", false, &[Open]),
+            ("18", false, &[Open]),
+            ("20", true, &[Missing]),
+            ("21", true, &[Closed]),
+            ("23", true, &[Missing, Closed]),
+            ("24", true, &[Missing]),
+            ("25", true, &[Open]),
+        ] {
+            let got = seen(&case(number), required);
+            assert!(right.contains(&got), "SE-03.{number}: {got:?}, expected {right:?}");
+        }
+    }
+
+    /// More forms, of R4 and R5, each with what it must come to without and with `required`.
+    fn forms() -> Vec<(&'static str, Value, Seen, Seen)> {
+        use Seen::{Closed, Missing, Open};
+        let act = |code: &str| json!({ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": code }] });
+        let to = |country: &str| {
+            json!([{
+            "role": { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP" }] },
+            "reference": { "identifier": { "system": "urn:iso:std:iso:3166", "value": country } } }])
+        };
+        let purposes = |codes: &[&str]| -> Value {
+            codes
+                .iter()
+                .map(|c| json!({ "system": "http://terminology.hl7.org/CodeSystem/v3-ActReason", "code": c }))
+                .collect()
+        };
+        let label = |code: &str| json!([{ "system": "http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "code": code }]);
+        vec![
+            ("OPTIN alone", json!({ "policyRule": act("OPTIN") }), Open, Open),
+            (
+                "OPTOUT, permit for us",
+                json!({ "policyRule": act("OPTOUT"), "provision": { "provision": [
+                { "type": "permit", "actor": to("FIN") }] } }),
+                Open,
+                Open,
+            ),
+            (
+                "OPTOUT, permit for us until yesterday",
+                json!({ "policyRule": act("OPTOUT"), "provision": { "provision": [
+                { "type": "permit", "actor": to("246"), "period": { "end": "2026-11-28" } }] } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "OPTOUT, permit for us in a scope that ended",
+                json!({ "policyRule": act("OPTOUT"), "provision": {
+                "period": { "end": "2020" }, "provision": [{ "type": "permit", "actor": to("FI") }] } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "IHE PCF dissent",
+                json!({ "policy": [{ "uri": "urn:p" }], "provision": { "type": "deny",
+                "purpose": purposes(&["TREAT", "HPAYMT", "HOPERAT"]) } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "IHE PCF permit",
+                json!({ "policy": [{ "uri": "urn:p" }], "provision": { "type": "permit",
+                "purpose": purposes(&["TREAT", "HPAYMT"]) } }),
+                Open,
+                Open,
+            ),
+            (
+                "permit for research",
+                json!({ "policyRule": act("OPTIN"), "provision": { "type": "permit",
+                "purpose": purposes(&["HRESCH"]) } }),
+                Open,
+                Missing,
+            ),
+            (
+                "deny, a country and our professional",
+                json!({ "policyRule": act("OPTIN"), "provision": { "type": "deny", "actor": [
+                to("SE")[0], { "role": { "coding": [{ "code": "IRCP" }] },
+                  "reference": { "type": "Practitioner", "identifier": { "value": "u1" } } }] } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "deny R or lower",
+                json!({ "policyRule": act("OPTIN"), "provision": { "provision": [
+                { "type": "deny", "securityLabel": label("R") }] } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "deny M or lower",
+                json!({ "policyRule": act("OPTIN"), "provision": { "provision": [
+                { "type": "deny", "securityLabel": label("M") }] } }),
+                Open,
+                Open,
+            ),
+            (
+                "permit L or lower",
+                json!({ "policyRule": act("OPTOUT"), "provision": { "provision": [
+                { "type": "permit", "securityLabel": label("L") }] } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "permit N or lower",
+                json!({ "policyRule": act("OPTOUT"), "provision": { "provision": [
+                { "type": "permit", "securityLabel": label("N") }] } }),
+                Open,
+                Open,
+            ),
+            (
+                "deny by the author's organisation",
+                json!({ "policyRule": act("OPTIN"), "provision": { "type": "deny", "actor": [
+                { "role": { "coding": [{ "code": "AUT" }] }, "reference": { "identifier": { "value": "2.999.9" } } }] } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "deny the data of a period",
+                json!({ "policyRule": act("OPTIN"), "provision": { "type": "deny",
+                "dataPeriod": { "start": "2026-01", "end": "2026" } } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "deny a document",
+                json!({ "policyRule": act("OPTIN"), "provision": { "type": "deny", "data": [
+                { "meaning": "instance", "reference": { "identifier": { "value": "urn:oid:2.999.2" } } }] } }),
+                Closed,
+                Closed,
+            ),
+            (
+                "deny collection",
+                json!({ "policyRule": act("OPTIN"), "provision": { "type": "deny", "action": [
+                { "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/consentaction", "code": "collect" }] }] } }),
+                Open,
+                Open,
+            ),
+            (
+                "deny images",
+                json!({ "policyRule": act("OPTIN"), "provision": { "type": "deny", "class": [
+                { "system": "http://hl7.org/fhir/resource-types", "code": "ImagingStudy" }] } }),
+                Closed,
+                Closed,
+            ),
+            ("R5: permit", json!({ "decision": "permit", "subject": { "reference": "Patient/1" } }), Open, Open),
+            (
+                "R5: permit, except for us",
+                json!({ "decision": "permit", "provision": [{ "actor": to("FI") }] }),
+                Closed,
+                Closed,
+            ),
+            (
+                "R5: permit, except SE",
+                json!({ "decision": "permit", "provision": [{ "actor": to("SE") }] }),
+                Open,
+                Open,
+            ),
+            (
+                "R5: deny, except for us",
+                json!({ "decision": "deny", "provision": [{ "actor": to("FI") }] }),
+                Open,
+                Open,
+            ),
+            (
+                "R5: deny, except for us, except research",
+                json!({ "decision": "deny", "provision": [
+                { "actor": to("FI"), "provision": [{ "purpose": purposes(&["HRESCH"]) }] }] }),
+                Open,
+                Open,
+            ),
+            (
+                "R5: deny, except for us, except treatment",
+                json!({ "decision": "deny", "provision": [
+                { "actor": to("FI"), "provision": [{ "purpose": purposes(&["TREAT"]) }] }] }),
+                Closed,
+                Closed,
+            ),
+            (
+                "R5: permit until yesterday",
+                json!({ "decision": "permit", "period": { "end": "2026-11-28" } }),
+                Open,
+                Missing,
+            ),
+            (
+                "a consent to research",
+                json!({ "policyRule": act("OPTIN"), "scope": { "coding": [
+                { "system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "research" }] } }),
+                Open,
+                Missing,
+            ),
+        ]
+    }
+
+    #[test]
+    fn se_03_both_forms_and_both_versions() {
+        for (name, consent, free, required) in forms() {
+            let bundle = bundle(consent);
+            let got = (seen(&bundle, false), seen(&bundle, true));
+            assert_eq!(got, (free, required), "{name}");
+        }
+    }
+
+    /// A permission that names the recipient is met by that recipient alone.
+    #[test]
+    fn se_03_required_is_met_by_a_permit_that_covers_who_asks() {
+        let swede = Identity { country: se(), ..crate::policy::engine::tests::radiologist() };
+        let (_, permit, ..) = forms().swap_remove(1);
+        assert_eq!(seen_by(&bundle(permit), true, &swede), Seen::Closed);
+        let other = json!({ "decision": "permit", "patient": { "identifier": {
+            "system": "urn:oid:2.16.578.1.12.4.1.4.1", "value": "1" } } });
+        assert_eq!(seen(&bundle(other), true), Seen::Error, "a permit of somebody else");
+    }
+
+    /// Every place of a JSON value: the object there with one element more, and each code and system there as another.
+    fn mutated(value: &Value) -> Vec<Value> {
+        let mut out = Vec::new();
+        match value {
+            Value::Object(members) => {
+                for (name, more) in [
+                    ("unheardOf", json!({ "code": "x" })),
+                    ("modifierExtension", json!([{ "url": "urn:x", "valueBoolean": true }])),
+                    ("_type", json!({ "extension": [] })),
+                ] {
+                    let mut members = members.clone();
+                    members.insert(name.into(), more);
+                    out.push(Value::Object(members));
+                }
+                for (name, inner) in members {
+                    let mut changed = mutated(inner);
+                    if matches!(
+                        name.as_str(),
+                        "code" | "system" | "type" | "meaning" | "decision" | "status" | "start" | "end"
+                    ) && inner.is_string()
+                    {
+                        changed.push(json!("urn:unheard-of"));
+                        changed.push(json!(7));
+                    }
+                    for inner in changed {
+                        let mut members = members.clone();
+                        members.insert(name.clone(), inner);
+                        out.push(Value::Object(members));
+                    }
+                }
+            }
+            Value::Array(items) => {
+                for (index, item) in items.iter().enumerate() {
+                    for inner in mutated(item) {
+                        let mut items = items.clone();
+                        items[index] = inner;
+                        out.push(Value::Array(items));
+                    }
+                }
+            }
+            _ => {}
+        }
+        out
+    }
+
+    /// One unknown element or code, at each place of each example, never opens.
+    #[test]
+    fn se_03_what_is_not_understood_never_opens() {
+        let numbers = ["02", "03", "04", "05", "06", "07", "08", "12", "14", "16", "18", "21", "23", "24", "25"];
+        let mut examples: Vec<Value> = numbers.iter().map(|n| case(n)["entry"][0]["resource"].clone()).collect();
+        examples.extend(forms().into_iter().map(|(_, consent, ..)| bundle(consent)["entry"][0]["resource"].clone()));
+        let mut tried = 0;
+        for example in &examples {
+            for changed in mutated(example) {
+                let bundle =
+                    json!({ "resourceType": "Bundle", "type": "searchset", "entry": [{ "resource": changed }] });
+                for required in [false, true] {
+                    let got = seen(&bundle, required);
+                    // A consent that is about something else is not read further.
+                    let elsewhere = example["scope"]["coding"][0]["code"] == "research" && got != Seen::Open;
+                    assert!(
+                        got == Seen::Error || elsewhere || about_research(&changed),
+                        "{got:?}, required {required}: {changed}"
+                    );
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 2_000, "{tried}");
+    }
+
+    /// Whether a Consent says itself that it decides nothing here.
+    fn about_research(consent: &Value) -> bool {
+        consent["scope"]["coding"][0]["code"] == "research"
+    }
+}
