@@ -161,6 +161,8 @@ pub struct Describing {
     documents: Vec<Document>,
     by_study: HashMap<String, Vec<usize>>,
     by_accession: HashMap<String, Vec<usize>>,
+    /// Manifests that name no study: each may be of any.
+    unplaced: Vec<usize>,
     /// A registry did not answer.
     silent: bool,
     /// An entry could not be read.
@@ -190,6 +192,7 @@ impl Describing {
             documents: Vec::new(),
             by_study: HashMap::new(),
             by_accession: HashMap::new(),
+            unplaced: Vec::new(),
             silent: !answered,
             unread: false,
         };
@@ -227,6 +230,9 @@ impl Describing {
             return;
         }
         let at = self.documents.len();
+        if document.studies.is_empty() && document.manifest {
+            self.unplaced.push(at);
+        }
         for study in &document.studies {
             self.by_study.entry(study.clone()).or_default().push(at);
         }
@@ -244,6 +250,10 @@ impl Describing {
             (0..self.documents.len())
                 .filter(|at| known.iter().any(|entry| self.documents.get(*at).is_some_and(|d| d.is(entry)))),
         );
+        // A source that read its manifests knows which of those without a study are of this one.
+        if known.is_empty() {
+            found.extend(&self.unplaced);
+        }
         // An accession number stands for a study where a manifest carries it, or a report about this study alone.
         let direct = found.iter().filter_map(|at| self.documents.get(*at)).chain(&known);
         let own = direct.filter(|d| d.manifest || d.studies.len() == 1).flat_map(|d| &d.accessions);
@@ -453,6 +463,15 @@ mod tests {
             });
             prop_assert_eq!(images, told(|m| m.code, code) && told(|m| m.institution, author) && within);
         }
+    }
+
+    #[test]
+    fn se_02_a_manifest_that_names_no_study_may_be_of_any() {
+        let made = Made { manifest: true, by_accession: false, code: Some("R"), institution: None, date: None };
+        let unplaced = DocumentEntry { reference_ids: Vec::new(), ..entry(0, &made) };
+        let describing = Describing::of(&[unplaced], true);
+        let (facts, _) = describing.of_study(&Uid::parse(STUDY).expect("a UID"), &[]).with_archive(&[], None);
+        assert_eq!(facts.confidentiality, Some(vec!["R".into()]));
     }
 
     #[test]

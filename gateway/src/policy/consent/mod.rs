@@ -83,25 +83,32 @@ impl Directives {
     pub fn closes(&self, facts: &Facts, keys: &[String], identity: &Identity, now: Timestamp) -> bool {
         // Every block and rule is looked at, whatever those before it said.
         let closed = self.blocks.iter().filter(|block| block.closes(facts, keys, identity, now)).count();
-        let (denied, permitted) = self.said(identity, now, About::Unit(facts, keys));
+        let (denied, _, permitted) = self.said(identity, now, About::Unit(facts, keys));
         (self.service == ServiceConsent::OptedOut) | (closed > 0) | denied | (self.permit_needed & !permitted)
     }
 
     /// Whether the patient takes part for whoever asks: whether anything can be open at all.
     pub fn participation(&self, identity: &Identity, now: Timestamp) -> ServiceConsent {
-        let (denied, permitted) = self.said(identity, now, About::Anything);
+        let (denied, refused, permitted) = self.said(identity, now, About::Anything);
         let everything = self.blocks.iter().any(|block| block.is_everything() && block.holds(identity, now));
         match self.service {
-            ServiceConsent::Given if denied || everything => ServiceConsent::OptedOut,
+            ServiceConsent::Given if refused || everything => ServiceConsent::OptedOut,
             ServiceConsent::Given if self.permit_needed && !permitted => ServiceConsent::MissingAndSaid,
+            ServiceConsent::Given if denied => ServiceConsent::OptedOut,
             told => told,
         }
     }
 
-    /// Whether a rule denies, and whether one permits.
-    fn said(&self, identity: &Identity, now: Timestamp, about: About<'_>) -> (bool, bool) {
-        let said: Vec<_> = self.rules.iter().filter_map(|rule| rule.says(Asking { identity, now }, about)).collect();
-        (said.contains(&Decision::Deny), said.contains(&Decision::Permit))
+    /// Whether a rule denies, whether one that somebody stated does, and whether one permits.
+    fn said(&self, identity: &Identity, now: Timestamp, about: About<'_>) -> (bool, bool, bool) {
+        let (mut denied, mut refused, mut permitted) = (false, false, false);
+        for rule in &self.rules {
+            let said = rule.says(Asking { identity, now }, about);
+            denied |= said == Some(Decision::Deny);
+            refused |= said == Some(Decision::Deny) && !rule.implied;
+            permitted |= said == Some(Decision::Permit);
+        }
+        (denied, refused, permitted)
     }
 }
 

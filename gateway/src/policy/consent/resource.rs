@@ -189,7 +189,7 @@ impl Reader {
                 });
                 Rule { exceptions: exceptions.collect(), ..Rule::of(base) }
             }
-            (_, Some(_)) => Rule { exceptions: vec![root], ..Rule::of(base) },
+            (stated, Some(_)) => Rule { exceptions: vec![root], implied: stated.is_none(), ..Rule::of(base) },
         })
     }
 

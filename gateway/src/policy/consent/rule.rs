@@ -27,6 +27,8 @@ pub struct Rule {
     pub conditions: Vec<Condition>,
     /// Rules inside; of several that hold one that denies wins.
     pub exceptions: Vec<Rule>,
+    /// It denies because only something else was permitted, and not because somebody refused.
+    pub implied: bool,
 }
 
 /// One element of a rule; one of its values is enough.
@@ -135,7 +137,7 @@ impl From<bool> for Told {
 impl Rule {
     /// A rule without conditions.
     pub fn of(decision: Decision) -> Self {
-        Self { decision, conditions: Vec::new(), exceptions: Vec::new() }
+        Self { decision, conditions: Vec::new(), exceptions: Vec::new(), implied: false }
     }
 
     /// What it says; `None` where it does not hold.

@@ -169,7 +169,7 @@ mod permissions {
             ("18", false, &[Open]),
             ("20", true, &[Missing]),
             ("21", true, &[Closed]),
-            ("23", true, &[Missing, Closed]),
+            ("23", true, &[Missing]),
             ("24", true, &[Missing]),
             ("25", true, &[Open]),
         ] {
