@@ -134,7 +134,7 @@ const ALLOWED: &[(&str, &str, &[&str], &str)] = &[
     ("Assertion/Conditions", "add OneTimeUse first", &["hcp", "trc", "xua"], "2.5.1.5: kept by the replay set"),
     ("Assertion/Conditions/AudienceRestriction", "add Audience first", &[], "2.5.1.4: any one of them"),
 ];
-/// Attributes by name that may be left out, and left without a value (2.7.3.1); `*` is every optional one of next of kin.
+/// Attributes by name that may be left out, and left without a value (2.7.3.1).
 const OPTIONAL: &[(&str, &[&str])] = &[
     (names::HOME, &["hcp", "xua"]),
     (names::ORGANIZATION, &["hcp", "xua"]),
@@ -289,8 +289,7 @@ fn allowed(kind: &str, path: &str, attribute: Option<&str>, what: &str) -> Optio
         return Some("2.7.3.1: optional, also its value");
     }
     ALLOWED.iter().find_map(|(where_, change, kinds, clause)| {
-        let here =
-            path == *where_ || path.rsplit('/').next() == Some(where_) || !where_.contains('/') && path == *where_;
+        let here = path == *where_ || path.rsplit('/').next() == Some(where_);
         (here && what == *change && (kinds.is_empty() || kinds.contains(&kind))).then_some(*clause)
     })
 }
