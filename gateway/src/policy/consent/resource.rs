@@ -123,7 +123,11 @@ impl Reader {
         if !is_about_service(consent)? {
             return Ok(None);
         }
-        of_patient(consent.get("patient").or_else(|| consent.get("subject")), patient)?;
+        let named: Vec<&Value> = ["patient", "subject"].iter().filter_map(|name| consent.get(*name)).collect();
+        if named.is_empty() {
+            return Err("Consent without patient");
+        }
+        named.into_iter().try_for_each(|reference| of_patient(reference, patient))?;
         for verification in list(consent, "verification")? {
             if verification.get("verified").and_then(Value::as_bool) != Some(true) {
                 return Err("Consent.verification");
@@ -302,8 +306,7 @@ fn is_about_service(consent: &Map<String, Value>) -> Result<bool, Unread> {
 }
 
 /// The server was asked for this patient's; an identifier that says another is an error.
-fn of_patient(reference: Option<&Value>, patient: &PatientId) -> Result<(), Unread> {
-    let Some(reference) = reference else { return Err("Consent without patient") };
+fn of_patient(reference: &Value, patient: &PatientId) -> Result<(), Unread> {
     let reference = object(reference)?;
     only(reference, &["id", "extension", "reference", "type", "identifier", "display"])?;
     let Some(identifier) = reference.get("identifier") else {
