@@ -33,7 +33,6 @@ import org.apache.axis2.client.ServiceClient;
 import org.apache.axis2.context.ConfigurationContext;
 import org.apache.axis2.context.ConfigurationContextFactory;
 import org.apache.axis2.kernel.http.HTTPConstants;
-import org.apache.http.impl.client.CloseableHttpClient;
 import org.apache.http.impl.client.HttpClients;
 
 /** Axis2 asks the gateway for a list and for a document: {@code Axis2 SETTINGS}; a line of JSON for each leg. */
@@ -41,12 +40,10 @@ public final class Axis2 {
     private static final String XDSB = "urn:ihe:iti:xds-b:2007";
 
     private final Properties settings;
-    private final CloseableHttpClient http;
     private boolean allOk = true;
 
     private Axis2(Properties settings) throws Exception {
         this.settings = settings;
-        this.http = HttpClients.custom().setSSLContext(tls()).build();
     }
 
     public static void main(String[] arguments) throws Exception {
@@ -60,7 +57,6 @@ public final class Axis2 {
             client.leg("ITI-38 " + way, () -> client.list(addressing));
             client.leg("ITI-39 " + way, () -> client.document(addressing));
         }
-        client.http.close();
         System.exit(client.allOk ? 0 : 1);
     }
 
@@ -106,13 +102,13 @@ public final class Axis2 {
     }
 
     private OMElement call(String leg, String action, boolean addressing) throws Exception {
-        ConfigurationContext context = ConfigurationContextFactory.createDefaultConfigurationContext();
+        ConfigurationContext context = context();
         ServiceClient client = new ServiceClient(context, null);
         Options options = new Options();
         options.setTo(new EndpointReference(settings.getProperty("url")));
         options.setAction(action);
         options.setSoapVersionURI(SOAP12Constants.SOAP_ENVELOPE_NAMESPACE_URI);
-        options.setProperty(HTTPConstants.CACHED_HTTP_CLIENT, http);
+        options.setProperty(HTTPConstants.CACHED_HTTP_CLIENT, HttpClients.custom().setSSLContext(tls()).build());
         options.setProperty(HTTPConstants.REUSE_HTTP_CLIENT, true);
         options.setProperty(HTTPConstants.CHUNKED, false);
         options.setTimeOutInMilliSeconds(60_000);
@@ -125,12 +121,26 @@ public final class Axis2 {
         }
         client.setOptions(options);
         client.addHeader(read(settings.getProperty("security")));
-        OMElement answer = client.sendReceive(read(settings.getProperty(leg)));
-        // What comes by MTOM is read before its connection is given back.
-        answer.build();
-        client.cleanupTransport();
-        client.cleanup();
-        return answer;
+        // The parts of an answer are read from its connection, which ends with the program.
+        return client.sendReceive(read(settings.getProperty(leg)));
+    }
+
+    /** Axis2's own default configuration and a repository that holds its addressing module. */
+    private static ConfigurationContext context() throws Exception {
+        Path repository = Files.createTempDirectory("axis2");
+        Path modules = Files.createDirectories(repository.resolve("modules"));
+        for (String entry : System.getProperty("java.class.path").split(":")) {
+            if (entry.endsWith(".mar")) {
+                Files.copy(Path.of(entry), modules.resolve(Path.of(entry).getFileName()));
+            }
+        }
+        String text;
+        try (InputStream in = ConfigurationContext.class.getResourceAsStream("/org/apache/axis2/deployment/axis2_default.xml")) {
+            text = new String(in.readAllBytes(), java.nio.charset.StandardCharsets.UTF_8);
+        }
+        Path file = repository.resolve("axis2.xml");
+        Files.writeString(file, text);
+        return ConfigurationContextFactory.createConfigurationContextFromFileSystem(repository.toString(), file.toString());
     }
 
     private static OMElement read(String file) throws Exception {
