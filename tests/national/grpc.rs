@@ -173,7 +173,7 @@ async fn co_18_the_first_instance_that_fails_takes_no_other_along() {
         ..Manifest::new(uid("2.999.47.31.7"), uid("2.999.47.31.7.1"), uid(&study.uid()))
     };
     let kos = manifest.write_kos(KosDialect::XdsI).expect("writes");
-    let document = (entry("2.999.47.31.7", "application/dicom", kos.len() as u64), kos);
+    let document = (naming(&study, entry("2.999.47.31.7", "application/dicom", kos.len() as u64)), kos);
     let holdings = Holdings { files: scan(&world.dir.path().join("dicom")), ..holdings(document) };
     let section = connector(&world, served(&world, holdings).await) + &format!("location_uids = [\"{LOCATION}\"]\n");
     let neighbour = world.gateway(false, &section).await;
