@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(check(&body, body.to_xml().as_bytes()), Ok(()));
         let body = query(&format!("'{}'", "x".repeat(TEXT)));
         assert!(check(&body, body.to_xml().as_bytes()).is_err(), "no list");
-        let body = query(&vec![uuids.as_str(); 2].join(","));
+        let body = query(&[uuids.as_str(); 2].join(","));
         let told = check(&body, body.to_xml().as_bytes()).expect_err("over 256 KiB");
         assert!(told.to_string().starts_with("the query is longer than 256 KiB ("), "{told}");
     }

@@ -161,7 +161,8 @@ async fn p_5_one_odd_study_changes_no_other() {
     const STUDIES: u32 = 9;
     let world = World::new();
     let (archive, neighbour) = archive(&world, STUDIES).await;
-    let ways: [(&str, fn() -> Option<Response>); 5] = [
+    type Habit = fn() -> Option<Response>;
+    let ways: [(&str, Habit); 5] = [
         ("500", || status(500, &[])),
         ("403", || status(403, &[])),
         ("gzip", || status(200, &[("content-encoding", "gzip")])),

@@ -66,7 +66,7 @@ impl Connector {
 
 /// A new kind is a new variant.
 enum System {
-    Embedded(EmbeddedSource),
+    Embedded(Box<EmbeddedSource>),
     DicomWeb(Box<DicomWebSource>),
     Grpc(Box<GrpcSource>),
     Xds(Box<XdsSource>),
@@ -174,7 +174,7 @@ impl National {
             };
             let system = match connector {
                 config::Connector::Embedded(folder) => {
-                    System::Embedded(EmbeddedSource::scan(folder, language, patients.clone(), &metrics)?)
+                    System::Embedded(Box::new(EmbeddedSource::scan(folder, language, patients.clone(), &metrics)?))
                 }
                 config::Connector::DicomWeb(archive) => {
                     let way = (way, config.patience);

@@ -140,17 +140,14 @@ impl Asked {
         }
         let says_itself = is_modality(code) || is_region(code);
         match self.subject {
-            Subject::Modality => {
-                !says_itself && !(known.is_exact(code) && known.facets.is_of_another_modality(code, &self.codes))
-            }
+            _ if says_itself && self.subject != Subject::Other => false,
+            Subject::Modality => !known.is_exact(code) || !known.facets.is_of_another_modality(code, &self.codes),
             // Regions lie within each other: what is known to be of one may be of another of which nothing is known.
-            Subject::Region => {
-                !says_itself && (self.unrestricted || !known.is_exact(code) || !known.facets.has_region(code))
-            }
+            Subject::Region => self.unrestricted || !known.is_exact(code) || !known.facets.has_region(code),
             // SNOMED CT names procedures and body structures: a code of it of which nothing is known narrows nothing.
             Subject::Procedure => {
                 let narrows = !self.unrestricted || self.codes.iter().all(|asked| asked.system != SNOMED);
-                !says_itself && !(narrows && known.is_exact(code))
+                !narrows || !known.is_exact(code)
             }
             Subject::Other => !known.is_mapped(code),
         }

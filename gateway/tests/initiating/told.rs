@@ -108,7 +108,8 @@ async fn fo_01_on_03_an_association_of_an_entry_with_itself_hides_nothing() {
 #[tokio::test]
 async fn fo_01_no_association_makes_a_document_vanish() {
     let all = || (1..=3).map(|n| entry(SE, n)).collect::<Vec<_>>();
-    let shapes: [(&str, fn(&mut Vec<DocumentEntry>) -> Vec<Association>, usize); 5] = [
+    type Links = fn(&mut Vec<DocumentEntry>) -> Vec<Association>;
+    let shapes: [(&str, Links, usize); 5] = [
         ("a ring of two", |e| vec![xfrm(&e[0], &e[1]), xfrm(&e[1], &e[0])], 3),
         ("a ring of three", |e| vec![xfrm(&e[0], &e[1]), xfrm(&e[1], &e[2]), xfrm(&e[2], &e[0])], 3),
         ("a chain", |e| vec![xfrm(&e[0], &e[1]), xfrm(&e[1], &e[2])], 2),

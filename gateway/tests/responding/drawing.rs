@@ -325,7 +325,7 @@ fn co_14_one_scene_in_every_form_is_one_picture() {
     let forms: Vec<(&str, Image)> = vec![
         ("plain", of(8, false, &|v| v)),
         ("signed CT without a window", of(16, true, &signed).rescaled("1", "0")),
-        ("12 of 16 bits with data above", of(12, false, &|v| v * 16 | 0xA000).window("2040.5", "4081")),
+        ("12 of 16 bits with data above", of(12, false, &|v| (v * 16) | 0xA000).window("2040.5", "4081")),
         ("PET with a fractional slope", of(16, false, &|v| v * 100).rescaled("0.0004", "0").window("5.6", "11.2")),
         (
             "modality table",

@@ -195,7 +195,7 @@ async fn tc_01_a_filter_finds_all_that_it_must() {
             assert!(!found.contains("RG toraks"), "{how} {filter}: what the patient closed stays closed");
             let beside: Vec<&String> =
                 found.iter().filter(|t| !names(must).contains(*t) && !names(may).contains(*t)).collect();
-            eprintln!("{how:8} {filter:24} found {} of {}, beside {beside:?}", names(must).len(), names(must).len());
+            println!("{how:8} {filter:24} found {} of {}, beside {beside:?}", names(must).len(), names(must).len());
             match service {
                 0 => with_service.push(found),
                 _ => assert!(found.is_superset(&with_service[index]), "{how} {filter}: {found:?}"),

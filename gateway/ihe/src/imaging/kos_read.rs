@@ -263,14 +263,14 @@ impl Content<'_> {
     /// Fills in what the image library says; false without one.
     fn describe(&mut self, manifest: &mut Manifest) -> bool {
         let mut roots = items(self.object, tags::CONTENT_SEQUENCE);
-        let nested = roots.iter().find(|r| is_manifest_title(&concept(*r)));
-        if let Some(inner) = nested.filter(|r| !items(*r, tags::CONTENT_SEQUENCE).is_empty()) {
+        let nested = roots.iter().find(|r| is_manifest_title(&concept(r)));
+        if let Some(inner) = nested.filter(|r| !items(r, tags::CONTENT_SEQUENCE).is_empty()) {
             self.warnings.push(Warning::NestedRoot);
             roots = items(inner, tags::CONTENT_SEQUENCE);
         }
         let libraries: Vec<&Item<'_>> =
-            roots.iter().filter(|i| code::IMAGE_LIBRARY.contains(&concept(*i).as_str())).collect();
-        let of_study = || roots.iter().chain(libraries.iter().flat_map(|l| items(*l, tags::CONTENT_SEQUENCE)));
+            roots.iter().filter(|i| code::IMAGE_LIBRARY.contains(&concept(i).as_str())).collect();
+        let of_study = || roots.iter().chain(libraries.iter().flat_map(|l| items(l, tags::CONTENT_SEQUENCE)));
         for item in of_study() {
             let name = concept(item);
             if code::PROCEDURE.contains(&name.as_str()) {
@@ -290,8 +290,8 @@ impl Content<'_> {
         }
         let places: BTreeMap<Uid, usize> =
             manifest.series.iter().enumerate().map(|(at, s)| (s.series.clone(), at)).collect();
-        let groups = libraries.iter().flat_map(|l| items(*l, tags::CONTENT_SEQUENCE));
-        for group in groups.filter(|g| code::GROUP.contains(&concept(*g).as_str())) {
+        let groups = libraries.iter().flat_map(|l| items(l, tags::CONTENT_SEQUENCE));
+        for group in groups.filter(|g| code::GROUP.contains(&concept(g).as_str())) {
             self.group(items(group, tags::CONTENT_SEQUENCE), manifest, &places);
         }
         !libraries.is_empty()
@@ -307,7 +307,7 @@ impl Content<'_> {
 
     /// One series. Descriptors of an instance stand before it or inside it: both are in circulation.
     fn group(&mut self, content: &[Item<'_>], manifest: &mut Manifest, places: &BTreeMap<Uid, usize>) {
-        let named = |codes: &[&str]| content.iter().find(|i| codes.contains(&concept(*i).as_str()));
+        let named = |codes: &[&str]| content.iter().find(|i| codes.contains(&concept(i).as_str()));
         let Some(id) = named(code::SERIES_UID).and_then(|i| uid(i, tags::UID)) else { return };
         let Some(series) = places.get(&id).and_then(|at| manifest.series.get_mut(*at)) else {
             self.warnings.push(Warning::DescribedOnly(id));

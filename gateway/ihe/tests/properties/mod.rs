@@ -320,7 +320,7 @@ proptest! {
             prop_assert!(wanted(entry) || count(entry) == 0, "{} was not asked for", entry.unique_id);
         }
         for line in &lines {
-            prop_assert!(!line.original.is_some_and(|o| o.unique_id == line.shown.unique_id));
+            prop_assert!(line.original.is_none_or(|o| o.unique_id != line.shown.unique_id));
             let manifest = line.shown.is_manifest() || line.original.is_some_and(DocumentEntry::is_manifest);
             prop_assert!(line.original.is_none() || !manifest, "a manifest is no form of a report");
         }

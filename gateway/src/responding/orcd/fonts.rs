@@ -114,7 +114,8 @@ impl Fonts {
                     }
                     continue;
                 }
-                if width + advance > most {
+                // The word that moves to the next row may be too long for it as well.
+                while width > 0.0 && width + advance > most {
                     let whole_row = word_width >= width;
                     if whole_row {
                         place(&mut rows, &mut word);
