@@ -112,12 +112,12 @@ pub(crate) async fn broken(demo: &Demo, asking: &Country, patient: &PatientId, r
     for _ in 0..50 {
         let filter = Filter { study: large.uid(), transaction: "RAD-75".into(), limit: 10, ..Filter::default() };
         for found in audit::search(&demo.dir, asking.code, filter).await? {
-            let Some(facts) = facts(&found).filter(|f| f.role == "initiator" && f.outcome == 8) else { continue };
+            let Some(facts) = facts(&found).filter(|f| f.role == "initiator" && f.outcome == 4) else { continue };
             return Ok(json!({ "whole_instances": whole, "outcome": facts.outcome }));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Err("no record with outcome 8 in the asking country".into())
+    Err("no record with outcome 4 in the asking country".into())
 }
 
 async fn find(client: &Client, patient: &PatientId) -> Result<Value, Error> {

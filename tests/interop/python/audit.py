@@ -17,7 +17,7 @@ from common import DEMO, PATIENT_ID, PATIENT_ROOT, Steps
 
 BASE = "https://localhost:27453"
 PKI = DEMO / "no" / "pki"
-ANCHORS = str(PKI / "anchors.pem")
+ANCHORS = str(PKI / "internal-anchors.pem")
 PATIENT = f"urn:oid:{PATIENT_ROOT}|{PATIENT_ID}"
 
 
@@ -32,10 +32,10 @@ WINDOW = [
     f"ge{(NOW - datetime.timedelta(hours=1)).isoformat(timespec='milliseconds')}",
     f"lt{(NOW - datetime.timedelta(seconds=1)).isoformat(timespec='milliseconds')}",
 ]
-auditor = SyncFHIRClient(BASE, requests_config={"cert": certificate("internal-client"), "verify": ANCHORS})
+auditor = SyncFHIRClient(BASE, requests_config={"cert": certificate("reader"), "verify": ANCHORS})
 other = FHIRClient(settings={"app_id": "auditor", "api_base": BASE})
 other.server.session.trust_env = False
-other.server.session.cert, other.server.session.verify = certificate("internal-client"), ANCHORS
+other.server.session.cert, other.server.session.verify = certificate("reader"), ANCHORS
 state = {}
 
 
@@ -97,7 +97,7 @@ def by_form():
     """The same by POST, so that the patient stands in no URL."""
     form = {"date": WINDOW, "patient.identifier": PATIENT, "_count": 100}
     answer = requests.post(
-        f"{BASE}/AuditEvent/_search", data=form, cert=certificate("internal-client"), verify=ANCHORS, timeout=30
+        f"{BASE}/AuditEvent/_search", data=form, cert=certificate("reader"), verify=ANCHORS, timeout=30
     )
     answer.raise_for_status()
     bundle = answer.json()
@@ -169,7 +169,7 @@ def refused():
 
 def stranger():
     """A certificate of the country that is no reader's."""
-    client = SyncFHIRClient(BASE, requests_config={"cert": certificate("tls-client"), "verify": ANCHORS})
+    client = SyncFHIRClient(BASE, requests_config={"cert": certificate("internal-client"), "verify": ANCHORS})
     try:
         client.resources("AuditEvent").search(date="ge2026").fetch()
     except ForbiddenError:

@@ -80,8 +80,9 @@ pub(super) fn load(dir: &Path, values: &mut Values) -> Result<(), Error> {
     for (at, step, files) in SUBMISSIONS {
         let (test, section) = at.split_once('/').ok_or("test/section")?;
         let patient = patient(at);
+        // The person whom summary.xml of 12318 records: documents that name somebody else are withheld (CO-01).
         patients.push_str(&format!(
-            "[[patient]]\nnational_id = \"{patient}\"\nfamily = \"Nist\"\ngiven = [\"A\"]\nbirth_date = \"19560527\"\nsex = \"M\"\n"
+            "[[patient]]\nnational_id = \"{patient}\"\nfamily = \"Aaaactxy\"\ngiven = [\"Cxey\"]\nbirth_date = \"19800808\"\nsex = \"M\"\n"
         ));
         values.id(at, "AssignedPatientId", "SubmissionSet01", &patient);
         values.report((test, section, step), "$testdata_home$", &format!("urn:oid:{HOME}"));
