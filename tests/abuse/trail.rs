@@ -11,7 +11,7 @@ use ncp_ihe::{
     DocumentRequest, HomeCommunityId, ImagingRequest, Oid, PatientId, RetrieveRequest, SeriesRequest, StudyRequest,
     Uid, actions,
 };
-use ncp_tests::attack::verdict;
+use ncp_tests::attack::{SERVED, verdict};
 use ncp_tests::neighbour::XCA;
 use ncp_tests::synth::Study;
 
@@ -120,37 +120,39 @@ async fn the_gateway_ends_after_the_outcome() {
     assert_eq!(records.iter().filter(|(_, _, xml)| good(xml)).count(), 1, "{records:#?}");
 }
 
-/// A spool of one segment: the intent fits, the decision about so many documents does not.
+/// A spool of one segment, larger at each step: at some size the intent fits and the decision does not, and nothing leaves.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_decision_nothing_leaves() {
     let world = World::new();
-    let gateway = world
-        .start("full", |text| {
-            text.replace(
-                "spool_segment_bytes = 4194304\nspool_reserve_bytes = 4194304",
-                "spool_segment_bytes = 65536\nspool_reserve_bytes = 0\nspool_bytes = 65536",
-            )
-        })
-        .await;
-    let finland = world.neighbour("fi", &gateway);
-    let ask = async |documents: usize| {
-        // Ids of 4 KB that do not pack: the record holds each of them.
-        let long = || (0..120).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect::<String>();
-        let others = (1..documents).map(|_| request(&format!("2.999.47.30.1^{}", long())));
-        let documents = std::iter::once(request("2.999.47.30.1")).chain(others).collect();
-        let body = RetrieveRequest { documents }.to_element();
-        let assertions = finland.assertions(&patient()).await.expect("signs");
-        let mut answer = finland.call(actions::ITI39_REQUEST, XCA, &assertions, body).await.expect("an answer");
-        let mut parts = 0;
-        while answer.parts.next().await.expect("a part").is_some() {
-            parts += 1;
-            while answer.parts.chunk().await.expect("a piece").is_some() {}
+    for bytes in (10_240..20_480).step_by(192) {
+        let spool = format!("spool_segment_bytes = {bytes}\nspool_reserve_bytes = 0\nspool_bytes = {bytes}");
+        let changed =
+            |text: String| text.replace("spool_segment_bytes = 4194304\nspool_reserve_bytes = 4194304", &spool);
+        let gateway = world.start(&format!("full-{bytes}"), changed).await;
+        let finland = world.neighbour("fi", &gateway);
+        let ask = async || {
+            let body = RetrieveRequest { documents: vec![request("2.999.47.30.1")] }.to_element();
+            let assertions = finland.assertions(&patient()).await.expect("signs");
+            let mut answer = finland.call(actions::ITI39_REQUEST, XCA, &assertions, body).await.expect("an answer");
+            let mut parts = 0;
+            while answer.parts.next().await.expect("a part").is_some() {
+                parts += 1;
+                while answer.parts.chunk().await.expect("a piece").is_some() {}
+            }
+            (verdict(&answer), parts)
+        };
+        // Until the spool is full: each answer has its document, or says why not and has none.
+        for _ in 0..8 {
+            let (got, parts) = ask().await;
+            match (got.as_str(), parts) {
+                (SERVED, 1) => {}
+                ("XDSRepositoryError", 0) => return,
+                ("HTTP 503 Receiver", 0) => break,
+                other => panic!("{other:?} with {bytes} bytes"),
+            }
         }
-        (verdict(&answer), parts)
-    };
-    assert_eq!(ask(1).await.1, 1, "there is room for a small one");
-    let (got, parts) = ask(48).await;
-    assert_eq!((got.as_str(), parts), ("XDSRepositoryError", 0));
-    // A full spool takes no record of a stop either.
-    drop(gateway);
+        // A full spool takes no record of a stop either.
+        drop(gateway);
+    }
+    panic!("no size at which the intent fits and the decision does not");
 }
