@@ -74,7 +74,10 @@ async fn long_message(demo: &Demo) -> Result<serde_json::Value, Error> {
     let patient = PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")?;
     let reader = neighbour(demo, &FINLAND, &NORWAY)?;
     let body = with_slot(Neighbour::find_documents(&patient).to_element(), &"x".repeat(13 << 20));
-    let answer = reader.call(actions::ITI38_REQUEST, XCA, &[], body).await?;
+    // What is sent is no valid message, so that it is not kept for those who check messages.
+    let mut sender = neighbour(demo, &FINLAND, &NORWAY)?;
+    sender.capture = None;
+    let answer = sender.call(actions::ITI38_REQUEST, XCA, &[], body).await?;
     ensure(verdict(&answer) == TOO_LONG, format!("answered {}", verdict(&answer)))?;
     let sent = jiff::Timestamp::now().as_microsecond();
     reader.documents(&patient).await?;
