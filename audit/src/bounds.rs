@@ -9,7 +9,7 @@ use crate::event::{Decision, DocumentObject, HumanRequestor, Intent, PeerFacts, 
 pub const TEXT: usize = 4 << 10;
 /// A query, bytes of XML: thousands of identifiers.
 pub const QUERY: usize = 256 << 10;
-/// What the documents or studies of one exchange take in its records, bytes, each counted with [`OBJECT`].
+/// What the documents or studies of one exchange take in its records, bytes, each counted with `OBJECT`.
 pub const OBJECTS: usize = 256 << 10;
 /// SOAP headers that one exchange keeps as evidence, bytes.
 pub const EVIDENCE: usize = 48 << 10;
