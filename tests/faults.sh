@@ -16,7 +16,7 @@ mkdir -p "$target"
 log="$target/faults.log"
 cargo build --release --locked -q --workspace --all-targets
 failed=0
-NCP_FAULTS=long cargo test --release --locked -q --workspace --test faults --test poison --test delivery --test repository --no-fail-fast -- \
+NCP_FAULTS=long cargo test --release --locked -q --workspace --test faults --test poison --test away --test delivery --test repository --no-fail-fast -- \
   --nocapture --test-threads=1 2>&1 | tee "$log" || failed=1
 "$target/release/ncp" faults --rounds "$rounds" --sources "$PWD" 2>&1 | tee -a "$log" || failed=1
 awk '

@@ -218,6 +218,10 @@ impl AuditSink {
     /// Where a receiver stands, and a reader that begins there.
     pub(crate) fn resume(&self, receiver: &str) -> (Cursor, Reader) {
         let cursor = Cursor::load(&self.inner.folder.dir, receiver);
+        // So that who reads the folder knows of a receiver that has acknowledged nothing yet.
+        if let Err(error) = cursor.store(&self.inner.folder.dir, receiver) {
+            tracing::warn!(receiver, reason = %error, "how far a receiver is cannot be written");
+        }
         let mut receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
         receivers.insert(receiver.to_owned(), cursor);
         drop(receivers);

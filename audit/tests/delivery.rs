@@ -7,9 +7,12 @@ mod common;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Pki;
+use common::receivers::{By, Posted, apart, count, delivered, delivery, fhir_repository, rules, to_syslog, until};
 use ncp_audit::server::Engine;
 use ncp_audit::*;
 
@@ -19,22 +22,6 @@ fn options(dir: &Path) -> SpoolOptions {
     SpoolOptions { limits, ..SpoolOptions::new(dir.join("spool"), common::key_file(dir), site) }
 }
 
-fn target(pki: &Pki, port: u16, dialect: Dialect) -> SyslogTarget {
-    SyslogTarget {
-        name: "arr".into(),
-        address: ("127.0.0.1".into(), port),
-        server_name: "localhost".into(),
-        connector: pki.leaf("ncp-no").connector(b"").expect("connector"),
-        dialect,
-        bom: dialect == Dialect::Ehdsi,
-        structured_data: false,
-        hostname: "ncp-no".into(),
-        source: "ncp-no".into(),
-        ends_without_notify: false,
-        max_record_bytes: SYSLOG_BYTES,
-    }
-}
-
 async fn write(sink: &AuditSink, from: usize, to: usize) {
     for n in from..to {
         let peer = PeerFacts { address: "192.0.2.1".into(), ..PeerFacts::default() };
@@ -42,12 +29,6 @@ async fn write(sink: &AuditSink, from: usize, to: usize) {
             .await
             .expect("stored");
     }
-}
-
-/// Numbers of the rules that stand in a text.
-fn rules(text: &str) -> BTreeSet<usize> {
-    let after = text.split("rule ").skip(1);
-    after.filter_map(|rest| rest.split('.').next()?.parse().ok()).collect()
 }
 
 /// rsyslogd in the foreground with a configuration of its own; killed when dropped.
@@ -104,14 +85,6 @@ impl Drop for Rsyslog {
     }
 }
 
-async fn until(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(seconds);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
 /// rsyslog is killed again and again while it receives: everything that was accepted arrives, some of it twice.
 /// Its main queue is direct: with one in memory it closes a connection in order before it has written what came by it,
 /// and killed then it loses that, which no sender can notice.
@@ -120,7 +93,8 @@ async fn rsyslog_receives(driver: &str, dialect: Dialect) {
     let pki = Pki::create(&dir.path().join("pki"));
     let port = common::free().port();
     let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
-    let target = SyslogTarget { ends_without_notify: driver == "gtls", ..target(&pki, port, dialect) };
+    let (bom, ends_without_notify) = (dialect == Dialect::Ehdsi, driver == "gtls");
+    let target = SyslogTarget { dialect, bom, ends_without_notify, ..to_syslog(&pki, port) };
     let sending = tokio::spawn(syslog(sink.clone(), target));
     let mut accepted = 0;
     for round in 0..4 {
@@ -218,86 +192,84 @@ ruleset(name="out") {{ action(type="omfwd" target="127.0.0.1" port="{port}" prot
     serving.await.expect("ends");
 }
 
-/// A FHIR repository that answers each POST as `answer` says; it keeps what it took.
-async fn fhir_receiver(
-    pki: &Pki,
-    answer: impl Fn(usize, &str) -> u16 + Send + Sync + 'static,
-) -> (u16, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
-    use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-    let server = pki.leaf("arr");
-    let material = ncp_tls::Material::load(&server.cert_chain, &server.key).expect("material");
-    let acceptor =
-        material.acceptor(ncp_tls::ClientAuth::Required, &[server.anchors], b"\x08http/1.1").expect("acceptor");
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let port = listener.local_addr().expect("an address").port();
-    let taken: std::sync::Arc<std::sync::Mutex<Vec<String>>> = std::sync::Arc::default();
-    let kept = taken.clone();
-    tokio::spawn(async move {
-        let mut asked = 0;
-        while let Ok((tcp, _)) = listener.accept().await {
-            let Ok(stream) = ncp_tls::accept(&acceptor, tcp, Duration::from_secs(10)).await else { continue };
-            let mut stream = BufReader::new(stream);
-            loop {
-                let (mut line, mut length) = (String::new(), 0);
-                while stream.read_line(&mut line).await.is_ok_and(|n| n > 2) {
-                    if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
-                        length = value.trim().parse().expect("a length");
-                    }
-                    line.clear();
-                }
-                if length == 0 {
-                    break;
-                }
-                let mut body = vec![0; length];
-                stream.read_exact(&mut body).await.expect("a body");
-                let body = String::from_utf8(body).expect("text");
-                let status = answer(asked, &body);
-                asked += 1;
-                if status == 201 {
-                    kept.lock().expect("no panic").push(body);
-                }
-                let head = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
-                stream.write_all(head.as_bytes()).await.expect("writes");
-                stream.flush().await.expect("writes");
-            }
-        }
-    });
-    (port, taken)
-}
-
 /// The FHIR feed: order kept, 500 and 429 tried again, what will never be taken becomes a dead letter and holds nobody up.
 #[tokio::test(flavor = "multi_thread")]
 async fn fhir_feed_sends_again_and_keeps_dead_letters() {
     let dir = tempfile::tempdir().expect("a folder");
     let pki = Pki::create(&dir.path().join("pki"));
-    let (port, taken) = fhir_receiver(&pki, |asked, body| match asked {
-        3 => 500,
-        6 => 429,
-        _ if body.contains("rule 10.") => 422,
-        _ => 201,
+    let asked = AtomicUsize::new(0);
+    let (port, posted) = fhir_repository(&pki, move |body| match asked.fetch_add(1, Ordering::Relaxed) {
+        3 => (500, 0),
+        6 => (429, 0),
+        _ if body.contains("rule 10.") => (422, 0),
+        _ => (201, 0),
     })
     .await;
     let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
     write(&sink, 0, 40).await;
     sink.event(&Event::Heartbeat, "").await.expect("stored");
-    let connector = pki.leaf("ncp-no").connector(b"\x08http/1.1").expect("connector");
-    let target = FhirTarget {
-        name: "arr".into(),
-        base: format!("https://localhost:{port}/fhir"),
-        client: ncp_tls::http_client(connector, None, Duration::from_secs(10)),
-        max_record_bytes: FEED_BYTES,
-    };
-    let sending = tokio::spawn(fhir_feed(sink.clone(), target));
-    until("everything is delivered", 30, || {
-        sink.deliveries().iter().any(|d| d.receiver == "fhir-arr" && d.waiting == 0)
-    })
-    .await;
+    let sending = By::Fhir.spawn(&sink, &pki, port, "/fhir");
+    delivered(&sink).await;
     sending.abort();
-    let taken = taken.lock().expect("no panic").clone();
+    let taken = taken(&posted);
     let numbers: Vec<usize> = taken.iter().flat_map(|body| rules(body)).collect();
     let expected: Vec<usize> = (0..40).filter(|n| *n != 10).collect();
     assert_eq!(numbers, expected, "each once, in order, without the dead letter");
     assert!(taken.iter().all(|body| body.contains("\"AuditEvent\"") && !body.contains("HEARTBEAT")));
     let letters = std::fs::read(dir.path().join("spool/dead-letters-fhir-arr")).expect("dead letters");
     assert!(letters.len() > 500 && !letters.windows(4).any(|w| w == b"rule"), "one, encrypted");
+}
+
+fn taken(posted: &Mutex<Vec<Posted>>) -> Vec<String> {
+    let posted = posted.lock().expect("no panic").clone();
+    posted.into_iter().filter(|one| one.status == 201).map(|one| one.body).collect()
+}
+
+/// What a FHIR receiver will never take is set apart, counted, and kept for an operator; a status that says something of the
+/// way or of the moment sets nothing apart, and the pause that the receiver asks for is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn co_17_what_a_fhir_receiver_refuses_is_counted_and_readable() {
+    const REFUSED: [(usize, u16); 4] = [(2, 400), (5, 413), (8, 422), (11, 409)];
+    const LATER: [(usize, u16); 6] = [(14, 401), (15, 403), (16, 404), (17, 500), (18, 429), (19, 503)];
+    const PAUSE: u64 = 2;
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = Pki::create(&dir.path().join("pki"));
+    let failed = Mutex::new(BTreeSet::new());
+    let (port, posted) = fhir_repository(&pki, move |body| {
+        let status = |of: &[(usize, u16)]| of.iter().find(|(n, _)| rules(body).contains(n)).copied();
+        if let Some((_, status)) = status(&REFUSED) {
+            return (status, 0);
+        }
+        match status(&LATER).filter(|(n, _)| failed.lock().expect("no panic").insert(*n)) {
+            Some((_, status @ (429 | 503))) => (status, PAUSE),
+            Some((_, status)) => (status, 0),
+            None => (201, 0),
+        }
+    })
+    .await;
+    let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
+    write(&sink, 0, 25).await;
+    let sending = By::Fhir.spawn(&sink, &pki, port, "/fhir");
+    delivered(&sink).await;
+    sending.abort();
+    // The metric of the gateway counts this.
+    assert_eq!(delivery(&sink).apart, REFUSED.len() as u64);
+    let apart = apart(dir.path(), "fhir-arr");
+    for (one, (number, status)) in apart.iter().zip(REFUSED) {
+        assert_eq!((rules(&one.xml), one.seq), ([number].into(), number as u64 + 1));
+        assert_eq!(one.reason, format!("receiver answers {status}"));
+    }
+    assert_eq!(apart.len(), REFUSED.len());
+    let recorded: Vec<usize> = taken(&posted).iter().flat_map(|body| rules(body)).collect();
+    let expected: Vec<usize> = (0..25).filter(|n| !REFUSED.iter().any(|(refused, _)| refused == n)).collect();
+    assert_eq!(recorded, expected, "each once, in order");
+    count("a FHIR repository answers 400, 409, 413, 422", 25, &recorded.into_iter().collect(), &apart);
+    let posted = posted.lock().expect("no panic").clone();
+    for (number, status) in LATER {
+        let tries: Vec<&Posted> = posted.iter().filter(|one| rules(&one.body).contains(&number)).collect();
+        let [first, second] = tries[..] else { panic!("rule {number}: {} tries", tries.len()) };
+        assert_eq!((first.status, second.status), (status, 201));
+        let pause = second.at - first.at;
+        assert!(!matches!(status, 429 | 503) || pause >= Duration::from_secs(PAUSE), "{status}: {pause:?}");
+    }
 }

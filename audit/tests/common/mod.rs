@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::print_stdout)]
 
 pub mod process;
+pub mod receivers;
 pub mod relay;
 
 use std::net::{SocketAddr, TcpListener};
@@ -103,6 +104,11 @@ pub fn free() -> SocketAddr {
 
 pub fn names(names: &[&str]) -> Names {
     names.iter().map(|name| name.parse().expect("a name")).collect()
+}
+
+/// A search of everything, with its reason.
+pub fn search() -> ncp_audit::Filter {
+    ncp_audit::Filter { reason: "review".into(), ..Default::default() }
 }
 
 /// The message of a retrieve of images by Finland, of the patient with this number.
