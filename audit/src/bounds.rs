@@ -21,25 +21,51 @@ const TEXTS: usize = 32 << 10;
 /// What an object takes beside its own texts, bytes.
 const OBJECT: usize = 256;
 
-/// Something in a request is longer than a record holds: the request is refused, and the record of the refusal says how
-/// long it was and what it digests to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} ({bytes} bytes, SHA-256 {sha256})")]
+/// Something in a request is longer than a record holds, or than is read: the request is refused, and the record of the
+/// refusal says how long it was and what it digests to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TooLong {
     /// What it is, in words of our own that callers are told.
     pub what: &'static str,
-    /// Its length.
-    pub bytes: u64,
-    /// Its digest, hex.
+    /// Its length, where it was read whole or announced.
+    pub bytes: Option<u64>,
+    /// The digest of what was read of it, hex.
     pub sha256: String,
+    /// How many bytes were read, where those are not all.
+    pub read: Option<u64>,
 }
 
 impl TooLong {
     /// Says it of these bytes.
     pub fn of(what: &'static str, bytes: &[u8]) -> Self {
-        Self { what, bytes: bytes.len() as u64, sha256: digest(bytes) }
+        Self { what, bytes: Some(bytes.len() as u64), sha256: digest(bytes), read: None }
+    }
+
+    /// Says it of something that was read so far only, and whose length may have been announced.
+    pub fn begun(what: &'static str, announced: Option<u64>, read: &[u8]) -> Self {
+        Self { what, bytes: announced, sha256: digest(read), read: Some(read.len() as u64) }
     }
 }
+
+impl std::fmt::Display for TooLong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { what, bytes, sha256, read } = self;
+        write!(f, "{what} (")?;
+        match (bytes, read) {
+            (Some(bytes), None) => write!(f, "{bytes} bytes, SHA-256 {sha256})"),
+            (Some(bytes), Some(0)) => write!(f, "{bytes} bytes announced, none read)"),
+            (Some(bytes), Some(read)) => {
+                write!(f, "{bytes} bytes announced, SHA-256 of the first {read} bytes {sha256})")
+            }
+            (None, read) => {
+                let read = read.unwrap_or_default();
+                write!(f, "more than {read} bytes, SHA-256 of the first {read} bytes {sha256})")
+            }
+        }
+    }
+}
+
+impl std::error::Error for TooLong {}
 
 fn digest(bytes: &[u8]) -> String {
     hex::encode(openssl::sha::sha256(bytes))

@@ -1,10 +1,11 @@
 //! SOAP over HTTP as both listeners speak it: bounded reading on the way in, replies and faults on the way out.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::StreamBody;
+use ncp_audit::TooLong;
 use ncp_ihe::QueryResponse;
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, SizeLimit, SoapError};
 use ncp_xml::{Element, Limits};
@@ -17,6 +18,7 @@ use crate::outcome::GatewayError;
 const HEADER_BYTES: usize = 32 << 10;
 /// Bytes of parts that a request needs none of.
 const TRAILING_BYTES: usize = 1 << 20;
+const TOO_LONG: &str = "the message is longer than is read";
 
 /// Header blocks that we understand (`ihe-transactions.md` 2.1).
 const UNDERSTOOD: &[(&str, &str)] = &[
@@ -83,12 +85,13 @@ impl Back<'_> {
 /// Reads a message that is one envelope: bounded, whole, nothing in it that must be understood and is not.
 ///
 /// # Errors
-/// MIME, limits, XML, mustUnderstand.
+/// MIME, limits, XML, mustUnderstand. Of a message that is too long: its length as announced, and the digest of what was read
+/// of its envelope.
 pub async fn read_envelope<B>(
     limits: &config::Limits,
     headers: &HeaderMap,
     body: B,
-) -> Result<(Bytes, Envelope, Option<String>), SoapError>
+) -> Result<(Bytes, Envelope, Option<String>), GatewayError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -96,18 +99,25 @@ where
     let bounds = MessageLimits { root_bytes: limits.message_bytes, idle: limits.idle, ..MessageLimits::default() };
     let header_bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     if header_bytes > HEADER_BYTES {
-        return Err(SoapError::TooLarge(SizeLimit::Headers));
+        return Err(SoapError::TooLarge(SizeLimit::Headers).into());
     }
-    if body.size_hint().lower() > (bounds.root_bytes + bounds.before_root_bytes + TRAILING_BYTES) as u64 {
-        return Err(SoapError::TooLarge(SizeLimit::Body));
-    }
+    let announced = body.size_hint().exact();
+    let mut root = BytesMut::new();
     let reading = async {
-        let mut incoming = ncp_soap::read_message(headers, body, &bounds).await?;
+        if announced.is_some_and(|n| n > (bounds.root_bytes + bounds.before_root_bytes + TRAILING_BYTES) as u64) {
+            return Err(SoapError::TooLarge(SizeLimit::Body));
+        }
+        let (action, mut parts) = ncp_soap::read_root(headers, body, &bounds, &mut root).await?;
         // The message must have come to its end.
-        incoming.parts.drain(TRAILING_BYTES).await?;
-        Ok::<_, SoapError>((incoming.root, incoming.action))
+        parts.drain(TRAILING_BYTES).await?;
+        Ok(action)
     };
-    let (bytes, action) = tokio::time::timeout(limits.request, reading).await.map_err(|_| SoapError::Timeout)??;
+    let read = tokio::time::timeout(limits.request, reading).await.unwrap_or(Err(SoapError::Timeout));
+    let action = read.map_err(|error| match error {
+        SoapError::TooLarge(SizeLimit::Body) => GatewayError::from(TooLong::begun(TOO_LONG, announced, &root)),
+        other => other.into(),
+    })?;
+    let bytes = root.freeze();
     let envelope = Envelope::read(&bytes, &Limits { bytes: limits.message_bytes, ..Limits::REQUEST })?;
     envelope.check_must_understand(UNDERSTOOD)?;
     Ok((bytes, envelope, action))
@@ -125,7 +135,7 @@ pub async fn read<B>(
     headers: &HeaderMap,
     body: B,
     implied: impl FnOnce(Option<String>, &Element) -> Option<String>,
-) -> Result<Request, SoapError>
+) -> Result<Request, GatewayError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,

@@ -10,8 +10,11 @@ use ncp_tests::attack::{TOO_LONG, verdict, with_slot};
 use ncp_tests::consumer::Consumer;
 use ncp_tests::country::{Country, Reaction};
 use ncp_tests::neighbour::{Neighbour, XCA};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::{Gateway, PATIENT, World};
+
+const SOAP: &str = "application/soap+xml; charset=UTF-8";
 
 fn spool(gateway: &Gateway) -> SpoolContent {
     ncp_audit::read_spool(&gateway.app.config.audit.spool_options("test".into())).expect("is read")
@@ -32,7 +35,7 @@ async fn se_01_one_long_message_is_refused_by_size_and_the_trail_goes_on() {
     let digest = hex::encode(openssl::sha::sha256(&message));
     let length = message.len();
     let before = spool(&gateway).size.1;
-    let answer = neighbour.post(XCA, "application/soap+xml; charset=UTF-8", message).await.expect("an answer");
+    let answer = neighbour.post(XCA, SOAP, message).await.expect("an answer");
     assert_eq!(verdict(&answer), TOO_LONG);
     let fault = answer.fault().expect("a fault");
     assert!(fault.reason.starts_with("the query is longer than 256 KiB"), "{}", fault.reason);
@@ -63,6 +66,45 @@ async fn se_01_a_long_query_within_the_bound_is_recorded_whole() {
     let whole = after.records.iter().filter_map(|(_, _, xml)| ncp_audit::Message::read(xml.as_bytes()).ok());
     let queries: Vec<Vec<u8>> = whole.flat_map(|message| message.objects).filter_map(|object| object.query).collect();
     assert!(queries.iter().any(|q| String::from_utf8_lossy(q).contains(&list[3999])), "the last of the list is there");
+    gateway.stop().await;
+}
+
+/// A message over `limits.message_bytes`: of one that announces its length nothing is read; of one that does not the record
+/// has the digest of what was read.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_01_a_message_over_the_limit_leaves_its_length_or_the_digest_of_what_was_read() {
+    const LIMIT: usize = 64 << 10;
+    let world = World::new();
+    let gateway = world.start("limit", |text| text + "[limits]\nmessage_bytes = \"64KiB\"\n").await;
+    let neighbour = world.neighbour("fi", &gateway);
+    let message = vec![b'x'; 3 * LIMIT];
+    let answer = neighbour.post(XCA, SOAP, message.clone()).await.expect("an answer");
+    assert_eq!(verdict(&answer), TOO_LONG);
+    let mut stream = neighbour.open().await.expect("connects");
+    let head = format!("POST {XCA} HTTP/1.1\r\nHost: x\r\nContent-Type: {SOAP}\r\nTransfer-Encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("writes");
+    for chunk in message.chunks(10_000) {
+        stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).await.expect("writes");
+        stream.write_all(chunk).await.expect("writes");
+        stream.write_all(b"\r\n").await.expect("writes");
+    }
+    stream.write_all(b"0\r\n\r\n").await.expect("writes");
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).await.expect("reads to the end");
+    assert!(heard.starts_with(b"HTTP/1.1 413 "), "{}", String::from_utf8_lossy(&heard));
+    let records: Vec<String> = spool(&gateway).records.into_iter().map(|(_, _, xml)| xml).collect();
+    let digest = hex::encode(openssl::sha::sha256(&message[..LIMIT]));
+    for told in [
+        format!("the message is longer than is read ({} bytes announced, none read)", message.len()),
+        format!(
+            "the message is longer than is read (more than {LIMIT} bytes, SHA-256 of the first {LIMIT} bytes {digest})"
+        ),
+    ] {
+        let about = records.iter().filter(|xml| xml.contains(&told)).count();
+        assert_eq!(about, 2, "the exchange and its alert: {told}");
+    }
+    let patient = PatientId::parse_cx(PATIENT).expect("a CX");
+    assert_eq!(neighbour.documents(&patient).await.expect("served").status, ncp_ihe::Status::Success);
     gateway.stop().await;
 }
 

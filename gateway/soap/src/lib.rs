@@ -18,7 +18,7 @@ pub use error::{BoxError, SizeLimit, SoapError};
 pub use fault::{FAULT_ACTION, Fault};
 pub use mtom::{
     IncomingMessage, MessageLimits, OutPart, PartHead, Parts, include, included, inline_content, mtom_request,
-    mtom_response, read_lifting, read_message, soap_content_type,
+    mtom_response, read_lifting, read_message, read_root, soap_content_type,
 };
 
 /// Namespaces of the envelope and its headers.

@@ -88,12 +88,31 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let mut root = Root::open(headers, body, limits).await?;
     let mut bytes = BytesMut::new();
+    let (action, parts) = read_root(headers, body, limits, &mut bytes).await?;
+    Ok(IncomingMessage { root: bytes.freeze(), action, parts })
+}
+
+/// The same with the root in a buffer of the caller's, which after an error holds what was read of it. Returns the declared
+/// action and the parts behind the root.
+///
+/// # Errors
+/// As [`read_message`].
+pub async fn read_root<B>(
+    headers: &HeaderMap,
+    body: B,
+    limits: &MessageLimits,
+    bytes: &mut BytesMut,
+) -> Result<(Option<String>, Parts<B>), SoapError>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let mut root = Root::open(headers, body, limits).await?;
     while let Some(chunk) = root.chunk().await? {
-        append(&mut bytes, &chunk, limits.root_bytes)?;
+        append(bytes, &chunk, limits.root_bytes)?;
     }
-    Ok(IncomingMessage { root: bytes.freeze(), action: root.action.take(), parts: root.into_parts() })
+    Ok((root.action.take(), root.into_parts()))
 }
 
 /// Reads the root of a message as it comes. Body elements called `lifted` (namespace, local name) go to `take` one by
@@ -265,11 +284,9 @@ fn uncoded(headers: &HeaderMap) -> Result<(), SoapError> {
 }
 
 fn append(out: &mut BytesMut, data: &[u8], limit: usize) -> Result<(), SoapError> {
-    if out.len() + data.len() > limit {
-        return Err(SoapError::TooLarge(SizeLimit::Body));
-    }
-    out.extend_from_slice(data);
-    Ok(())
+    let room = limit.saturating_sub(out.len()).min(data.len());
+    out.extend_from_slice(&data[..room]);
+    if room < data.len() { Err(SoapError::TooLarge(SizeLimit::Body)) } else { Ok(()) }
 }
 
 impl<B> Parts<B> {

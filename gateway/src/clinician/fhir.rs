@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::join_all;
@@ -19,7 +19,7 @@ use super::problem::{self, Problem};
 use super::resources;
 use super::sealed::{Also, Hcp, Person, Sealed, Treated, resource_id};
 use super::token::{Bearer, is_emergency};
-use super::{Clinic, Context, FHIR_JSON, digest};
+use super::{Clinic, Context, FHIR_JSON, bounded, digest};
 use crate::config::Peer;
 use crate::initiating::Caller;
 use crate::initiating::discover::{Discovered, Sought, discover};
@@ -65,11 +65,11 @@ pub async fn search_patient(
     State(clinic): State<Arc<Clinic>>,
     Extension(context): Extension<Context>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Problem> {
     let bearer = clinic.bearer(&context, &headers, &[("ITI-119", "Patient")], "user/Patient.rs").await?;
     let claims = bearer.claims.clone().ok_or(Problem::Role)?;
-    let wanted = match_request(&body)?;
+    let wanted = match_request(&bounded::body(body).await?)?;
     let asked = countries(&clinic, &wanted.sought);
     if asked.is_empty() {
         return Err(Problem::MatchInput);
@@ -130,7 +130,7 @@ fn match_request(body: &[u8]) -> Result<MatchRequest, Problem> {
         _ => return Err(malformed()),
     }
     let patient = patient.filter(|p| p.get("resourceType").and_then(Value::as_str) == Some("Patient"));
-    Ok(MatchRequest { sought: bounded(sought(patient.ok_or_else(malformed)?))?, only_certain, count })
+    Ok(MatchRequest { sought: bounded(sought(patient.ok_or_else(malformed)?)?)?, only_certain, count })
 }
 
 /// Identifiers and given names of one person. What we send for a caller is bounded by what the caller sent, and is nothing
@@ -146,27 +146,26 @@ fn bounded(mut sought: Sought) -> Result<Sought, Problem> {
             true
         }
     });
-    let name = sought.name.iter().flat_map(|name| std::iter::once(&name.family).chain(&name.given));
-    let texts = sought.ids.iter().map(|id| &id.extension).chain(name).chain(&sought.birth_date);
-    let too_long = texts.map(String::len).any(|length| length > ncp_audit::bounds::TEXT);
     let given = sought.name.as_ref().map_or(0, |name| name.given.len());
-    if too_long || sought.ids.len() > IDENTIFIERS || given > GIVEN {
-        return Err(Problem::Request(
-            "match-request",
-            "The person has too many identifiers or names, or too long ones.",
-        ));
+    if sought.ids.len() > IDENTIFIERS || given > GIVEN {
+        return Err(Problem::Request("match-request", "The person has too many identifiers or names."));
     }
     Ok(sought)
 }
 
-fn sought(patient: &Value) -> Sought {
+fn sought(patient: &Value) -> Result<Sought, Problem> {
     let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(ToOwned::to_owned);
     let list = |key: &str| patient.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
-    let ids = list("identifier").into_iter().filter_map(|identifier| {
+    let (identifiers, names) = (list("identifier"), list("name"));
+    let given = names.iter().filter_map(|name| name.get("given")?.as_array()).flatten();
+    let asked = identifiers.iter().filter_map(|id| id.get("value")).chain(names.iter().filter_map(|n| n.get("family")));
+    let asked = asked.chain(given).chain([&patient["gender"], &patient["birthDate"]]);
+    bounded::texts(asked.filter_map(Value::as_str))?;
+    let ids = identifiers.into_iter().filter_map(|identifier| {
         let root = Oid::parse(text(&identifier, "system")?.strip_prefix("urn:oid:")?).ok()?;
         PatientId::new(text(&identifier, "value")?.trim(), root).ok()
     });
-    let name = list("name").first().and_then(|name| {
+    let name = names.first().and_then(|name| {
         let given = name.get("given").and_then(Value::as_array).cloned().unwrap_or_default();
         let given = given.iter().filter_map(|g| g.as_str().map(ToOwned::to_owned)).collect();
         Some(PersonName { family: text(name, "family")?, given })
@@ -178,7 +177,7 @@ fn sought(patient: &Value) -> Sought {
         _ => None,
     };
     let birth_date = text(patient, "birthDate").map(|date| date.replace('-', ""));
-    Sought { ids: ids.collect(), name, birth_date, gender }
+    Ok(Sought { ids: ids.collect(), name, birth_date, gender })
 }
 
 /// The countries that own the identifiers; nobody is asked by demographics alone.
@@ -272,14 +271,14 @@ pub async fn confirm_treatment(
     Extension(context): Extension<Context>,
     Path((sealed, id)): Path<(String, String)>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Result<Response, Problem> {
     let bearer = clinic.bearer(&context, &headers, &[("ITI-119", "Patient")], "user/Patient.rs").await?;
     let Sealed::Unconfirmed(person) = clinic.open(&bearer, &sealed)? else { return Err(Problem::NotFound) };
     if patient_id(&person) != id {
         return Err(Problem::NotFound);
     }
-    let confirmed = confirmation(&body)?;
+    let confirmed = confirmation(&bounded::body(body).await?)?;
     let also = elsewhere(&clinic, &bearer, &person, &confirmed.also)?;
     let now = Timestamp::now().as_second();
     let longest = if confirmed.emergency { EMERGENCY.min(clinic.config.treatment) } else { clinic.config.treatment };
@@ -399,6 +398,7 @@ fn confirmation(body: &[u8]) -> Result<Confirmation, Problem> {
             _ => return Err(malformed()),
         }
     }
+    bounded::texts([reason.as_str()])?;
     let emergency = match purpose {
         Some("TREAT") => false,
         Some(code) if is_emergency(code) => true,

@@ -9,6 +9,7 @@
 //! dicomweb  a study, a series, an instance, their metadata      => initiating
 //! qido      what the manifest lists
 //! resources FHIR resources out of XDS metadata
+//! bounded   bodies and texts of calls
 //! problem   every error to status and OperationOutcome
 //! ```
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -41,6 +42,7 @@ use crate::initiating::{Call, Caller, Treatment};
 use crate::listener::{accept_until_drained, serve_connection};
 use crate::recent::Recent;
 
+mod bounded;
 pub mod dicomweb;
 pub mod documents;
 pub mod dpop;
@@ -62,8 +64,6 @@ use token::{Bearer, Binding, TokenError};
 
 /// Media type of FHIR.
 pub const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
-/// Bodies of requests: parameters, never documents.
-const BODY_BYTES: usize = 64 << 10;
 /// Header fields of a request, bytes, as on the other listeners (T-HTTP-3).
 const HEADER_BYTES: usize = 32 << 10;
 /// Calls carried at once.
@@ -286,7 +286,6 @@ pub fn routes(clinic: Arc<Clinic>) -> Router {
         .nest("/s/{sealed}/dicomweb", dicomweb_routes())
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(|| async { Problem::Method })
-        .layer(DefaultBodyLimit::max(BODY_BYTES))
         .layer(middleware::from_fn_with_state(clinic.clone(), around))
         .with_state(clinic)
 }
@@ -312,7 +311,8 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
     let address = request.extensions().get::<SocketAddr>().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
     let called = (request.method().clone(), request.uri().path().to_owned());
     let certificate = request.extensions().get::<Certificate>().cloned().unwrap_or_default();
-    request.extensions_mut().insert(Context { address, reference: reference.clone(), called, certificate });
+    let context = Context { address, reference: reference.clone(), called, certificate };
+    request.extensions_mut().insert(context.clone());
     let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let response = match clinic.calls.clone().try_acquire_owned() {
         Err(_) => Problem::Busy.response(&reference),
@@ -322,7 +322,7 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
             let response = match response.extensions().get::<Arc<Problem>>() {
                 Some(problem) => {
                     tracing::info!(ncp.reference = %reference, reason = ?problem, "refused");
-                    problem.response(&reference)
+                    clinic.recorded(problem.clone(), &context).await.response(&reference)
                 }
                 None => response,
             };

@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
+use ncp_audit::TooLong;
 use ncp_ihe::HomeCommunityId;
 use serde_json::{Value, json};
 
@@ -11,6 +12,7 @@ use crate::outcome::{GatewayError, REPLACED};
 use crate::policy::PolicyError;
 use crate::retry_after;
 
+const CALL_TOO_LONG: &str = "The call, or a text of the call or of the token, is longer than can be recorded.";
 /// Code system of the detail codes.
 const OUTCOME_SYSTEM: &str = "urn:ncp:fhir:CodeSystem:outcome";
 
@@ -35,8 +37,10 @@ pub enum Problem {
     Conflict,
     /// 410: a list is another than that of the earlier pages.
     Changed,
-    /// 413
+    /// 413: more was found than is listed.
     TooLarge,
+    /// 413: the call is longer than is read or recorded.
+    TooLong(TooLong),
     /// 431
     Headers,
     /// 422
@@ -47,6 +51,12 @@ pub enum Problem {
     Internal,
     /// 502, 504, 503: the country's name and what happened.
     Country(String, GatewayError),
+}
+
+impl From<TooLong> for Problem {
+    fn from(found: TooLong) -> Self {
+        Self::TooLong(found)
+    }
 }
 
 impl Problem {
@@ -90,6 +100,7 @@ impl Problem {
                 let text = "Too many results; narrow the search.";
                 (S::PAYLOAD_TOO_LARGE, "too-costly", "results-too-many", text.into())
             }
+            Self::TooLong(_) => (S::PAYLOAD_TOO_LARGE, "too-long", "request-too-long", CALL_TOO_LONG.into()),
             Self::Headers => {
                 let text = "The header fields of the request are too large.";
                 (S::REQUEST_HEADER_FIELDS_TOO_LARGE, "too-costly", "headers-too-large", text.into())
@@ -219,10 +230,7 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
             (S::BAD_GATEWAY, "exception", "country-error", format!("{name} answered with an error."))
         }
         GatewayError::Policy(PolicyError::Forbidden(_)) => Problem::Role.row(),
-        GatewayError::TooLong(_) => {
-            let text = "A text of the call or of the token is longer than can be recorded.";
-            (S::PAYLOAD_TOO_LARGE, "too-long", "request-too-long", text.into())
-        }
+        GatewayError::TooLong(_) => (S::PAYLOAD_TOO_LARGE, "too-long", "request-too-long", CALL_TOO_LONG.into()),
         _ => Problem::Internal.row(),
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use futures_util::future::join_all;
@@ -18,7 +19,7 @@ use super::reader;
 use super::resources::{self, Places};
 use super::sealed::{Sealed, Treated, resource_id};
 use super::token::Bearer;
-use super::{Clinic, Context};
+use super::{Clinic, Context, bounded};
 use crate::config::Peer;
 use crate::initiating::ask_all;
 use crate::initiating::query::{Found, query};
@@ -35,7 +36,8 @@ pub async fn search_documents(
     RawQuery(parameters): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    search(state, context, &sealed, &parameters.unwrap_or_default(), &headers).await
+    let bearer = bearer(&state, &context, &headers).await?;
+    search(state, context, &bearer, &sealed, &parameters.unwrap_or_default(), &headers).await
 }
 
 /// `POST /p/{confirmed}/fhir/DocumentReference/_search`: the same, with the parameters in the body, the URL, or both.
@@ -45,14 +47,21 @@ pub async fn post_search(
     Path(sealed): Path<String>,
     RawQuery(parameters): RawQuery,
     headers: HeaderMap,
-    body: String,
+    body: Body,
 ) -> Result<Response, Problem> {
+    let bearer = bearer(&state, &context, &headers).await?;
     let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     if !kind.split(';').next().is_some_and(|k| k.trim().eq_ignore_ascii_case("application/x-www-form-urlencoded")) {
         return Err(Problem::Request("form", "The body must be application/x-www-form-urlencoded."));
     }
-    let all = format!("{}&{}", parameters.unwrap_or_default(), body.replace('+', "%20"));
-    search(state, context, &sealed, &all, &headers).await
+    let body = String::from_utf8_lossy(&bounded::body(body).await?).replace('+', "%20");
+    let all = format!("{}&{body}", parameters.unwrap_or_default());
+    search(state, context, &bearer, &sealed, &all, &headers).await
+}
+
+async fn bearer(clinic: &Clinic, context: &Context, headers: &HeaderMap) -> Result<Bearer, Problem> {
+    let covering = [("ITI-67", "DocumentReference")];
+    clinic.bearer(context, headers, &covering, "user/DocumentReference.rs").await
 }
 
 /// Every country for which the treatment was confirmed is asked, each
@@ -60,14 +69,13 @@ pub async fn post_search(
 async fn search(
     State(clinic): State<Arc<Clinic>>,
     Extension(context): Extension<Context>,
+    bearer: &Bearer,
     sealed: &str,
     parameters: &str,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let covering = [("ITI-67", "DocumentReference")];
-    let bearer = clinic.bearer(&context, headers, &covering, "user/DocumentReference.rs").await?;
     let text = "Confirm the treatment relationship first: POST Patient/{id}/$confirm-treatment.";
-    let Sealed::Confirmed(treated) = clinic.open(&bearer, sealed)? else {
+    let Sealed::Confirmed(treated) = clinic.open(bearer, sealed)? else {
         return Err(Problem::Request("treatment-not-confirmed", text));
     };
     let preferences = Preferences::read(headers);
@@ -75,7 +83,7 @@ async fn search(
     let relationships = treated.each();
     let mut calls = Vec::with_capacity(relationships.len());
     for one in &relationships {
-        let mut call = clinic.treatment_call(&bearer, one)?;
+        let mut call = clinic.treatment_call(bearer, one)?;
         call.wait = preferences.wait;
         calls.push(Arc::new(call));
     }
@@ -111,7 +119,7 @@ async fn search(
     });
     listing.own_words = join_all(read).await.into_iter().all(|answered| answered);
     let base = clinic.base('p', sealed, "fhir");
-    let mut response = listing.bundle(&clinic, &bearer, &treated, &filter, &base, &context)?;
+    let mut response = listing.bundle(&clinic, bearer, &treated, &filter, &base, &context)?;
     let applied = HeaderName::from_static("preference-applied");
     response.headers_mut().extend(preferences.applied().map(|value| (applied, value)));
     Ok(response)
@@ -144,6 +152,7 @@ impl Filter {
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let value = percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned();
+            bounded::texts(value.split(','))?;
             let mut used = true;
             match name {
                 "_count" => {

@@ -239,13 +239,13 @@ async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: In
         };
         app.metrics.exchange(labels, began.elapsed());
     };
-    let read =
-        wire::read(&app.config.limits, None, headers, body, |_, _| None).await.and_then(|r| dispatched(asked, r));
+    let read = wire::read(&app.config.limits, None, headers, body, |_, _| None).await;
     let bounded = |request: wire::Request| {
+        let request = dispatched(asked, request)?;
         bounds::check(&request.envelope.body, &request.bytes)?;
         Ok::<_, GatewayError>(request)
     };
-    let request = match read.map_err(GatewayError::from).and_then(bounded) {
+    let request = match read.and_then(bounded) {
         Ok(request) => request,
         Err(error) => {
             trail.refused(&error).await;

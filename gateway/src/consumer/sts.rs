@@ -53,7 +53,7 @@ pub(super) async fn respond(exchange: &Exchange, token: Token, headers: &HeaderM
     let limits = &exchange.consumers.app.config.limits;
     let (bytes, envelope, _) = match wire::read_envelope(limits, headers, body).await {
         Ok(read) => read,
-        Err(error) => return refused(exchange, &error.into(), None).await,
+        Err(error) => return refused(exchange, &error, None).await,
     };
     let id = envelope.headers.iter().find(|h| h.is(ns::WSA, "MessageID")).map(Element::trimmed);
     let id = id.filter(|id| !id.is_empty() && id.len() <= 2048);

@@ -101,7 +101,7 @@ fn json_body(body: &Value) -> (&'static str, String) {
 }
 
 /// The same with a body of any type.
-async fn send(world: &World, url: &str, prefer: &str, body: Option<(&str, String)>) -> Answered {
+pub(crate) async fn send(world: &World, url: &str, prefer: &str, body: Option<(&str, String)>) -> Answered {
     let (head, bytes) = raw(world, url, ("prefer", prefer), body).await;
     let applied = head.headers.get("preference-applied").and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
     (head.status.as_u16(), applied, serde_json::from_slice(&bytes).expect("JSON"))

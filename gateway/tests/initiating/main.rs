@@ -30,6 +30,7 @@ mod consumers;
 mod dicomweb;
 mod incumbent;
 mod inert;
+mod long;
 mod losses;
 mod mime;
 mod odd;
