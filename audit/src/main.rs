@@ -50,9 +50,9 @@ async fn main() -> ExitCode {
         Command::Serve { config }
         | Command::CheckConfig { config }
         | Command::Migrate { config }
-        | Command::Reindex { config } => config,
+        | Command::Reindex { config } => config.clone(),
     };
-    let config = match server::load(path) {
+    let config = match server::load(&path) {
         Ok(config) => config,
         Err(problems) => {
             for problem in problems {
@@ -62,12 +62,17 @@ async fn main() -> ExitCode {
         }
     };
     tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
+    let warnings = config.warnings();
     let done = match command {
         Command::CheckConfig { .. } => {
+            warnings.iter().for_each(|warning| eprintln!("{}: warning: {warning}", path.display()));
             println!("configuration is valid");
             Ok(())
         }
-        Command::Serve { .. } => server::serve(&config, stop()).await,
+        Command::Serve { .. } => {
+            warnings.iter().for_each(|warning| tracing::warn!(warning, "configuration"));
+            server::serve(&config, stop()).await
+        }
         Command::Migrate { .. } => blocking(&config, migrate).await,
         Command::Reindex { .. } => blocking(&config, reindex).await,
     };

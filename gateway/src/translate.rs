@@ -11,8 +11,8 @@ use futures_util::StreamExt;
 use ncp_ihe::{Coded, DocumentEntry};
 use ncp_proto::translation::translation_client::TranslationClient;
 use ncp_proto::translation::{
-    Code, Direction, DocumentChunk, DocumentHeader, DocumentSummary, ExpandFilterRequest, Outcome,
-    TranslateBatchRequest, TranslateBatchResponse, document_chunk, document_event,
+    ANSWER_BYTES, Code, Direction, DocumentChunk, DocumentHeader, DocumentSummary, ExpandFilterRequest, Outcome,
+    REQUEST_BYTES, TranslateBatchRequest, TranslateBatchResponse, document_chunk, document_event,
 };
 use ncp_tls::TlsError;
 use tonic::Request;
@@ -131,6 +131,12 @@ impl Translator {
         })
     }
 
+    fn client(&self) -> TranslationClient<Channel> {
+        TranslationClient::new(self.channel.clone())
+            .max_decoding_message_size(ANSWER_BYTES)
+            .max_encoding_message_size(REQUEST_BYTES)
+    }
+
     /// The entries with their metadata in European codes. Unmapped codes stay; eventCodeList keeps the national ones
     /// beside the European, a single-valued code moves to an extra slot, and one more slot names the snapshot. Body regions
     /// that the procedures say are named in eventCodeList, in a manifest too.
@@ -187,7 +193,7 @@ impl Translator {
         let all = entries.iter().flat_map(codes).filter(|c| !c.code.is_empty());
         let distinct: BTreeSet<(&str, &str)> = all.map(|c| (c.system.as_str(), c.code.as_str())).collect();
         let distinct: Vec<(&str, &str)> = distinct.into_iter().collect();
-        let mut client = TranslationClient::new(self.channel.clone());
+        let mut client = self.client();
         let mut out = Answers { snapshot: String::new(), codes: HashMap::new() };
         let mut pinned = Vec::new();
         let until = Instant::now() + self.deadline;
@@ -220,7 +226,7 @@ impl Translator {
     /// The service's.
     pub async fn alternatives(&self, codes: &[Coded]) -> Result<Vec<Vec<Coded>>, TranslationError> {
         let mut out = vec![Vec::new(); codes.len()];
-        let mut client = TranslationClient::new(self.channel.clone());
+        let mut client = self.client();
         let until = Instant::now() + self.deadline;
         for (first, batch) in (0..).step_by(BATCH).zip(codes.chunks(BATCH)) {
             let code = |c: &Coded| Code { system: c.system.clone(), code: c.code.clone(), ..Code::default() };
@@ -264,7 +270,7 @@ impl Translator {
             let chunk = rest.split_to(rest.len().min(CHUNK));
             chunks.push(DocumentChunk { part: Some(document_chunk::Part::Data(chunk.to_vec())) });
         }
-        let mut client = TranslationClient::new(self.channel.clone());
+        let mut client = self.client();
         let work = async {
             let mut request = Request::new(tokio_stream::iter(chunks));
             request.set_timeout(self.document_deadline);

@@ -22,11 +22,20 @@ pub mod audit {
 /// `ncp.national.v1`: what a country implements to put its own systems behind the gateway.
 pub mod national {
     pub use crate::generated::national::*;
+
+    /// Bytes of one message at most, either way: metadata of one document or study, what one patient has blocked, or a piece
+    /// of content.
+    pub const MESSAGE_BYTES: usize = 16 << 20;
 }
 
 /// `ncp.translation.v1`: the terminology service.
 pub mod translation {
     pub use crate::generated::translation::*;
+
+    /// Bytes of one request message at most: a batch of codes or a piece of a document.
+    pub const REQUEST_BYTES: usize = 4 << 20;
+    /// Bytes of one message of an answer at most.
+    pub const ANSWER_BYTES: usize = 16 << 20;
 }
 
 /// Descriptors for server reflection.

@@ -25,6 +25,10 @@ pub struct Config {
     pub clients: Names,
     /// CRLs of the callers, PEM; read again when the file changes.
     pub crls: Option<PathBuf>,
+    /// Anchors of the callers of the FHIR façade; without it those of our own services.
+    pub fhir_anchors: Option<PathBuf>,
+    /// CRLs of these callers; without it `crls`, where there are no `fhir_anchors`.
+    pub fhir_crls: Option<PathBuf>,
     /// Folder of sources, built into a snapshot at start: FHIR resources, releases, `systems.toml`.
     pub maps: Option<PathBuf>,
     /// Folder of built snapshots; the one named in its file `current` serves. Looked at again every few seconds.
@@ -64,6 +68,24 @@ impl Config {
             anchors: self.anchors.clone(),
             crls: self.crls.clone(),
         }
+    }
+
+    /// Our key, and whose certificates are taken by the FHIR façade.
+    pub fn fhir_tls(&self) -> TlsFiles {
+        match &self.fhir_anchors {
+            None => TlsFiles { crls: self.fhir_crls.clone().or_else(|| self.crls.clone()), ..self.tls() },
+            Some(anchors) => TlsFiles { anchors: anchors.clone(), crls: self.fhir_crls.clone(), ..self.tls() },
+        }
+    }
+
+    /// What is allowed and still worth a second look: a root that vouches for our own services and for callers of the FHIR
+    /// façade too.
+    pub fn warnings(&self) -> Vec<String> {
+        let own = ("our own services".to_owned(), self.anchors.as_path());
+        let by_fhir = self.fhir.is_some() && !self.fhir_plain;
+        let anchors = self.fhir_anchors.as_deref().unwrap_or(&self.anchors);
+        let callers = by_fhir.then(|| ("callers of the FHIR façade".to_owned(), anchors));
+        ncp_tls::shared_roots([own].into_iter().chain(callers))
     }
 
     /// Lists of coded elements by kind of document.
@@ -127,8 +149,20 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let table: toml::Table = toml::from_str(&text).map_err(|e| vec![e.message().to_owned()])?;
     let required = ["listen", "admin", "certificate", "key", "anchors"];
     let tokens = ["token_issuer", "token_audience", "jwks_file"];
-    let optional =
-        ["clients", "crls", "maps", "snapshots", "fhir", "fhir_plain", "state_dir", "profiles", "redis", "reflection"];
+    let optional = [
+        "clients",
+        "crls",
+        "maps",
+        "snapshots",
+        "fhir",
+        "fhir_plain",
+        "fhir_anchors",
+        "fhir_crls",
+        "state_dir",
+        "profiles",
+        "redis",
+        "reflection",
+    ];
     let known =
         |k: &String| required.contains(&k.as_str()) || optional.contains(&k.as_str()) || tokens.contains(&k.as_str());
     let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
@@ -171,6 +205,8 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         config.jwks_file.as_mut(),
         config.profiles.as_mut(),
         config.crls.as_mut(),
+        config.fhir_anchors.as_mut(),
+        config.fhir_crls.as_mut(),
     ];
     let redis = config.redis.as_mut().map(|r| &mut r.key);
     for path in paths.into_iter().chain(optional).chain([redis]).flatten() {
@@ -178,10 +214,16 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             *path = folder.join(&*path);
         }
     }
-    let crls = config.crls.as_ref().map(|crls| ("crls", crls));
-    let files = [("certificate", &config.certificate), ("key", &config.key), ("anchors", &config.anchors)];
-    for (name, path) in files.into_iter().chain(crls) {
-        if !path.is_file() {
+    let files = [
+        ("certificate", Some(&config.certificate)),
+        ("key", Some(&config.key)),
+        ("anchors", Some(&config.anchors)),
+        ("crls", config.crls.as_ref()),
+        ("fhir_anchors", config.fhir_anchors.as_ref()),
+        ("fhir_crls", config.fhir_crls.as_ref()),
+    ];
+    for (name, path) in files {
+        if let Some(path) = path.filter(|path| !path.is_file()) {
             problems.push(format!("{name}: no such file: {}", path.display()));
         }
     }

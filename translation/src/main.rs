@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use ncp_proto::translation::translation_server::TranslationServer;
 use ncp_tls::{Accepted, ClientAuth};
 use ncp_translation::cache::Cache;
 use ncp_translation::config::{self, Config};
@@ -68,10 +67,12 @@ async fn main() -> ExitCode {
         }
     };
     if let Command::CheckConfig { .. } = command {
+        config.warnings().iter().for_each(|warning| eprintln!("{}: warning: {warning}", path.display()));
         println!("configuration is valid, {} maps", store.serving().maps().len());
         return ExitCode::SUCCESS;
     }
     tracing_subscriber::fmt().json().with_writer(std::io::stderr).init();
+    config.warnings().iter().for_each(|warning| tracing::warn!(warning, "configuration"));
     match serve(&config, store, cache).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -138,7 +139,7 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
         if config.fhir_plain {
             tokio::spawn(served(listener, routes, "fhir"));
         } else {
-            let acceptor = config.tls().acceptor_of(client, callers(), b"\x08http/1.1")?;
+            let acceptor = config.fhir_tls().acceptor_of(client, callers(), b"\x08http/1.1")?;
             let routes = routes.into_make_service_with_connect_info::<facade::Caller>();
             tokio::spawn(ended("fhir", axum::serve(Accepted::new(listener, acceptor), routes).into_future()));
         }
@@ -154,7 +155,7 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
         .timeout(Duration::from_secs(30))
         .add_service(health_service)
         .add_optional_service(reflection)
-        .add_service(TranslationServer::new(Service::new(store, counters.clone(), cache).with_profiles(profiles)))
+        .add_service(Service::new(store, counters.clone(), cache).with_profiles(profiles).server())
         .serve_with_incoming_shutdown(ncp_tls::incoming(listener, acceptor), stop())
         .await?;
     if let Some(folder) = &config.state_dir {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use ncp_proto::translation as pb;
-use ncp_proto::translation::translation_server::Translation;
+use ncp_proto::translation::translation_server::{Translation, TranslationServer};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::cache::Cache;
@@ -55,6 +55,13 @@ impl Service {
     #[must_use]
     pub fn with_profiles(self, profiles: Profiles) -> Self {
         Self { profiles, ..self }
+    }
+
+    /// As a service of gRPC, with the bounds of its messages.
+    pub fn server(self) -> TranslationServer<Self> {
+        TranslationServer::new(self)
+            .max_decoding_message_size(pb::REQUEST_BYTES)
+            .max_encoding_message_size(pb::ANSWER_BYTES)
     }
 
     fn snapshot(&self, pinned: &[u8]) -> Result<Arc<Snapshot>, Status> {

@@ -225,6 +225,15 @@ impl Config {
         }
     }
 
+    /// What is allowed and still worth a second look: a root that vouches for our own services and for senders too.
+    pub fn warnings(&self) -> Vec<String> {
+        let own = ("our own services and readers".to_owned(), self.anchors.as_path());
+        let foreign = !(self.senders.is_empty() && self.portals.is_empty());
+        let anchors = self.source_anchors.as_deref().unwrap_or(&self.anchors);
+        let senders = foreign.then(|| ("senders and portals".to_owned(), anchors));
+        ncp_tls::shared_roots([own].into_iter().chain(senders))
+    }
+
     /// A service does not read the trail, and nobody else's records stand under the name of one of our own programs.
     fn two_roles(&self) -> Vec<String> {
         let mut problems = Vec::new();

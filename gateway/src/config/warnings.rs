@@ -1,9 +1,8 @@
 //! What is allowed and still worth a second look by the operator: trust that is wider than its use.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use ncp_tls::CertificateFacts;
+use ncp_tls::shared_roots;
 
 use super::pin::Pin;
 use super::{Config, Connector};
@@ -11,7 +10,7 @@ use super::{Config, Connector};
 impl Config {
     /// One sentence for each. Files that cannot be read are reported elsewhere.
     pub fn warnings(&self) -> Vec<String> {
-        self.unpinned().into_iter().chain(self.shared_roots()).collect()
+        self.unpinned().into_iter().chain(shared_roots(self.anchor_files())).collect()
     }
 
     fn unpinned(&self) -> Vec<String> {
@@ -24,25 +23,6 @@ impl Config {
                 .into()
         });
         peers.chain(consumers).collect()
-    }
-
-    /// Roots that vouch for more than one use: then names alone keep the uses apart.
-    fn shared_roots(&self) -> Vec<String> {
-        let mut roots: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
-        for (vouches_for, file) in self.anchor_files() {
-            for root in ncp_tls::certificates(file).unwrap_or_default() {
-                let self_issued = root.subject_name().try_cmp(root.issuer_name()).is_ok_and(|order| order.is_eq());
-                let Some(facts) = CertificateFacts::of(&root).ok().filter(|_| self_issued) else { continue };
-                let (_, uses) = roots.entry(facts.fingerprint).or_insert((facts.common_name, BTreeSet::new()));
-                uses.insert(vouches_for.clone());
-            }
-        }
-        let shared = roots.into_values().filter(|(_, uses)| uses.len() > 1);
-        let sentence = |(name, uses): (String, BTreeSet<String>)| {
-            let uses: Vec<String> = uses.into_iter().collect();
-            format!("the root {name:?} serves several uses: {}; give each use a root of its own", uses.join(", "))
-        };
-        shared.map(sentence).collect()
     }
 
     /// Each file of anchors with the use that it serves.

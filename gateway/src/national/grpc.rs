@@ -30,8 +30,14 @@ mod convert;
 
 use convert::{patient_id, requestor};
 
-/// One message on the wire: metadata of one document or study, or a piece of content.
-const MESSAGE_BYTES: usize = 16 << 20;
+/// A client of one of the services, with the bounds of both directions.
+macro_rules! client {
+    ($client:ident, $source:expr) => {
+        $client::new($source.channel.clone())
+            .max_decoding_message_size(pb::MESSAGE_BYTES)
+            .max_encoding_message_size(pb::MESSAGE_BYTES)
+    };
+}
 
 /// A country's service.
 pub struct GrpcSource {
@@ -93,7 +99,7 @@ impl GrpcSource {
         requestor: pb::Requestor,
         query: Query,
     ) -> Result<(Vec<DocumentEntry>, usize), NationalError> {
-        let mut client = DocumentRegistryClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+        let mut client = client!(DocumentRegistryClient, self);
         let unit = requestor.trc_assertion_id.clone();
         let request = pb::QueryDocumentsRequest { requestor: Some(requestor), query: Some(query) };
         let asked = async {
@@ -167,7 +173,7 @@ impl PatientDemographicsSupplier for GrpcSource {
             birth_date: wanted.birth_date.clone().unwrap_or_default(),
             gender: wanted.gender.clone().unwrap_or_default(),
         };
-        let mut client = PatientDemographicsSupplierClient::new(self.channel.clone());
+        let mut client = client!(PatientDemographicsSupplierClient, self);
         let asked = async {
             let answers = client.find_patients(self.look_up(request)).await.map_err(failed)?;
             self.collected(answers.into_inner()).await
@@ -206,7 +212,7 @@ impl DocumentRepository for GrpcSource {
             unique_id: wanted.unique_id.clone(),
             patient: Some(patient_id(&wanted.patient_id)),
         };
-        let mut client = DocumentRepositoryClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+        let mut client = client!(DocumentRepositoryClient, self);
         let idle = self.config.idle;
         let asked = async {
             let asked = tokio::time::timeout(self.config.deadline, client.retrieve_document(request));
@@ -244,8 +250,7 @@ impl ImagingDocumentSource for GrpcSource {
             transfer_syntaxes: wanted.transfer_syntaxes.iter().map(ToString::to_string).collect(),
             patient: request.identity().trc_patient.as_ref().map(patient_id),
         };
-        let mut client =
-            ImagingDocumentSourceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+        let mut client = client!(ImagingDocumentSourceClient, self);
         let asked = async {
             let answers = client.locate_studies(self.look_up(message)).await.map_err(failed)?;
             self.collected(answers.into_inner()).await
@@ -271,8 +276,7 @@ impl ImagingDocumentSource for GrpcSource {
             patient: wanted.patient.as_ref().map(patient_id),
             transfer_syntaxes: wanted.transfer_syntaxes.iter().map(ToString::to_string).collect(),
         };
-        let mut client =
-            ImagingDocumentSourceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES);
+        let mut client = client!(ImagingDocumentSourceClient, self);
         let asked = async {
             let asked = tokio::time::timeout(self.config.deadline, client.retrieve_instances(request));
             Ok(asked.await.map_err(|_| slow())?.map_err(failed)?.into_inner())

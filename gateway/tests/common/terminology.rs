@@ -1,6 +1,5 @@
 //! A terminology service that answers, keeps silent, or is gone, as a section of `gateway.toml`.
 
-use ncp_proto::translation::translation_server::TranslationServer;
 use ncp_tests::pki::CountryPki;
 use ncp_tls::TlsFiles;
 use ncp_translation::cache::Cache;
@@ -34,7 +33,7 @@ pub(crate) async fn serving(pki: &CountryPki) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let incoming = ncp_tls::incoming(listener, files.mutual_acceptor(b"\x02h2").expect("tls"));
-    let service = TranslationServer::new(Service::new(store, Counters::default(), Cache::none()));
+    let service = Service::new(store, Counters::default(), Cache::none()).server();
     tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
     section(pki, port)
 }

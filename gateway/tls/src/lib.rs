@@ -12,6 +12,7 @@ mod http;
 mod names;
 mod ocsp;
 mod revocation;
+mod roots;
 mod stream;
 mod token;
 
@@ -26,6 +27,7 @@ pub use names::{CertificateName, NameError, Names};
 pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::{SslAcceptor, SslConnector};
 pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
+pub use roots::shared_roots;
 pub use stream::{TlsStream, accept, connect, peer_certificate};
 pub use token::{Claims, IssuerKeys, TokenError, TokenIssuer, scope_covers};
 

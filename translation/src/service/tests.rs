@@ -1,7 +1,6 @@
 //! The API over a real connection.
 
 use ncp_proto::translation::translation_client::TranslationClient;
-use ncp_proto::translation::translation_server::TranslationServer;
 use ncp_proto::translation::{self as pb, document_chunk, document_event};
 use tonic::Code;
 use tonic::transport::Channel;
@@ -18,7 +17,7 @@ pub(crate) async fn served(store: Store, cache: Cache) -> TranslationClient<Chan
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-    let service = TranslationServer::new(Service::new(store, Counters::default(), cache));
+    let service = Service::new(store, Counters::default(), cache).server();
     tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
     let channel =
         Channel::from_shared(format!("http://{address}")).expect("an address").connect().await.expect("connects");
@@ -71,6 +70,24 @@ pub(crate) fn cda() -> Vec<u8> {
         "<ClinicalDocument xmlns=\"urn:hl7-org:v3\"><code code=\"SSC0AD\" codeSystem=\"{NCRP}\"/></ClinicalDocument>"
     )
     .into_bytes()
+}
+
+/// SE-01: a message over the bound of the contract is refused by its length, and the next one is answered.
+#[tokio::test]
+async fn se_01_a_message_over_its_bound_is_refused_and_the_next_is_answered() {
+    let client = served(Store::new(shipped()).expect("passes"), Cache::none()).await;
+    // The bound of the service, not that of its client.
+    let mut client = client.max_encoding_message_size(2 * pb::REQUEST_BYTES);
+    let batch = |bytes: usize| pb::TranslateBatchRequest {
+        systems: vec![NCRP.into()],
+        system: vec![0],
+        code: vec!["x".repeat(bytes)],
+        ..pb::TranslateBatchRequest::default()
+    };
+    client.translate_batch(batch(pb::REQUEST_BYTES - 1000)).await.expect("within the bound");
+    let refused = client.translate_batch(batch(pb::REQUEST_BYTES)).await.expect_err("over the bound");
+    assert_eq!(refused.code(), Code::OutOfRange);
+    client.translate(one("SSC0AD")).await.expect("answers");
 }
 
 #[tokio::test]

@@ -39,7 +39,9 @@ impl GrpcConsent {
         let id = pb::PatientId { id: patient.extension.clone(), authority: patient.root.to_string() };
         let mut request = Request::new(pb::GetConsentRequest { patient: Some(id), country: to.to_string() });
         request.set_timeout(self.deadline);
-        let mut client = ConsentSourceClient::new(self.channel.clone());
+        let mut client = ConsentSourceClient::new(self.channel.clone())
+            .max_decoding_message_size(pb::MESSAGE_BYTES)
+            .max_encoding_message_size(pb::MESSAGE_BYTES);
         let answer = tokio::time::timeout(self.deadline, client.get_consent(request)).await;
         let answer = answer.map_err(|_| ConsentError::Server("no answer in time".into()))?;
         // The status' text stays out: it may name people.
