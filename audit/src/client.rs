@@ -14,9 +14,13 @@ fn repository(status: tonic::Status) -> AuditError {
     AuditError::Repository(status.message().to_owned())
 }
 
-/// Also records of releases before 0.2, which had no bound, can be shown.
+/// Bytes of a search's message.
+pub(crate) const QUERY_BYTES: usize = 1 << 20;
+/// Bytes of a message that shows a record; also records of releases before 0.2, which had no bound, can be shown.
+pub(crate) const FOUND_BYTES: usize = 64 << 20;
+
 fn client(channel: Channel) -> AuditQueryClient<Channel> {
-    AuditQueryClient::new(channel).max_decoding_message_size(64 << 20)
+    AuditQueryClient::new(channel).max_decoding_message_size(FOUND_BYTES).max_encoding_message_size(QUERY_BYTES)
 }
 
 /// Searches and returns what was found, newest first.

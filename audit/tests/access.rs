@@ -85,12 +85,24 @@ impl Running {
     }
 
     async fn fhir(&self, name: &str, method: Method, path: &str, body: &Value, token: bool) -> (StatusCode, Value) {
+        let header = if token { ("authorization", "Bearer a.b.c") } else { ("x-audit-reason", "review") };
+        self.asked(name, method, path, body, Some(header)).await
+    }
+
+    async fn asked(
+        &self,
+        name: &str,
+        method: Method,
+        path: &str,
+        body: &Value,
+        header: Option<(&str, &str)>,
+    ) -> (StatusCode, Value) {
         let connector = self.pki.leaf(name).connector(b"\x08http/1.1").expect("connector");
         let client = ncp_tls::http_client(connector, None, Duration::from_secs(10));
         let port = self.config.fhir.expect("an address").port();
         let mut request = Request::builder().method(method).uri(format!("https://localhost:{port}{path}"));
-        if token {
-            request = request.header("authorization", "Bearer a.b.c");
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let answer = client.request(request.body(Full::new(body)).expect("a request")).await.expect("an answer");
@@ -111,7 +123,7 @@ impl Running {
         let _ = stream.write_all(&frame).await;
         let _ = stream.shutdown().await;
         let _ = stream.read(&mut [0; 16]).await;
-        let filter = SearchRequest { source: name.into(), ..SearchRequest::default() };
+        let filter = SearchRequest { source: name.into(), ..common::search() };
         let by_syslog =
             |found: &Found| found.source == name && found.record.as_ref().is_some_and(|r| r.transport == "syslog");
         self.search("auditor", filter).await.expect("answers").iter().any(by_syslog)
@@ -146,10 +158,15 @@ async fn se_08_only_named_certificates_pass_each_port() {
         let token = running.fhir(name, Method::GET, "/AuditEvent", &Value::Null, true).await.0;
         let passes = [
             !refused(running.append(name, record(1, message.clone(), Facts::default())).await),
-            !refused(running.search(name, SearchRequest::default()).await.map(drop)),
+            !refused(running.search(name, common::search()).await.map(drop)),
             !refused(query().gaps(GapsRequest {}).await.map(drop)),
-            !refused(query().watch(WatchRequest::default()).await.map(drop)),
-            !refused(query().rejected(RejectedRequest::default()).await.map(drop)),
+            !refused(query().watch(WatchRequest { reason: "review".into() }).await.map(drop)),
+            !refused(
+                query()
+                    .rejected(RejectedRequest { reason: "review".into(), ..RejectedRequest::default() })
+                    .await
+                    .map(drop),
+            ),
             get == StatusCode::OK,
             post == StatusCode::CREATED,
             // A portal's certificate gets as far as its token, which does not hold.
@@ -165,13 +182,51 @@ async fn se_08_only_named_certificates_pass_each_port() {
         }
     }
     // What was refused is on the trail, with the certificate's name.
-    let filter = SearchRequest { transaction: "110126".into(), ..SearchRequest::default() };
+    let filter = SearchRequest { transaction: "110126".into(), ..common::search() };
     let told = running.search("auditor", filter).await.expect("answers");
     let message =
         |found: &Found| String::from_utf8_lossy(&found.record.clone().expect("a record").message).into_owned();
     for name in ["consumer", "hospital"] {
         assert!(told.iter().any(|found| message(found).contains(name)), "the refusal of {name}: {}", told.len());
     }
+    running.end().await;
+}
+
+/// A person alone reads nothing: each reading has a reason, which stands on the trail with the person's name.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_08_reading_needs_a_reason() {
+    let running = Running::start().await;
+    let query = || AuditQueryClient::new(running.channel("auditor", running.config.query.port()));
+    for reason in ["", "  ", &"x".repeat(4097)] {
+        let filter = SearchRequest { reason: reason.into(), ..SearchRequest::default() };
+        let searched = query().search(filter).await.map(drop);
+        let watched = query().watch(WatchRequest { reason: reason.into() }).await.map(drop);
+        let rejected = RejectedRequest { reason: reason.into(), ..RejectedRequest::default() };
+        let read = query().rejected(rejected).await.map(drop);
+        for refusal in [searched, watched, read] {
+            let status = refusal.expect_err("without a reason");
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(status.message().contains("reason"), "{status}");
+        }
+    }
+    for path in ["/AuditEvent?date=ge2026-01-01", "/AuditEvent/0-0"] {
+        let (status, answer) = running.asked("auditor", Method::GET, path, &Value::Null, None).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{answer}");
+        assert_eq!(answer.pointer("/issue/0/code"), Some(&json!("required")), "{answer}");
+    }
+    let told = || async {
+        let filter = SearchRequest { transaction: "110101".into(), limit: 100, ..common::search() };
+        let found = running.search("auditor", filter).await.expect("answers");
+        let message = |found: Found| Message::read(&found.record.expect("a record").message).expect("reads");
+        let query = |message: Message| message.objects.into_iter().find_map(|object| object.query).unwrap_or_default();
+        found.into_iter().map(|found| String::from_utf8(query(message(found))).expect("text")).collect::<Vec<_>>()
+    };
+    assert!(told().await.iter().all(|query| query.ends_with("reason=review")), "what was refused is no reading");
+    let case = ("x-audit-reason", "case 17/26");
+    let (status, _) =
+        running.asked("auditor", Method::GET, "/AuditEvent?date=ge2026-01-01", &Value::Null, Some(case)).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(told().await.iter().any(|query| query.ends_with("reason=case 17/26")), "{:?}", told().await);
     running.end().await;
 }
 
@@ -194,7 +249,7 @@ async fn se_08_facts_are_made_of_the_message() {
     };
     let message = common::message("ncp-no", "x1", 7, "2.999.7", "TREATMENT");
     running.append("ncp-no", record(1, message, lies.clone())).await.expect("takes");
-    let filter = SearchRequest { source: "ncp-no".into(), ..SearchRequest::default() };
+    let filter = SearchRequest { source: "ncp-no".into(), ..common::search() };
     let found = running.search("auditor", filter).await.expect("answers");
     let facts = found[0].record.clone().and_then(|r| r.facts).expect("facts");
     let said = Facts {
@@ -209,7 +264,7 @@ async fn se_08_facts_are_made_of_the_message() {
         ..Facts::default()
     };
     assert_eq!(facts, said);
-    let of = |patient: &str| SearchRequest { patient: patient.into(), ..SearchRequest::default() };
+    let of = |patient: &str| SearchRequest { patient: patient.into(), ..common::search() };
     assert_eq!(running.search("auditor", of("7^^^&2.999.1&ISO")).await.expect("answers").len(), 1);
     assert!(running.search("auditor", of("999^^^&2.999.1&ISO")).await.expect("answers").is_empty());
 

@@ -130,8 +130,9 @@ impl Client {
         let address = self.config.fhir.expect("an address");
         let body = if body.is_null() { Bytes::new() } else { Bytes::from(body.to_string()) };
         let mut request = Request::builder();
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
+        match token {
+            Some(token) => request = request.header("authorization", format!("Bearer {token}")),
+            None => request = request.header("x-audit-reason", "review"),
         }
         let request = request
             .method(method)
@@ -217,7 +218,8 @@ async fn foreign(client: &Client) {
         assert!(state.rejected.iter().any(|r| r.reason.contains(reason)), "{reason}: {:?}", state.rejected);
     }
     let first = state.rejected.iter().rfind(|r| r.source == "bad").expect("the first");
-    let at = ncp_proto::audit::RejectedRequest { segment: first.segment, offset: first.offset };
+    let at =
+        ncp_proto::audit::RejectedRequest { segment: first.segment, offset: first.offset, reason: "review".into() };
     let kept = client.query().await.rejected(at).await.expect("answers").into_inner();
     assert!(
         kept.record.is_some_and(|r| r.message.starts_with(b"<85>1") || r.message.starts_with(b"<!DOCTYPE")),
@@ -353,7 +355,7 @@ async fn fhir(client: &Client) {
         assert_eq!((status, &answer["resourceType"]), (expected, &"OperationOutcome".into()), "{path}");
     }
     // Every search is on the trail, without the patient.
-    let used = SearchRequest { transaction: "110101".into(), limit: 1000, ..SearchRequest::default() };
+    let used = SearchRequest { transaction: "110101".into(), limit: 1000, ..common::search() };
     let mut used = client.query().await.search(used).await.expect("answers").into_inner();
     let mut seen = 0;
     while let Some(found) = used.message().await.expect("streams") {
@@ -437,7 +439,7 @@ async fn suite(dir: &Path, pki: Pki, config: Config) {
     assert_eq!(reasons, ["epoch 1 seq 2 was given to another record before"]);
     foreign(&client).await;
     fhir(&client).await;
-    let search = SearchRequest { emergency: true, country: "FI".into(), limit: 10, ..SearchRequest::default() };
+    let search = SearchRequest { emergency: true, country: "FI".into(), limit: 10, ..common::search() };
     let mut found = client.query().await.search(search).await.expect("answers").into_inner();
     let mut emergencies = 0;
     while found.message().await.expect("streams").is_some() {

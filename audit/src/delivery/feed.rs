@@ -55,7 +55,9 @@ fn repository(status: &tonic::Status) -> AuditError {
 }
 
 fn client(channel: Channel) -> AuditFeedClient<Channel> {
-    AuditFeedClient::new(channel).max_decoding_message_size(1 << 20)
+    AuditFeedClient::new(channel)
+        .max_decoding_message_size(super::ACK_BYTES)
+        .max_encoding_message_size(super::FEED_BYTES)
 }
 
 /// One stream from the place that is acknowledged on; whether anything more was, and why it ended. No end is a good one: it

@@ -20,6 +20,8 @@ use crate::spool::Outgoing;
 
 /// What our own repository takes of its feed and by FHIR, bytes of one record.
 pub const FEED_BYTES: usize = 16 << 20;
+/// Bytes of an acknowledgement of the feed.
+pub(crate) const ACK_BYTES: usize = 1 << 20;
 /// What our own repository takes by syslog, bytes of one frame; a foreign one says otherwise in the configuration.
 pub const SYSLOG_BYTES: usize = 1 << 20;
 

@@ -22,11 +22,13 @@ use tokio::sync::watch;
 use super::Config;
 use super::iti81::{self, Parameters, QueryError};
 use super::repository::{Incoming, Kept};
-use super::service::Shared;
+use super::service::{Shared, reason};
 use super::store::Place;
 use super::token::Issuer;
 use crate::AuditError;
 
+/// Header in which a person says why the trail is read; a patient who reads her own says nothing.
+const REASON: &str = "x-audit-reason";
 const BODY: Duration = Duration::from_secs(30);
 /// A Bundle may be so long, bytes.
 const LONGEST: usize = 16 << 20;
@@ -42,8 +44,8 @@ pub(super) struct Api {
 /// Who reads.
 #[derive(Clone)]
 enum Reader {
-    /// A certificate that the configuration lists: the whole trail.
-    Auditor(String),
+    /// A person whose certificate the configuration lists, with a reason: the whole trail.
+    Auditor { name: String, reason: String },
     /// A patient by a token, brought by who has this certificate: her own trail.
     Patient { by: String, patient: String },
 }
@@ -52,15 +54,23 @@ impl Reader {
     /// As the trail names who read; a patient's identifier stands in the index only as a hash.
     fn shown(&self) -> String {
         match self {
-            Self::Auditor(name) => name.clone(),
+            Self::Auditor { name, .. } => name.clone(),
             Self::Patient { by, .. } => format!("patient by {by}"),
+        }
+    }
+
+    /// As the trail says what was read and why.
+    fn told(&self, query: &str) -> String {
+        match self {
+            Self::Auditor { reason, .. } => format!("{query} reason={reason}"),
+            Self::Patient { .. } => query.to_owned(),
         }
     }
 
     /// The only patient whose records are shown.
     fn only(&self) -> Option<&str> {
         match self {
-            Self::Auditor(_) => None,
+            Self::Auditor { .. } => None,
             Self::Patient { patient, .. } => Some(patient),
         }
     }
@@ -260,7 +270,12 @@ async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Reade
     let access = api.shared.access();
     let Some(header) = headers.get(header::AUTHORIZATION) else {
         let reads = |certificate: &CertificateFacts| access.may_read(certificate);
-        return caller.admitted(api, reads, "certificate may not read the trail").await.map(Reader::Auditor);
+        let name = caller.admitted(api, reads, "certificate may not read the trail").await?;
+        let given = headers.get(REASON).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
+        return match reason(&given) {
+            Ok(reason) => Ok(Reader::Auditor { name, reason: reason.to_owned() }),
+            Err(why) => Err(problem(StatusCode::BAD_REQUEST, "required", &format!("{REASON}: {why}"))),
+        };
     };
     let brings = |certificate: &CertificateFacts| access.may_bring_tokens(certificate);
     let by = caller.admitted(api, brings, "certificate may not bring tokens of patients").await?;
@@ -328,7 +343,7 @@ async fn page(api: &Api, reader: Reader, query: &str) -> Response {
         }
         Err(error) => return problem(StatusCode::BAD_REQUEST, error.code(), &error.to_string()),
     };
-    let told = parameters.told();
+    let told = reader.told(&parameters.told());
     let asked = parameters.clone();
     let searched = api.shared.blocking(move |repository| {
         let mut search = asked.search(&|cx| repository.patient_hash(cx));
@@ -381,7 +396,7 @@ async fn read(
     let missing = || problem(StatusCode::NOT_FOUND, "not-found", "No such AuditEvent.");
     let Some(place) = place else { return missing() };
     let read = api.shared.blocking(move |repository| {
-        let query = format!("AuditEvent/{}", place.id());
+        let query = reader.told(&format!("AuditEvent/{}", place.id()));
         repository.own_event(&crate::Event::AuditLogUsed { user: reader.shown(), query })?;
         repository.read(place)
     });
@@ -407,6 +422,8 @@ async fn metadata(State(api): State<Api>) -> Response {
         "interaction": [{ "code": "create" }, { "code": "read" }, { "code": "search-type" }],
         "searchParam": parameters,
     });
+    let documentation =
+        format!("A person who reads the trail says why in the header {REASON}; a patient with a token does not.");
     let statement = json!({
         "resourceType": "CapabilityStatement",
         "status": "active",
@@ -416,7 +433,7 @@ async fn metadata(State(api): State<Api>) -> Response {
         "implementation": { "description": "Audit Record Repository", "url": &*api.base },
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json"],
-        "rest": [{ "mode": "server", "resource": [resource], "interaction": [{ "code": "batch" }] }],
+        "rest": [{ "mode": "server", "documentation": documentation, "resource": [resource], "interaction": [{ "code": "batch" }] }],
     });
     fhir(StatusCode::OK, &statement)
 }

@@ -22,6 +22,9 @@ use super::repository::{Incoming, Kept, Repository};
 use super::store::Place;
 use super::{Config, fhir_api, syslog};
 use crate::AuditError;
+use crate::bounds::TEXT;
+use crate::client::{FOUND_BYTES, QUERY_BYTES};
+use crate::delivery::{ACK_BYTES, FEED_BYTES};
 use crate::event::{Event, PeerFacts};
 use crate::throttle::Throttle;
 
@@ -148,10 +151,18 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     };
     let feed_server = tonic::transport::Server::builder()
         .initial_stream_window_size(1 << 20)
-        .add_service(AuditFeedServer::new(service.clone()).max_decoding_message_size(crate::delivery::FEED_BYTES))
+        .add_service(
+            AuditFeedServer::new(service.clone())
+                .max_decoding_message_size(FEED_BYTES)
+                .max_encoding_message_size(ACK_BYTES),
+        )
         .serve_with_incoming_shutdown(ncp_tls::incoming(feed, internal.clone()), stopped(told.clone()));
     let query_server = tonic::transport::Server::builder()
-        .add_service(AuditQueryServer::new(service.clone()))
+        .add_service(
+            AuditQueryServer::new(service.clone())
+                .max_decoding_message_size(QUERY_BYTES)
+                .max_encoding_message_size(FOUND_BYTES),
+        )
         .serve_with_incoming_shutdown(ncp_tls::incoming(query, internal), stopped(told.clone()));
     let (metrics, health) = (shared.clone(), shared.clone());
     let routes = axum::Router::new()
@@ -323,6 +334,15 @@ fn unreadable(status: &Status) -> Option<&'static str> {
     }
 }
 
+/// Why somebody reads the trail: the reading needs it, and its record holds it.
+pub(super) fn reason(text: &str) -> Result<&str, &'static str> {
+    match text.trim() {
+        "" => Err("a reason is required: say why the trail is read"),
+        text if text.len() > TEXT => Err("the reason is longer than 4 KiB"),
+        text => Ok(text),
+    }
+}
+
 /// What a search was for, without the patient's identifier.
 fn told(filter: &SearchRequest) -> String {
     format!(
@@ -344,6 +364,10 @@ impl AuditQuery for Service {
     async fn search(&self, request: Request<SearchRequest>) -> Result<Response<Self::SearchStream>, Status> {
         let user = self.reader(&request).await?;
         let filter = request.into_inner();
+        reason(&filter.reason).map_err(Status::invalid_argument)?;
+        if [&filter.purpose, &filter.study, &filter.transaction].into_iter().any(|text| text.len() > TEXT) {
+            return Err(Status::invalid_argument("a text of the search is longer than 4 KiB"));
+        }
         let work = move |repository: &mut Repository| {
             let search = Search::of(&filter, &repository.patient_hash(&filter.patient));
             repository.search(&user, &told(&filter), &search)
@@ -361,8 +385,9 @@ impl AuditQuery for Service {
         let user = self.reader(&request).await?;
         let at = request.into_inner();
         let place = Place { segment: at.segment, offset: at.offset };
+        let query = format!("refused message reason={}", reason(&at.reason).map_err(Status::invalid_argument)?);
         let read = move |r: &mut Repository| {
-            r.own_event(&Event::AuditLogUsed { user, query: "refused message".into() })?;
+            r.own_event(&Event::AuditLogUsed { user, query })?;
             r.read(place)
         };
         self.0.blocking(read).await.map(Response::new).map_err(|_| Status::not_found("no record there"))
@@ -370,9 +395,9 @@ impl AuditQuery for Service {
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let user = self.reader(&request).await?;
-        let reason = request.into_inner().reason;
+        let query = format!("watch reason={}", reason(&request.into_inner().reason).map_err(Status::invalid_argument)?);
         let begin = move |r: &mut Repository| {
-            r.own_event(&Event::AuditLogUsed { user, query: format!("watch reason={reason}") })?;
+            r.own_event(&Event::AuditLogUsed { user, query })?;
             Ok(r.watch())
         };
         let kept = self.0.blocking(begin).await.map_err(|error| internal(&error))?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use clap::builder::NonEmptyStringValueParser;
 use ncp_audit::{Filter, Message, Site, SpoolOptions};
 use ncp_proto::audit::Found;
 use ncp_tls::TlsFiles;
@@ -67,7 +68,7 @@ pub(crate) struct What {
     #[arg(long, default_value_t = 100)]
     limit: u32,
     /// Why you look; recorded.
-    #[arg(long, default_value = "")]
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     reason: String,
 }
 
@@ -111,7 +112,7 @@ pub(crate) enum Command {
         /// Exchange id, as `list` prints it.
         exchange: String,
         /// Why you look; recorded.
-        #[arg(long, default_value = "")]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         reason: String,
     },
     /// What each source sent, what is missing, who is silent, what was refused. Exit code 1 when something is missing.
@@ -167,7 +168,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         target: Target,
         /// Why you look; recorded.
-        #[arg(long, default_value = "")]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         reason: String,
     },
 }
@@ -430,8 +431,10 @@ fn quoted(cell: &str) -> String {
     format!("\"{}{}\"", if formula { "'" } else { "" }, shown(cell).replace('"', "\"\""))
 }
 
-/// Searches the repository of a country of the demonstration.
+/// Searches the repository of a country of the demonstration, whose own checks give no reason.
 pub(crate) async fn search(dir: &Path, country: &str, filter: Filter) -> Result<Vec<Found>, Error> {
+    let reason = if filter.reason.is_empty() { "check of the demonstration".to_owned() } else { filter.reason };
+    let filter = Filter { reason, ..filter };
     Ok(ncp_audit::search(channel(dir, country)?, filter).await?)
 }
 
@@ -467,7 +470,7 @@ pub(crate) async fn missing(dir: &Path, country: &str) -> Result<u64, Error> {
     Ok(reply.gaps.iter().map(|gap| gap.last_seq - gap.first_seq + 1).sum())
 }
 
-fn channel(dir: &Path, country: &str) -> Result<Channel, Error> {
+pub(crate) fn channel(dir: &Path, country: &str) -> Result<Channel, Error> {
     let pki = dir.join(country).join("pki");
     let files = TlsFiles {
         cert_chain: pki.join("reader.pem"),

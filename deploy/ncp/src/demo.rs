@@ -50,8 +50,8 @@ pub(crate) const FINLAND: Country = Country {
 };
 
 /// First port of a country: peers +443, clinicians +444, admin +445, translation +446, audit feed +447, audit query +448, consumers +449, audit admin +450,
-/// translation admin +451, Orthanc +452, audit FHIR +453, token issuer +454. Below 32768, where Linux takes the ports of
-/// outgoing connections from.
+/// translation admin +451, Orthanc +452, audit FHIR +453, token issuer +454, audit syslog +455. Below 32768, where Linux takes the
+/// ports of outgoing connections from.
 pub(crate) fn offset(country: &str) -> u16 {
     if country == "fi" { 26000 } else { 27000 }
 }
@@ -153,7 +153,7 @@ impl Demo {
 
     /// Starts all processes and waits until they are ready.
     pub(crate) async fn start(&mut self) -> Result<(), Error> {
-        for port in ["no", "fi"].into_iter().flat_map(|country| offset(country) + 443..=offset(country) + 454) {
+        for port in ["no", "fi"].into_iter().flat_map(|country| offset(country) + 443..=offset(country) + 455) {
             std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
                 format!("the demonstration needs port {port}: {error}; `ss -ltnp` names the program that has it")
             })?;
@@ -406,7 +406,7 @@ pub(crate) async fn run(dir: Option<PathBuf>, sources: &Path) -> Result<(), Erro
     println!(
         "  ncp fetch --dir {dir} --patient '30857710106^^^&2.16.578.1.12.4.1.4.1&ISO' --confirm-treatment --out images"
     );
-    println!("  ncp audit list --dir {dir} --country no");
+    println!("  ncp audit list --dir {dir} --country no --reason 'a first look'");
     println!("Ctrl-C stops both countries.");
     // A script that started the demonstration ends it by SIGTERM: in the background there is no Ctrl-C.
     let mut told = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

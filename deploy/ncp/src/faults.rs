@@ -125,6 +125,7 @@ async fn reindex(demo: &mut Demo) -> Result<serde_json::Value, Error> {
 async fn commands(demo: &Demo) -> Result<serde_json::Value, Error> {
     let dir = demo.dir.display().to_string();
     let of = ["--dir", &dir, "--country", "no"];
+    let why = ["--reason", "review"];
     let run = async |arguments: &[&str]| -> Result<(bool, String), Error> {
         let tool = std::env::current_exe()?;
         let done = tokio::process::Command::new(tool).arg("audit").args(arguments).output().await?;
@@ -134,22 +135,25 @@ async fn commands(demo: &Demo) -> Result<serde_json::Value, Error> {
         let (good, text) = run(arguments).await?;
         ensure(good && !text.is_empty(), format!("ncp audit {} says nothing", arguments.join(" "))).map(|()| text)
     };
-    let list = good(&[&["list"], &of[..], &["--transaction", "ITI-39"]].concat()).await?;
+    let list = good(&[&["list"], &of[..], &why, &["--transaction", "ITI-39"]].concat()).await?;
     let exchange = list.lines().next().and_then(|line| line.split_whitespace().find(|w| w.len() == 36));
     let exchange = exchange.ok_or("list names no exchange")?;
-    let shown = good(&[&["show", exchange], &of[..], &["--reason", "review"]].concat()).await?;
+    let shown = good(&[&["show", exchange], &of[..], &why].concat()).await?;
     ensure(shown.contains("<AuditMessage") && shown.contains("ITI-39"), "show shows no message")?;
-    let found = good(&[&["search"], &of[..], &["--outcome", "12"]].concat()).await?;
+    let found = good(&[&["search"], &of[..], &why, &["--outcome", "12"]].concat()).await?;
     ensure(found.lines().all(|line| line.contains("outcome 12")), "search finds other outcomes")?;
+    let (unreasoned, _) = run(&[&["list"], &of[..]].concat()).await?;
+    ensure(!unreasoned, "the trail is read without a reason")?;
     let (_, gaps) = run(&[&["gaps"], &of[..]].concat()).await?;
     ensure(gaps.contains("internal-client.ncp.no epoch 1") && !gaps.contains("MISSING"), format!("gaps: {gaps}"))?;
     let out = demo.dir.join("export");
     let mut exported = 0;
     for form in ["fhir", "csv", "xml"] {
         let file = out.with_extension(form).display().to_string();
-        let said =
-            good(&[&["export"], &of[..], &["--transaction", "RAD-75", "--format", form, "--out", &file]].concat())
-                .await?;
+        let said = good(
+            &[&["export"], &of[..], &why, &["--transaction", "RAD-75", "--format", form, "--out", &file]].concat(),
+        )
+        .await?;
         exported = said.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
     }
     let bundle: serde_json::Value = serde_json::from_slice(&std::fs::read(out.with_extension("fhir"))?)?;
@@ -165,7 +169,7 @@ async fn commands(demo: &Demo) -> Result<serde_json::Value, Error> {
     ensure(held.contains("records in") && held.contains("feed: "), format!("spool: {held}"))?;
 
     let mut watching = tokio::process::Command::new(std::env::current_exe()?)
-        .args([&["audit", "watch"], &of[..]].concat())
+        .args([&["audit", "watch"], &of[..], &why].concat())
         .stdout(std::process::Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
@@ -174,7 +178,7 @@ async fn commands(demo: &Demo) -> Result<serde_json::Value, Error> {
     // Every search is on the trail, so that it shows in what is watched; the watcher may not be there yet.
     let asking = async {
         loop {
-            run(&[&["list"], &of[..], &["--limit", "1"]].concat()).await?;
+            run(&[&["list"], &of[..], &why, &["--limit", "1"]].concat()).await?;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         #[allow(unreachable_code)]

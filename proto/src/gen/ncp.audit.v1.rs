@@ -111,7 +111,7 @@ pub struct SearchRequest {
     /// 0: 100
     #[prost(uint32, tag = "10")]
     pub limit: u32,
-    /// why the trail is read; recorded
+    /// why the trail is read; required, recorded
     #[prost(string, tag = "11")]
     pub reason: ::prost::alloc::string::String,
     /// name in the certificate, or AuditSourceID
@@ -206,16 +206,19 @@ pub struct GapsReply {
     #[prost(message, repeated, tag = "4")]
     pub rejected: ::prost::alloc::vec::Vec<RejectedMessage>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RejectedRequest {
     #[prost(uint64, tag = "1")]
     pub segment: u64,
     #[prost(uint64, tag = "2")]
     pub offset: u64,
+    /// why it is read; required, recorded
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
-    /// why the trail is read; recorded
+    /// why the trail is read; required, recorded
     #[prost(string, tag = "1")]
     pub reason: ::prost::alloc::string::String,
 }
