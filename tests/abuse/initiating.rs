@@ -1,4 +1,5 @@
-//! The initiating role: servers that are not who they should be, answers that speak for another country.
+//! The initiating role: servers that are not who they should be, answers that speak for another country (SE-09 for
+//! homeCommunityId).
 
 use std::net::SocketAddr;
 use std::sync::Arc;

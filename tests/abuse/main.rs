@@ -10,7 +10,7 @@ use ncp_ihe::actions;
 use ncp_saml::{AssertionError, SecurityHeader, SignerIdentity, SignerTrust, TrcClaims, Verifier, trc_template};
 use ncp_tests::attack::{self, Finding, Row};
 use ncp_tests::neighbour::{Neighbour, XCA};
-use ncp_tests::pki::peer_pin;
+use ncp_tests::pki::{Algorithm, Use, peer_pin};
 use ncp_tls::{Anchors, CertificateFacts, Country, Purpose, Revocation};
 use openssl::x509::X509Ref;
 
@@ -92,12 +92,15 @@ async fn every_row_against_a_responding_gateway() {
 #[tokio::test(flavor = "multi_thread")]
 async fn se_10_other_names_of_the_same_authority() {
     let world = World::new();
+    for (name, usage) in [("consumer", Use::Client), ("xua", Use::Seal)] {
+        world.pki("fi").leaf(name, usage, Algorithm::P256, 0, 90).expect("a leaf");
+    }
     let gateway = world.start("names", |text| text.replacen("pin = \"anchor\"\n", &peer_pin("FI"), 1)).await;
     let attacker = world.attacker(&gateway);
     let at = ("127.0.0.1", gateway.address.port());
     let findings = attack::other_names(&attacker, &world.no.path("anchors.pem"), at).await.expect("rows");
     let wrong: Vec<&Finding> = findings.iter().filter(|f| !f.held).collect();
-    assert!(findings.len() == 4 && wrong.is_empty(), "{wrong:#?}");
+    assert!(findings.len() == 4 + 6 * 3 && wrong.is_empty(), "{wrong:#?}");
     gateway.stop().await;
 }
 

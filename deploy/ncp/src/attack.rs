@@ -8,8 +8,8 @@ use ncp_tests::attack::{Attacker, handshakes, other_names, report};
 use ncp_tests::neighbour::Neighbour;
 use ncp_tests::pki::CountryPki;
 
-use crate::Error;
 use crate::demo::{FINLAND, NORWAY, data_dir, offset};
+use crate::{Error, attack_trail};
 
 /// Sends what must be refused and writes what came back. Nothing is disclosed that the test patient does not have.
 #[derive(Args)]
@@ -90,6 +90,13 @@ pub(crate) async fn run(attack: Attack) -> Result<bool, Error> {
     findings.extend(other_names(&attacker, &anchors, (&host, port)).await?);
     for row in attacker.rows().await? {
         findings.push(attacker.run(&row).await);
+    }
+    if demo {
+        findings.extend(attack_trail::rows(&dir, NORWAY.code).await?);
+    } else {
+        println!(
+            "the audit repository is not tried: its ports are known of a demonstration only (T-AUD-10 to T-AUD-15)"
+        );
     }
     std::fs::write(&attack.out, report(&format!("{host}:{port}"), &findings))?;
     let failed: Vec<_> = findings.iter().filter(|f| !f.held).collect();

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::Request;
+use http_body_util::{BodyExt, Empty};
+use hyper::header::HeaderValue;
 use ncp_gateway::policy::PolicyEngine;
 use ncp_gateway::policy::cases::Cases;
 use ncp_ihe::{PatientId, actions};
@@ -17,6 +18,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::Error;
+use crate::bench_load::{load, unlimited};
 use crate::check::{ensure, neighbour};
 use crate::clinician::{Client, Piece};
 use crate::demo::{Demo, FINLAND, NORWAY, offset, wait_ready};
@@ -307,76 +309,48 @@ fn nginx(root: &Path, servers: &str) -> Result<tokio::process::Child, Error> {
 
 /// ITI-38 with signed assertions over kept connections, all cores, durable audit.
 async fn iti38(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
-    let mut demo = Demo::prepare(dir.join("demo"), sources)?;
-    // One professional asks about one patient all the time, which no country would let her do.
-    let config = demo.dir.join("no/gateway.toml");
-    let unbounded = "[rate]\nwindow = \"10m\"\npatient = 0\npoint_of_care = 0\nprofessional = 0\npeer = 0\n";
-    std::fs::write(&config, std::fs::read_to_string(&config)? + "\n" + unbounded)?;
+    let mut demo = unlimited(dir, sources)?;
     demo.start().await?;
     let programs = ["ncp-gateway", "ncp-translation", "ncp-audit"];
     let cpu = |demo: &Demo| -> Result<Vec<f64>, Error> {
         programs.iter().map(|program| processor_seconds(demo.pid("no", program)?)).collect()
     };
     let patient = PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")?;
-    let neighbour = std::sync::Arc::new(neighbour(&demo, &FINLAND, &NORWAY)?);
+    let neighbour = Arc::new(neighbour(&demo, &FINLAND, &NORWAY)?);
     let assertions = neighbour.assertions(&patient).await?;
-    let material = ncp_tls::Material::load(&demo.fi.path("tls-client.pem"), &demo.fi.path("tls-client.key"))?;
-    let connector = material.connector(&[demo.no.path("anchors.pem")], b"\x08http/1.1")?;
-    let http: HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, Duration::from_secs(10));
+    let message = move || {
+        let body = Neighbour::find_documents(&patient).to_element();
+        let message = neighbour.message(actions::ITI38_REQUEST, XCA, &assertions, body);
+        async move { Ok((HeaderValue::from_static("application/soap+xml; charset=UTF-8"), Bytes::from(message))) }
+    };
+    let answered = |answer: &[u8]| match memchr::memmem::find(answer, b"ResponseStatusType:Success") {
+        Some(_) => Ok(()),
+        None => Err(format!("no success: {}", error_codes(answer)).into()),
+    };
     let (before, stages_before) = (cpu(&demo)?, processor_seconds_by_stage(demo.pid("no", "ncp-gateway")?)?);
-    let (began, until) = (Instant::now(), Instant::now() + Duration::from_secs(seconds));
-    let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..CLIENTS {
-        let (http, neighbour, assertions, patient) =
-            (http.clone(), neighbour.clone(), assertions.clone(), patient.clone());
-        clients.spawn(async move {
-            let mut done = 0u64;
-            while Instant::now() < until {
-                let body = Neighbour::find_documents(&patient).to_element();
-                let message = neighbour.message(actions::ITI38_REQUEST, XCA, &assertions, body);
-                let request = Request::post(format!("https://localhost:{}{XCA}", offset("no") + 443))
-                    .header("content-type", "application/soap+xml; charset=UTF-8")
-                    .body(Full::new(Bytes::from(message)))?;
-                let answer = http.request(request).await?;
-                ensure(answer.status() == 200, format!("HTTP {}", answer.status()))?;
-                let bytes = answer.into_body().collect().await?.to_bytes();
-                if memchr::memmem::find(&bytes, b"ResponseStatusType:Success").is_none() {
-                    return Err(format!("no success after {done}: {}", error_codes(&bytes)).into());
-                }
-                done += 1;
-            }
-            Ok::<u64, Error>(done)
-        });
-    }
-    let mut done = 0;
-    while let Some(count) = clients.join_next().await {
-        done += count??;
-    }
-    let took = began.elapsed().as_secs_f64();
+    let (done, took) = load(&demo, (CLIENTS, seconds), message, answered).await?;
     let spent: serde_json::Map<String, serde_json::Value> = programs
         .iter()
         .zip(before)
         .zip(cpu(&demo)?)
-        .map(|((program, before), after)| {
-            ((*program).to_owned(), json!(((after - before) / done as f64 * 1e6).round()))
-        })
+        .map(|((program, before), after)| ((*program).to_owned(), json!(((after - before) / done * 1e6).round())))
         .collect();
     let stages: serde_json::Map<String, serde_json::Value> =
         processor_seconds_by_stage(demo.pid("no", "ncp-gateway")?)?
             .into_iter()
             .map(|(stage, after)| {
                 let spent = after - stages_before.get(stage).copied().unwrap_or(0.0);
-                (stage.to_owned(), json!((spent / done as f64 * 1e6).round()))
+                (stage.to_owned(), json!((spent / done * 1e6).round()))
             })
             .collect();
     let bare = bare_verifications_per_second(&demo.fi.path("seal.key"))?;
     println!(
         "{}",
         json!({
-            "bench": "iti38", "clients": CLIENTS, "seconds": seconds, "queries_per_second": (done as f64 / took).round(),
+            "bench": "iti38", "clients": CLIENTS, "seconds": seconds, "queries_per_second": (done / took).round(),
             "cpu_us_per_query": spent, "gateway_cpu_us_by_stage": stages, "peer": "two bare OpenSSL verifications (P-256), one core",
             "peer_per_second": (bare / 2.0).round(),
-            "ratio": ((done as f64 / took) / (bare / 2.0) * 1000.0).round() / 1000.0,
+            "ratio": ((done / took) / (bare / 2.0) * 1000.0).round() / 1000.0,
             "note": "the clients share the machine's cores",
         })
     );

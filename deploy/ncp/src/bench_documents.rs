@@ -2,21 +2,20 @@
 //! costs bare: its hash, and reading whom a CDA records.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::Request;
+use http_body_util::BodyExt;
 use ncp_ihe::cda::{CdaBeginning, beginning};
 use ncp_ihe::{DocumentRequest, HomeCommunityId, Oid, PatientId, RetrieveRequest, actions};
 use ncp_tests::neighbour::XCA;
-use ncp_tls::HttpClient;
 use serde_json::json;
 
 use crate::Error;
 use crate::bench::processor_seconds;
+use crate::bench_load::{load, unlimited};
 use crate::check::{ensure, neighbour};
-use crate::demo::{Demo, FINLAND, NORWAY, offset};
+use crate::demo::{Demo, FINLAND, NORWAY};
 
 const CLIENTS: usize = 4;
 const PATIENT: &str = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO";
@@ -28,10 +27,7 @@ const DOCUMENTS: [(usize, &str); 2] = [(50_000, "2.999.47.30.50"), (5_000_000, "
 /// # Errors
 /// The demonstration's; an answer that is none.
 pub(crate) async fn run(dir: &Path, sources: &Path, seconds: u64) -> Result<(), Error> {
-    let mut demo = Demo::prepare(dir.join("demo"), sources)?;
-    let config = demo.dir.join("no/gateway.toml");
-    let unbounded = "[rate]\nwindow = \"10m\"\npatient = 0\npoint_of_care = 0\nprofessional = 0\npeer = 0\n";
-    std::fs::write(&config, std::fs::read_to_string(&config)? + "\n" + unbounded)?;
+    let mut demo = unlimited(dir, sources)?;
     let reports = sources.join("deploy/demo/no/reports");
     let like = std::fs::read_to_string(reports.join("ct.toml"))?;
     for (size, unique_id) in DOCUMENTS {
@@ -70,57 +66,32 @@ async fn one(demo: &Demo, size: usize, unique_id: &str, seconds: u64) -> Result<
         repository: entry.repository_unique_id,
         document: unique_id.to_owned(),
     };
-    let (neighbour, assertions) = (std::sync::Arc::new(neighbour), neighbour_assertions(demo, &patient).await?);
-    let material = ncp_tls::Material::load(&demo.fi.path("tls-client.pem"), &demo.fi.path("tls-client.key"))?;
-    let connector = material.connector(&[demo.no.path("anchors.pem")], b"\x08http/1.1")?;
-    let http: HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, Duration::from_secs(10));
+    let assertions = neighbour.assertions(&patient).await?;
+    let neighbour = Arc::new(neighbour);
+    let message = move || {
+        let body = RetrieveRequest { documents: vec![request.clone()] }.to_element();
+        let message = neighbour.message(actions::ITI39_REQUEST, XCA, &assertions, body);
+        async move {
+            let (content_type, body) = ncp_soap::mtom_request(message);
+            Ok((content_type, body.collect().await?.to_bytes()))
+        }
+    };
+    let answered = move |answer: &[u8]| ensure(answer.len() > size, format!("{} bytes of {size}", answer.len()));
     let before = processor_seconds(demo.pid("no", "ncp-gateway")?)?;
-    let (began, until) = (Instant::now(), Instant::now() + Duration::from_secs(seconds));
-    let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..CLIENTS {
-        let (http, neighbour, assertions, request) =
-            (http.clone(), neighbour.clone(), assertions.clone(), request.clone());
-        clients.spawn(async move {
-            let mut done = 0u64;
-            while Instant::now() < until {
-                let body = RetrieveRequest { documents: vec![request.clone()] }.to_element();
-                let message = neighbour.message(actions::ITI39_REQUEST, XCA, &assertions, body);
-                let (content_type, body) = ncp_soap::mtom_request(message);
-                let packed = body.collect().await?.to_bytes();
-                let request = Request::post(format!("https://localhost:{}{XCA}", offset("no") + 443))
-                    .header("content-type", content_type)
-                    .body(Full::new(packed))?;
-                let answer = http.request(request).await?;
-                ensure(answer.status() == 200, format!("HTTP {}", answer.status()))?;
-                let length = answer.into_body().collect().await?.to_bytes().len();
-                ensure(length > size, format!("{length} bytes of {size}"))?;
-                done += 1;
-            }
-            Ok::<u64, Error>(done)
-        });
-    }
-    let mut done = 0;
-    while let Some(count) = clients.join_next().await {
-        done += count??;
-    }
-    let took = began.elapsed().as_secs_f64();
+    let (done, took) = load(demo, (CLIENTS, seconds), message, answered).await?;
     let spent = processor_seconds(demo.pid("no", "ncp-gateway")?)? - before;
     let (hash, header) = bare(&document(size)?);
     println!(
         "{}",
         json!({
             "bench": "iti39", "bytes": size, "clients": CLIENTS, "seconds": seconds,
-            "documents_per_second": (done as f64 / took).round(),
-            "gateway_cpu_us_per_document": (spent / done as f64 * 1e6).round(),
+            "documents_per_second": (done / took).round(),
+            "gateway_cpu_us_per_document": (spent / done * 1e6).round(),
             "bare_hash_us": hash, "bare_cda_header_us": header,
             "note": "the clients share the machine's cores",
         })
     );
     Ok(())
-}
-
-async fn neighbour_assertions(demo: &Demo, patient: &PatientId) -> Result<Vec<ncp_saml::SignedAssertion>, Error> {
-    neighbour(demo, &FINLAND, &NORWAY)?.assertions(patient).await
 }
 
 /// Microseconds of the hash and of reading the record target, one core.

@@ -7,10 +7,12 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod attack;
+mod attack_trail;
 mod audit;
 mod bench;
 mod bench_documents;
 mod bench_java;
+mod bench_load;
 mod bench_swap;
 mod bench_terminology;
 mod cert;

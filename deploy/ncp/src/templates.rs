@@ -183,6 +183,7 @@ data_dir = "audit"
 key_file = "pki/audit.key"
 source = "ncp-audit-{}"
 enterprise_site = "{}"
+syslog = "127.0.0.1:{syslog}"
 fhir = "127.0.0.1:{fhir}"
 fhir_base = "https://localhost:{fhir}"
 readers = ["reader.ncp.{lower}"]
@@ -196,5 +197,6 @@ senders = []
         own.code.to_uppercase(),
         lower = own.code,
         fhir = port + 453,
+        syslog = port + 455,
     )
 }

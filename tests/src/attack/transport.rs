@@ -67,8 +67,12 @@ pub async fn handshakes(
     Ok(out)
 }
 
+/// What the country's authorities issued beside the two certificates with which its NCP asks: TLS of its services, of readers
+/// of its trail and of its hospitals, and signers of its hospitals.
+const OTHERS: [&str; 6] = ["tls-server", "internal-client", "internal-server", "reader", "consumer", "xua"];
+
 /// Keys that the country's authorities issued to somebody else than its NCP, against a gateway that names the peer's
-/// certificates (`pin`): one of its TLS clients, one of its seals, both.
+/// certificates (`pin`): one of its TLS clients, one of its seals, both; and each of the others that lie in its folder.
 ///
 /// # Errors
 /// Files, keys, signing.
@@ -80,13 +84,20 @@ pub async fn other_names(
     let (client, seal) = ("attack-T-PIN-client", "attack-T-PIN-seal");
     attacker.pki.leaf(client, Use::Client, Algorithm::P256, 0, 90)?;
     attacker.pki.leaf(seal, Use::Seal, Algorithm::P256, 0, 90)?;
+    let mut rows = vec![
+        ("T-PIN-1", "TLS client of the country's authority, not its NCP".to_owned(), (client, "seal"), REFUSED),
+        ("T-PIN-2", "signer of the country's authority, not its NCP".into(), ("tls-client", seal), INTEGRITY),
+        ("T-PIN-3", "both".into(), (client, seal), REFUSED),
+    ];
+    let others = OTHERS.into_iter().filter(|name| attacker.pki.path(&format!("{name}.key")).is_file());
+    for name in others {
+        rows.push(("T-PIN-4", format!("TLS by the country's {name}"), (name, "seal"), REFUSED));
+        rows.push(("T-PIN-5", format!("signed by the country's {name}"), ("tls-client", name), INTEGRITY));
+        rows.push(("T-PIN-6", format!("both by the country's {name}"), (name, name), REFUSED));
+    }
+    rows.push(("T-PIN-good", "the NCP's own".into(), ("tls-client", "seal"), SERVED));
     let mut out = Vec::new();
-    for (id, input, shown, expected) in [
-        ("T-PIN-1", "TLS client of the country's authority, not its NCP", (client, "seal"), REFUSED),
-        ("T-PIN-2", "signer of the country's authority, not its NCP", ("tls-client", seal), INTEGRITY),
-        ("T-PIN-3", "both", (client, seal), REFUSED),
-        ("T-PIN-good", "the NCP's own", ("tls-client", "seal"), SERVED),
-    ] {
+    for (id, input, shown, expected) in rows {
         let home = attacker.neighbour.home.to_string();
         let neighbour = Neighbour::showing(&attacker.pki, &home, anchors, host, port, shown)?;
         let assertions = neighbour.assertions(&attacker.patient).await?;
@@ -95,7 +106,7 @@ pub async fn other_names(
             Ok(answer) => verdict(&answer),
             Err(_) => REFUSED.into(),
         };
-        out.push(Finding::new(id, input, &[expected], got));
+        out.push(Finding::new(id, &input, &[expected], got));
     }
     Ok(out)
 }
