@@ -5,28 +5,14 @@ use dicom_dictionary_std::tags;
 use ncp_ihe::{DocumentRequest, HomeCommunityId, Manifest, Status};
 use ncp_tests::synth::Study;
 
-use crate::harness::{Asker, Fetched, HOME, World, codes, fetch, others_came, same_as_files};
+use crate::harness::{Asker, Fetched, HOME, World, codes, dicomweb, fetch, others_came, same_as_files};
 use crate::odd_archive::Archive;
 use crate::{images, oid, patient, study};
 
 const LOCATION: &str = "2.999.47.21.3";
 
 fn connector(base: &str, location: &str) -> String {
-    format!(
-        r#"
-[[national.connector]]
-kind = "dicomweb"
-name = "archive {location}"
-url = "{base}"
-manifest_codes = "manifest.toml"
-repository_unique_id = "{location}"
-location_uids = ["{location}"]
-uid_root = "2.999.47.32"
-first_byte = "2s"
-idle = "2s"
-page = 4
-"#
-    )
+    dicomweb(base, location, "first_byte = \"2s\"\nidle = \"2s\"\npage = 4")
 }
 
 async fn archive(world: &World, study: &Study) -> (Archive, Asker, Vec<std::path::PathBuf>) {
@@ -159,8 +145,7 @@ async fn one_archive_that_is_down_does_not_take_the_others_with_it() {
     good.faults().study = Some(study.clone());
     good.faults().files = (1..).map(|s| study.instance(s)).zip(files.iter().cloned()).collect();
     bad.faults().down = true;
-    let connectors = connector(&good.serve().await, LOCATION)
-        + &connector(&bad.serve().await, "2.999.47.21.4").replace(".32", ".33");
+    let connectors = connector(&good.serve().await, LOCATION) + &connector(&bad.serve().await, "2.999.47.21.4");
     let neighbour = world.gateway(true, &connectors).await;
     for how in ["down", "silent"] {
         let found = neighbour.documents(&patient()).await.expect("ITI-38");

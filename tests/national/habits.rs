@@ -11,30 +11,14 @@ use ncp_tests::neighbour::XCA;
 use ncp_tests::synth::Study;
 
 use crate::habit::{Archive, Asked, status};
-use crate::harness::{Asker, HOME, World, codes, fetch, same_as_files};
+use crate::harness::{Asker, HOME, World, codes, dicomweb, fetch, same_as_files};
 use crate::{images, oid, patient};
 
 const LOCATION: &str = "2.999.47.21.3";
 const OTHER: &str = "2.999.47.21.4";
 
 fn connector(base: &str, location: &str) -> String {
-    let root = if location == LOCATION { "2.999.47.32" } else { "2.999.47.33" };
-    format!(
-        r#"
-[[national.connector]]
-kind = "dicomweb"
-name = "archive {location}"
-url = "{base}"
-manifest_codes = "manifest.toml"
-repository_unique_id = "{location}"
-location_uids = ["{location}"]
-uid_root = "{root}"
-first_byte = "2s"
-idle = "2s"
-wait = "4s"
-page = 100
-"#
-    )
+    dicomweb(base, location, "first_byte = \"2s\"\nidle = \"2s\"\nwait = \"4s\"\npage = 100")
 }
 
 fn study(number: u32) -> Study {

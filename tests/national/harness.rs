@@ -15,6 +15,23 @@ use crate::patient;
 
 pub(crate) const HOME: &str = "2.999.47";
 
+/// A `dicomweb` connector with further lines; what it makes itself has UIDs below its location.
+pub(crate) fn dicomweb(base: &str, location: &str, more: &str) -> String {
+    format!(
+        r#"
+[[national.connector]]
+kind = "dicomweb"
+name = "archive {location}"
+url = "{base}"
+manifest_codes = "manifest.toml"
+repository_unique_id = "{location}"
+location_uids = ["{location}"]
+uid_root = "{location}.1"
+{more}
+"#
+    )
+}
+
 /// Norway with its national systems, and who asks it.
 pub(crate) struct World {
     pub(crate) dir: tempfile::TempDir,

@@ -8,7 +8,7 @@ use ncp_tests::synth::Study;
 use serde_json::{Value, json};
 
 use crate::habit::{Archive, Asked};
-use crate::harness::{Asker, HOME, World, fetch};
+use crate::harness::{Asker, HOME, World, dicomweb, fetch};
 use crate::{BIRTH_DATE, LOCAL_ID, images, oid, patient};
 
 const LOCATION: &str = "2.999.47.21.3";
@@ -18,19 +18,7 @@ fn study(number: u32) -> Study {
 }
 
 fn connector(base: &str) -> String {
-    format!(
-        r#"
-[[national.connector]]
-kind = "dicomweb"
-name = "archive"
-url = "{base}"
-manifest_codes = "manifest.toml"
-repository_unique_id = "{LOCATION}"
-location_uids = ["{LOCATION}"]
-uid_root = "2.999.47.32"
-patient_id_authority = ["HOSPITAL-A", "2.999.47.22"]
-"#
-    )
+    dicomweb(base, LOCATION, "patient_id_authority = [\"HOSPITAL-A\", \"2.999.47.22\"]")
 }
 
 fn value(vr: &str, value: Value) -> Value {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ncp_ihe::{DocumentRequest, HomeCommunityId, ImagingRequest, Manifest, SeriesRequest, Status, StudyRequest};
 
-use crate::harness::{HOME, World, fetch};
+use crate::harness::{HOME, World, dicomweb, fetch};
 use crate::{oid, patient, uid};
 
 const LOCATION: &str = "2.999.47.21.2";
@@ -74,21 +74,8 @@ async fn a_real_archive_serves_a_real_study() {
         files.extend(std::fs::read_dir(fixtures.join(folder)).expect("fixtures").map(|e| e.expect("a file").path()));
     }
     let orthanc = Orthanc::start(world.dir.path(), &files).await;
-    let connector = format!(
-        r#"
-[[national.connector]]
-kind = "dicomweb"
-name = "orthanc"
-url = "http://127.0.0.1:{}/dicom-web"
-manifest_codes = "manifest.toml"
-repository_unique_id = "{LOCATION}"
-location_uids = ["{LOCATION}"]
-time_zone = "Europe/Oslo"
-uid_root = "2.999.47.32"
-page = 8
-"#,
-        orthanc.port
-    );
+    let base = format!("http://127.0.0.1:{}/dicom-web", orthanc.port);
+    let connector = dicomweb(&base, LOCATION, "time_zone = \"Europe/Oslo\"\npage = 8");
     let neighbour = world.gateway(true, &connector).await;
     let found = neighbour.documents(&patient()).await.expect("ITI-38");
     assert_eq!((found.status, found.objects.entries.len()), (Status::Success, 1));
