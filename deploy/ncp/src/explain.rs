@@ -130,7 +130,8 @@ async fn steps(
     let named = text.split("urn:idp:").nth(1).and_then(|rest| rest.get(..2));
     let found = peer.or(named).and_then(|c| Country::parse(c).ok()).and_then(|c| snapshot.peers.by_country(c)).cloned();
     let said = found.as_ref().map(|p| format!("{} ({})", p.name, p.country)).ok_or("no configured country".to_owned());
-    lines.say(said, "the country is a peer", "[[peer]] country")?;
+    let key = found.as_ref().map(|p| format!("\"{}\" country", p.country)).unwrap_or_default();
+    lines.say(said, "the country is a peer", &key)?;
     let Some(peer) = found else { return Err(()) };
 
     let header = assertions(lines, config, snapshot, bytes, &peer, now).await?;
