@@ -30,6 +30,8 @@ use crate::AuditError;
 /// Header in which a person says why the trail is read; a patient who reads her own says nothing.
 const REASON: &str = "x-audit-reason";
 const BODY: Duration = Duration::from_secs(30);
+/// Messages of one page of a search, bytes; what does not fit is on the next one.
+const PAGE: usize = 16 << 20;
 /// A Bundle may be so long, bytes.
 const LONGEST: usize = 16 << 20;
 
@@ -351,12 +353,12 @@ async fn page(api: &Api, reader: Reader, query: &str) -> Response {
         search.limit += 1;
         let (by, alone) = (reader.shown(), asked.total_alone);
         search.limit = if alone { 0 } else { search.limit };
-        let found = repository.search(&by, &told, &search)?;
+        let (found, cut) = repository.page(&by, &told, &search, PAGE)?;
         let total = (alone || asked.total).then(|| repository.count(&search)).transpose()?;
-        Ok((found, total))
+        Ok((found, cut, total))
     });
-    let Ok((mut found, total)) = searched.await else { return unavailable() };
-    let more = found.len() > parameters.count as usize;
+    let Ok((mut found, cut, total)) = searched.await else { return unavailable() };
+    let more = cut || found.len() > parameters.count as usize;
     found.truncate(parameters.count as usize);
     // The last page knows it without counting, unless it is beyond the end.
     let seen = u64::from(parameters.skip) + found.len() as u64;
@@ -365,7 +367,7 @@ async fn page(api: &Api, reader: Reader, query: &str) -> Response {
         json!({ "relation": "self", "url": format!("{}/AuditEvent?{}", api.base, parameters.link(parameters.skip)) }),
     ];
     if more {
-        let next = parameters.link(parameters.skip + parameters.count);
+        let next = parameters.link(parameters.skip + found.len() as u32);
         links.push(json!({ "relation": "next", "url": format!("{}/AuditEvent?{next}", api.base) }));
     }
     let entry = |(place, found): &(Place, Found)| json!({ "fullUrl": api.url(*place), "resource": resource(*place, found), "search": { "mode": "match" } });

@@ -317,6 +317,32 @@ impl Repository {
         places.into_iter().map(|place| Ok((place, self.store.read(place)?))).collect()
     }
 
+    /// A page of a search: it ends before the record with which its messages would pass so many bytes, and says whether it
+    /// did. It has one record at least.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search).
+    pub(crate) fn page(
+        &mut self,
+        user: &str,
+        query: &str,
+        search: &Search,
+        mut bytes: usize,
+    ) -> Result<(Vec<(Place, Found)>, bool), AuditError> {
+        self.own_event(&Event::AuditLogUsed { user: user.to_owned(), query: query.to_owned() })?;
+        let mut out = Vec::new();
+        for place in self.index.search(search)? {
+            let found = self.store.read(place)?;
+            let size = found.record.as_ref().map_or(0, |record| record.message.len());
+            if size > bytes && !out.is_empty() {
+                return Ok((out, true));
+            }
+            bytes = bytes.saturating_sub(size);
+            out.push((place, found));
+        }
+        Ok((out, false))
+    }
+
     /// How many fit, on all pages; beside a search, which is on the trail.
     ///
     /// # Errors
