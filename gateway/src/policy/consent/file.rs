@@ -173,7 +173,8 @@ impl ConsentFile {
         merge(&mut self.closed, &last.closed);
     }
 
-    pub(super) fn directives(&self, patient: &PatientId, to: &Country) -> Directives {
+    /// What it says of a patient to a country.
+    pub fn directives(&self, patient: &PatientId, to: &Country) -> Directives {
         let named = |rows: &[Participation]| {
             rows.iter().any(|row| row.patient == *patient && (row.countries.is_empty() || row.countries.contains(to)))
         };
@@ -247,7 +248,7 @@ fn block(value: Value) -> Result<(PatientId, Block), String> {
     if period.as_ref().is_some_and(|(from, to)| from > to) {
         return Err("to lies before from".into());
     }
-    if row.valid_from.zip(row.valid_until).is_some_and(|(from, until)| from >= until) {
+    if row.valid_until.is_some_and(|until| row.valid_from.unwrap_or(Timestamp::MIN) >= until) {
         return Err("valid_until lies before valid_from".into());
     }
     let named = |text: &String| !text.trim().is_empty() && text.trim() == text;
@@ -350,6 +351,7 @@ mod tests {
             "countries = [\"Norway\"]",
             "document = \"2.999.1\"\nstudy = \"2.999.1\"",
             "valid_from = \"2026-02-01T00:00:00Z\"\nvalid_until = \"2026-01-01T00:00:00Z\"",
+            "valid_until = \"-009999-01-02T01:59:59Z\"",
         ] {
             let garbage = if row == "imaging = true" { "patient = \"garbage\"" } else { patient };
             let (file, wrong) = read(&format!("[[block]]\n{garbage}\n{row}\n"));
