@@ -1,7 +1,7 @@
 //! A permission as a rule with exceptions, and what it says to one request about one unit.
 //!
-//! A condition that cannot be told, because the fact that it asks for is unknown, counts for whoever closes: a rule that
-//! denies holds, a rule that permits does not.
+//! A condition that cannot be told, because the fact that it asks for is unknown, may hold or not. Both are followed through
+//! all that is nested, and what closes most counts.
 
 use jiff::Timestamp;
 use ncp_tls::Country;
@@ -140,27 +140,57 @@ impl Rule {
         Self { decision, conditions: Vec::new(), exceptions: Vec::new(), implied: false }
     }
 
-    /// What it says; `None` where it does not hold.
+    /// What it says; `None` where it does not hold. Of what it may say as far as is known, of a unit what closes counts,
+    /// and of anything what opens.
     pub fn says(&self, asking: Asking<'_>, about: About<'_>) -> Option<Decision> {
-        let winner = match about {
-            About::Unit(..) => Decision::Deny,
-            About::Anything => Decision::Permit,
-        };
-        // What is unknown holds for the decision that wins.
-        let holds = |condition: &Condition| match condition.holds(asking, about, self.decision) {
-            Told::Yes => true,
-            Told::No => false,
-            Told::Unknown => self.decision == winner,
-        };
-        if !self.conditions.iter().all(holds) {
-            return None;
+        let may = self.may_say(asking, about);
+        match about {
+            About::Unit(..) if may.deny => Some(Decision::Deny),
+            About::Anything if may.permit => Some(Decision::Permit),
+            _ if may.nothing => None,
+            About::Unit(..) => Some(Decision::Permit),
+            About::Anything => Some(Decision::Deny),
         }
-        let mut said = self.exceptions.iter().filter_map(|exception| exception.says(asking, about)).peekable();
-        if said.peek().is_none() {
-            return Some(self.decision);
+    }
+
+    fn may_say(&self, asking: Asking<'_>, about: About<'_>) -> MaySay {
+        let mut unknown = false;
+        for condition in &self.conditions {
+            match condition.holds(asking, about, self.decision) {
+                Told::Yes => {}
+                Told::No => return MaySay::NOTHING,
+                Told::Unknown => unknown = true,
+            }
         }
-        let other = if winner == Decision::Deny { Decision::Permit } else { Decision::Deny };
-        Some(if said.any(|decision| decision == winner) { winner } else { other })
+        let exceptions = self.exceptions.iter().map(|exception| exception.may_say(asking, about));
+        let said = exceptions.fold(MaySay::NOTHING, MaySay::beside);
+        MaySay {
+            permit: said.permit || said.nothing && self.decision == Decision::Permit,
+            deny: said.deny || said.nothing && self.decision == Decision::Deny,
+            nothing: unknown,
+        }
+    }
+}
+
+/// What a rule may say, whatever the facts are that are unknown.
+#[derive(Debug, Clone, Copy)]
+struct MaySay {
+    permit: bool,
+    deny: bool,
+    nothing: bool,
+}
+
+impl MaySay {
+    const NOTHING: Self = Self { permit: false, deny: false, nothing: true };
+
+    /// What two rules may say together: one that denies wins.
+    fn beside(self, other: Self) -> Self {
+        let opens = |one: Self| one.permit || one.nothing;
+        Self {
+            permit: self.permit && opens(other) || other.permit && opens(self),
+            deny: self.deny || other.deny,
+            nothing: self.nothing && other.nothing,
+        }
     }
 }
 

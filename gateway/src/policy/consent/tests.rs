@@ -367,6 +367,75 @@ mod permissions {
         }
     }
 
+    /// A unit of which a fact is unknown is closed wherever one with some value of that fact is, however provisions nest.
+    #[test]
+    fn se_02_an_unknown_fact_closes_in_every_nesting() {
+        let act = |code: &str| json!({ "coding": [{ "system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": code }] });
+        let purpose = json!([{ "code": "TREAT" }]);
+        let to_us = json!([{ "role": { "coding": [{ "code": "IRCP" }] },
+            "reference": { "identifier": { "system": "urn:iso:std:iso:3166", "value": "FI" } } }]);
+        let asks = [
+            json!({ "securityLabel": [{ "code": "R" }] }),
+            json!({ "documentType": [{ "system": "http://loinc.org", "code": "18748-4" }] }),
+            json!({ "dataPeriod": { "start": "2026-01-01", "end": "2026-01-31" } }),
+            json!({ "actor": [{ "role": { "coding": [{ "code": "AUT" }] }, "reference": { "identifier": { "value": "2.999.9" } } }] }),
+        ];
+        let identity = crate::policy::engine::tests::radiologist();
+        let now: Timestamp = "2026-11-30T00:00:00Z".parse().expect("a time");
+        let known = |code: &str, author: &str, class: &str, date: &str| Facts {
+            kind: "document",
+            confidentiality: Some(vec![code.into()]),
+            author_organisations: Some(vec![author.into()]),
+            descriptions: vec![Description {
+                class_code: Some(class.into()),
+                type_code: Some(class.into()),
+                service_date: Some(date.into()),
+            }],
+            ..Facts::default()
+        };
+        let units = [known("N", "2.999.9", "18748-4", "20260102"), known("V", "2.999.8", "11502-2", "20250102")];
+        let with = |base: &Value, kind: &str, inner: &Value| {
+            let mut out = base.clone();
+            out["type"] = json!(kind);
+            out["provision"] = json!([inner]);
+            out
+        };
+        let (mut tried, mut opened) = (0, 0);
+        for asks in &asks {
+            for innermost in [
+                json!({ "type": "permit", "purpose": purpose }),
+                json!({ "type": "deny", "actor": to_us }),
+                json!({ "type": "permit", "actor": to_us, "provision": [{ "type": "deny", "purpose": purpose }] }),
+            ] {
+                for kind in ["permit", "deny"] {
+                    let asking = with(asks, kind, &innermost);
+                    for provision in [asking.clone(), json!({ "provision": [asking] })] {
+                        for base in [Some("OPTIN"), Some("OPTOUT"), None] {
+                            let mut consent = json!({ "provision": provision });
+                            if let Some(base) = base {
+                                consent["policyRule"] = act(base);
+                            }
+                            let bundle = bundle(consent).to_string();
+                            for required in [false, true] {
+                                let Ok(directives) = read_page(bundle.as_bytes(), &patient(), required) else {
+                                    continue;
+                                };
+                                let closes = |facts: &Facts| directives.closes(facts, &[], &identity, now);
+                                let some_closed = units.iter().any(closes);
+                                assert!(!some_closed || closes(&Facts::unknown("document")), "{bundle} {required}");
+                                let incomplete = Facts { incomplete: true, ..units[0].clone() };
+                                assert!(!some_closed || closes(&incomplete), "{bundle} {required}");
+                                opened += usize::from(!closes(&units[0]));
+                                tried += 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        assert!(tried > 200 && opened > 20, "{tried} {opened}");
+    }
+
     /// A permission that names the recipient is met by that recipient alone.
     #[test]
     fn se_03_required_is_met_by_a_permit_that_covers_who_asks() {
