@@ -157,7 +157,7 @@ impl From<SoapError> for CallError {
             SoapError::Timeout => Self::Timeout,
             SoapError::TooLarge(_) => Self::TooLarge,
             SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
-            declared if declared.is_of_declaration() => Self::Unreadable(declared.to_string()),
+            declared if declared.is_of_part() => Self::Unreadable(declared.to_string()),
             _ => Self::Malformed("soap"),
         }
     }

@@ -25,8 +25,12 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// The decoder of a Content-Transfer-Encoding; without one a part is `7bit`, and read as it is.
-    pub(crate) fn of(declared: Option<&str>) -> Self {
+    /// The decoder of a Content-Transfer-Encoding; without one a part is `7bit`, and read as it is. MIME has no
+    /// Content-Encoding of a part, and a sender that declares one means it.
+    pub(crate) fn of(declared: Option<&str>, content_encoding: Option<&str>) -> Self {
+        if let Some(coding) = content_encoding.filter(|coding| !coding.trim().eq_ignore_ascii_case("identity")) {
+            return Self::Refused(SoapError::ContentEncoding(safe(coding)));
+        }
         let Some(declared) = declared else { return Self::Identity };
         match declared.trim().to_ascii_lowercase().as_str() {
             "7bit" | "8bit" | "binary" => Self::Identity,

@@ -41,7 +41,7 @@ pub enum SoapError {
     /// A part that is not in the Content-Transfer-Encoding that it declares.
     #[error("part is not the {0} that its Content-Transfer-Encoding says")]
     Undecodable(&'static str),
-    /// The message is compressed or coded as a whole; the value as in [`TransferEncoding`](Self::TransferEncoding).
+    /// The message, or a part, is compressed; the value as in [`TransferEncoding`](Self::TransferEncoding).
     #[error("Content-Encoding {0} is not taken")]
     ContentEncoding(String),
     /// XML in a charset that is not read; the value as in [`TransferEncoding`](Self::TransferEncoding).
@@ -92,14 +92,11 @@ pub enum SoapError {
 }
 
 impl SoapError {
-    /// Whether only the present part is concerned: the parts behind it can still be read.
+    /// Whether only the present part is concerned: the parts behind it can still be read. The text tells the sender what to
+    /// change: a declaration of content and its value.
     pub fn is_of_part(&self) -> bool {
-        matches!(self, Self::TransferEncoding(_) | Self::Undecodable(_) | Self::Charset(_))
-    }
-
-    /// Whether the text of this error tells the sender what to change: a declaration of content and its value.
-    pub fn is_of_declaration(&self) -> bool {
-        self.is_of_part() || matches!(self, Self::ContentEncoding(_))
+        use SoapError::{Charset, ContentEncoding, TransferEncoding, Undecodable};
+        matches!(self, TransferEncoding(_) | Undecodable(_) | ContentEncoding(_) | Charset(_))
     }
 
     /// HTTP status of the fault: SOAP 1.2 Part 2 table 20, and 413, 415, 431, 408 for what never became a message.
@@ -147,7 +144,7 @@ impl SoapError {
                 "wsa:DuplicateMessageID",
                 &text("message id was used before"),
             ),
-            declared if declared.is_of_declaration() => Fault::sender("", &text(&declared.to_string())),
+            declared if declared.is_of_part() => Fault::sender("", &text(&declared.to_string())),
             _ => Fault::sender("", &text("malformed message")),
         }
     }

@@ -173,8 +173,15 @@ where
     /// # Errors
     /// [`SoapError::Truncated`] when the body ends without its closing boundary, limits, the connection's failure.
     pub async fn next_part(&mut self) -> Result<Option<PartHeaders>, SoapError> {
+        let mut preamble = 0;
         while !matches!(self.state, State::AtDelimiter | State::Done) {
-            self.until_delimiter().await?;
+            let passed = self.until_delimiter().await?;
+            if self.state == State::Preamble {
+                preamble += passed.map_or(0, |bytes| bytes.len());
+                if preamble > self.limits.header_bytes {
+                    return Err(SoapError::TooLarge(SizeLimit::Headers));
+                }
+            }
         }
         if self.state == State::Done {
             return Ok(None);
@@ -193,7 +200,7 @@ where
         let _ = self.buffer.split_to(after);
         let headers = self.headers().await?;
         self.decoder = match headers.content_type().map_or(Ok(()), |declared| charset_of_part(&declared)) {
-            Ok(()) => Decoder::of(headers.get("content-transfer-encoding")),
+            Ok(()) => Decoder::of(headers.get("content-transfer-encoding"), headers.get("content-encoding")),
             Err(error) => Decoder::Refused(error),
         };
         Ok(Some(headers))
@@ -350,7 +357,7 @@ fn possible_start(data: &[u8], delimiter: &[u8]) -> usize {
 }
 
 /// Fields that say what a part is: one of them twice would leave open which is meant.
-const ONCE: [&str; 3] = ["content-id", "content-type", "content-transfer-encoding"];
+const ONCE: [&str; 4] = ["content-id", "content-type", "content-transfer-encoding", "content-encoding"];
 
 fn parse_headers(block: &[u8]) -> Result<PartHeaders, SoapError> {
     let text = std::str::from_utf8(block).map_err(|_| SoapError::Mime)?;
@@ -361,6 +368,10 @@ fn parse_headers(block: &[u8]) -> Result<PartHeaders, SoapError> {
         return Err(SoapError::Mime);
     }
     for line in lines.filter(|line| !line.is_empty()) {
+        // A line that ends otherwise would be part of the field before it, and what it declares would not be seen.
+        if line.contains(['\r', '\n']) {
+            return Err(SoapError::Mime);
+        }
         if line.starts_with([' ', '\t']) {
             let (_, value) = fields.last_mut().ok_or(SoapError::Mime)?;
             value.push(' ');
@@ -368,6 +379,9 @@ fn parse_headers(block: &[u8]) -> Result<PartHeaders, SoapError> {
         } else {
             let (name, value) = line.split_once(':').ok_or(SoapError::Mime)?;
             let name = name.trim().to_ascii_lowercase();
+            if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(SoapError::Mime);
+            }
             if ONCE.contains(&name.as_str()) && fields.iter().any(|(known, _)| *known == name) {
                 return Err(SoapError::Mime);
             }

@@ -349,6 +349,53 @@ fn wi_01_the_root_of_a_message() {
     assert!(matches!(coded("content-transfer-encoding", "base64"), Err(SoapError::TransferEncoding(_))));
 }
 
+/// WI-01: a part that says that it is compressed is no document as it stands.
+#[test]
+fn wi_01_a_compressed_part() {
+    let of = |coding: &str| {
+        let bytes =
+            format!("--{BOUNDARY}\r\nContent-Encoding: {coding}\r\n\r\nx\r\n--{BOUNDARY}\r\n\r\ny\r\n--{BOUNDARY}--");
+        parts(bytes.as_bytes(), &[]).expect("a legal body")
+    };
+    for coding in ["gzip", "DEFLATE", "identity, gzip", ""] {
+        let read = of(coding);
+        assert!(matches!(read[0].1, Err(SoapError::ContentEncoding(_))), "{coding}");
+        assert!(matches!(&read[1].1, Ok(content) if content == b"y"), "{coding}: the next one is whole");
+    }
+    assert!(matches!(&of(" Identity")[0].1, Ok(content) if content == b"x"));
+}
+
+/// WI-01: whatever ends a line of a part's header, what it declares is seen, or the message is refused.
+#[test]
+fn wi_01_no_declaration_hides_in_another_field() {
+    for end in ["\n", "\r", "\r\r\n", "\n\r\n"] {
+        for name in ["Content-Transfer-Encoding", "content-transfer-encoding ", "Content-Transfer-Encoding\t"] {
+            let head = format!("Content-Type: text/plain{end}{name}: base64");
+            let bytes = format!("--{BOUNDARY}\r\n{head}\r\n\r\nWFg=\r\n--{BOUNDARY}--");
+            let seen = match parts(bytes.as_bytes(), &[]) {
+                Err(_) => true,
+                Ok(read) => !matches!(&read[0].1, Ok(content) if content == b"WFg="),
+            };
+            assert!(seen, "{end:?} {name:?}");
+        }
+    }
+    for field in ["", ": base64", "Content Transfer Encoding: base64", "Content-\u{ad}Transfer-Encoding: base64"] {
+        let bytes = format!("--{BOUNDARY}\r\nX: y\r\n{field}\r\n\r\nWFg=\r\n--{BOUNDARY}--");
+        assert_eq!(parts(bytes.as_bytes(), &[]).is_err(), !field.is_empty(), "{field:?}");
+    }
+}
+
+/// What stands before the first boundary is passed over, and is no place to keep a reader busy.
+#[test]
+fn wi_02_a_preamble_has_an_end() {
+    let with = |length: usize| {
+        let bytes = [vec![b'x'; length], format!("\r\n--{BOUNDARY}\r\n\r\ny\r\n--{BOUNDARY}--").into_bytes()].concat();
+        parts(&bytes, &[100, 200, 300])
+    };
+    assert!(with(10_000).is_ok());
+    assert!(matches!(with(100_000), Err(SoapError::TooLarge(_))));
+}
+
 /// WI-01: a document's charset is for its reader; one that no reader knows is refused with its part.
 #[test]
 fn wi_01_the_charset_of_a_part() {

@@ -11,18 +11,27 @@ use ncp_soap::{Addressing, Envelope, Fault, MessageLimits, read_message};
 use ncp_xml::Limits;
 
 /// The bytes in chunks, as a connection delivers them.
-fn body(bytes: &[u8], chunk: usize) -> impl http_body::Body<Data = Bytes, Error = Infallible> + Unpin + use<> {
-    let chunks: Vec<_> = bytes.chunks(chunk.max(1)).map(|c| Ok(Frame::data(Bytes::copy_from_slice(c)))).collect();
+fn body(bytes: &Bytes, chunk: usize) -> impl http_body::Body<Data = Bytes, Error = Infallible> + Unpin + use<> {
+    let (bytes, chunk) = (bytes.clone(), chunk.max(1));
+    let chunks = (0..bytes.len()).step_by(chunk).map(move |at| {
+        Ok(Frame::data(bytes.slice(at..(at + chunk).min(bytes.len()))))
+    });
     StreamBody::new(futures_util::stream::iter(chunks))
 }
 
+thread_local! {
+    static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+}
+
 fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
+    RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
 /// multipart/related; the first byte is the size of the chunks. However it is cut, the same comes out.
 pub fn mime(data: &[u8]) {
     let Some((first, rest)) = data.split_first() else { return };
+    let rest = &Bytes::copy_from_slice(rest);
     let read = |chunk: usize| {
         run(async {
             let mut reader = MultipartReader::new(body(rest, chunk), "B", MimeLimits::default()).ok()?;
@@ -69,6 +78,7 @@ pub fn coding(data: &[u8]) {
         expected.push((coding != "x-unknown").then(|| content.to_vec()));
     }
     written.extend(b"\r\n--B--");
+    let written = Bytes::from(written);
     let read = run(async {
         let limits = MimeLimits { parts: 1 << 20, ..MimeLimits::default() };
         let mut reader = MultipartReader::new(body(&written, usize::from(*chunk)), "B", limits).expect("a boundary");
@@ -141,7 +151,7 @@ pub fn message(data: &[u8]) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     let limits = MessageLimits { root_bytes: 64 << 10, ..MessageLimits::default() };
     let root = run(async {
-        let mut incoming = read_message(&headers, body(rest, usize::from(*first)), &limits).await.ok()?;
+        let mut incoming = read_message(&headers, body(&Bytes::copy_from_slice(rest), usize::from(*first)), &limits).await.ok()?;
         let _ = incoming.parts.drain(64 << 10).await;
         Some(incoming.root)
     });
