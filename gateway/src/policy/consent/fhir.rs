@@ -1,6 +1,7 @@
 //! Directives from Consent resources of a FHIR server, R4 or R5 (`GET Consent?status=active&patient.identifier=…`). What
 //! they say is read in `resource.rs`; here is the search.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use ncp_ihe::PatientId;
@@ -49,38 +50,30 @@ impl FhirConsent {
         let token = format!("urn:oid:{}|{}", patient.root, patient.extension);
         let token = utf8_percent_encode(&token, NON_ALPHANUMERIC);
         let mut next = Some(format!("{}/Consent?status=active&_count=200&patient.identifier={token}", self.base));
-        let mut consents = Vec::new();
+        let mut found = Found::default();
         for _ in 0..PAGES {
             let Some(url) = next.take() else { break };
             let authorization = self.authorization.as_deref();
             let body = self.http.get(&url, "application/fhir+json", authorization, PAGE_BYTES, PATIENCE).await;
-            let bundle = bundle(&body.map_err(ConsentError::Server)?)?;
-            next = self.next(&bundle)?;
-            resources(&bundle, &mut consents)?;
-            // A search that found more than it shows hides a permission that was withdrawn.
-            let found = bundle.get("total").and_then(Value::as_u64).unwrap_or(0);
-            if next.is_none() && found > consents.len() as u64 {
-                return Err(ConsentError::Server("fewer resources than the server counts".into()));
-            }
+            next = match found.add(&bundle(&body.map_err(ConsentError::Server)?)?)? {
+                Some(url) if !self.is_here(&url) => return Err(server("next page is elsewhere")),
+                next => next,
+            };
         }
         if next.is_some() {
-            return Err(ConsentError::Server("more pages than are read".into()));
+            return Err(server("more pages than are read"));
         }
-        read(&consents, patient, self.requires)
+        read(&found.whole()?, patient, self.requires)
     }
 
-    /// The next page, at the same server only.
-    fn next(&self, bundle: &Value) -> Result<Option<String>, ConsentError> {
-        let links = bundle.get("link").and_then(Value::as_array);
-        let next = links.into_iter().flatten().find(|l| l.get("relation").and_then(Value::as_str) == Some("next"));
-        match next.and_then(|l| l.get("url")).and_then(Value::as_str) {
-            None => Ok(None),
-            Some(url) if url.strip_prefix(&self.base).is_some_and(|rest| rest.starts_with(['/', '?'])) => {
-                Ok(Some(url.to_owned()))
-            }
-            Some(_) => Err(ConsentError::Server("next page is elsewhere".into())),
-        }
+    /// Whether an address is at the same server.
+    fn is_here(&self, url: &str) -> bool {
+        url.strip_prefix(&self.base).is_some_and(|rest| rest.starts_with(['/', '?']))
     }
+}
+
+fn server(what: &str) -> ConsentError {
+    ConsentError::Server(what.into())
 }
 
 /// A page of a search.
@@ -90,35 +83,82 @@ fn bundle(body: &[u8]) -> Result<Value, ConsentError> {
     if says("resourceType", "Bundle") && says("type", "searchset") {
         Ok(bundle)
     } else {
-        Err(ConsentError::Server("no Bundle of a search".into()))
+        Err(server("no Bundle of a search"))
     }
 }
 
-/// What a page found; included resources of other kinds are no permission.
-fn resources(bundle: &Value, out: &mut Vec<Value>) -> Result<(), ConsentError> {
-    let entries = match bundle.get("entry") {
-        None => return Ok(()),
-        Some(Value::Array(entries)) => entries,
-        Some(_) => return Err(ConsentError::Server("entries of a Bundle".into())),
-    };
-    for entry in entries {
-        let resource = entry.get("resource").ok_or_else(|| ConsentError::Server("an entry without resource".into()))?;
-        let is_consent = resource.get("resourceType").and_then(Value::as_str) == Some("Consent");
-        if is_consent || entry.pointer("/search/mode").and_then(Value::as_str) != Some("include") {
-            out.push(resource.clone());
+/// What the pages of a search found so far.
+#[derive(Default)]
+struct Found {
+    resources: Vec<Value>,
+    /// Matches, and of those that have an id each once: a page that moved while it was read repeats some and hides others.
+    matches: u64,
+    ids: HashSet<String>,
+    /// How many the server counts.
+    total: u64,
+}
+
+impl Found {
+    /// Reads a page and tells where the next is; included resources of other kinds are no permission.
+    fn add(&mut self, bundle: &Value) -> Result<Option<String>, ConsentError> {
+        let array = |name: &str, what: &str| match bundle.get(name) {
+            None => Ok(&[][..]),
+            Some(Value::Array(items)) => Ok(items.as_slice()),
+            Some(_) => Err(server(what)),
+        };
+        match bundle.get("total").map(Value::as_u64) {
+            None => {}
+            Some(Some(total)) => self.total = self.total.max(total),
+            Some(None) => return Err(server("total of a Bundle")),
         }
+        for entry in array("entry", "entries of a Bundle")? {
+            let resource = entry.get("resource").ok_or_else(|| server("an entry without resource"))?;
+            let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
+            let is_consent = resource.get("resourceType").and_then(Value::as_str) == Some("Consent");
+            let is_included = entry.pointer("/search/mode").and_then(Value::as_str) == Some("include");
+            if is_consent && !is_included {
+                let id = text(resource.get("id")).or_else(|| text(entry.get("fullUrl")));
+                self.matches += u64::from(id.is_none_or(|id| self.ids.insert(id)));
+            }
+            if is_consent || !is_included {
+                self.resources.push(resource.clone());
+            }
+        }
+        let mut next = None;
+        for link in array("link", "links of a Bundle")? {
+            let text = |name: &str| link.get(name).and_then(Value::as_str);
+            match text("relation").zip(text("url")).ok_or_else(|| server("a link without relation or address"))? {
+                ("next", url) if next.is_none() => next = Some(url.to_owned()),
+                ("next", _) => return Err(server("two next pages")),
+                // The parameters that the server used: one that it does not know it leaves out (R4 search, "self").
+                ("self", url) if !["patient", "subject"].iter().any(|of| url.contains(of)) => {
+                    return Err(server("the search was not made for the patient"));
+                }
+                _ => {}
+            }
+        }
+        Ok(next)
     }
-    Ok(())
+
+    /// All of them: a search that found more than it shows hides a permission that was withdrawn.
+    fn whole(self) -> Result<Vec<Value>, ConsentError> {
+        if self.total > self.matches {
+            return Err(server("fewer resources than the server counts"));
+        }
+        Ok(self.resources)
+    }
 }
 
-/// Directives out of a page, as [`FhirConsent`] reads it.
+/// Directives out of the only page of a search, as [`FhirConsent`] reads it.
 ///
 /// # Errors
 /// What is not understood.
 pub fn read_page(body: &[u8], patient: &PatientId, required: bool) -> Result<Directives, ConsentError> {
-    let mut consents = Vec::new();
-    resources(&bundle(body)?, &mut consents)?;
-    read(&consents, patient, required)
+    let mut found = Found::default();
+    if found.add(&bundle(body)?)?.is_some() {
+        return Err(server("there is a next page"));
+    }
+    read(&found.whole()?, patient, required)
 }
 
 /// Directives out of Consent resources. With `required`, nothing is open without a permit that fits.
@@ -126,4 +166,52 @@ fn read(consents: &[Value], patient: &PatientId, required: bool) -> Result<Direc
     let rules =
         resource::read(consents, patient).map_err(|what| ConsentError::Server(format!("not understood: {what}")))?;
     Ok(Directives { rules, permit_needed: required, ..Directives::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A page that does not show all that the server found hides a permission that was withdrawn.
+    #[test]
+    fn se_03_a_search_is_read_whole() {
+        let consent = |id: &str| json!({ "resource": { "resourceType": "Consent", "id": id } });
+        let outcome = json!({ "resource": { "resourceType": "OperationOutcome" }, "search": { "mode": "outcome" } });
+        let included = json!({ "resource": { "resourceType": "Consent" }, "search": { "mode": "include" } });
+        let whole = |pages: &[Value]| {
+            let mut found = Found::default();
+            let next = pages.iter().try_fold(None, |_, page| found.add(page))?;
+            found.whole().map(|resources| (resources.len(), next))
+        };
+        let page = |total: Value, entries: &[&Value]| json!({ "total": total, "entry": entries });
+        let (a, b) = (consent("a"), consent("b"));
+        assert_eq!(whole(&[page(json!(2), &[&a]), page(json!(2), &[&b, &outcome, &included])]).ok(), Some((4, None)));
+        assert!(whole(&[page(json!(1), &[&outcome])]).is_err(), "an outcome is no match");
+        assert!(whole(&[page(json!(1), &[&included])]).is_err());
+        assert!(whole(&[page(json!(2), &[&a]), page(json!(2), &[&a])]).is_err(), "one twice, and the other not at all");
+        assert!(whole(&[page(json!(2), &[&a]), json!({})]).is_err(), "the first page counted");
+        for total in [json!("0"), json!(-1), json!(0.5), json!(null), json!([1])] {
+            assert!(whole(&[page(total.clone(), &[&a])]).is_err(), "{total}");
+        }
+        let linked = |links: Value| whole(&[json!({ "link": links })]);
+        let link = |relation: &str, url: &str| json!({ "relation": relation, "url": url });
+        let next = link("next", "https://a.example/fhir?page=2");
+        let (_, url) =
+            linked(json!([link("self", "https://a.example/fhir/Consent?patient.identifier=1"), next])).expect("read");
+        assert_eq!(url.as_deref(), Some("https://a.example/fhir?page=2"));
+        for links in [
+            next.clone(),
+            json!([next, next]),
+            json!([{ "relation": "next" }]),
+            json!(["next"]),
+            json!([link("self", "https://a.example/fhir/Consent?status=active&_count=200")]),
+        ] {
+            assert!(linked(links.clone()).is_err(), "{links}");
+        }
+        let page = json!({ "resourceType": "Bundle", "type": "searchset", "link": [next] }).to_string();
+        let patient = PatientId::parse_cx("1^^^&2.999.1&ISO").expect("a CX");
+        assert!(read_page(page.as_bytes(), &patient, false).is_err(), "one page of several");
+    }
 }

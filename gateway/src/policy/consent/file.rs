@@ -273,21 +273,28 @@ fn block(value: Value) -> Result<(PatientId, Block), String> {
 }
 
 fn uid(text: &str) -> Option<String> {
-    let plain = text.strip_prefix("urn:oid:").unwrap_or(text);
-    Uid::parse(plain).ok().map(|uid| uid.to_string())
+    Uid::parse(plain(text)).ok().map(|uid| uid.to_string())
 }
 
 /// A uniqueId: a UID, with an extension behind `^` or without, or a UUID.
-fn document_id(text: &str) -> Option<String> {
-    let plain = text.strip_prefix("urn:oid:").unwrap_or(text);
+pub(super) fn document_id(text: &str) -> Option<String> {
+    let plain = plain(text);
     let known = match plain.split_once('^') {
-        Some((root, extension)) => Uid::parse(root).is_ok() && !extension.is_empty(),
-        None => {
-            Uid::parse(plain).is_ok()
-                || plain.strip_prefix("urn:uuid:").is_some_and(|u| uuid::Uuid::parse_str(u).is_ok())
-        }
+        Some((root, extension)) => Uid::parse(root).is_ok() && !extension.is_empty() && extension.trim() == extension,
+        None => Uid::parse(plain).is_ok() || is_uuid(plain),
     };
     known.then(|| plain.to_owned())
+}
+
+fn is_uuid(text: &str) -> bool {
+    let prefix = text.get(..9).is_some_and(|prefix| prefix.eq_ignore_ascii_case("urn:uuid:"));
+    prefix && text.len() == 45 && uuid::Uuid::parse_str(&text[9..]).is_ok()
+}
+
+/// Without the prefix that says that it is an OID.
+fn plain(text: &str) -> &str {
+    let prefix = text.get(..8).is_some_and(|prefix| prefix.eq_ignore_ascii_case("urn:oid:"));
+    if prefix { &text[8..] } else { text }
 }
 
 #[cfg(test)]

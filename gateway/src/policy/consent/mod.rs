@@ -10,10 +10,12 @@ use ncp_ihe::PatientId;
 use ncp_tls::Country;
 
 mod country;
+mod element;
 mod fhir;
 mod file;
 mod grpc;
 mod kept;
+mod period;
 mod resource;
 mod rule;
 #[cfg(test)]
@@ -23,7 +25,7 @@ pub use fhir::{FhirConsent, read_page};
 pub use file::{ConsentFile, WrongRow};
 pub use grpc::GrpcConsent;
 pub use kept::{KeptFile, LOOK, Look};
-use rule::{About, Asking};
+use rule::{About, Asking, same_id};
 pub use rule::{Decision, Rule};
 
 use super::facts::Facts;
@@ -115,10 +117,11 @@ impl Directives {
 impl Block {
     /// A fact that nobody told fits every condition that asks for it: what cannot be told apart is closed.
     fn closes(&self, facts: &Facts, keys: &[String], identity: &Identity, now: Timestamp) -> bool {
-        let author = |wanted: &String| facts.may_have(facts.author_organisations.as_ref(), wanted);
+        let written = facts.author_organisations.as_ref().filter(|_| !facts.incomplete);
+        let author = |wanted: &String| written.is_none_or(|written| written.iter().any(|w| same_id(w, wanted)));
         let confidential = |wanted: &String| facts.may_have(facts.confidentiality.as_ref(), wanted);
         let checks = [
-            self.unit.as_ref().is_none_or(|unit_id| keys.contains(unit_id)),
+            self.unit.as_ref().is_none_or(|unit_id| keys.iter().any(|key| same_id(key, unit_id))),
             self.author_organisation.as_ref().is_none_or(author),
             self.period.as_ref().is_none_or(|(from, to)| facts.may_be_within(from, to)),
             self.confidentiality.as_ref().is_none_or(confidential),
@@ -131,7 +134,7 @@ impl Block {
     /// Whether it holds now for whoever asks.
     fn holds(&self, identity: &Identity, now: Timestamp) -> bool {
         let listed = |all: &[String], one: &[Option<&str>]| {
-            all.is_empty() || all.iter().any(|a| one.iter().flatten().any(|o| a == o))
+            all.is_empty() || all.iter().any(|a| one.iter().flatten().any(|o| same_id(a, o)))
         };
         let checks = [
             self.countries.is_empty() || self.countries.contains(&identity.country),

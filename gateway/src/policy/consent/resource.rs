@@ -6,33 +6,32 @@
 //! read. Without a base a root that permits closes everything else, and one that denies closes what it names. R5:
 //! `decision` is the base, `provision` are exceptions, and each level reverses the one above.
 
-use jiff::Timestamp;
 use ncp_ihe::PatientId;
 use serde_json::{Map, Value};
 
 use super::country::country;
+use super::element::{Unread, coding, codings, identifier_of, list, object, only, text};
+use super::file::document_id;
+use super::period::{days, in_force};
 use super::rule::{Actor, CONFIDENTIALITY, Condition, Content, Decision, Label, Purpose, Rule, is_loinc};
 
 /// Provisions inside provisions.
 const DEPTH: usize = 8;
-/// Provisions of all Consents of one patient, and values of one element.
+/// Provisions of all Consents of one patient.
 const PROVISIONS: usize = 5_000;
-const VALUES: usize = 5_000;
 
 const COUNTRIES: &str = "urn:iso:std:iso:3166";
 const URI: &str = "urn:ietf:rfc:3986";
 const ACT_CODE: &str = "http://terminology.hl7.org/CodeSystem/v3-ActCode";
 const ACT_REASON: &str = "http://terminology.hl7.org/CodeSystem/v3-ActReason";
 const PARTICIPATION: &str = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType";
-const CONFIDENTIALITY_SYSTEM: &str = "http://terminology.hl7.org/CodeSystem/v3-Confidentiality";
+const CONFIDENTIALITY_SYSTEMS: [&str; 2] =
+    ["http://terminology.hl7.org/CodeSystem/v3-Confidentiality", "urn:oid:2.16.840.1.113883.5.25"];
 const SCOPES: &str = "http://terminology.hl7.org/CodeSystem/consentscope";
 const CATEGORIES: &str = "http://terminology.hl7.org/CodeSystem/consentcategorycodes";
 const ACTIONS: &str = "http://terminology.hl7.org/CodeSystem/consentaction";
 const RESOURCES: &str = "http://hl7.org/fhir/resource-types";
 const LOINC: &str = "http://loinc.org";
-
-/// What cannot be read, without a word of the message.
-pub(super) type Unread = &'static str;
 
 /// Elements without influence on what is permitted.
 const RESOURCE: [&str; 7] = ["resourceType", "id", "meta", "language", "text", "contained", "extension"];
@@ -85,7 +84,7 @@ const PROVISION: [&str; 16] = [
 /// # Errors
 /// What of an active one is not understood.
 pub(super) fn read(consents: &[Value], patient: &PatientId) -> Result<Vec<Rule>, Unread> {
-    let mut reader = Reader { left: PROVISIONS };
+    let mut reader = Reader { left: PROVISIONS, literal: None };
     let mut out = Vec::new();
     for consent in consents {
         let Some(consent) = consent.as_object() else { return Err("no resource") };
@@ -108,6 +107,16 @@ fn severe(outcome: &Map<String, Value>) -> bool {
 struct Reader {
     /// Provisions that may still come.
     left: usize,
+    /// The patient's resource, where Consents name it by its address alone.
+    literal: Option<String>,
+}
+
+/// The type and the id of a resource at a server, without its base and version.
+fn plain_reference(literal: &str) -> String {
+    let unversioned = literal.split("/_history/").next().unwrap_or(literal);
+    let mut last: Vec<&str> = unversioned.rsplit('/').take(2).collect();
+    last.reverse();
+    last.join("/")
 }
 
 impl Reader {
@@ -127,7 +136,14 @@ impl Reader {
         if named.is_empty() {
             return Err("Consent without patient");
         }
-        named.into_iter().try_for_each(|reference| of_patient(reference, patient))?;
+        for reference in named {
+            if let Some(literal) = of_patient(consent, reference, patient)? {
+                let other = self.literal.replace(plain_reference(literal));
+                if other.is_some() && other != self.literal {
+                    return Err("Consents of several patients");
+                }
+            }
+        }
         for verification in list(consent, "verification")? {
             if verification.get("verified").and_then(Value::as_bool) != Some(true) {
                 return Err("Consent.verification");
@@ -278,44 +294,76 @@ fn policies(consent: &Map<String, Value>) -> Result<bool, Unread> {
     Ok(!named.is_empty())
 }
 
-/// By scope and category: a consent to research, to a treatment or an advance directive decides nothing here.
+/// By scope and category: a consent to research, to a treatment or an advance directive decides nothing here. One that
+/// says both is an error.
 fn is_about_service(consent: &Map<String, Value>) -> Result<bool, Unread> {
-    let mut about = true;
+    let mut by_scope = None;
     if let Some(scope) = consent.get("scope") {
         for coding in codings(scope)? {
-            about &= match coding {
+            let about = match coding {
                 (Some(SCOPES) | None, "patient-privacy") => true,
                 (Some(SCOPES) | None, "research" | "adr" | "treatment") => false,
                 _ => return Err("Consent.scope"),
             };
+            if by_scope.replace(about).is_some_and(|other| other != about) {
+                return Err("Consent.scope");
+            }
         }
     }
+    let mut by_category = None;
     for category in list(consent, "category")? {
         for coding in codings(category)? {
-            about &= match coding {
-                (Some(LOINC), "59284-0" | "57016-8" | "57017-6" | "64292-6" | "83930-8") => true,
+            let about = match coding {
+                // A consent of any kind.
+                (Some(LOINC), "59284-0") => continue,
+                (Some(LOINC), "57016-8" | "57017-6" | "64292-6" | "83930-8") => true,
                 (Some(ACT_CODE), "INFA" | "INFACCESS" | "INFAO" | "IDSCL" | "INFASO" | "ICOL") => true,
                 (Some(ACT_CODE), "RESEARCH" | "RSDID" | "RSREID") => false,
                 (Some(CATEGORIES), "infa" | "npp") => true,
                 (Some(CATEGORIES), "acd" | "dnr" | "hcd" | "polst" | "research" | "rsdid" | "rsreid") => false,
                 _ => return Err("Consent.category"),
             };
+            if by_category.replace(about).is_some_and(|other| other != about) {
+                return Err("Consent.category");
+            }
         }
     }
-    Ok(about)
+    match (by_scope, by_category) {
+        (Some(true), Some(false)) => Err("Consent.category of another scope"),
+        (by_scope, by_category) => Ok(by_scope.or(by_category).unwrap_or(true)),
+    }
 }
 
-/// The server was asked for this patient's; an identifier that says another is an error.
-fn of_patient(reference: &Value, patient: &PatientId) -> Result<(), Unread> {
+/// The server was asked for this patient's; an identifier that says another is an error, and so are references to two.
+fn of_patient<'a>(
+    consent: &'a Map<String, Value>,
+    reference: &'a Value,
+    patient: &PatientId,
+) -> Result<Option<&'a str>, Unread> {
     let reference = object(reference)?;
     only(reference, &["id", "extension", "reference", "type", "identifier", "display"])?;
-    let Some(identifier) = reference.get("identifier") else {
-        return text(reference, "reference")?.map(|_| ()).ok_or("Consent.patient");
+    let is_patient = |identifier: &Value| -> Result<bool, Unread> {
+        let (system, value) = identifier_of(identifier)?;
+        let system = system.and_then(|system| system.strip_prefix("urn:oid:"));
+        Ok(value == patient.extension && system == Some(patient.root.as_str()))
     };
-    let (system, value) = identifier_of(identifier)?;
-    let same =
-        value == patient.extension && system.is_some_and(|s| s.strip_prefix("urn:oid:") == Some(patient.root.as_str()));
-    if same { Ok(()) } else { Err("Consent of another patient") }
+    let mut same = match reference.get("identifier") {
+        Some(identifier) => Some(is_patient(identifier)?),
+        None => None,
+    };
+    let literal = text(reference, "reference")?;
+    if let Some(id) = literal.and_then(|literal| literal.strip_prefix('#')) {
+        let named = |resource: &&Value| resource.get("id").and_then(Value::as_str) == Some(id);
+        let contained = list(consent, "contained")?.iter().find(named).ok_or("Consent.patient")?;
+        let identifiers = list(object(contained)?, "identifier")?;
+        let one = identifiers.iter().any(|identifier| is_patient(identifier) == Ok(true));
+        same = Some(one && same != Some(false));
+    }
+    match (same, literal) {
+        (Some(true), _) => Ok(None),
+        (Some(false), _) => Err("Consent of another patient"),
+        (None, literal) => literal.map(Some).ok_or("Consent.patient"),
+    }
 }
 
 fn conditions(provision: &Map<String, Value>) -> Result<Vec<Condition>, Unread> {
@@ -342,12 +390,9 @@ fn conditions(provision: &Map<String, Value>) -> Result<Vec<Condition>, Unread> 
             });
         }
     }
-    let mut kinds = Vec::new();
-    for class in each("class")?.iter().chain(each("resourceType")?) {
-        kinds.push(content(coding(class)?)?);
-    }
-    for class in each("documentType")? {
-        kinds.push(content(coding(class)?)?);
+    for name in ["class", "resourceType", "documentType"] {
+        let kinds = each(name)?.iter().map(|kind| content(coding(kind)?)).collect::<Result<Vec<_>, _>>()?;
+        out.extend((!kinds.is_empty()).then_some(Condition::Content(kinds)));
     }
     if provision.contains_key("dataPeriod") {
         let (from, to) = days(provision.get("dataPeriod"))?;
@@ -359,7 +404,6 @@ fn conditions(provision: &Map<String, Value>) -> Result<Vec<Condition>, Unread> 
     add(!labels.is_empty(), Condition::Label(labels));
     add(!units.is_empty(), Condition::Unit(units));
     add(!actions.is_empty(), Condition::Disclosure(actions.contains(&true)));
-    add(!kinds.is_empty(), Condition::Content(kinds));
     Ok(out)
 }
 
@@ -413,9 +457,11 @@ fn purpose(purpose: &Value) -> Result<Purpose, Unread> {
 fn label(label: &Value) -> Result<Label, Unread> {
     let (system, code) = coding(label)?;
     let rank = CONFIDENTIALITY.iter().position(|c| *c == code);
+    let is_hl7 = system.is_some_and(|system| CONFIDENTIALITY_SYSTEMS.contains(&system));
     match (system, rank) {
-        (Some(CONFIDENTIALITY_SYSTEM) | None, Some(rank)) => Ok(Label::UpTo(rank)),
-        (Some(CONFIDENTIALITY_SYSTEM), None) => Err("provision.securityLabel"),
+        (None, Some(rank)) => Ok(Label::UpTo(rank)),
+        (Some(_), Some(rank)) if is_hl7 => Ok(Label::UpTo(rank)),
+        (Some(_), None) if is_hl7 => Err("provision.securityLabel"),
         (Some(system), _) if system.starts_with("urn:oid:") => Ok(Label::Code(code.to_owned())),
         (None, None) => Ok(Label::Code(code.to_owned())),
         (Some(_), _) => Err("provision.securityLabel.system"),
@@ -449,147 +495,5 @@ fn unit(data: &Value) -> Result<String, Unread> {
     if !matches!(system, None | Some(URI | "urn:dicom:uid")) {
         return Err("data.reference.identifier.system");
     }
-    let id = value.strip_prefix("urn:oid:").unwrap_or(value);
-    // A uniqueId is a UID, with an extension of its own or without; what is neither names nothing.
-    let (uid, _) = id.split_once('^').unwrap_or((id, ""));
-    if uid.starts_with("urn:uuid:") || ncp_ihe::Uid::parse(uid).is_ok() {
-        Ok(id.to_owned())
-    } else {
-        Err("data of no unit")
-    }
-}
-
-fn in_force(period: &Value) -> Result<Condition, Unread> {
-    let (start, end) = ends(period)?;
-    let start = start.map(|text| Moment::read(text).and_then(Moment::start)).transpose()?;
-    let end = end.map(|text| Moment::read(text).and_then(Moment::end)).transpose()?;
-    if start.zip(end).is_some_and(|(start, end)| start >= end) {
-        return Err("a period that ends before it begins");
-    }
-    Ok(Condition::InForce(start, end))
-}
-
-fn days(period: Option<&Value>) -> Result<(String, String), Unread> {
-    let (start, end) = ends(period.ok_or("period")?)?;
-    let day = |text: Option<&str>, last: bool, or: &str| match text {
-        None => Ok(or.to_owned()),
-        Some(text) => Moment::read(text).map(|moment| moment.day(last)),
-    };
-    let (from, to) = (day(start, false, "00000000")?, day(end, true, "99999999")?);
-    if from > to { Err("a period that ends before it begins") } else { Ok((from, to)) }
-}
-
-fn ends(period: &Value) -> Result<(Option<&str>, Option<&str>), Unread> {
-    let period = object(period)?;
-    only(period, &["id", "extension", "start", "end"])?;
-    let (start, end) = (text(period, "start")?, text(period, "end")?);
-    if start.is_none() && end.is_none() { Err("an empty period") } else { Ok((start, end)) }
-}
-
-/// A FHIR dateTime: an instant, or a year, month or day that counts whole.
-enum Moment {
-    Instant(Timestamp, jiff::civil::Date),
-    Days(jiff::civil::Date, jiff::civil::Date),
-}
-
-impl Moment {
-    fn read(text: &str) -> Result<Self, Unread> {
-        let wrong = "a date that is none";
-        let digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
-        let first = match text.split('-').collect::<Vec<_>>().as_slice() {
-            [year] if digits(year, 4) => format!("{text}-01-01"),
-            [year, month] if digits(year, 4) && digits(month, 2) => format!("{text}-01"),
-            _ => text.to_owned(),
-        };
-        if text.len() > 10 {
-            let instant: Timestamp = text.parse().map_err(|_| wrong)?;
-            let day = text.get(..10).and_then(|day| day.parse().ok()).ok_or(wrong)?;
-            return Ok(Self::Instant(instant, day));
-        }
-        let date: jiff::civil::Date = first.parse().map_err(|_| wrong)?;
-        let last = match text.len() {
-            4 => date.last_of_year(),
-            7 => date.last_of_month(),
-            10 => date,
-            _ => return Err(wrong),
-        };
-        Ok(Self::Days(date, last))
-    }
-
-    fn start(self) -> Result<Timestamp, Unread> {
-        match self {
-            Self::Instant(at, _) => Ok(at),
-            Self::Days(first, _) => midnight(first),
-        }
-    }
-
-    fn end(self) -> Result<Timestamp, Unread> {
-        match self {
-            Self::Instant(at, _) => Ok(at),
-            Self::Days(_, last) => midnight(last.tomorrow().map_err(|_| "a date that is none")?),
-        }
-    }
-
-    fn day(&self, last: bool) -> String {
-        let date = match self {
-            Self::Instant(_, day) => day,
-            Self::Days(_, day) if last => day,
-            Self::Days(day, _) => day,
-        };
-        date.strftime("%Y%m%d").to_string()
-    }
-}
-
-fn midnight(date: jiff::civil::Date) -> Result<Timestamp, Unread> {
-    date.to_zoned(jiff::tz::TimeZone::UTC).map(|at| at.timestamp()).map_err(|_| "a date that is none")
-}
-
-fn object(value: &Value) -> Result<&Map<String, Value>, Unread> {
-    value.as_object().ok_or("an element that is no object")
-}
-
-/// No element beside those that are read, and none that changes their meaning.
-fn only(object: &Map<String, Value>, read: &[&str]) -> Result<(), Unread> {
-    let known = |name: &String| read.contains(&name.as_str());
-    if object.keys().all(known) { Ok(()) } else { Err("an element that is not understood") }
-}
-
-fn list<'a>(object: &'a Map<String, Value>, name: &str) -> Result<&'a [Value], Unread> {
-    match object.get(name) {
-        None => Ok(&[]),
-        Some(Value::Array(items)) if !items.is_empty() && items.len() <= VALUES => Ok(items),
-        Some(_) => Err("a list that is none"),
-    }
-}
-
-fn text<'a>(object: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>, Unread> {
-    match object.get(name) {
-        None => Ok(None),
-        Some(Value::String(text)) if !text.is_empty() => Ok(Some(text)),
-        Some(_) => Err("a text that is none"),
-    }
-}
-
-/// The codings of a CodeableConcept, at least one.
-fn codings(concept: &Value) -> Result<Vec<(Option<&str>, &str)>, Unread> {
-    let concept = object(concept)?;
-    only(concept, &["id", "extension", "coding", "text"])?;
-    let all = list(concept, "coding")?.iter().map(coding).collect::<Result<Vec<_>, _>>()?;
-    if all.is_empty() { Err("a concept without a code") } else { Ok(all) }
-}
-
-fn coding(coding: &Value) -> Result<(Option<&str>, &str), Unread> {
-    let coding = object(coding)?;
-    only(coding, &["id", "extension", "system", "version", "code", "display", "userSelected"])?;
-    Ok((text(coding, "system")?, text(coding, "code")?.ok_or("a coding without a code")?))
-}
-
-fn identifier_of(identifier: &Value) -> Result<(Option<&str>, &str), Unread> {
-    let identifier = object(identifier)?;
-    only(identifier, &["id", "extension", "use", "type", "system", "value", "assigner"])?;
-    // An identifier that is no longer in use names somebody else now, or nobody.
-    if text(identifier, "use")? == Some("old") || identifier.contains_key("period") {
-        return Err("an identifier that is out of use");
-    }
-    Ok((text(identifier, "system")?, text(identifier, "value")?.ok_or("an identifier without value")?))
+    document_id(value).ok_or("data of no unit")
 }

@@ -206,7 +206,9 @@ impl Condition {
             Self::Label(labels) => of_unit(about, |facts, _| label(labels, facts)),
             Self::Content(kinds) => of_unit(about, |facts, _| content(kinds, facts)),
             Self::DataPeriod(from, to) => of_unit(about, |facts, _| period(from, to, facts)),
-            Self::Unit(ids) => of_unit(about, |_, keys| keys.iter().any(|key| ids.contains(key)).into()),
+            Self::Unit(ids) => {
+                of_unit(about, |_, keys| keys.iter().any(|key| ids.iter().any(|id| same_id(id, key))).into())
+            }
         }
     }
 }
@@ -222,7 +224,7 @@ fn of_unit(about: About<'_>, told: impl Fn(&Facts, &[String]) -> Told) -> Told {
 fn actor(actors: &[Actor], identity: &Identity, about: About<'_>, decision: Decision) -> Told {
     let (authors, recipients): (Vec<&Actor>, Vec<&Actor>) =
         actors.iter().partition(|actor| matches!(actor, Actor::Author(_)));
-    let one_of = |id: &str, names: &[Option<&str>]| names.iter().flatten().any(|name| plain(name) == plain(id));
+    let one_of = |id: &str, names: &[Option<&str>]| names.iter().flatten().any(|name| same_id(name, id));
     let organisation = [identity.organisation_id.as_deref(), identity.organisation.as_deref()];
     let received = recipients.iter().any(|actor| match actor {
         Actor::Country(country) => *country == identity.country,
@@ -236,8 +238,7 @@ fn actor(actors: &[Actor], identity: &Identity, about: About<'_>, decision: Deci
     }
     let written = of_unit(about, |facts, _| match &facts.author_organisations {
         Some(written) if !facts.incomplete => {
-            let by =
-                |actor: &&Actor| matches!(actor, Actor::Author(id) if written.iter().any(|w| plain(w) == plain(id)));
+            let by = |actor: &&Actor| matches!(actor, Actor::Author(id) if written.iter().any(|w| same_id(w, id)));
             authors.iter().any(by).into()
         }
         _ => Told::Unknown,
@@ -251,9 +252,11 @@ fn actor(actors: &[Actor], identity: &Identity, about: About<'_>, decision: Deci
     }
 }
 
-/// Identifiers are compared without the prefix that says that they are OIDs.
-fn plain(id: &str) -> &str {
-    id.strip_prefix("urn:oid:").unwrap_or(id)
+/// Whether two identifiers are one: an OID has a prefix or not, and the scheme of a URN and all of a UUID are of any case.
+pub(super) fn same_id(one: &str, other: &str) -> bool {
+    let after = |id: &str, prefix: &str| id.get(..prefix.len()).is_some_and(|p| p.eq_ignore_ascii_case(prefix));
+    let plain = |id| if after(id, "urn:oid:") { &id["urn:oid:".len()..] } else { id };
+    plain(one) == plain(other) || after(one, "urn:uuid:") && one.eq_ignore_ascii_case(other)
 }
 
 impl Purpose {
