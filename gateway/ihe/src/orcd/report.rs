@@ -124,16 +124,19 @@ fn note(text: &str) -> Line {
 }
 
 fn sections(holder: &Element, level: u8, narrative: &mut Narrative) {
-    for component in holder.all(HL7V3, "component") {
-        let Some(section) = component.child(HL7V3, "section") else { continue };
+    for section in holder.all(HL7V3, "component").flat_map(|component| component.all(HL7V3, "section")) {
         let title = section.child(HL7V3, "title").map(Element::trimmed).filter(|t| !t.is_empty());
         if let Some(title) = &title {
             narrative.lines.push(Line::heading(level, title.clone()));
         }
         let before = narrative.lines.len();
-        if let Some(text) = section.child(HL7V3, "text") {
-            narrative.read(text);
+        // The subject is inherited by what is nested (CDA R2 4.4); who it is stands in the original.
+        if section.child(HL7V3, "subject").is_some() {
+            narrative
+                .lines
+                .push(note("This section is not about the patient but about the subject that the original names."));
         }
+        section.all(HL7V3, "text").for_each(|text| narrative.read(text));
         let below = section.all(HL7V3, "component").next().is_some();
         if narrative.lines.len() == before && !below && (title.is_some() || section.child(HL7V3, "entry").is_some()) {
             narrative.lines.push(note("This section has no text."));
@@ -194,6 +197,9 @@ mod tests {
         assert_eq!(lines, ["Funn", "En to tre", "fire", "\u{2022} a", "\u{2022} b", "x | y", "Under", "p"]);
         assert_eq!(report.lines.iter().filter(|l| l.heading > 0).count(), 2);
         assert_eq!(report.person.family.as_deref(), Some("Testesen"));
+        let about = cda.replace("<title>Under", "<subject><relatedSubject/></subject><title>Under");
+        let about = Report::of_cda(about.as_bytes()).expect("a report");
+        assert!(about.lines.iter().any(|line| line.text().contains("not about the patient")));
         assert_eq!(Report::of_cda(b"<ClinicalDocument xmlns='urn:hl7-org:v3'/>").err(), Some(ReportError::Form));
         // A spanning cell in a spanning cell doubles at each level.
         let open = "<table><tbody><tr><td rowspan='2'>".repeat(20);
