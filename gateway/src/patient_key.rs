@@ -106,7 +106,7 @@ impl Person {
     /// issuer, sex and family name must not differ. A name alone hides nothing: names are written in many ways.
     pub fn contradicted(&self, claim: &PatientClaim) -> Option<&'static str> {
         if !claim.birth_date.is_empty() {
-            let differs = self.birth_date.as_ref().is_some_and(|date| *date != claim.birth_date);
+            let differs = self.birth_date.as_ref().is_some_and(|date| day(date) != day(&claim.birth_date));
             return differs.then_some("its birth date is another than the register's");
         }
         if !claim.namespaces.is_empty() || !claim.universals.is_empty() {
@@ -122,6 +122,11 @@ impl Person {
         let differs = groups.peek().is_some() && own.is_some_and(|own| groups.all(|family| family != own));
         differs.then_some("it says no issuer and no birth date, and another family name")
     }
+}
+
+/// A day as DICOM, HL7 v2 and FHIR write it: `19770530`, `1977.05.30` as before DICOM 3.0, with a time behind it, `1977-05-30`.
+fn day(date: &str) -> String {
+    date.chars().filter(|c| !matches!(c, '.' | '-')).take(8).collect()
 }
 
 #[cfg(test)]
@@ -147,11 +152,34 @@ mod tests {
         for fits in [claim("1", "", ""), claim("1", "A", ""), claim("1", "", "2.999.1"), claim("1", "A", "2.999.1")] {
             assert!(own.accepts(&fits));
         }
+        for (text, right) in [
+            ("A", ("A", "")),
+            ("urn:oid:2.999.1", ("2.999.1", "")),
+            ("^^^A&2.999.1&ISO", ("A", "2.999.1")),
+            ("&urn:oid:2.999.1&ISO", ("", "2.999.1")),
+        ] {
+            let (namespace, universal) = issuer_parts(text);
+            assert_eq!((namespace.as_str(), universal.as_str()), right, "{text}");
+            assert!(own.accepts(&claim("1", &namespace, &universal)), "{text}");
+        }
         for other in [claim("2", "A", ""), claim("1", "B", ""), claim("1", "A", "2.999.2"), claim("1", "A B", "")] {
             assert!(!own.accepts(&other));
         }
         let elsewhere = PatientKey { implied: false, ..own };
         assert!(!elsewhere.accepts(&claim("1", "", "")) && elsewhere.accepts(&claim("1", "A", "")));
+    }
+
+    #[test]
+    fn im_01_a_birth_date_is_a_day_however_it_is_written() {
+        let person = |date: &str| Person { birth_date: Some(date.into()), ..Person::default() };
+        let born = |date: &str| PatientClaim { birth_date: date.into(), ..PatientClaim::default() };
+        for (register, object) in [("19770530", "1977.05.30"), ("1977-05-30", "19770530"), ("197705301200", "19770530")]
+        {
+            assert_eq!(person(register).contradicted(&born(object)), None, "{register} {object}");
+        }
+        for object in ["19770531", "1977.05.03", "00000000", "1977"] {
+            assert!(person("19770530").contradicted(&born(object)).is_some(), "{object}");
+        }
     }
 
     /// IM-09: what the manifest tells of an id is compared, what it does not tell contradicts nothing.

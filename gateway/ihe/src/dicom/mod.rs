@@ -216,10 +216,10 @@ pub(crate) fn patient(object: &Item<'_>) -> Result<PatientClaim, Unsound> {
 }
 
 /// Namespace and universal id of an issuer as (0010,0021) says it: mostly the namespace alone, sometimes a whole HL7
-/// designator, as `HOSPITAL&2.999.1&ISO`.
+/// designator, as `HOSPITAL&2.999.1&ISO`, or what is left of a CX, as `^^^HOSPITAL`.
 pub fn issuer_parts(text: &str) -> (String, String) {
-    let mut parts = text.split('&').map(str::trim);
-    let namespace = parts.next().unwrap_or_default().to_owned();
+    let mut parts = text.trim_start_matches([' ', '^']).split('&').map(str::trim);
+    let namespace = without_urn(parts.next().unwrap_or_default()).to_owned();
     (namespace, without_urn(parts.next().unwrap_or_default()).to_owned())
 }
 

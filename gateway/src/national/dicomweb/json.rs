@@ -66,7 +66,9 @@ impl Found {
     pub(super) fn claim(&self) -> PatientClaim {
         let text = |text: &Text| text.owned().unwrap_or_default();
         let (namespace, universal) = issuer_parts(self.issuer.get().unwrap_or_default());
-        let universals = [universal, text(&self.issuer_universal)];
+        // Without a prefix, as in an object.
+        let (qualified, _) = issuer_parts(self.issuer_universal.get().unwrap_or_default());
+        let universals = [universal, qualified];
         let list = |names: &[String]| names.iter().filter(|name| !name.is_empty()).cloned().collect();
         PatientClaim {
             id: text(&self.patient_id),
@@ -254,6 +256,9 @@ mod tests {
         assert_eq!(found.patient_name.get(), Some("Hansen^Ola=x"));
         assert_eq!(found.patient_id.get(), Some("P1"));
         assert_eq!((found.issuer.get(), found.issuer_universal.get()), (Some("HOSPITAL-A"), Some("2.999.1")));
+        let urn = answer.replace("\"2.999.1\"", "\"urn:oid:2.999.1\"");
+        let urn = read(urn.as_bytes(), 10).expect("reads").remove(0);
+        assert_eq!(urn.claim().universals, found.claim().universals, "IM-01");
         assert_eq!((found.instance_number.number(), found.frames.number()), (Some(7), Some(12)));
         for absent in [&found.accession, &found.modality, &found.study_description, &found.sop_class] {
             assert_eq!(absent.get(), None);
