@@ -7,10 +7,10 @@ use ncp_ihe::{
     Association, Availability, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType,
     HomeCommunityId, Manifest, ObjectIds, QueryResponse, ReturnType, Status, StoredQuery, actions,
 };
+use ncp_tests::archive::{Archive, Asked, status};
 use ncp_tests::neighbour::XCA;
 use ncp_tests::synth::Study;
 
-use crate::habit::{Archive, Asked, status};
 use crate::harness::{Asker, HOME, World, codes, dicomweb, fetch, same_as_files};
 use crate::{images, oid, patient};
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use axum::response::{IntoResponse, Response};
 use ncp_ihe::{DocumentRequest, HomeCommunityId, Manifest, Status};
+use ncp_tests::archive::{Archive, Asked};
 use ncp_tests::synth::Study;
 use serde_json::{Value, json};
 
-use crate::habit::{Archive, Asked};
 use crate::harness::{Asker, HOME, World, dicomweb, fetch};
 use crate::{BIRTH_DATE, LOCAL_ID, images, oid, patient};
 

@@ -8,7 +8,6 @@ mod consent;
 mod dicomweb;
 mod domain;
 mod grpc;
-mod habit;
 mod habits;
 mod harness;
 mod identity;

@@ -1,6 +1,7 @@
 //! Harness: a throw-away PKI, the attack set, neighbours that ask a gateway and countries that answer one, national
-//! consumers, synthetic studies.
+//! consumers and archives, issuers of tokens, synthetic studies.
 
+pub mod archive;
 pub mod asking;
 pub mod attack;
 pub mod cases;

@@ -4,31 +4,35 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::synth::Study;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use ncp_tests::synth::Study;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+const EXPLICIT_LE: &str = "1.2.840.10008.1.2.1";
+
 /// One request, as a habit sees it.
-pub(crate) struct Asked<'a> {
+pub struct Asked<'a> {
     /// `studies`, `series`, `instances`, `metadata`, `instance`.
-    pub(crate) what: &'static str,
+    pub what: &'static str,
     /// Path below the base.
-    pub(crate) path: &'a str,
-    pub(crate) query: &'a BTreeMap<String, String>,
-    /// Study Instance UIDs of what would be answered: of the page, and of all matches.
-    pub(crate) page: Vec<String>,
-    pub(crate) among: Vec<String>,
+    pub path: &'a str,
+    /// Its parameters.
+    pub query: &'a BTreeMap<String, String>,
+    /// Study Instance UIDs of what would be answered: of the page.
+    pub page: Vec<String>,
+    /// The same of all pages.
+    pub among: Vec<String>,
     /// How often this path was asked for before.
-    pub(crate) before: usize,
+    pub before: usize,
 }
 
 /// What an archive does instead of answering; `None`: it answers.
-pub(crate) type Habit = Arc<dyn Fn(&Asked<'_>) -> Option<Response> + Send + Sync>;
+pub type Habit = Arc<dyn Fn(&Asked<'_>) -> Option<Response> + Send + Sync>;
 
 struct Held {
     study: Study,
@@ -47,56 +51,77 @@ struct Inside {
     headers: Vec<HeaderMap>,
 }
 
+/// The archive; clones are the same one.
 #[derive(Clone, Default)]
-pub(crate) struct Archive(Arc<Mutex<Inside>>);
+pub struct Archive(Arc<Mutex<Inside>>);
 
 impl Archive {
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().expect("not poisoned")
     }
 
-    pub(crate) fn hold(&self, study: &Study, folder: &Path) {
+    /// Takes a study, whose files go into the folder; its date follows from its number.
+    ///
+    /// # Panics
+    /// When the files cannot be written.
+    pub fn hold(&self, study: &Study, folder: &Path) {
         let files = study.write(&folder.join(format!("held-{}", study.number))).expect("writes");
         let date = format!("2026{:02}{:02}", study.number % 12 + 1, study.number % 28 + 1);
         self.inside().held.push(Held { study: study.clone(), date, files });
     }
 
+    /// The Study Date of a study is another.
+    pub fn dated(&self, number: u32, date: &str) {
+        for held in self.inside().held.iter_mut().filter(|h| h.study.number == number) {
+            date.clone_into(&mut held.date);
+        }
+    }
+
     /// One more instance of a study arrives.
-    pub(crate) fn grow(&self, number: u32, folder: &Path) {
+    ///
+    /// # Panics
+    /// When the study is not held, or its files cannot be written.
+    pub fn grow(&self, number: u32, folder: &Path) {
         let mut inside = self.inside();
         let held = inside.held.iter_mut().find(|h| h.study.number == number).expect("held");
         held.study.instances += 1;
         held.files = held.study.write(&folder.join(format!("held-{number}"))).expect("writes");
     }
 
-    pub(crate) fn habit(&self, habit: impl Fn(&Asked<'_>) -> Option<Response> + Send + Sync + 'static) {
+    /// From now on it does this instead of answering.
+    pub fn habit(&self, habit: impl Fn(&Asked<'_>) -> Option<Response> + Send + Sync + 'static) {
         self.inside().habit = Some(Arc::new(habit));
     }
 
-    pub(crate) fn behaves(&self) {
+    /// It has no habit any more.
+    pub fn behaves(&self) {
         let mut inside = self.inside();
         inside.habit = None;
         inside.gate = None;
     }
 
     /// Requests whose path has this wait until the semaphore gives them way.
-    pub(crate) fn gate(&self, part: &str) -> Arc<Semaphore> {
+    pub fn gate(&self, part: &str) -> Arc<Semaphore> {
         let gate = Arc::new(Semaphore::new(0));
         self.inside().gate = Some((part.to_owned(), gate.clone()));
         gate
     }
 
     /// The requests since this was asked last.
-    pub(crate) fn asked(&self) -> Vec<String> {
+    pub fn asked(&self) -> Vec<String> {
         std::mem::take(&mut self.inside().asked)
     }
 
-    pub(crate) fn headers(&self) -> Vec<HeaderMap> {
+    /// The header fields of all requests.
+    pub fn headers(&self) -> Vec<HeaderMap> {
         self.inside().headers.clone()
     }
 
     /// Serves until the test ends; its base address.
-    pub(crate) async fn serve(&self) -> String {
+    ///
+    /// # Panics
+    /// When no port can be bound.
+    pub async fn serve(&self) -> String {
         let routes = Router::new().fallback(answer).with_state(self.clone());
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let base = format!("http://{}/dicom-web", socket.local_addr().expect("bound"));
@@ -106,7 +131,10 @@ impl Archive {
 }
 
 /// A status without a body, and a header.
-pub(crate) fn status(code: u16, headers: &[(&'static str, &str)]) -> Option<Response> {
+///
+/// # Panics
+/// When it is none.
+pub fn status(code: u16, headers: &[(&'static str, &str)]) -> Option<Response> {
     let mut response = StatusCode::from_u16(code).expect("a status").into_response();
     for (name, value) in headers {
         response.headers_mut().insert(*name, value.parse().expect("a value"));
@@ -224,7 +252,7 @@ fn instance_records(held: &Held) -> Vec<Value> {
         json!({
             "00080016": value("UI", "1.2.840.10008.5.1.4.1.1.2"),
             "00080018": value("UI", &study.instance(slice)),
-            "00083002": value("UI", crate::EXPLICIT_LE),
+            "00083002": value("UI", EXPLICIT_LE),
             "0020000D": value("UI", &study.uid()),
             "0020000E": value("UI", &study.series()),
             "00200013": { "vr": "IS", "Value": [slice] },
