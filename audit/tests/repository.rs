@@ -377,11 +377,14 @@ async fn patient_reads(client: &Client, id_of_hers: &str) {
         let payload = josekit::jwt::JwtPayload::from_map(claims.as_object().expect("an object").clone());
         let key = josekit::jwk::Jwk::from_bytes(std::fs::read(client.pki.dir.join("issuer.jwk")).expect("a key"));
         let signer = josekit::jws::ES256.signer_from_jwk(&key.expect("a key")).expect("a signer");
-        let header = josekit::jws::JwsHeader::new();
+        let mut header = josekit::jws::JwsHeader::new();
+        header.set_token_type("at+jwt");
         josekit::jwt::encode_with_signer(&payload.expect("claims"), &header, &signer).expect("signs")
     };
     let hers = token("14857012345^^^&2.16.578.1.12.4.1.4.1&ISO", "patient/AuditEvent.rs");
     let another = token("1^^^&2.16.578.1.12.4.1.4.1&ISO", "patient/*.read");
+    let restricted = token("14857012345^^^&2.16.578.1.12.4.1.4.1&ISO", "patient/AuditEvent.s?outcome=8");
+    let searches = token("14857012345^^^&2.16.578.1.12.4.1.4.1&ISO", "patient/AuditEvent.s");
     let professional = token("14857012345^^^&2.16.578.1.12.4.1.4.1&ISO", "user/AuditEvent.rs");
     let get = |token: String, path: String| async move {
         let (status, answer) = client.fhir_as("portal", Method::GET, &path, &Value::Null, Some(&token)).await;
@@ -392,7 +395,10 @@ async fn patient_reads(client: &Client, id_of_hers: &str) {
         (&hers, "/AuditEvent?subtype=ITI-39".to_owned(), StatusCode::OK, 1),
         (&another, "/AuditEvent".to_owned(), StatusCode::OK, 0),
         (&hers, "/AuditEvent?patient.identifier=urn:oid:2.16.578.1.12.4.1.4.1%7C1".into(), StatusCode::FORBIDDEN, 0),
-        (&professional, "/AuditEvent?date=ge2026".into(), StatusCode::UNAUTHORIZED, 0),
+        (&professional, "/AuditEvent?date=ge2026".into(), StatusCode::FORBIDDEN, 0),
+        (&restricted, "/AuditEvent".into(), StatusCode::FORBIDDEN, 0),
+        (&searches, "/AuditEvent".into(), StatusCode::OK, 4),
+        (&searches, format!("/AuditEvent/{id_of_hers}"), StatusCode::FORBIDDEN, 0),
         (&"a.b.c".to_owned(), "/AuditEvent?date=ge2026".into(), StatusCode::UNAUTHORIZED, 0),
         (&hers, format!("/AuditEvent/{id_of_hers}"), StatusCode::OK, 0),
         (&another, format!("/AuditEvent/{id_of_hers}"), StatusCode::NOT_FOUND, 0),

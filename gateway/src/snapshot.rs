@@ -158,7 +158,8 @@ impl Snapshot {
                 Ok(acceptor) => clinician_acceptor = Some(acceptor),
                 Err(error) => keep(format!("clinician: {error}")),
             }
-            match Tokens::load(&side.jwks_file) {
+            let taken = ncp_tls::Taken { longest_life: side.token_life, untyped: side.untyped_tokens };
+            match Tokens::load(&side.jwks_file, taken) {
                 Ok(loaded) => tokens = Some(loaded),
                 Err(error) => keep(format!("clinician.jwks_file: {error}")),
             }

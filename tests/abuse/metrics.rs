@@ -64,6 +64,8 @@ fn repository(world: &World, feed: SocketAddr) -> Config {
         token_issuer: None,
         token_audience: None,
         jwks_file: None,
+        token_life_seconds: None,
+        untyped_tokens: false,
         certificate: file("internal-server.pem"),
         key: file("internal-server.key"),
         anchors: file("anchors.pem"),

@@ -203,6 +203,7 @@ impl IssuerKey {
         let payload = JwtPayload::from_map(claims.as_object().expect("an object").clone()).expect("claims");
         let mut header = JwsHeader::new();
         header.set_key_id(self.0.key_id().expect("an id"));
+        header.set_token_type("at+jwt");
         jwt::encode_with_signer(&payload, &header, &ES256.signer_from_jwk(&self.0).expect("a signer")).expect("signs")
     }
 }

@@ -7,6 +7,7 @@ pub mod attack;
 pub mod cases;
 pub mod consumer;
 pub mod country;
+pub mod issuer;
 pub mod messages;
 pub mod neighbour;
 pub mod pki;

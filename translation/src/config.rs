@@ -44,6 +44,11 @@ pub struct Config {
     pub token_audience: Option<String>,
     /// The issuer's public keys.
     pub jwks_file: Option<PathBuf>,
+    /// Longest life of a token in seconds, from `iat` to `exp`; a day where it is not said.
+    pub token_life_seconds: Option<u64>,
+    /// Whether tokens are taken whose `typ` is absent or `JWT`; otherwise it is `at+jwt` (RFC 9068 4).
+    #[serde(default)]
+    pub untyped_tokens: bool,
     /// Folder of lists of coded elements, for kinds of documents beside those that come with the program.
     pub profiles: Option<PathBuf>,
     /// Folder for counts of codes without a target.
@@ -103,7 +108,10 @@ impl Config {
     pub fn bearers(&self) -> Result<Option<crate::facade::Bearers>, String> {
         match (&self.token_issuer, &self.token_audience, &self.jwks_file) {
             (Some(issuer), Some(audience), Some(file)) => {
-                crate::facade::Bearers::load(issuer, audience, file).map(Some).map_err(|e| format!("jwks_file: {e}"))
+                let taken = ncp_tls::Taken::configured(self.token_life_seconds, self.untyped_tokens);
+                crate::facade::Bearers::load(issuer, audience, file, taken)
+                    .map(Some)
+                    .map_err(|e| format!("jwks_file: {e}"))
             }
             _ => Ok(None),
         }
@@ -163,8 +171,9 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
         "redis",
         "reflection",
     ];
-    let known =
-        |k: &String| required.contains(&k.as_str()) || optional.contains(&k.as_str()) || tokens.contains(&k.as_str());
+    let taken = ["token_life_seconds", "untyped_tokens"];
+    let lists: [&[&str]; 4] = [&required, &optional, &tokens, &taken];
+    let known = |k: &String| lists.iter().any(|list| list.contains(&k.as_str()));
     let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
     for name in required {
         match table.get(name) {
@@ -176,6 +185,12 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             }
             Some(_) => problems.push(format!("{name}: expected text")),
         }
+    }
+    if table.get("token_life_seconds").is_some_and(|life| life.as_integer().is_none_or(|seconds| seconds <= 0)) {
+        problems.push("token_life_seconds: expected a number of seconds, as 86400".into());
+    }
+    if table.get("untyped_tokens").is_some_and(|value| !value.is_bool()) {
+        problems.push("untyped_tokens: expected true or false".into());
     }
     if !table.contains_key("clients") {
         let line = "clients = [\"ncp-gateway.example\"]";

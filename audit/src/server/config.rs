@@ -51,6 +51,11 @@ pub struct Config {
     pub token_audience: Option<String>,
     /// The issuer's public keys.
     pub jwks_file: Option<PathBuf>,
+    /// Longest life of a token in seconds, from `iat` to `exp`; a day where it is not said.
+    pub token_life_seconds: Option<u64>,
+    /// Whether tokens are taken whose `typ` is absent or `JWT`; otherwise it is `at+jwt` (RFC 9068 4).
+    #[serde(default)]
+    pub untyped_tokens: bool,
     /// Certificate chain.
     pub certificate: PathBuf,
     /// Its key.
@@ -94,6 +99,8 @@ const OPTIONAL: [&str; 10] = [
 ];
 /// Who may do what.
 const ACCESS: [&str; 4] = ["readers", "writers", "senders", "portals"];
+/// Which tokens are taken.
+const TAKEN: [&str; 2] = ["token_life_seconds", "untyped_tokens"];
 const ADDRESSES: [&str; 5] = ["feed", "query", "admin", "syslog", "fhir"];
 
 /// Reads the file; paths are relative to it.
@@ -103,7 +110,8 @@ const ADDRESSES: [&str; 5] = ["feed", "query", "admin", "syslog", "fhir"];
 pub fn load(path: &Path) -> Result<Config, Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| vec![format!("cannot read {}: {e}", path.display())])?;
     let table: toml::Table = toml::from_str(&text).map_err(|e| vec![e.message().to_owned()])?;
-    let known = |name: &str| REQUIRED.contains(&name) || OPTIONAL.contains(&name) || ACCESS.contains(&name);
+    let lists: [&[&str]; 4] = [&REQUIRED, &OPTIONAL, &ACCESS, &TAKEN];
+    let known = |name: &str| lists.iter().any(|list| list.contains(&name));
     let mut problems: Vec<String> = table.keys().filter(|k| !known(k)).map(|k| format!("{k}: unknown key")).collect();
     for name in REQUIRED.into_iter().chain(OPTIONAL) {
         match table.get(name) {
@@ -115,6 +123,12 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
             Some(toml::Value::String(_)) => {}
             Some(_) => problems.push(format!("{name}: expected text")),
         }
+    }
+    if table.get("token_life_seconds").is_some_and(|life| life.as_integer().is_none_or(|seconds| seconds <= 0)) {
+        problems.push("token_life_seconds: expected a number of seconds, as 86400".into());
+    }
+    if table.get("untyped_tokens").is_some_and(|value| !value.is_bool()) {
+        problems.push("untyped_tokens: expected true or false".into());
     }
     problems.extend(unnamed(&table));
     if !problems.is_empty() {

@@ -24,7 +24,7 @@ use super::iti81::{self, Parameters, QueryError};
 use super::repository::{Incoming, Kept};
 use super::service::{Shared, reason};
 use super::store::Place;
-use super::token::Issuer;
+use super::token::{Issuer, Refused};
 use crate::AuditError;
 
 /// Header in which a person says why the trail is read; a patient who reads her own says nothing.
@@ -84,7 +84,8 @@ impl Api {
     pub(super) fn new(shared: Shared, config: &Config, address: SocketAddr) -> Result<Self, AuditError> {
         let tokens = match (&config.token_issuer, &config.token_audience, &config.jwks_file) {
             (Some(issuer), Some(audience), Some(file)) => {
-                Some(Arc::new(Issuer::load(issuer, audience, file).map_err(AuditError::Repository)?))
+                let taken = ncp_tls::Taken::configured(config.token_life_seconds, config.untyped_tokens);
+                Some(Arc::new(Issuer::load(issuer, audience, file, taken).map_err(AuditError::Repository)?))
             }
             _ => None,
         };
@@ -267,8 +268,8 @@ async fn bundle(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>
     }
 }
 
-/// Who may read; a token, where there is one, decides.
-async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Reader, Response> {
+/// Who may read one event (`r`) or search (`s`); a token, where there is one, decides.
+async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap, right: char) -> Result<Reader, Response> {
     let access = api.shared.access();
     let Some(header) = headers.get(header::AUTHORIZATION) else {
         let reads = |certificate: &CertificateFacts| access.may_read(certificate);
@@ -282,12 +283,22 @@ async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap) -> Result<Reade
     let brings = |certificate: &CertificateFacts| access.may_bring_tokens(certificate);
     let by = caller.admitted(api, brings, "certificate may not bring tokens of patients").await?;
     let patient = header.to_str().ok().zip(api.tokens.as_ref());
-    let patient = patient.and_then(|(header, issuer)| issuer.patient(header, Timestamp::now()));
-    patient.map(|patient| Reader::Patient { by, patient }).ok_or_else(|| {
-        let mut refusal = problem(StatusCode::UNAUTHORIZED, "login", "The token does not hold.");
-        refusal
-            .headers_mut()
-            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+    let patient =
+        patient.map_or(Err(Refused::Token), |(header, issuer)| issuer.patient(header, right, Timestamp::now()));
+    patient.map(|patient| Reader::Patient { by, patient }).map_err(|refused| {
+        let (status, code, text, challenge) = match refused {
+            Refused::Token => {
+                (StatusCode::UNAUTHORIZED, "login", "The token does not hold.", "Bearer error=\"invalid_token\"")
+            }
+            Refused::Scope => (
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                "The token's scope does not cover this.",
+                "Bearer error=\"insufficient_scope\", scope=\"patient/AuditEvent.rs\"",
+            ),
+        };
+        let mut refusal = problem(status, code, text);
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         refusal
     })
 }
@@ -305,7 +316,7 @@ async fn search(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
-    match reader(&api, &caller, &headers).await {
+    match reader(&api, &caller, &headers, 's').await {
         Ok(reader) => page(&api, reader, &query.unwrap_or_default()).await,
         Err(response) => response,
     }
@@ -319,7 +330,7 @@ async fn search_by_post(
     RawQuery(query): RawQuery,
     body: Body,
 ) -> Response {
-    let reader = match reader(&api, &caller, &headers).await {
+    let reader = match reader(&api, &caller, &headers, 's').await {
         Ok(reader) => reader,
         Err(response) => return response,
     };
@@ -389,7 +400,7 @@ async fn read(
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {
-    let reader = match reader(&api, &caller, &headers).await {
+    let reader = match reader(&api, &caller, &headers, 'r').await {
         Ok(reader) => reader,
         Err(response) => return response,
     };

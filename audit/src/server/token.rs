@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use ncp_tls::{TokenIssuer, scope_covers};
+use ncp_tls::{Taken, TokenIssuer, scope_covers};
 
 /// Whose tokens are taken, and for whom they must be.
 pub(super) struct Issuer(TokenIssuer);
@@ -13,17 +13,34 @@ impl Issuer {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub(super) fn load(name: &str, audience: &str, jwks: &Path) -> Result<Self, String> {
-        TokenIssuer::load(name, audience, jwks).map(Self)
+    pub(super) fn load(name: &str, audience: &str, jwks: &Path, taken: Taken) -> Result<Self, String> {
+        TokenIssuer::load(name, audience, jwks, taken).map(Self)
     }
 
-    /// The patient (CX, claim `patient_id`) whose audit events the bearer may read.
-    pub(super) fn patient(&self, header: &str, now: Timestamp) -> Option<String> {
-        let token = header.strip_prefix("Bearer ")?.trim();
-        let claims = self.0.check(token, now).ok()?;
-        let granted = claims.scopes().any(|scope| scope_covers(scope, &["patient"], "AuditEvent", &['s']));
-        (granted && !claims.is_bound()).then(|| claims.text("patient_id").ok().map(str::to_owned))?
+    /// The patient (CX, claim `patient_id`) whose audit events the bearer may read (`r`) or search (`s`).
+    ///
+    /// # Errors
+    /// The token does not hold, or it does not grant that.
+    pub(super) fn patient(&self, header: &str, right: char, now: Timestamp) -> Result<String, Refused> {
+        let token = header.strip_prefix("Bearer ").ok_or(Refused::Token)?.trim();
+        let claims = self.0.check(token, now).map_err(|_| Refused::Token)?;
+        if claims.is_bound() {
+            return Err(Refused::Token);
+        }
+        if !claims.scopes().any(|scope| scope_covers(scope, &["patient"], "AuditEvent", &[right])) {
+            return Err(Refused::Scope);
+        }
+        claims.text("patient_id").map(str::to_owned).map_err(|_| Refused::Token)
     }
+}
+
+/// Why a token opens nothing (RFC 6750 3.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// `invalid_token`
+    Token,
+    /// `insufficient_scope`
+    Scope,
 }
 
 #[cfg(test)]
@@ -44,7 +61,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let keys = json!({ "keys": [key.to_public_key().expect("public")] });
         std::fs::write(file.path(), keys.to_string()).expect("writes");
-        let issuer = Issuer::load("https://idp.example", "https://audit.example", file.path()).expect("loads");
+        let (name, audience) = ("https://idp.example", "https://audit.example");
+        let issuer = Issuer::load(name, audience, file.path(), Taken::default()).expect("loads");
         let now = Timestamp::from_second(NOW).expect("a time");
         let claims = |change: &dyn Fn(&mut Value)| {
             let mut claims = json!({
@@ -56,29 +74,46 @@ mod tests {
         };
         let signed = |payload: &JwtPayload| {
             let signer = ES256.signer_from_jwk(&key).expect("a signer");
-            let token = jwt::encode_with_signer(payload, &JwsHeader::new(), &signer).expect("signs");
-            issuer.patient(&format!("Bearer {token}"), now)
+            let mut header = JwsHeader::new();
+            header.set_token_type("at+jwt");
+            let token = jwt::encode_with_signer(payload, &header, &signer).expect("signs");
+            ['r', 's'].map(|right| issuer.patient(&format!("Bearer {token}"), right, now))
         };
-        assert_eq!(signed(&claims(&|_| ())).as_deref(), Some("7^^^&1.2&ISO"));
-        let wrong: [(&str, Value); 9] = [
+        let hers = || Ok("7^^^&1.2&ISO".to_owned());
+        assert_eq!(signed(&claims(&|_| ())), [hers(), hers()]);
+        // SE-16: what a scope does not say, or says in a way that is not read, is not granted.
+        let (token, scope) = (|| Err(Refused::Token), || Err(Refused::Scope));
+        for (granted, expected) in [
+            ("patient/AuditEvent.r", [hers(), scope()]),
+            ("patient/AuditEvent.s", [scope(), hers()]),
+            ("patient/AuditEvent.s?outcome=8", [scope(), scope()]),
+            ("patient/AuditEvent.rs?", [scope(), scope()]),
+            ("patient/*.read", [hers(), hers()]),
+            ("patient/Patient.rs user/AuditEvent.rs patient/AuditEvent.c", [scope(), scope()]),
+            ("launch/patient openid", [scope(), scope()]),
+        ] {
+            assert_eq!(signed(&claims(&|c| c["scope"] = json!(granted))), expected, "{granted}");
+        }
+        let details = |c: &mut Value| c["authorization_details"] = json!([{ "type": "audit" }]);
+        assert_eq!(signed(&claims(&details)), [scope(), scope()]);
+        let wrong: [(&str, Value); 8] = [
             ("cnf", json!({ "jkt": "x" })),
             ("iss", json!("https://other.example")),
             ("aud", json!(["https://other.example"])),
             ("exp", json!(NOW - 61)),
             ("iat", json!(NOW + 3600)),
             ("nbf", json!(NOW + 3600)),
-            ("scope", json!("patient/Patient.rs user/AuditEvent.rs patient/AuditEvent.c")),
             ("patient_id", json!("")),
             ("patient_id", json!(["7^^^&1.2&ISO"])),
         ];
         for (name, value) in wrong {
-            assert_eq!(signed(&claims(&|c| c[name] = value.clone())), None, "{name} {value}");
+            assert_eq!(signed(&claims(&|c| c[name] = value.clone())), [token(), token()], "{name} {value}");
         }
         let secret = HS256.signer_from_bytes([7; 32]).expect("a signer");
         let forged = jwt::encode_with_signer(&claims(&|_| ()), &JwsHeader::new(), &secret).expect("signs");
         let unsigned = jwt::encode_unsecured(&claims(&|_| ()), &JwsHeader::new()).expect("writes");
         for bad in [forged, unsigned, "a.b.c".into(), String::new()] {
-            assert_eq!(issuer.patient(&format!("Bearer {bad}"), now), None);
+            assert_eq!(issuer.patient(&format!("Bearer {bad}"), 's', now), token());
         }
     }
 }

@@ -135,6 +135,8 @@ pub fn config(dir: &Path, pki: &Pki, engine: Engine) -> Config {
         token_issuer: None,
         token_audience: None,
         jwks_file: None,
+        token_life_seconds: None,
+        untyped_tokens: false,
         certificate: server.cert_chain,
         key: server.key,
         anchors: server.anchors,

@@ -127,7 +127,9 @@ async fn the_fhir_facade_answers_clients_with_a_certificate_only() {
     let key = josekit::jwk::Jwk::generate_ec_key(josekit::jwk::alg::ec::EcCurve::P256).expect("a key");
     let jwks = folder.path().join("jwks.json");
     std::fs::write(&jwks, format!("{{\"keys\":[{}]}}", key.to_public_key().expect("public"))).expect("writes");
-    let bearers = facade::Bearers::load("https://idp.example", "https://terms.example", &jwks).expect("loads");
+    let bearers =
+        facade::Bearers::load("https://idp.example", "https://terms.example", &jwks, ncp_tls::Taken::default())
+            .expect("loads");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
     let server = files(&pki, "internal-server");

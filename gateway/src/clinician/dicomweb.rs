@@ -82,7 +82,7 @@ pub(super) async fn open(
     (transaction, types): (&'static str, &[&str]),
 ) -> Result<Opened, Problem> {
     let covering = [(transaction, "ImagingStudy"), ("ITI-68", "Binary")];
-    let bearer = clinic.bearer(context, headers, &covering, "user/ImagingStudy.r").await?;
+    let bearer = clinic.bearer(context, headers, (&covering, 'r'), "user/ImagingStudy.r").await?;
     let Sealed::Document(treated, document) = clinic.open(&bearer, &place.sealed)? else {
         return Err(Problem::NotFound);
     };

@@ -62,7 +62,7 @@ pub async fn read_binary(
     Path((sealed, id)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let bearer = clinic.bearer(&context, &headers, &[("ITI-68", "Binary")], "user/Binary.r").await?;
+    let bearer = clinic.bearer(&context, &headers, (&[("ITI-68", "Binary")], 'r'), "user/Binary.r").await?;
     let Sealed::Document(treated, document) = clinic.open(&bearer, &sealed)? else {
         return Err(Problem::NotFound);
     };

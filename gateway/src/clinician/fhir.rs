@@ -67,7 +67,7 @@ pub async fn search_patient(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let bearer = clinic.bearer(&context, &headers, &[("ITI-119", "Patient")], "user/Patient.rs").await?;
+    let bearer = clinic.bearer(&context, &headers, (&[("ITI-119", "Patient")], 's'), "user/Patient.rs").await?;
     let claims = bearer.claims.clone().ok_or(Problem::Role)?;
     let wanted = match_request(&bounded::body(body).await?)?;
     let asked = countries(&clinic, &wanted.sought);
@@ -273,7 +273,7 @@ pub async fn confirm_treatment(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let bearer = clinic.bearer(&context, &headers, &[("ITI-119", "Patient")], "user/Patient.rs").await?;
+    let bearer = clinic.bearer(&context, &headers, (&[("ITI-119", "Patient")], 'r'), "user/Patient.rs").await?;
     let Sealed::Unconfirmed(person) = clinic.open(&bearer, &sealed)? else { return Err(Problem::NotFound) };
     if patient_id(&person) != id {
         return Err(Problem::NotFound);

@@ -119,12 +119,12 @@ impl Clinic {
         })
     }
 
-    /// The caller, with a scope that covers one of the resources. A bad token leaves a record.
+    /// The caller, with a scope that gives the right (`r` to read, `s` to search) to one of the resources. A bad token leaves a record.
     async fn bearer(
         &self,
         context: &Context,
         headers: &HeaderMap,
-        covering: &[(&'static str, &'static str)],
+        (covering, right): (&[(&'static str, &'static str)], char),
         scope: &'static str,
     ) -> Result<Bearer, Problem> {
         let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
@@ -138,7 +138,9 @@ impl Clinic {
             None => Err(TokenError::Token(ncp_tls::TokenError::Signature)),
         };
         let (rule, problem) = match checked {
-            Ok(bearer) if covering.iter().any(|(name, resource)| bearer.may(name, resource)) => return Ok(bearer),
+            Ok(bearer) if covering.iter().any(|(name, resource)| bearer.may(name, resource, right)) => {
+                return Ok(bearer);
+            }
             Ok(_) => ("token lacks the scope".to_owned(), Problem::Scope(scope)),
             Err(error) => (error.to_string(), Problem::Token),
         };

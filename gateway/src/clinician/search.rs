@@ -61,7 +61,7 @@ pub async fn post_search(
 
 async fn bearer(clinic: &Clinic, context: &Context, headers: &HeaderMap) -> Result<Bearer, Problem> {
     let covering = [("ITI-67", "DocumentReference")];
-    clinic.bearer(context, headers, &covering, "user/DocumentReference.rs").await
+    clinic.bearer(context, headers, (&covering, 's'), "user/DocumentReference.rs").await
 }
 
 /// Every country for which the treatment was confirmed is asked, each

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use ncp_saml::{Code, HcpClaims, Purpose};
-use ncp_tls::{Claims, Country, IssuerKeys, TokenError as Wrong, scope_covers};
+use ncp_tls::{Claims, Country, IssuerKeys, Taken, TokenError as Wrong, scope_covers};
 use serde_json::Value;
 
 use crate::config::{Clinician, Gateway};
@@ -55,10 +55,11 @@ pub enum Binding {
 }
 
 impl Bearer {
-    /// Whether a scope covers a resource: IHE's transaction name, SMART `user/R.rs`, or `system/R.read`.
-    pub fn may(&self, transaction: &str, resource: &str) -> bool {
+    /// Whether a scope gives a right (`r` or `s`) to a resource: IHE's transaction name, SMART `user/R.rs`, or
+    /// `system/R.read`.
+    pub fn may(&self, transaction: &str, resource: &str, right: char) -> bool {
         let covers =
-            |scope: &String| scope == transaction || scope_covers(scope, &["user", "system"], resource, &['r', 's']);
+            |scope: &String| scope == transaction || scope_covers(scope, &["user", "system"], resource, &[right]);
         self.scopes.iter().any(covers)
     }
 }
@@ -71,8 +72,8 @@ impl Tokens {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn load(path: &Path) -> Result<Self, String> {
-        IssuerKeys::load(path).map(Self)
+    pub fn load(path: &Path, taken: Taken) -> Result<Self, String> {
+        IssuerKeys::load(path, taken).map(Self)
     }
 
     /// Checks the token of a call.
@@ -142,7 +143,12 @@ fn professional(
     config: &Clinician,
     gateway: &Gateway,
 ) -> Option<HcpClaims> {
-    let iua = payload.claim("extensions")?.get("ihe_iua")?;
+    let extensions = payload.claim("extensions")?;
+    let iua = extensions.get("ihe_iua")?;
+    // A token for one patient, or under a patient's privacy policy, grants less than these claims say.
+    if iua.get("person_id").is_some() || extensions.get("ihe_bppc").is_some() {
+        return None;
+    }
     // What is there and cannot be read is no absent claim: such a token says nobody who may ask.
     let text = |name: &str| match iua.get(name) {
         None => Some(None),
@@ -156,7 +162,12 @@ fn professional(
         }
     };
     let role = code("subject_role")?.iter().find_map(|c| config.roles.get(c))?;
-    let emergency = code("purpose_of_use")?.iter().any(|c| is_emergency(c));
+    // Every purpose is one that can be asked for: a token for research is not one for treatment.
+    let purposes = code("purpose_of_use")?;
+    if !purposes.iter().all(|c| c == "TREAT" || is_emergency(c)) {
+        return None;
+    }
+    let emergency = purposes.iter().any(|c| is_emergency(c));
     let class = payload.claim("acr").and_then(Value::as_str).and_then(|acr| config.acr.get(acr));
     if payload.claim("acr").is_some_and(|acr| !acr.is_string()) {
         return None;
@@ -216,7 +227,7 @@ mod tests {
         public.set_key_id("1");
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), json!({ "keys": [public] }).to_string()).expect("writes");
-        Tokens::load(file.path()).expect("a key set")
+        Tokens::load(file.path(), Taken::default()).expect("a key set")
     }
 
     fn config() -> (Clinician, Gateway) {
@@ -233,6 +244,8 @@ mod tests {
             jwks_file: "j".into(),
             client_anchors: None,
             sender_constrained: false,
+            token_life: std::time::Duration::from_secs(24 * 3600),
+            untyped_tokens: false,
             sealing_key_file: "s".into(),
             treatment: std::time::Duration::from_secs(60),
             organisation: Organisation {
@@ -272,6 +285,7 @@ mod tests {
     fn signed(key: &Jwk, payload: &JwtPayload) -> String {
         let mut header = JwsHeader::new();
         header.set_key_id("1");
+        header.set_token_type("at+jwt");
         jwt::encode_with_signer(payload, &header, &ES256.signer_from_jwk(key).expect("a signer")).expect("signs")
     }
 
@@ -280,8 +294,8 @@ mod tests {
         let key = key();
         let bearer = check(&tokens(&key), &signed(&key, &payload(|_| ()))).expect("good");
         assert_eq!(bearer.subject, "https://idp.example|hpr-1");
-        assert!(bearer.may("ITI-119", "Patient") && bearer.may("ITI-67", "DocumentReference"));
-        assert!(!bearer.may("ITI-68", "Binary"));
+        assert!(bearer.may("ITI-119", "Patient", 's') && bearer.may("ITI-67", "DocumentReference", 's'));
+        assert!(!bearer.may("ITI-68", "Binary", 'r'));
         assert_eq!(bearer.claims.expect("claims").role.code, "221");
     }
 
@@ -361,10 +375,40 @@ mod tests {
         assert!(check(&tokens(&key), &signed(&key, &other)).expect("a token").claims.is_none());
     }
 
+    /// What narrows a token in a way that is not read here closes it: such a bearer may ask no other country.
+    #[test]
+    fn se_16_a_token_that_is_narrowed_asks_nothing() {
+        let key = key();
+        let tokens = tokens(&key);
+        let asks = |change: &dyn Fn(&mut Value)| {
+            check(&tokens, &signed(&key, &payload(change))).expect("a token").claims.map(|claims| claims.purpose)
+        };
+        let purposes = |codes: Value| asks(&|claims| claims["extensions"]["ihe_iua"]["purpose_of_use"] = codes.clone());
+        let code = |code: &str| json!({ "code": code });
+        assert_eq!(asks(&|_| ()), Some(Purpose::Treatment));
+        assert_eq!(purposes(json!([code("TREAT")])), Some(Purpose::Treatment));
+        assert_eq!(purposes(json!([code("TREAT"), code("BTG")])), Some(Purpose::Emergency));
+        for other in [
+            json!([code("HRESCH")]),
+            json!([code("TREAT"), code("HRESCH")]),
+            json!([code("treat")]),
+            json!([{}]),
+            json!(["TREAT"]),
+            json!("TREAT"),
+            json!({ "code": "TREAT" }),
+            json!(null),
+        ] {
+            assert_eq!(purposes(other.clone()), None, "{other}");
+        }
+        assert_eq!(asks(&|claims| claims["extensions"]["ihe_iua"]["person_id"] = json!("7^^^&2.999.1&ISO")), None);
+        assert_eq!(asks(&|claims| claims["extensions"]["ihe_bppc"] = json!({ "acp": "urn:oid:2.999.2" })), None);
+        assert_eq!(asks(&|claims| claims["acr"] = json!(["two-factor"])), None);
+    }
+
     #[test]
     fn symmetric_keys_are_no_keys_of_an_issuer() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), r#"{"keys":[{"kty":"oct","k":"AAAA"}]}"#).expect("writes");
-        assert!(Tokens::load(file.path()).is_err());
+        assert!(Tokens::load(file.path(), Taken::default()).is_err());
     }
 }

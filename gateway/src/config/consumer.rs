@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::initiating::{Organisation, Role, TREATMENT, misnamed, treatment};
+use super::initiating::{Organisation, Role, TREATMENT, a_day, misnamed, treatment};
 use super::pin::{ConsumerNames, Pin};
 use super::values::duration;
 use super::{Config, ConfigProblem};
@@ -125,9 +125,6 @@ impl Config {
     }
 }
 
-fn a_day() -> Duration {
-    Duration::from_secs(24 * 3600)
-}
 fn query_paths() -> Vec<String> {
     vec!["/xds/registry".into()]
 }

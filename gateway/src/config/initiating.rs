@@ -47,6 +47,12 @@ pub struct Clinician {
     /// their proof.
     #[serde(default)]
     pub sender_constrained: bool,
+    /// Longest life of a token, from `iat` to `exp`; one that lives longer is refused.
+    #[serde(default = "a_day", deserialize_with = "duration")]
+    pub token_life: Duration,
+    /// Whether tokens are taken whose `typ` is absent or `JWT`; otherwise it is `at+jwt` (RFC 9068 4).
+    #[serde(default)]
+    pub untyped_tokens: bool,
     /// 32 bytes in hex, mode 0600: seals the base URLs that we hand out.
     pub sealing_key_file: PathBuf,
     /// Life of a confirmed treatment relationship, at most 2 h.
@@ -131,6 +137,9 @@ impl Config {
             if c.treatment > TREATMENT || c.treatment < Duration::from_secs(60) {
                 say("clinician.treatment", "between 1m and 2h".into());
             }
+            if c.token_life < Duration::from_secs(60) || c.token_life > Duration::from_secs(31 * 24 * 3600) {
+                say("clinician.token_life", "between 1m and 31d".into());
+            }
             if c.roles.is_empty() {
                 say("clinician.roles", "no role may ask: add a [clinician.roles.\"code\"]".into());
             }
@@ -175,6 +184,10 @@ pub(super) fn misnamed(section: &str, roles: &BTreeMap<String, Role>) -> Vec<Con
     let wrong = roles.iter().filter(|(_, role)| !known(role));
     let what = "code and display are not those of a role of the eHDSI: other countries will refuse it";
     wrong.map(|(name, _)| ConfigProblem::new(&format!("{section}.roles.{name}"), what.into())).collect()
+}
+
+pub(super) fn a_day() -> Duration {
+    Duration::from_secs(24 * 3600)
 }
 
 pub(super) fn treatment() -> Duration {

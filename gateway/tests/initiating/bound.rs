@@ -12,12 +12,13 @@ use josekit::jwt::{self, JwtPayload};
 use ncp_ihe::actions;
 use ncp_tests::asking::PATIENTS;
 use ncp_tests::country::{Asked, Reaction};
+use ncp_tests::issuer::BASE;
 use ncp_tls::Material;
 use openssl::hash::MessageDigest;
 use openssl::sha::sha256;
 use serde_json::{Value, json};
 
-use crate::clinicians::{BASE, knows};
+use crate::clinicians::{bound, knows};
 use crate::{Others, World, listed, patient, second};
 
 const MATCH: &str = "/fhir/Patient/$match";
@@ -80,8 +81,8 @@ async fn a_token_bound_to_a_key_needs_its_proof() {
     let (world, countries) = others.clinicians().world("").await;
     let issuer = &world.clinic.as_ref().expect("a side").1;
     let (own, other) = (key(), key());
-    let token = issuer.bound("hpr-1", Some(json!({ "jkt": thumbprint(&own) })));
-    let another = issuer.bound("hpr-2", Some(json!({ "jkt": thumbprint(&own) })));
+    let token = bound(issuer, "hpr-1", Some(json!({ "jkt": thumbprint(&own) })));
+    let another = bound(issuer, "hpr-2", Some(json!({ "jkt": thumbprint(&own) })));
     let with = async |proofs: &[String]| {
         let mut headers = vec![("authorization", format!("DPoP {token}"))];
         headers.extend(proofs.iter().map(|proof| ("dpop", proof.clone())));
@@ -108,7 +109,7 @@ async fn a_token_bound_to_a_key_needs_its_proof() {
     assert_eq!(with(&[queried]).await, 200);
     let stolen = [("authorization", format!("Bearer {token}"))];
     assert_eq!(ask(&world, None, &stolen).await, 401, "the token as one that is not bound");
-    let free = issuer.bound("hpr-1", None);
+    let free = bound(issuer, "hpr-1", None);
     let needless = [("authorization", format!("DPoP {free}")), ("dpop", proof(&own, &free, |_| ()))];
     assert_eq!(ask(&world, None, &needless).await, 401, "a free token as a bound one");
 }
@@ -121,7 +122,7 @@ async fn a_token_bound_to_a_certificate_needs_its_connection() {
     let pem = std::fs::read(world.anchors.with_file_name("consumer.pem")).expect("reads");
     let leaf = openssl::x509::X509::from_pem(&pem).expect("a certificate");
     let of = URL_SAFE_NO_PAD.encode(leaf.digest(MessageDigest::sha256()).expect("a digest"));
-    let token = issuer.bound("hpr-1", Some(json!({ "x5t#S256": of })));
+    let token = bound(issuer, "hpr-1", Some(json!({ "x5t#S256": of })));
     let bearer = |token: &str| vec![("authorization", format!("Bearer {token}"))];
     assert_eq!(ask(&world, Some("consumer"), &bearer(&token)).await, 200);
     assert_eq!(ask(&world, None, &bearer(&token)).await, 401, "no certificate");
@@ -129,10 +130,10 @@ async fn a_token_bound_to_a_certificate_needs_its_connection() {
     let own = key();
     let proved = [("authorization", format!("DPoP {token}")), ("dpop", proof(&own, &token, |_| ()))];
     assert_eq!(ask(&world, Some("consumer"), &proved).await, 401, "as one bound to a key");
-    let both = issuer.bound("hpr-1", Some(json!({ "x5t#S256": of, "jkt": thumbprint(&own) })));
+    let both = bound(issuer, "hpr-1", Some(json!({ "x5t#S256": of, "jkt": thumbprint(&own) })));
     assert_eq!(ask(&world, Some("consumer"), &bearer(&both)).await, 401, "bound twice");
     // Systems without a certificate go on, also those that show one with a free token.
-    let free = issuer.bound("hpr-1", None);
+    let free = bound(issuer, "hpr-1", None);
     assert_eq!(ask(&world, None, &bearer(&free)).await, 200);
     assert_eq!(ask(&world, Some("consumer"), &bearer(&free)).await, 200);
 }

@@ -3,89 +3,21 @@
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use josekit::jwk::Jwk;
-use josekit::jwk::alg::ec::EcCurve;
-use josekit::jws::{ES256, JwsHeader};
-use josekit::jwt::{self, JwtPayload};
 use ncp_ihe::{PatientAnswer, PatientMatch, PatientQuery, PatientRecord, PatientResponse, PersonName, Status, actions};
-use ncp_tests::asking::{Asking, PATIENTS};
+use ncp_tests::asking::PATIENTS;
 use ncp_tests::country::{Asked, Reaction};
+use ncp_tests::issuer::{BASE, Issuer};
 use serde_json::{Value, json};
 
 use crate::{Others, World, answered, entry, failed, home, listed, patient, refusal, second};
 
-/// What clinicians' systems call; the socket is another.
-pub(crate) const BASE: &str = "https://clinic.example";
-const ISSUER: &str = "https://idp.example";
-
-/// The token issuer's key, and the section that trusts it.
-pub(crate) struct Issuer(Jwk);
-
-impl Issuer {
-    pub(crate) fn create(asking: &Asking) -> Self {
-        let mut key = Jwk::generate_ec_key(EcCurve::P256).expect("a key");
-        key.set_key_id("1");
-        key.set_algorithm("ES256");
-        let mut public = key.to_public_key().expect("a key");
-        public.set_key_id("1");
-        public.set_algorithm("ES256");
-        std::fs::write(asking.dir.join("jwks.json"), json!({ "keys": [public] }).to_string()).expect("writes");
-        let sealing = asking.dir.join("sealing.key");
-        std::fs::write(&sealing, "5a".repeat(32)).expect("writes");
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(sealing, private).expect("a mode");
-        Self(key)
+/// A good token that is bound as `cnf` says.
+pub(crate) fn bound(issuer: &Issuer, subject: &str, cnf: Option<Value>) -> String {
+    let mut claims = Issuer::claims(subject);
+    if let Some(cnf) = cnf {
+        claims["cnf"] = cnf;
     }
-
-    /// `[clinician]`
-    pub(crate) fn section() -> String {
-        format!(
-            r#"
-[clinician]
-listen = "127.0.0.1:0"
-base_url = "{BASE}"
-certificate = "pki/tls-server.pem"
-key = "pki/tls-server.key"
-issuer = "{ISSUER}"
-audience = "{BASE}"
-jwks_file = "jwks.json"
-client_anchors = "pki/anchors.pem"
-sealing_key_file = "sealing.key"
-organisation = {{ name = "University hospital", id = "urn:oid:2.999.47.10", locality = "Radiology" }}
-acr = {{ two-factor = "urn:oasis:names:tc:SAML:2.0:ac:classes:SmartcardPKI" }}
-[clinician.roles."221"]
-code = "221"
-display = "Medical Doctors"
-permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
-"#
-        )
-    }
-
-    pub(crate) fn token(&self, subject: &str) -> String {
-        self.bound(subject, None)
-    }
-
-    /// A token that is bound as `cnf` says.
-    pub(crate) fn bound(&self, subject: &str, cnf: Option<Value>) -> String {
-        let now = jiff::Timestamp::now().as_second();
-        let mut claims = json!({
-            "iss": ISSUER, "sub": subject, "client_id": "ris", "aud": BASE, "jti": uuid::Uuid::new_v4().to_string(),
-            "iat": now - 10, "exp": now + 600, "auth_time": now - 60, "acr": "two-factor",
-            "scope": "user/Patient.rs user/DocumentReference.rs user/Binary.r",
-            "extensions": { "ihe_iua": {
-                "subject_name": "Radiologist on duty",
-                "subject_role": [{ "system": "urn:oid:2.16.840.1.113883.2.9.6.2.7", "code": "221" }],
-                "purpose_of_use": [{ "code": "TREAT" }],
-            } },
-        });
-        if let Some(cnf) = cnf {
-            claims["cnf"] = cnf;
-        }
-        let payload = JwtPayload::from_map(claims.as_object().expect("an object").clone()).expect("claims");
-        let mut header = JwsHeader::new();
-        header.set_key_id("1");
-        jwt::encode_with_signer(&payload, &header, &ES256.signer_from_jwk(&self.0).expect("a signer")).expect("signs")
-    }
+    issuer.sign(&claims, Some("at+jwt")).expect("signs")
 }
 
 /// An answer: status, `Preference-Applied`, JSON.
@@ -131,7 +63,7 @@ async fn raw(
     let request = Request::builder()
         .method(if body.is_some() { "POST" } else { "GET" })
         .uri(format!("https://localhost:{}{path}", clinic.0.port()))
-        .header("authorization", format!("Bearer {}", clinic.1.token("hpr-1")))
+        .header("authorization", format!("Bearer {}", clinic.1.token("hpr-1").expect("signs")))
         .header("content-type", body.as_ref().map_or("application/fhir+json", |(kind, _)| kind))
         .header(name, value)
         .body(Full::new(Bytes::from(body.map(|(_, text)| text).unwrap_or_default())))

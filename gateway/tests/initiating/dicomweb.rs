@@ -10,10 +10,11 @@ use ncp_ihe::{
     RetrieveRequest, RetrieveResponse, Status, Uid, actions,
 };
 use ncp_tests::country::{Asked, Country, Reaction};
+use ncp_tests::issuer::BASE;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::clinicians::{BASE, base, call, confirm, knows, matches};
+use crate::clinicians::{base, call, confirm, knows, matches};
 use crate::losses::fetched;
 use crate::{Held, Others, World, entry, listed, second};
 
@@ -105,7 +106,7 @@ async fn get(world: &World, subject: &str, url: &str) -> (u16, Option<Bytes>) {
     let http: ncp_tls::HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, second() * 10);
     let path = url.strip_prefix(BASE).expect("ours");
     let request = Request::get(format!("https://localhost:{}{path}", clinic.0.port()))
-        .header("authorization", format!("Bearer {}", clinic.1.token(subject)))
+        .header("authorization", format!("Bearer {}", clinic.1.token(subject).expect("signs")))
         .body(Full::default())
         .expect("a request");
     let response = http.request(request).await.expect("answers");
@@ -206,7 +207,7 @@ async fn paths_and_headers_that_are_none() {
             .expect("connects");
         let path = format!("{root}/studies");
         let path = path.strip_prefix(BASE).expect("ours");
-        let token = clinic.1.token("hpr-1");
+        let token = clinic.1.token("hpr-1").expect("signs");
         let message = format!(
             "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
         );

@@ -5,8 +5,9 @@ use http::header;
 use ncp_ihe::{Coded, Content, DocumentRequest, DocumentResponse, RetrieveResponse, Status, actions};
 use ncp_tests::cases::Recorded;
 use ncp_tests::country::{Asked, Reaction};
+use ncp_tests::issuer::BASE;
 
-use crate::clinicians::{BASE, documents, knowing, sent};
+use crate::clinicians::{documents, knowing, sent};
 use crate::{Others, entry, listed};
 
 const COUNTRY: &str = "2.999.101";

@@ -9,9 +9,9 @@ use http_body_util::{BodyExt, Full};
 use ncp_ihe::{Manifest, Status, actions};
 use ncp_soap::mime::{MediaType, MimeLimits, MultipartReader};
 use ncp_tests::country::{Country, Reaction};
+use ncp_tests::issuer::BASE;
 use serde_json::Value;
 
-use crate::clinicians::BASE;
 use crate::consumers::ask;
 use crate::dicomweb::{manifest, root, showing};
 use crate::{Held, Others, World, images, second};
@@ -74,7 +74,7 @@ pub(crate) async fn fetched(world: &World, url: &str) -> Heard {
     let http: ncp_tls::HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, second() * 10);
     let path = url.strip_prefix(BASE).expect("ours");
     let request = Request::get(format!("https://localhost:{}{path}", clinic.0.port()))
-        .header("authorization", format!("Bearer {}", clinic.1.token("hpr-1")))
+        .header("authorization", format!("Bearer {}", clinic.1.token("hpr-1").expect("signs")))
         .body(Full::default())
         .expect("a request");
     let (head, mut body) = http.request(request).await.expect("an answer").into_parts();

@@ -15,11 +15,10 @@ use ncp_saml::HcpClaims;
 use ncp_tests::asking::{AUDIENCE, Asking, Known, PATIENTS};
 use ncp_tests::consumer::Consumer;
 use ncp_tests::country::{Asked, Country, Reaction};
+use ncp_tests::issuer::Issuer;
 use ncp_tests::neighbour::{Answer, Neighbour};
 use ncp_tests::pki::CountryPki;
 use ncp_tests::synth::Study;
-
-use clinicians::Issuer;
 
 mod asynchronous;
 mod bound;
@@ -34,6 +33,7 @@ mod long;
 mod losses;
 mod mime;
 mod odd;
+mod scopes;
 mod sts;
 mod terminology;
 mod told;
@@ -81,6 +81,8 @@ pub(crate) struct Others {
     port: u16,
     lines: String,
     issuer: Option<Issuer>,
+    /// Further lines of `[clinician]`.
+    clinician: String,
     more: String,
 }
 
@@ -94,6 +96,7 @@ impl Others {
             port: 0,
             lines: String::new(),
             issuer: None,
+            clinician: String::new(),
             more: String::new(),
         }
     }
@@ -106,8 +109,13 @@ impl Others {
 
     /// The gateway serves clinicians too.
     pub(crate) fn clinicians(self) -> Self {
-        let issuer = Some(Issuer::create(&self.asking));
+        let issuer = Some(Issuer::create(&self.asking.dir).expect("an issuer"));
         Self { issuer, ..self }
+    }
+
+    /// With these lines in `[clinician]`.
+    pub(crate) fn clinician_lines(self, lines: &str) -> Self {
+        Self { clinician: lines.to_owned(), ..self }
     }
 
     pub(crate) async fn with(
@@ -134,7 +142,8 @@ impl Others {
         let of = |(pki, home, country)| Known { pki, home, country, lines: self.lines.clone() };
         let known: Vec<Known<'_>> = self.running.iter().map(|(p, h, c)| of((p, h.clone(), c))).collect();
         let path = self.asking.write([self.port, 0, 0], limits, &policies, &known).expect("writes");
-        let clinic = self.issuer.as_ref().map(|_| Issuer::section()).unwrap_or_default();
+        let clinic = self.issuer.as_ref().map(|_| Issuer::section("pki")).unwrap_or_default();
+        let clinic = clinic.replacen("[clinician]\n", &format!("[clinician]\n{}", self.clinician), 1);
         let text = std::fs::read_to_string(&path).expect("reads");
         std::fs::write(&path, text + &clinic + &self.more).expect("writes");
         let config = config::load(&path).expect("a configuration");

@@ -6,9 +6,10 @@ use ncp_ihe::{
 };
 use ncp_tests::cases::Recorded;
 use ncp_tests::country::{Country, Reaction};
+use ncp_tests::issuer::BASE;
 use ncp_tests::neighbour::{Answer, retrieve_response};
 
-use crate::clinicians::{BASE, documents, knowing, sent};
+use crate::clinicians::{documents, knowing, sent};
 use crate::consumers::ask;
 use crate::{Others, World, entry, listed, parts, patient};
 

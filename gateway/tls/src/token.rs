@@ -4,6 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use josekit::JoseError;
@@ -21,10 +22,24 @@ const LONGEST: usize = 16 << 10;
 const SKEW: i64 = 60;
 /// Longest text of a claim, bytes.
 const TEXT: usize = 512;
-/// Longest life of a token unless a server says another: a day.
-const LIFE: i64 = 24 * 3600;
-/// What `typ` may be where a token has one (RFC 9068 4); other JWTs of the same issuer, as logout tokens, are none.
-const TYPES: [&str; 3] = ["at+jwt", "application/at+jwt", "JWT"];
+/// What `typ` of an access token is (RFC 9068 4); other JWTs of the same issuer, as logout tokens, are none.
+const TYPES: [&str; 2] = ["at+jwt", "application/at+jwt"];
+
+/// Which tokens of an issuer are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Longest time from `iat` to `exp`.
+    pub longest_life: Duration,
+    /// Also tokens whose `typ` is absent or `JWT`, as issuers from before RFC 9068 write it.
+    pub untyped: bool,
+}
+
+impl Default for Taken {
+    /// Tokens of RFC 9068 that live a day at most.
+    fn default() -> Self {
+        Self { longest_life: Duration::from_secs(24 * 3600), untyped: false }
+    }
+}
 
 /// The first check that does not hold. For the trail; a caller is told less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +50,9 @@ pub enum TokenError {
     /// Not a JWT of the issuer: form, algorithm, key, signature.
     #[error("token signature, key or algorithm")]
     Signature,
+    /// `typ`
+    #[error("token is of another type than at+jwt")]
+    Type,
     /// Issuer or audience.
     #[error("token is of another issuer or for another server")]
     Address,
@@ -49,8 +67,7 @@ pub enum TokenError {
 /// The public keys of an issuer.
 pub struct IssuerKeys {
     keys: Vec<Key>,
-    /// Longest time from `iat` to `exp`, seconds.
-    life: i64,
+    taken: Taken,
 }
 
 struct Key {
@@ -66,7 +83,7 @@ impl IssuerKeys {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn load(path: &Path) -> Result<Self, String> {
+    pub fn load(path: &Path, taken: Taken) -> Result<Self, String> {
         let shown = path.display();
         let bytes = std::fs::read(path).map_err(|e| format!("cannot read {shown}: {e}"))?;
         let set = JwkSet::from_bytes(&bytes).map_err(|e| format!("{shown}: no JWKS: {e}"))?;
@@ -94,12 +111,7 @@ impl IssuerKeys {
                 (kind, _) => return Err(format!("{shown}: key of type {kind} is not taken")),
             }
         }
-        if keys.is_empty() { Err(format!("{shown}: no usable key")) } else { Ok(Self { keys, life: LIFE }) }
-    }
-
-    /// The same with another longest life of a token.
-    pub fn with_longest_life(self, life: std::time::Duration) -> Self {
-        Self { life: i64::try_from(life.as_secs()).unwrap_or(i64::MAX), ..self }
+        if keys.is_empty() { Err(format!("{shown}: no usable key")) } else { Ok(Self { keys, taken }) }
     }
 
     /// The claims of a token that one of the keys signed, for this audience and at this time.
@@ -118,10 +130,8 @@ impl IssuerKeys {
             Ok(fitting.next().map(|key| key.verifier.as_ref() as &dyn JwsVerifier))
         })
         .map_err(|_| TokenError::Signature)?;
-        let typ = header.claim("typ");
-        if typ.is_some_and(|typ| !typ.as_str().is_some_and(|t| TYPES.iter().any(|known| known.eq_ignore_ascii_case(t))))
-        {
-            return Err(TokenError::Signature);
+        if !self.taken.takes(header.claim("typ")) {
+            return Err(TokenError::Type);
         }
         let claims = Claims(payload.claims_set().clone());
         let addressed = match claims.claim("aud").ok_or(TokenError::Claim("aud"))? {
@@ -140,10 +150,28 @@ impl IssuerKeys {
         if exp.saturating_add(SKEW) <= now || early(iat) || claims.seconds("nbf")?.is_some_and(early) {
             return Err(TokenError::Time);
         }
-        if exp.saturating_sub(iat) > self.life {
+        if exp.saturating_sub(iat) > i64::try_from(self.taken.longest_life.as_secs()).unwrap_or(i64::MAX) {
             return Err(TokenError::Time);
         }
         Ok(claims)
+    }
+}
+
+impl Taken {
+    /// As a configuration says it: a day where it names no life.
+    pub fn configured(longest_life_seconds: Option<u64>, untyped: bool) -> Self {
+        let longest_life = longest_life_seconds.map_or(Self::default().longest_life, Duration::from_secs);
+        Self { longest_life, untyped }
+    }
+
+    fn takes(&self, typ: Option<&Value>) -> bool {
+        let is = |known: &str, typ: &str| known.eq_ignore_ascii_case(typ);
+        match typ {
+            None => self.untyped,
+            Some(typ) => typ
+                .as_str()
+                .is_some_and(|typ| TYPES.iter().any(|known| is(known, typ)) || (self.untyped && is("JWT", typ))),
+        }
     }
 }
 
@@ -153,6 +181,7 @@ pub struct TokenIssuer {
     name: String,
     audience: String,
     file: PathBuf,
+    taken: Taken,
     keys: RwLock<(Stamp, Arc<IssuerKeys>)>,
 }
 
@@ -168,9 +197,9 @@ impl TokenIssuer {
     ///
     /// # Errors
     /// As [`IssuerKeys::load`].
-    pub fn load(name: &str, audience: &str, file: &Path) -> Result<Self, String> {
-        let keys = RwLock::new((stamp(file), Arc::new(IssuerKeys::load(file)?)));
-        Ok(Self { name: name.to_owned(), audience: audience.to_owned(), file: file.to_owned(), keys })
+    pub fn load(name: &str, audience: &str, file: &Path, taken: Taken) -> Result<Self, String> {
+        let keys = RwLock::new((stamp(file), Arc::new(IssuerKeys::load(file, taken)?)));
+        Ok(Self { name: name.to_owned(), audience: audience.to_owned(), file: file.to_owned(), taken, keys })
     }
 
     /// The claims of a token, as [`IssuerKeys::check`].
@@ -187,7 +216,7 @@ impl TokenIssuer {
         if held == seen {
             return keys;
         }
-        let read = match IssuerKeys::load(&self.file) {
+        let read = match IssuerKeys::load(&self.file, self.taken) {
             Ok(read) => Arc::new(read),
             Err(reason) => {
                 tracing::error!(reason, "the keys of the token issuer stay as they were");
@@ -227,9 +256,11 @@ impl Claims {
         self.claim(name).map(read).transpose()
     }
 
-    /// What is granted; empty when nothing is.
+    /// What is granted; empty when nothing is. What `authorization_details` (RFC 9396) say is not read here, so that a
+    /// token with them grants nothing.
     pub fn scopes(&self) -> impl Iterator<Item = &str> {
-        self.text("scope").unwrap_or_default().split(' ').filter(|scope| !scope.is_empty())
+        let scopes = self.text("scope").ok().filter(|_| self.claim("authorization_details").is_none());
+        scopes.unwrap_or_default().split(' ').filter(|scope| !scope.is_empty())
     }
 
     /// Bound to a key or certificate (`cnf`): worth nothing to a server that does not check that.
@@ -258,7 +289,9 @@ pub fn scope_covers(scope: &str, levels: &[&str], resource: &str, rights: &[char
     let Some((kind, given)) = what.split_once('.') else { return false };
     // SMART 1 and 2.
     let given = match given {
-        "read" | "search" => "rs",
+        "read" => "rs",
+        // The form of HL7 Europe beside it.
+        "search" => "s",
         "write" => "cud",
         "*" => "cruds",
         letters if in_order(letters) => letters,
@@ -297,10 +330,12 @@ mod tests {
         let payload = JwtPayload::from_map(claims.as_object().expect("claims").clone()).expect("claims");
         let token = |key: &Jwk| {
             let signer = ES256.signer_from_jwk(key).expect("a signer");
-            jwt::encode_with_signer(&payload, &JwsHeader::new(), &signer).expect("signs")
+            let mut header = JwsHeader::new();
+            header.set_token_type("at+jwt");
+            jwt::encode_with_signer(&payload, &header, &signer).expect("signs")
         };
         write(&[&first]);
-        let issuer = TokenIssuer::load("https://idp.example", "ours", file.path()).expect("loads");
+        let issuer = TokenIssuer::load("https://idp.example", "ours", file.path(), Taken::default()).expect("loads");
         let takes = || [&first, &second].map(|key| issuer.check(&token(key), now).is_ok());
         assert_eq!(takes(), [true, false]);
         write(&[&second]);
@@ -361,31 +396,34 @@ mod tests {
         assert_eq!(granted, 12, "and what it says it grants");
     }
 
-    /// Times and types that are there and cannot be read refuse; a fraction is a time.
-    #[test]
-    fn se_20_what_is_there_and_cannot_be_read_refuses() {
+    /// The claims of a token of a new key with this `typ`, changed so; none where it is refused.
+    fn checked(taken: Taken, typ: Option<&str>, change: &Value) -> Option<Claims> {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let key = Jwk::generate_ec_key(EcCurve::P256).expect("a key");
         let public = key.to_public_key().expect("public");
         std::fs::write(file.path(), json!({ "keys": [public] }).to_string()).expect("writes");
-        let keys = IssuerKeys::load(file.path()).expect("loads");
+        let keys = IssuerKeys::load(file.path(), taken).expect("loads");
         let now = Timestamp::now();
         let at = now.as_second();
-        let taken = |typ: Option<&str>, change: Value| {
-            let mut claims = json!({ "iss": "https://idp.example", "aud": "ours", "iat": at, "exp": at + 60 });
-            for (name, value) in change.as_object().expect("claims") {
-                claims[name] = value.clone();
-            }
-            let payload = JwtPayload::from_map(claims.as_object().expect("claims").clone());
-            let Ok(payload) = payload else { return false };
-            let mut header = JwsHeader::new();
-            if let Some(typ) = typ {
-                header.set_token_type(typ);
-            }
-            let signer = ES256.signer_from_jwk(&key).expect("a signer");
-            let token = jwt::encode_with_signer(&payload, &header, &signer).expect("signs");
-            keys.check(&token, "https://idp.example", "ours", now).is_ok()
-        };
+        let mut claims = json!({ "iss": "https://idp.example", "aud": "ours", "iat": at, "exp": at + 60 });
+        for (name, value) in change.as_object().expect("claims") {
+            claims[name] = value.clone();
+        }
+        let payload = JwtPayload::from_map(claims.as_object().expect("claims").clone()).ok()?;
+        let mut header = JwsHeader::new();
+        if let Some(typ) = typ {
+            header.set_token_type(typ);
+        }
+        let signer = ES256.signer_from_jwk(&key).expect("a signer");
+        let token = jwt::encode_with_signer(&payload, &header, &signer).expect("signs");
+        keys.check(&token, "https://idp.example", "ours", now).ok()
+    }
+
+    /// Times that are there and cannot be read refuse; a fraction is a time.
+    #[test]
+    fn se_20_a_time_that_cannot_be_read_refuses() {
+        let taken = |change: &Value| checked(Taken::default(), Some("at+jwt"), change).is_some();
+        let at = Timestamp::now().as_second();
         let fraction = |after: i64| at as f64 + after as f64 + 0.5;
         for good in [
             json!({}),
@@ -394,7 +432,7 @@ mod tests {
             json!({ "exp": fraction(600) }),
             json!({ "iat": fraction(-10) }),
         ] {
-            assert!(taken(None, good.clone()), "{good}");
+            assert!(taken(&good), "{good}");
         }
         for bad in [
             json!({ "nbf": fraction(3600) }),
@@ -405,15 +443,70 @@ mod tests {
             json!({ "exp": "later" }),
             json!({ "iat": fraction(3600) }),
             json!({ "iat": [at] }),
-            json!({ "exp": at + 25 * 3600 }),
         ] {
-            assert!(!taken(None, bad.clone()), "{bad}");
+            assert!(!taken(&bad), "{bad}");
         }
-        for typ in ["at+jwt", "JWT", "application/at+jwt"] {
-            assert!(taken(Some(typ), json!({})), "{typ}");
+    }
+
+    /// An access token is of its type, and lives as long as the server allows.
+    #[test]
+    fn se_20_types_and_lives_are_those_that_are_configured() {
+        let strict = Taken::default();
+        let old = Taken { untyped: true, ..strict };
+        let taken = |taken: Taken, typ: Option<&str>| checked(taken, typ, &json!({})).is_some();
+        for typ in ["at+jwt", "AT+JWT", "application/at+jwt"] {
+            assert!(taken(strict, Some(typ)) && taken(old, Some(typ)), "{typ}");
+        }
+        for typ in [None, Some("JWT"), Some("jwt")] {
+            assert!(!taken(strict, typ) && taken(old, typ), "{typ:?}");
         }
         for typ in ["logout+jwt", "dpop+jwt", "secevent+jwt", ""] {
-            assert!(!taken(Some(typ), json!({})), "{typ}");
+            assert!(!taken(strict, Some(typ)) && !taken(old, Some(typ)), "{typ}");
+        }
+        let at = Timestamp::now().as_second();
+        let hours = |hours: u64| Taken { longest_life: Duration::from_secs(hours * 3600), ..strict };
+        let lives = |taken: Taken, hours: i64| {
+            checked(taken, Some("at+jwt"), &json!({ "iat": at, "exp": at + hours * 3600 })).is_some()
+        };
+        assert!(lives(strict, 24) && !lives(strict, 25));
+        assert!(lives(hours(48), 25) && lives(hours(1), 1) && !lives(hours(1), 2));
+    }
+
+    /// What a token restricts in a way that is not read leaves nothing of what it grants.
+    #[test]
+    fn se_16_authorization_details_that_are_not_read_grant_nothing() {
+        let scopes = |more: Value| {
+            let mut claims = json!({ "scope": "launch/patient user/Patient.rs  ITI-67" });
+            claims.as_object_mut().expect("claims").extend(more.as_object().expect("claims").clone());
+            let claims = checked(Taken::default(), Some("at+jwt"), &claims).expect("a token");
+            claims.scopes().map(ToOwned::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(scopes(json!({})), ["launch/patient", "user/Patient.rs", "ITI-67"]);
+        for details in [json!([]), json!([{ "type": "patient_record" }]), json!({}), json!("x"), json!(null)] {
+            assert!(scopes(json!({ "authorization_details": details })).is_empty());
+        }
+        for launch in ["launch", "launch/patient", "launch/encounter", "openid", "fhirUser", "offline_access"] {
+            assert!(
+                !scope_covers(launch, &["user", "system", "patient", "launch"], "Patient", &['r', 's']),
+                "{launch}"
+            );
+        }
+    }
+
+    /// Reading and searching are two rights.
+    #[test]
+    fn se_16_reading_is_not_searching() {
+        let covers = |scope: &str, right: char| scope_covers(scope, &["user"], "Patient", &[right]);
+        for (scope, reads, searches) in [
+            ("user/Patient.r", true, false),
+            ("user/Patient.s", false, true),
+            ("user/Patient.rs", true, true),
+            ("user/Patient.read", true, true),
+            ("user/Patient.search", false, true),
+            ("user/*.*", true, true),
+            ("user/Patient.cud", false, false),
+        ] {
+            assert_eq!((covers(scope, 'r'), covers(scope, 's')), (reads, searches), "{scope}");
         }
     }
 }

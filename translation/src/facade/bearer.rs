@@ -6,7 +6,7 @@ use axum::extract::connect_info::Connected;
 use axum::http::StatusCode;
 use axum::serve::IncomingStream;
 use jiff::Timestamp;
-use ncp_tls::{Accepted, TokenIssuer, scope_covers};
+use ncp_tls::{Accepted, Taken, TokenIssuer, scope_covers};
 
 use super::Refused;
 
@@ -30,13 +30,13 @@ impl Bearers {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub fn load(issuer: &str, audience: &str, jwks: &Path) -> Result<Self, String> {
-        TokenIssuer::load(issuer, audience, jwks).map(Self)
+    pub fn load(issuer: &str, audience: &str, jwks: &Path, taken: Taken) -> Result<Self, String> {
+        TokenIssuer::load(issuer, audience, jwks, taken).map(Self)
     }
 
     /// A caller without certificate needs a token whose scope covers the resource; what the server can do is told to all.
     pub(super) fn admit(&self, caller: Option<Caller>, header: Option<&str>, path: &str) -> Result<(), Refused> {
-        let resource = path.split('/').next().unwrap_or_default();
+        let (resource, below) = path.split_once('/').unwrap_or((path, ""));
         if caller.is_some_and(|caller| caller.certified) || resource == "metadata" {
             return Ok(());
         }
@@ -45,7 +45,13 @@ impl Bearers {
             header.and_then(|h| h.strip_prefix("Bearer ")).ok_or_else(|| login("a bearer token is required"))?;
         let claims = self.0.check(token.trim(), Timestamp::now());
         let claims = claims.ok().filter(|claims| !claims.is_bound()).ok_or_else(|| login("the token does not hold"))?;
-        if claims.scopes().any(|scope| scope_covers(scope, &["user", "system"], resource, &['r', 's'])) {
+        // An operation is neither a read nor a search; either right shows what it needs.
+        let rights: &[char] = match below {
+            "" | "_search" => &['s'],
+            operation if operation.contains('$') => &['r', 's'],
+            _ => &['r'],
+        };
+        if claims.scopes().any(|scope| scope_covers(scope, &["user", "system"], resource, rights)) {
             return Ok(());
         }
         Err(Refused(StatusCode::FORBIDDEN, "forbidden", "the token's scope does not cover the resource".to_owned()))
@@ -73,7 +79,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let set = json!({ "keys": [key.to_public_key().expect("public")] });
         std::fs::write(file.path(), set.to_string()).expect("writes");
-        let bearers = || Bearers::load("https://idp.example", "https://terms.example", file.path()).expect("loads");
+        let bearers = || {
+            Bearers::load("https://idp.example", "https://terms.example", file.path(), Taken::default()).expect("loads")
+        };
         let now = Timestamp::now().as_second();
         let token = |scope: &str, audience: &str, more: serde_json::Value| {
             let mut claims =
@@ -81,7 +89,9 @@ mod tests {
             claims.as_object_mut().expect("claims").extend(more.as_object().expect("claims").clone());
             let payload = JwtPayload::from_map(claims.as_object().expect("claims").clone()).expect("claims");
             let signer = ES256.signer_from_jwk(&key).expect("a signer");
-            jwt::encode_with_signer(&payload, &JwsHeader::new(), &signer).expect("signs")
+            let mut header = JwsHeader::new();
+            header.set_token_type("at+jwt");
+            jwt::encode_with_signer(&payload, &header, &signer).expect("signs")
         };
         let (free, ours) = (json!({}), "https://terms.example");
         let store = crate::store::Store::new(shipped()).expect("passes");
@@ -104,6 +114,15 @@ mod tests {
             ("/r4/metadata", false, None, (200, false)),
             (maps, false, None, (401, true)),
             ("/r4/CodeSystem/$lookup?system=x&code=y", false, Some(&reads), (403, false)),
+            (maps, false, Some(&token("user/ConceptMap.r", ours, free.clone())), (403, false)),
+            (maps, false, Some(&token("user/ConceptMap.s", ours, free.clone())), (200, false)),
+            (maps, false, Some(&token("user/ConceptMap.s?url=x", ours, free.clone())), (403, false)),
+            (
+                maps,
+                false,
+                Some(&token("user/ConceptMap.rs", ours, json!({ "authorization_details": [] }))),
+                (403, false),
+            ),
             (maps, false, Some(&token("patient/ConceptMap.rs", ours, free.clone())), (403, false)),
             (maps, false, Some(&token("user/ConceptMap.rs", "https://other.example", free.clone())), (401, true)),
             (maps, false, Some(&token("user/ConceptMap.rs", ours, json!({ "cnf": { "jkt": "x" } }))), (401, true)),
