@@ -35,6 +35,9 @@ pub(crate) struct Holdings {
     pub(crate) record: Option<PatientRecord>,
     /// Persons that the supplier answers before `record`, a page of two at a time.
     pub(crate) others: Vec<PatientRecord>,
+    /// What the supplier says of the person beside who it is: the status in ITI-47, members of the entry in ITI-119.
+    pub(crate) status: Option<&'static str>,
+    pub(crate) entry: serde_json::Value,
     /// Submission sets, folders and associations.
     pub(crate) groups: RegistryObjects,
     pub(crate) entries: Vec<DocumentEntry>,
@@ -170,7 +173,15 @@ impl Domain {
         let rest = all.split_off(all.len().min(if holdings.others.is_empty() { 1 } else { 2 }));
         let page = page(&query, home, all, rest.len());
         holdings.paged = Some((query, rest));
-        page
+        match holdings.status {
+            None => page,
+            Some(status) => {
+                let text = page.to_xml();
+                let (before, after) = text.split_once("<patient ").expect("a person");
+                let after = after.replacen("<statusCode code=\"active\"", &format!("<statusCode code=\"{status}\""), 1);
+                Element::parse(format!("{before}<patient {after}").as_bytes(), &Limits::ANSWER).expect("XML")
+            }
+        }
     }
 
     /// The next page of the query that is open.
@@ -196,12 +207,15 @@ impl Domain {
         let body = request.into_body().collect().await.expect("a body").to_bytes();
         let parameters: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         let asked = &parameters["parameter"][0]["resource"]["identifier"][0];
-        let record = self.0.lock().expect("not poisoned").record.clone();
+        let (record, said) = {
+            let holdings = self.0.lock().expect("not poisoned");
+            (holdings.record.clone(), holdings.entry.clone())
+        };
         let fits = |r: &PatientRecord| asked["system"] == r.id.root.urn() && asked["value"] == r.id.extension.as_str();
         let entries: Vec<_> = record
             .filter(fits)
             .map(|r| {
-                serde_json::json!({ "resource": {
+                let mut entry = serde_json::json!({ "resource": {
                     "resourceType": "Patient",
                     "identifier": [
                         { "system": "http://example.org/local", "value": "not an OID" },
@@ -211,7 +225,9 @@ impl Domain {
                     "name": [{ "family": r.name.family, "given": r.name.given }],
                     "birthDate": "1977-05-30",
                     "gender": "male",
-                }})
+                }});
+                merge(&mut entry, &said);
+                entry
             })
             .into_iter()
             .collect();
@@ -261,6 +277,16 @@ impl Domain {
             documents.push(response(wanted, "application/dicom", id));
         }
         packed(actions::ITI43_RESPONSE, related, documents, errors, parts, holdings.cut)
+    }
+}
+
+/// Puts the members of one object into another.
+fn merge(into: &mut serde_json::Value, from: &serde_json::Value) {
+    for (name, value) in from.as_object().into_iter().flatten() {
+        match into.get_mut(name) {
+            Some(inner) if inner.is_object() && value.is_object() => merge(inner, value),
+            _ => into[name.as_str()] = value.clone(),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod identity;
 mod mime;
 mod odd_archive;
 mod orthanc;
+mod suppliers;
 mod unsound;
 mod xds;
 

@@ -123,7 +123,7 @@ impl PatientResponse {
         }
         let process = body.child(HL7V3, "controlActProcess");
         let subjects = process.into_iter().flat_map(|process| process.all(HL7V3, "subject"));
-        out.unusable = subjects.filter(|subject| read_subject(subject, None).is_err()).count();
+        out.unusable = subjects.filter(|s| !is_in_use(s) || read_subject(s, None).is_err()).count();
         out
     }
 
@@ -138,7 +138,8 @@ impl PatientResponse {
             return Err(MessageError::Malformed("PRPA_IN201306UV02"));
         }
         let process = body.child(HL7V3, "controlActProcess").ok_or(MessageError::Malformed("controlActProcess"))?;
-        let subjects = process.all(HL7V3, "subject").map(|subject| read_subject(subject, community));
+        let in_use = process.all(HL7V3, "subject").filter(|subject| is_in_use(subject));
+        let subjects = in_use.map(|subject| read_subject(subject, community));
         let (matches, unusable): (Vec<_>, Vec<_>) = subjects.partition(Result::is_ok);
         if !matches.is_empty() {
             return Ok(PatientAnswer::Matches(matches.into_iter().flatten().collect()));
@@ -267,6 +268,17 @@ fn reason(code: &str, system: &str, asks: bool) -> Element {
         )
         .with(cause);
     hl7("reasonOf").attr("typeCode", "RSON").with(event)
+}
+
+/// Whether a record is in use: `active`, where its registration and its patient have a status. One that was merged into
+/// another, nullified or ended is nobody's any more, whatever the word for it.
+fn is_in_use(subject: &Element) -> bool {
+    let event = subject.child(HL7V3, "registrationEvent");
+    let patient = event.and_then(|event| event.path(HL7V3, &["subject1", "patient"]));
+    let statuses = event.into_iter().chain(patient).flat_map(|holder| holder.all(HL7V3, "statusCode"));
+    let mut codes = statuses.map(|status| status.get("code").unwrap_or_default());
+    // `normal` is the state above `active` (HL7 RoleStatus, ActStatus).
+    codes.all(|code| matches!(code, "active" | "normal"))
 }
 
 fn read_subject(subject: &Element, community: Option<&HomeCommunityId>) -> Result<PatientMatch, MessageError> {
