@@ -27,6 +27,7 @@ mod rollover;
 mod smp;
 mod states;
 mod trail;
+mod treating;
 mod world;
 
 use world::World;

@@ -13,6 +13,8 @@ use tokio::sync::oneshot;
 
 pub(crate) const PATIENT: &str = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO";
 pub(crate) const OTHER: &str = "01827812345^^^&2.16.578.1.12.4.1.4.1&ISO";
+/// A person who opted out of the service, by the consent file that comes with a world.
+const OPTED_OUT: &str = "01827854321^^^&2.16.578.1.12.4.1.4.1&ISO";
 pub(crate) const REPOSITORY: &str = "2.999.47.21.1";
 pub(crate) const HOME: &str = "2.999.47";
 
@@ -39,6 +41,8 @@ pub(crate) struct Gateway {
     pub(crate) admin: SocketAddr,
     /// Where clinicians' systems reach it, if it serves any.
     pub(crate) clinic: Option<SocketAddr>,
+    /// Where national consumers reach it, if it serves any.
+    pub(crate) consumers: Option<SocketAddr>,
     pub(crate) config: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     served: Option<tokio::task::JoinHandle<Result<(), String>>>,
@@ -137,6 +141,7 @@ uid_root = "{HOME}.31"
             other: PatientId::parse_cx(OTHER).expect("a CX"),
             foreign_document: (REPOSITORY.into(), "2.999.47.30.8".into()),
             blocked_document: Some((REPOSITORY.into(), "2.999.47.30.2".into())),
+            opted_out: PatientId::parse_cx(OPTED_OUT).ok(),
         }
     }
 
@@ -160,11 +165,12 @@ impl Gateway {
         let address = bound.peers_address().expect("an address");
         let admin = bound.admin_address().expect("an address");
         let clinic = bound.clinicians_address();
+        let consumers = bound.consumers_address();
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(bound.serve_until(async {
             let _ = stopped.await;
         }));
-        Self { app, address, admin, clinic, config, stop: Some(stop), served: Some(served) }
+        Self { app, address, admin, clinic, consumers, config, stop: Some(stop), served: Some(served) }
     }
 
     /// Stops and waits, so that its spool can be opened again.
@@ -188,6 +194,9 @@ fn data(folder: &Path) {
     for file in ["ct.toml", "ct.xml", "rg.toml", "rg.xml"] {
         std::fs::copy(demo.join("reports").join(file), folder.join("reports").join(file)).expect("copies");
     }
+    let mut directives = std::fs::read_to_string(demo.join("consent.toml")).expect("reads");
+    directives += &format!("[[opt_out]]\npatient = \"{OPTED_OUT}\"\n");
+    std::fs::write(folder.join("consent.toml"), directives).expect("writes");
     let other = std::fs::read_to_string(demo.join("reports/ct.toml")).expect("reads");
     let other = other.replace(PATIENT, OTHER).replace("2.999.47.30.1", "2.999.47.30.8");
     std::fs::write(folder.join("reports/other.toml"), other).expect("writes");

@@ -44,6 +44,9 @@ pub(crate) struct Attack {
     /// A document that the first one has blocked.
     #[arg(long)]
     blocked_document: Option<String>,
+    /// A test person who opted out of the service, CX.
+    #[arg(long)]
+    opted_out: Option<String>,
     /// Folder of the demonstration; default NCP_DEMO_DIR or ~/.ncp-demo.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -85,6 +88,7 @@ pub(crate) async fn run(attack: Attack) -> Result<bool, Error> {
         other: PatientId::parse_cx(&attack.other)?,
         foreign_document: unit(&attack.foreign_document)?,
         blocked_document: blocked,
+        opted_out: attack.opted_out.as_deref().map(PatientId::parse_cx).transpose()?,
     };
     let mut findings = handshakes(&attacker, &anchors, (&host, port), None).await?;
     findings.extend(other_names(&attacker, &anchors, (&host, port)).await?);

@@ -8,7 +8,8 @@
 
 use std::collections::HashMap;
 
-use ncp_ihe::{Coded, DocumentEntry, ReferenceId, Uid};
+use jiff::{SignedDuration, Timestamp};
+use ncp_ihe::{Coded, DocumentEntry, Dtm, ReferenceId, Uid};
 
 /// Coding scheme of modalities (PS3.16 CID 29), as eventCodeList of a manifest carries them.
 const MODALITIES: &str = "1.2.840.10008.2.16.4";
@@ -106,11 +107,14 @@ impl Facts {
             // A report has none of its own.
             modalities: if manifest { modalities } else { modalities.or(Some(Vec::new())) },
             author_organisations: given(organisations.collect()),
-            descriptions: vec![Description {
-                class_code: code(&entry.class_code),
-                type_code: code(&entry.type_code),
-                service_date: date.map(ToString::to_string),
-            }],
+            descriptions: dates(date)
+                .into_iter()
+                .map(|service_date| Description {
+                    class_code: code(&entry.class_code),
+                    type_code: code(&entry.type_code),
+                    service_date,
+                })
+                .collect(),
             incomplete: false,
         }
     }
@@ -136,6 +140,20 @@ impl Facts {
         self.descriptions.extend(other.descriptions.iter().cloned());
         self.incomplete |= other.incomplete;
     }
+}
+
+/// The date of a document, and the other day that it may be where it was written. Times of XDS are UTC (ITI TF-3: 4.2.3.1.7),
+/// while the days of a directive are those of the patient's calendar; the civil times of the countries that exchange lie
+/// between UTC-4 (Martinique) and UTC+4 (Réunion).
+fn dates(date: Option<&Dtm>) -> Vec<Option<String>> {
+    const WIDEST: SignedDuration = SignedDuration::from_hours(4);
+    let told = date.map(ToString::to_string);
+    // A date without a time is the day that was meant.
+    let at = date.filter(|date| date.as_str().len() >= "YYYYMMDDhh".len()).and_then(Dtm::earliest);
+    let day = |at: Timestamp| at.strftime("%Y%m%d").to_string();
+    let around = at.into_iter().flat_map(|at| [at.checked_sub(WIDEST), at.checked_add(WIDEST)]).flatten().map(day);
+    let other = around.filter(|day| !told.as_ref().is_some_and(|told| told.starts_with(day.as_str()))).map(Some);
+    std::iter::once(told.clone()).chain(other.collect::<Vec<_>>()).collect()
 }
 
 fn union(all: &mut Option<Vec<String>>, more: Option<&Vec<String>>) {
@@ -363,6 +381,18 @@ mod tests {
         code: Option<&'static str>,
         institution: Option<&'static str>,
         date: Option<&'static str>,
+    }
+
+    /// A time of XDS may be on another day where the document was written; a date is the day that it says.
+    #[test]
+    fn se_02_a_time_near_midnight_may_be_on_either_day() {
+        let of = |text: &str| dates(Dtm::parse(text).ok().as_ref()).into_iter().flatten().collect::<Vec<_>>();
+        assert_eq!(of("20260101230000"), ["20260101230000", "20260102"]);
+        assert_eq!(of("20260102013000"), ["20260102013000", "20260101"]);
+        assert_eq!(of("20260102101500"), ["20260102101500"]);
+        assert_eq!(of("2026010223"), ["2026010223", "20260103"]);
+        assert_eq!((of("20260102"), of("2026")), (vec!["20260102".to_owned()], vec!["2026".to_owned()]));
+        assert_eq!(dates(None), [None]);
     }
 
     fn made() -> impl Strategy<Value = Made> {

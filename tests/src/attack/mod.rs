@@ -14,6 +14,7 @@ use ncp_xml::Element;
 use crate::neighbour::{Answer, Neighbour, XCA, XCAI, XCPD};
 use crate::pki::{CountryPki, Error};
 
+mod consent;
 mod content;
 mod issued;
 mod long;
@@ -99,6 +100,8 @@ pub struct Attacker {
     pub foreign_document: (String, String),
     /// A document of the patient that is blocked, and one that does not exist.
     pub blocked_document: Option<(String, String)>,
+    /// A person of the attacked country who opted out of the service.
+    pub opted_out: Option<PatientId>,
 }
 
 impl Attacker {
@@ -114,6 +117,7 @@ impl Attacker {
         rows.extend(issued::rows(self).await?);
         rows.extend(content::rows(self).await?);
         rows.extend(requests::rows(self).await?);
+        rows.extend(consent::rows(self).await?);
         rows.extend(long::rows(self).await?);
         rows.extend(packages::rows(self).await?);
         Ok(rows)

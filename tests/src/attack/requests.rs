@@ -7,7 +7,8 @@ use super::{Attacker, MALFORMED, Message, Row, SERVED};
 use crate::neighbour::Neighbour;
 use crate::pki::Error;
 
-const ABSENT: &str = "XDSDocumentUniqueIdError";
+/// What is answered for what does not exist.
+pub(super) const ABSENT: &str = "XDSDocumentUniqueIdError";
 const COMMUNITY: &str = "XDSUnknownCommunity";
 
 pub(super) async fn rows(attacker: &Attacker) -> Result<Vec<Row>, Error> {
