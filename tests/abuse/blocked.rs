@@ -104,7 +104,7 @@ async fn seen(world: &World, gateway: &Gateway, action: &str, body: Element) -> 
 }
 
 /// Entry UUIDs are made of what they name and stay; message ids and references are random and go.
-fn without_uuids(text: &str) -> String {
+pub(crate) fn without_uuids(text: &str) -> String {
     let hex = |b: u8| b.is_ascii_hexdigit();
     let is_uuid =
         |w: &[u8]| w.iter().enumerate().all(|(i, b)| if matches!(i, 8 | 13 | 18 | 23) { *b == b'-' } else { hex(*b) });

@@ -22,6 +22,7 @@ mod initiating;
 mod judges;
 mod long;
 mod metrics;
+mod opted_out;
 mod preamble;
 mod rollover;
 mod smp;

@@ -30,6 +30,12 @@ fn options(gateway: &Gateway) -> SpoolOptions {
     gateway.app.config.audit.spool_options("test".into())
 }
 
+/// The audit messages in the spool of a gateway, those that are due.
+pub(crate) fn records(gateway: &Gateway) -> Vec<String> {
+    let content = ncp_audit::read_spool(&options(gateway)).expect("reads");
+    content.records.into_iter().map(|(_, _, xml)| xml).collect()
+}
+
 /// The records that a start after a crash at this moment would find or make of what is on disk.
 async fn after_a_crash(gateway: &Gateway, to: &Path) -> Vec<String> {
     let from = options(gateway);

@@ -252,10 +252,35 @@ fn usual() -> Vec<String> {
 mod tests {
     use super::*;
 
+    fn shipped(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(name)
+    }
+
+    /// The example for emergencies holds alone and beside the shipped policies, which open nobody without it.
+    #[test]
+    fn se_18_who_opted_out_is_found_in_an_emergency_by_policy_alone() {
+        let example = shipped("examples/opted-out-in-an-emergency");
+        let cases = Cases::load(&example.join("cases.toml")).expect("cases").case;
+        let said = |engine: &PolicyEngine, case: &Case| case.ask(engine).expect("a case");
+        let alone = PolicyEngine::load(&example).expect("policies");
+        let permits = cases.iter().filter(|case| case.expect.as_deref() == Some("permit")).count();
+        assert!(permits >= 3 && cases.len() - permits >= 4);
+        for country in ["no", "fi"] {
+            let read = |path: std::path::PathBuf| std::fs::read_to_string(path).expect("reads");
+            let without = read(shipped(country).join("transactions.cedar"));
+            let with = PolicyEngine::parse(&(without.clone() + &read(example.join("opted-out.cedar")))).expect("fits");
+            let without = PolicyEngine::parse(&without).expect("fits");
+            for case in &cases {
+                assert!(case.holds(&said(&alone, case)) && case.holds(&said(&with, case)), "{country}: {}", case.name);
+                assert_eq!(said(&without, case).verdict, "deny", "{country}: {}", case.name);
+            }
+        }
+    }
+
     #[test]
     fn the_shipped_cases_hold() {
         for country in ["no", "fi"] {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies").join(country);
+            let folder = shipped(country);
             let engine = PolicyEngine::load(&folder).expect("policies");
             let cases = Cases::load(&folder.join("cases.toml")).expect("cases");
             assert!(cases.case.len() >= 20, "{country}");
