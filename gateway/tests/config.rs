@@ -77,3 +77,52 @@ fn national_connectors_are_checked() {
         assert!(said.contains(wanted), "{wanted} is not among:\n{said}");
     }
 }
+
+/// SE-14: the consent file must be there and right as a whole, or the gateway does not start and says what to do.
+#[test]
+fn se_14_a_consent_file_that_cannot_be_read_refuses_the_start() {
+    use ncp_tests::asking::Asking;
+    let dir = tempfile::tempdir().expect("a folder");
+    let asking = Asking::create(dir.path()).expect("a PKI");
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/no");
+    let config = asking.write([0, 0, 0], "", &policies, &[]).expect("writes");
+    let fi = asking.other("FI").expect("a PKI");
+    let peer = format!(
+        "[[peer]]\ncountry = \"FI\"\nname = \"Finland\"\nhome_community_id = \"urn:oid:2.999.246\"\n\
+         tls_anchors = \"{}\"\nseal_anchors = \"{}\"\n{}",
+        fi.path("tls-anchors.pem").display(),
+        fi.path("seal-anchors.pem").display(),
+        ncp_tests::pki::peer_pin("FI"),
+    );
+    let text = std::fs::read_to_string(&config).expect("reads");
+    std::fs::write(&config, text + &peer).expect("writes");
+    let consent = dir.path().join("consent.toml");
+    let run = |arguments: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_ncp-gateway")).arg("--config").arg(&config).args(arguments).output();
+        let out = out.expect("runs");
+        let said = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (out.status.code(), said)
+    };
+    let (code, said) = run(&["check-config"]);
+    assert_eq!(code, Some(0), "{said}");
+    let patient = "patient = \"30857710106^^^&2.16.578.1.12.4.1.4.1&ISO\"";
+    for (text, says) in [
+        (Some("[[opt_out".to_owned()), "no TOML from line 1 on"),
+        (Some("opt_out = true".to_owned()), "expected [[opt_out]], [[consent_required]] or [[block]] tables"),
+        (Some(format!("[[opt_out]]\n{patient}\ncountries = [\"Finland\"]\n")), "expected codes of ISO 3166-1"),
+        (Some("[[block]]\npatient = \"garbage\"\nimaging = true\n".to_owned()), "expected id^^^&OID&ISO"),
+        (None, "consent_file"),
+    ] {
+        match &text {
+            Some(text) => std::fs::write(&consent, text).expect("writes"),
+            None => std::fs::remove_file(&consent).expect("removes"),
+        }
+        // A start ends before anything is bound.
+        for arguments in [&["check-config"][..], &[]] {
+            let (code, said) = run(arguments);
+            assert_eq!(code, Some(64), "{arguments:?}: {said}");
+            assert!(said.contains(says) && said.contains("consent"), "{arguments:?}: {said}");
+            assert!(!said.contains("30857710106") && !said.contains("garbage"), "{said}");
+        }
+    }
+}

@@ -18,6 +18,7 @@ mod blocked;
 mod closed;
 mod content;
 mod crl;
+mod directives;
 mod initiating;
 mod judges;
 mod long;

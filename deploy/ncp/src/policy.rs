@@ -126,7 +126,7 @@ async fn explain_consent(patient: &str, config: &Path, country: Option<&str>) ->
             println!("  nothing is open without a permission that covers who asks");
         }
         for block in &directives.blocks {
-            println!("  closed       {block:?}");
+            println!("  closed       {block}");
         }
         for rule in &directives.rules {
             println!("  permission   {rule:?}");

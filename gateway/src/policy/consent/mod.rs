@@ -153,6 +153,31 @@ impl Block {
     }
 }
 
+impl std::fmt::Display for Block {
+    /// What is closed, to whom and when, for operators.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let countries: Vec<&str> = self.countries.iter().map(Country::as_str).collect();
+        let from = self.valid.0.map(|at| format!("from {at}"));
+        let until = self.valid.1.map(|at| format!("until {at}"));
+        let listed =
+            |who: &str, names: &[String]| (!names.is_empty()).then(|| format!("to {who} {}", names.join(", ")));
+        let parts = [
+            self.unit.as_ref().map(|id| format!("document or study {id}")),
+            self.imaging.then(|| "images and their manifests".to_owned()),
+            self.author_organisation.as_ref().map(|author| format!("written by {author}")),
+            self.confidentiality.as_ref().map(|code| format!("confidentiality {code}")),
+            self.period.as_ref().map(|(first, last)| format!("of days {first} to {last}")),
+            self.is_everything().then(|| "everything".to_owned()),
+            (!countries.is_empty()).then(|| format!("to {}", countries.join(", "))),
+            listed("organisation", &self.requesters),
+            listed("professional", &self.professionals),
+            from,
+            until,
+        ];
+        f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+    }
+}
+
 /// A consent source that failed; the answer is then a refusal.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
