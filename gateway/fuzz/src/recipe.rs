@@ -207,9 +207,12 @@ impl Recipe<'_> {
     }
 }
 
+/// Bytes that choose: more of them make the same again, only longer.
+const CHOICES: usize = 256;
+
 /// A page of a search.
 pub(crate) fn page(data: &[u8]) -> Value {
-    let mut recipe = Recipe(data);
+    let mut recipe = Recipe(&data[..data.len().min(CHOICES)]);
     let entries: Vec<Value> = (0..=recipe.next() % 3)
         .map(|_| match recipe.next() % 16 {
             1 => json!({ "resource": { "resourceType": "OperationOutcome", "issue": [{ "severity": recipe.pick(&["warning", "error"]) }] } }),
@@ -222,6 +225,6 @@ pub(crate) fn page(data: &[u8]) -> Value {
 
 /// A consent file.
 pub(crate) fn file(data: &[u8]) -> String {
-    let mut recipe = Recipe(data);
+    let mut recipe = Recipe(&data[..data.len().min(CHOICES)]);
     (0..=recipe.next() % 4).map(|_| recipe.row()).collect()
 }
