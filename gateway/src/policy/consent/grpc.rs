@@ -60,8 +60,8 @@ fn read(answer: pb::GetConsentResponse) -> Result<Directives, ConsentError> {
     if answer.blocked.len() > UNITS {
         return Err(ConsentError::Server("more blocks than are read".into()));
     }
-    // An empty id would close everything where something else was meant.
-    if answer.blocked.iter().any(String::is_empty) {
+    // An empty id would close everything where something else was meant, and one with blanks around it nothing.
+    if answer.blocked.iter().any(|unit| unit.is_empty() || unit.trim() != unit) {
         return Err(ConsentError::Server("a block without an id".into()));
     }
     let blocks = answer.blocked.into_iter().map(|unit| Block { unit: Some(unit), ..Block::default() }).collect();
