@@ -194,6 +194,29 @@ fn se_01_everything_at_its_bound_passes_every_receiver() {
     }
 }
 
+/// A query and a list, each as long as it may be: one decision that no transaction makes, and its messages pass as well.
+#[test]
+fn se_01_a_query_stands_apart_from_a_long_list() {
+    let uid = |n: usize| format!("2.999.{n}.{}", text(0, 40, n as u64));
+    let study = |n: usize, series: usize| StudyObject {
+        study: uid(n),
+        series: (0..series).map(uid).collect(),
+        ..StudyObject::default()
+    };
+    for studies in [vec![study(1, 1200)], (0..500).map(|n| study(n, 0)).collect()] {
+        let query = QueryObject { id: "q".into(), bytes: text(1, QUERY, 7).into_bytes(), class_codes: Vec::new() };
+        let decision = Decision { query: Some(query), studies, ..Decision::default() };
+        assert_eq!(decision.check(), Ok(()));
+        let outcome = Outcome { studies: decision.studies.clone(), ..outcome(&decision) };
+        let records = of_exchange(&site(), &intent(Transaction::Iti38, Role::Responder), &decision, &outcome);
+        records.iter().for_each(passes);
+        let of = |what: &str| records.iter().filter(|record| record.xml.contains(what)).count();
+        assert_eq!(of("ParticipantObjectQuery"), 1, "once");
+        let told: usize = records.iter().map(|record| record.studies.len()).sum();
+        assert_eq!(told, decision.studies.len());
+    }
+}
+
 /// As many documents, or studies, as one request may name: each stands in one of several messages of the exchange.
 #[test]
 fn se_01_long_lists_go_into_several_messages() {
@@ -224,7 +247,7 @@ fn se_01_long_lists_go_into_several_messages() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn se_01_largest_accepted_message_of_each_transaction_and_role_passes_every_receiver(

@@ -98,6 +98,10 @@ impl Scene<'_> {
             }
             parts => parts,
         };
+        // A query is as long as a list may be: beside one it has a message of its own, the first.
+        let beside = self.decision.query.is_some() && !(self.documents.is_empty() && self.studies.is_empty());
+        let apart = beside.then(Default::default);
+        let both: Vec<_> = apart.into_iter().chain(both).collect();
         let all = both.len();
         let scene = |(index, (documents, studies))| Scene { documents, studies, part: (index + 1, all), ..*self };
         both.into_iter().enumerate().map(scene).map(|scene| scene.record()).collect()
@@ -114,6 +118,11 @@ impl Scene<'_> {
 
     fn row(&self, dialect: Dialect) -> Row {
         table::row(self.transaction(), self.intent.role, dialect, self.site.imaging)
+    }
+
+    /// What was asked; once is enough where the list goes on in further messages.
+    fn asked(&self) -> Option<&QueryObject> {
+        self.decision.query.as_ref().filter(|_| self.part.0 == 1)
     }
 
     fn record(&self) -> AuditRecord {
@@ -179,7 +188,7 @@ impl Scene<'_> {
         let patient =
             patient.filter(|_| self.transaction() != Transaction::Iti55 || self.intent.role == Role::Responder);
         let mut objects: Vec<Object> = patient.map(|cx| Object::patient(cx, "RFC-3881")).into_iter().collect();
-        objects.extend(self.decision.query.as_ref().map(|query| {
+        objects.extend(self.asked().map(|query| {
             let id_type = Coded::new(row.code, "IHE Transactions", row.text);
             let home = if row.kind == Kind::PatientQuery { HOME } else { HOME_XCA };
             let object = self.query(query, Object::new("2", "24", &query.id, id_type), row);
@@ -242,7 +251,7 @@ impl Scene<'_> {
             objects.push(Object::new("2", "3", self.error, id_type).detail("errormsg", self.description));
         }
         let home = &peer.home_community_id;
-        objects.extend(self.decision.query.as_ref().map(|query| {
+        objects.extend(self.asked().map(|query| {
             let id = if row.kind == Kind::PatientQuery { home } else { self.message_id() };
             let id = if id.is_empty() { &query.id } else { id };
             let object = Object::new("2", "24", id, Coded::new(row.code, "IHE Transactions", row.text).shown(row.text));
