@@ -83,6 +83,9 @@ enum Holds {
 }
 use Holds::{Anything, ByName, Children, Text};
 
+/// As many children as a row has.
+const CHILDREN: usize = 8;
+
 /// The table (SAML core 2.0 and `openncp-wire.md` 2.2, 2.3; clauses are of the core).
 const TABLE: &[Row] = &[
     Row {
@@ -308,6 +311,16 @@ const TABLE: &[Row] = &[
     Row { ns: DSIG, name: "X509Certificate", attributes: &[], holds: Text },
 ];
 
+const _: () = {
+    let mut at = 0;
+    while at < TABLE.len() {
+        if let Children(allowed) = TABLE[at].holds {
+            assert!(allowed.len() <= CHILDREN, "a row has more children than are counted");
+        }
+        at += 1;
+    }
+};
+
 const ALGORITHM: &[Attribute] = &[Attribute("", "Algorithm", One, ALL)];
 const PREFIXES: &[Child] = &[Child(EXC_C14N, "InclusiveNamespaces", Optional, 0, ALL)];
 /// A code without its system is a number.
@@ -390,7 +403,7 @@ fn walk(element: &Element, kind: Kinds) -> Result<(), E> {
     let row = TABLE.iter().find(|row| element.is(row.ns, row.name)).ok_or(E::Structure("element"))?;
     let wrong = |fault| Err(refused(row.name, fault));
     for attribute in element.attributes() {
-        let known = |a: &&Attribute| attribute.local() == a.1 && attribute.ns() == a.0 && a.3.has(kind);
+        let known = |a: &&Attribute| attribute.is(a.0, a.1) && a.3.has(kind);
         if !row.attributes.iter().any(|a| known(&a)) {
             return wrong(FormFault::Attribute);
         }
@@ -410,18 +423,19 @@ fn walk(element: &Element, kind: Kinds) -> Result<(), E> {
             if has_text(element) {
                 return wrong(FormFault::Text);
             }
-            let mut place = 0;
+            let (mut place, mut counted) = (0, [0; CHILDREN]);
             for child in element.elements() {
-                let found = allowed.iter().find(|c| child.is(c.0, c.1) && c.4.has(kind));
-                let Some(Child(_, name, _, at, _)) = found else { return wrong(FormFault::Child) };
-                if *at < place {
+                let found = allowed.iter().position(|c| child.is(c.0, c.1) && c.4.has(kind));
+                let Some(found) = found else { return wrong(FormFault::Child) };
+                let Child(_, name, _, at, _) = allowed[found];
+                if at < place {
                     return wrong(FormFault::Order(name));
                 }
-                place = *at;
+                place = at;
+                counted[found] += 1;
                 walk(child, kind)?;
             }
-            for Child(ns, name, times, ..) in allowed.iter().filter(|c| c.4.has(kind)) {
-                let count = element.all(ns, name).count();
+            for (Child(_, name, times, ..), count) in allowed.iter().zip(counted).filter(|(c, _)| c.4.has(kind)) {
                 if !times.holds(count) {
                     let fault = if count == 0 { FormFault::Missing(name) } else { FormFault::Twice(name) };
                     return wrong(fault);
@@ -434,28 +448,29 @@ fn walk(element: &Element, kind: Kinds) -> Result<(), E> {
 
 /// The attributes of all statements by name: number and form of their values.
 fn named(assertion: &Element, kind: Kinds) -> Result<(), E> {
-    let attributes: Vec<&Element> =
-        assertion.all(SAML, "AttributeStatement").flat_map(|s| s.all(SAML, "Attribute")).collect();
-    let values = |attribute: &Element| attribute.all(SAML, "AttributeValue").count();
-    for attribute in &attributes {
+    // How often each name stands, and how many values it has.
+    let mut counted = [(0, 0); NAMES.len()];
+    for attribute in assertion.all(SAML, "AttributeStatement").flat_map(|s| s.all(SAML, "Attribute")) {
         let name = attribute.get("Name").unwrap_or_default();
-        let known = NAMES.iter().find(|n| n.0 == name && n.3.has(kind));
-        let Some(Named(_, form, ..)) = known else {
+        let Some(at) = NAMES.iter().position(|n| n.0 == name && n.3.has(kind)) else {
             if BUILT.has(kind) {
                 return Err(refused("AttributeStatement", FormFault::Child));
             }
             continue;
         };
-        attribute.all(SAML, "AttributeValue").try_for_each(|value| value_form(value, *form, kind))?;
+        let (stands, values) = &mut counted[at];
+        *stands += 1;
+        for value in attribute.all(SAML, "AttributeValue") {
+            *values += 1;
+            value_form(value, NAMES[at].1, kind)?;
+        }
     }
-    for Named(name, _, times, _) in NAMES.iter().filter(|n| n.3.has(kind)) {
-        let of = || attributes.iter().filter(|a| a.get("Name") == Some(*name));
-        let count: usize = of().map(|a| values(a)).sum();
+    for (Named(name, _, times, kinds), (stands, values)) in NAMES.iter().zip(counted) {
         // An attribute that stands twice is said twice, also where one of the two has no value (2.7.3.1).
-        let stands = if *times == Many { 1 } else { of().count() };
-        if !times.holds(count) || stands > 1 {
+        let twice = *times != Many && stands > 1;
+        if kinds.has(kind) && (!times.holds(values) || twice) {
             let what = name.rsplit(':').next().unwrap_or(name);
-            let fault = if count == 0 { FormFault::Missing(what) } else { FormFault::Twice(what) };
+            let fault = if values == 0 { FormFault::Missing(what) } else { FormFault::Twice(what) };
             return Err(refused("AttributeStatement", fault));
         }
     }

@@ -110,12 +110,18 @@ const BEGIN: [usize; 66] = {
     begin
 };
 
+/// Whether two names are equal. Names of one length mostly differ in their last byte, and each element is compared with many.
+fn same(one: &str, other: &str) -> bool {
+    let last = |name: &str| name.as_bytes().last().copied();
+    one.len() == other.len() && last(one) == last(other) && one == other
+}
+
 pub(crate) fn intern(text: &str) -> Interned {
     let same_length = match BEGIN.get(text.len()..text.len() + 2) {
         Some(&[begin, end]) => &COMMON[begin..end],
         _ => &[],
     };
-    match same_length.iter().find(|known| **known == text) {
+    match same_length.iter().find(|known| same(known, text)) {
         Some(known) => Interned::Static(known),
         None => Interned::Shared(text.into()),
     }
@@ -125,6 +131,12 @@ pub(crate) fn intern(text: &str) -> Interned {
 pub(crate) struct Name {
     pub(crate) namespace: Interned,
     pub(crate) local: Interned,
+}
+
+impl Name {
+    fn is(&self, namespace: &str, local: &str) -> bool {
+        same(&self.local, local) && same(&self.namespace, namespace)
+    }
 }
 
 /// An attribute; namespace declarations are not among them.
@@ -142,6 +154,10 @@ impl Attribute {
     /// Local name.
     pub fn local(&self) -> &str {
         &self.name.local
+    }
+    /// Whether it has this name.
+    pub fn is(&self, namespace: &str, local: &str) -> bool {
+        self.name.is(namespace, local)
     }
     /// Normalised value.
     pub fn value(&self) -> &str {
@@ -274,7 +290,7 @@ impl Element {
 
     /// Whether it has that expanded name.
     pub fn is(&self, namespace: &str, local: &str) -> bool {
-        self.local() == local && self.ns() == namespace
+        self.name.is(namespace, local)
     }
 
     /// Attributes in document order.
@@ -294,7 +310,7 @@ impl Element {
 
     /// Value of an attribute in a namespace.
     pub fn get_in(&self, namespace: &str, local: &str) -> Option<&str> {
-        self.attributes.iter().find(|a| a.local() == local && a.ns() == namespace).map(|a| a.value.as_str())
+        self.attributes.iter().find(|a| a.is(namespace, local)).map(|a| a.value.as_str())
     }
 
     /// Child elements in order.
