@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
@@ -125,38 +127,91 @@ const HELD_BACK: usize = 64 << 10;
 /// Looks at the structure of an object while it passes: lengths within it, depth, what it inflates to, the size that was named
 /// for it. What is wrong ends the stream with an error before the object's last bytes went on (T-DCM-1 to T-DCM-8).
 pub fn sound<S, E>(
-    mut content: S,
+    content: S,
     size: Option<u64>,
-    fail: impl Fn(Foreign) -> E + Send + 'static,
+    fail: impl Fn(Foreign) -> E + Send + Unpin + 'static,
 ) -> impl Stream<Item = Result<Bytes, E>> + Send
 where
     S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
     E: Send + 'static,
 {
-    async_stream::try_stream! {
-        let mut scan = StructureScan::new(size);
-        let (mut waiting, mut held, mut length) = (VecDeque::new(), 0, 0);
-        while let Some(chunk) = content.next().await.transpose()? {
-            length += chunk.len() as u64;
-            if size.is_some_and(|size| size < length) {
-                Err(fail(Foreign::OtherSize))?;
-            }
-            scan.push(&chunk).map_err(|unsound| fail(said(unsound)))?;
-            held += chunk.len();
-            waiting.push_back(chunk);
-            while waiting.front().is_some_and(|first| held - first.len() >= HELD_BACK)
-                && let Some(first) = waiting.pop_front()
-            {
-                held -= first.len();
-                yield first;
-            }
+    let scan = Some(StructureScan::new(size));
+    Sound { content, scan, size, length: 0, waiting: VecDeque::new(), held: 0, fail }
+}
+
+/// Every chunk of an image passes here, so that it is a stream of its own instead of a generated one.
+struct Sound<S, F> {
+    content: S,
+    /// `None` when the content has ended.
+    scan: Option<StructureScan>,
+    /// What was named.
+    size: Option<u64>,
+    /// What came.
+    length: u64,
+    /// What did not go on yet, and its length.
+    waiting: VecDeque<Bytes>,
+    held: usize,
+    fail: F,
+}
+
+impl<S, F> Sound<S, F> {
+    /// The first chunk that need not wait.
+    fn free(&mut self) -> Option<Bytes> {
+        let behind = self.held - self.waiting.front()?.len();
+        if self.scan.is_some() && behind < HELD_BACK {
+            return None;
         }
-        if size.is_some_and(|size| size != length) {
-            Err(fail(Foreign::OtherSize))?;
+        self.held = behind;
+        self.waiting.pop_front()
+    }
+
+    fn take(&mut self, chunk: Bytes) -> Result<(), Foreign> {
+        self.length += chunk.len() as u64;
+        if self.size.is_some_and(|size| size < self.length) {
+            return Err(Foreign::OtherSize);
         }
-        scan.finish().map_err(|unsound| fail(said(unsound)))?;
-        for chunk in waiting {
-            yield chunk;
+        if let Some(scan) = &mut self.scan {
+            scan.push(&chunk).map_err(said)?;
+        }
+        self.held += chunk.len();
+        self.waiting.push_back(chunk);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), Foreign> {
+        if self.size.is_some_and(|size| size != self.length) {
+            return Err(Foreign::OtherSize);
+        }
+        self.scan.take().map_or(Ok(()), |mut scan| scan.finish().map_err(said))
+    }
+}
+
+impl<S, E, F> Stream for Sound<S, F>
+where
+    S: Stream<Item = Result<Bytes, E>> + Unpin,
+    F: Fn(Foreign) -> E + Unpin,
+{
+    type Item = Result<Bytes, E>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            if let Some(chunk) = this.free() {
+                return Poll::Ready(Some(Ok(chunk)));
+            }
+            if this.scan.is_none() {
+                return Poll::Ready(None);
+            }
+            let looked_at = match ready!(this.content.poll_next_unpin(context)) {
+                Some(Ok(chunk)) => this.take(chunk).map_err(&this.fail),
+                Some(Err(error)) => Err(error),
+                None => this.end().map_err(&this.fail),
+            };
+            if let Err(error) = looked_at {
+                (this.scan, this.held) = (None, 0);
+                this.waiting.clear();
+                return Poll::Ready(Some(Err(error)));
+            }
         }
     }
 }

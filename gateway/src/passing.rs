@@ -3,6 +3,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,23 +33,32 @@ impl Fate {
 }
 
 /// The bytes of a unit, and how they ended.
-pub fn watched(mut data: Data) -> (Data, Fate) {
+pub fn watched(data: Data) -> (Data, Fate) {
     let fate = Fate::default();
-    let told = fate.clone();
-    let passing = async_stream::stream! {
-        while let Some(chunk) = data.next().await {
-            match chunk {
-                Ok(chunk) => yield Ok(chunk),
-                Err(error) => {
-                    told.set(Err(error));
-                    yield Err("the unit ended before its end".into());
-                    return;
-                }
-            }
-        }
-        told.set(Ok(()));
-    };
-    (Box::pin(passing), fate)
+    (Box::pin(Watched { data: Some(data), fate: fate.clone() }), fate)
+}
+
+/// Every chunk of an image passes here, so that it is a stream of its own instead of a generated one.
+struct Watched {
+    /// `None` when it has ended.
+    data: Option<Data>,
+    fate: Fate,
+}
+
+impl Stream for Watched {
+    type Item = Result<Bytes, BoxError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(data) = &mut self.data else { return Poll::Ready(None) };
+        let (ended, told) = match ready!(data.as_mut().poll_next(context)) {
+            Some(Ok(chunk)) => return Poll::Ready(Some(Ok(chunk))),
+            Some(Err(error)) => (Err(error), Some(Err("the unit ended before its end".into()))),
+            None => (Ok(()), None),
+        };
+        self.data = None;
+        self.fate.set(ended);
+        Poll::Ready(told)
+    }
 }
 
 /// The bytes of a unit until it fails.
