@@ -54,7 +54,9 @@ async fn on_04_axis2_asks_with_and_without_its_addressing_module() {
     }
     let settings = properties(dir.join("axis2.properties"), &settings).expect("writes");
     let run = Command::new("java")
-        .args(["-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", &classpath, "interop.Axis2"])
+        .args(["-Xmx256m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"])
+        .arg(format!("-Djava.io.tmpdir={}", dir.display()))
+        .args(["-cp", &classpath, "interop.Axis2"])
         .arg(settings)
         .kill_on_drop(true)
         .output();

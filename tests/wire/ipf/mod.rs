@@ -234,7 +234,10 @@ impl Counterpart {
 fn java(classpath: &str, mode: &str, settings: &Path) -> Command {
     let mut command = Command::new("java");
     command
-        .args(["-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error", "-cp", classpath, "interop.Main", mode])
+        .args(["-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"])
+        // What Java leaves behind goes with the folder of the settings.
+        .arg(format!("-Djava.io.tmpdir={}", settings.parent().unwrap_or(settings).display()))
+        .args(["-cp", classpath, "interop.Main", mode])
         .arg(settings)
         .kill_on_drop(true);
     command
