@@ -257,6 +257,9 @@ pub struct Outcome {
     /// Responses that came or that we sent.
     #[serde(default)]
     pub responses: Vec<Evidence>,
+    /// CN of the certificate that the other end showed, where we asked it; empty when none was seen.
+    #[serde(default)]
+    pub peer_certificate: String,
     /// Raised besides.
     pub alerts: Vec<Event>,
 }
@@ -284,6 +287,7 @@ impl Outcome {
             snapshot: String::new(),
             requests: Vec::new(),
             responses: Vec::new(),
+            peer_certificate: String::new(),
             alerts: Vec::new(),
         }
     }

@@ -86,7 +86,13 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let own = Material::load(&config.listener.certificate, &config.listener.key)
         .and_then(|material| CertificateFacts::of(material.leaf()));
     let node = own.map_err(|e| one(format!("listener: {e}")))?.common_name;
-    let audit = AuditSink::open(&config.audit.spool_options(node)).await.map_err(|e| one(format!("audit: {e}")))?;
+    // Without a certificate to ask with, nothing is asked.
+    let client = config.client.as_ref().map(|client| {
+        Material::load(&client.certificate, &client.key).and_then(|material| CertificateFacts::of(material.leaf()))
+    });
+    let client = client.transpose().map_err(|e| one(format!("client: {e}")))?.map_or(String::new(), |c| c.common_name);
+    let spool = config.audit.spool_of(node, client, config.gateway.home_community_id.to_string());
+    let audit = AuditSink::open(&spool).await.map_err(|e| one(format!("audit: {e}")))?;
     deliver(&config, &audit).map_err(one)?;
     let guards = Arc::new(Guards::new(&config.limits, metrics.clone()));
     Ok(Arc::new(App {

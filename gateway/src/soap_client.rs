@@ -58,6 +58,8 @@ pub struct SoapCall<'a> {
     pub elsewhere: Option<Elsewhere<'a>>,
     /// Keeps the headers of request and answer, where the trail keeps evidence.
     pub evidence: Option<&'a Recorder>,
+    /// Where it is noted who answered.
+    pub trail: Option<&'a Recorder>,
 }
 
 /// An answer that comes over another connection.
@@ -202,13 +204,16 @@ impl SoapCall<'_> {
                 (Some(answered), _) => Ok(answered),
                 (None, Some(waiting)) => {
                     let Arrived { envelope, parts, taken } = waiting.arrived().await?;
-                    Ok(Answer { envelope, listed: Listed::default(), parts, taken: Some(taken) })
+                    Ok(Answer { server: String::new(), envelope, listed: Listed::default(), parts, taken: Some(taken) })
                 }
                 (None, None) => Err(CallError::Malformed("no message")),
             }
         };
         let answered = tokio::time::timeout(self.patience, work).await;
-        let Answer { envelope, listed, parts, taken } = answered.map_err(|_| CallError::Timeout)??;
+        let Answer { server, envelope, listed, parts, taken } = answered.map_err(|_| CallError::Timeout)??;
+        if let Some(trail) = self.trail {
+            trail.server(&server);
+        }
         let answered = Addressing::read(&envelope).ok();
         if let (Some(evidence), Some(id)) = (self.evidence, answered.as_ref().and_then(|a| a.message_id.as_deref())) {
             evidence.answered(id, envelope.headers.clone());
@@ -227,6 +232,8 @@ impl SoapCall<'_> {
 
 /// An answer as it came, over either connection.
 struct Answer {
+    /// Name in the server's certificate, where it came over our own connection.
+    server: String,
     envelope: Envelope,
     listed: Listed,
     parts: Parts<Incoming>,
@@ -242,6 +249,8 @@ async fn answer(
 ) -> Result<Option<Answer>, CallError> {
     let response = route.request(request).await.map_err(|e| unreachable(&e))?;
     let (parts, body) = response.into_parts();
+    let shown = parts.extensions.get::<ncp_tls::ServerCertificate>();
+    let server = shown.map(|shown| shown.0.common_name.clone()).unwrap_or_default();
     if let Some(coding) = http_get::coding(&parts.headers) {
         return Err(CallError::Unreadable(format!("content coding {coding}")));
     }
@@ -268,7 +277,11 @@ async fn answer(
         let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
         (Envelope::read(&message.root, &xml).map_err(refused)?, message.parts)
     };
-    if listed.too_many { Err(CallError::TooLarge) } else { Ok(Some(Answer { envelope, listed, parts, taken: None })) }
+    if listed.too_many {
+        Err(CallError::TooLarge)
+    } else {
+        Ok(Some(Answer { server, envelope, listed, parts, taken: None }))
+    }
 }
 
 /// The innermost reason that is ours; hyper's own texts stay out.

@@ -25,6 +25,7 @@ mod long;
 mod metrics;
 mod opted_out;
 mod preamble;
+mod records;
 mod rollover;
 mod smp;
 mod states;

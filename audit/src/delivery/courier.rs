@@ -63,6 +63,9 @@ pub(super) trait Receiver: Send + Sync {
     /// Bytes of one record at most.
     fn most(&self) -> usize;
 
+    /// Puts a record into the form in which it is sent, where it was written without.
+    fn complete(&self, _: &mut Outgoing) {}
+
     /// What is sent of a record; none: nothing.
     fn form<'a>(&self, outgoing: &'a Outgoing) -> Option<&'a str>;
 
@@ -138,7 +141,8 @@ impl<R: Receiver> Courier<R> {
 
     /// The record as the receiver takes it: one that is too long is set apart, and what stands for it goes.
     pub(super) fn prepare(&self, outgoing: Outgoing) -> Result<Outgoing, AuditError> {
-        let outgoing = self.sink.for_receiver(&self.name, outgoing);
+        let mut outgoing = self.sink.for_receiver(&self.name, outgoing);
+        self.to.complete(&mut outgoing);
         let size = self.to.size(&outgoing);
         if size <= self.to.most() {
             return Ok(outgoing);

@@ -65,7 +65,7 @@ impl Outgoing {
         }
         match dialect {
             Dialect::Ihe => Some(&self.record.xml),
-            // Written before a receiver took this dialect: the strict form is better than nothing.
+            // Of what cannot be written in it the strict form is better than nothing.
             Dialect::Ehdsi => Some(self.record.ehdsi.as_deref().unwrap_or(&self.record.xml)),
         }
     }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Delivered, Receiver};
 use crate::AuditError;
-use crate::message::Dialect;
+use crate::message::{Dialect, Message};
 use crate::sink::AuditSink;
 use crate::spool::Outgoing;
 
@@ -68,6 +68,14 @@ impl Receiver for SyslogTarget {
 
     fn most(&self) -> usize {
         self.max_record_bytes
+    }
+
+    /// A record of before a receiver took this dialect is written in it now.
+    fn complete(&self, outgoing: &mut Outgoing) {
+        if self.dialect == Dialect::Ehdsi && outgoing.record.ehdsi.is_none() {
+            let message = Message::read(outgoing.record.xml.as_bytes()).ok();
+            outgoing.record.ehdsi = message.map(|message| message.to_xml(Dialect::Ehdsi));
+        }
     }
 
     fn form<'a>(&self, outgoing: &'a Outgoing) -> Option<&'a str> {

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::bounds;
 use crate::event::{
-    Decision, DocumentObject, Evidence, Intent, Outcome, OutcomeIndicator, QueryObject, Role, StudyObject, Transaction,
+    Decision, DocumentObject, Evidence, Intent, Outcome, OutcomeIndicator, PeerFacts, QueryObject, Role, StudyObject,
+    Transaction,
 };
 
 const HOME_XCA: &str = "urn:ihe:iti:xca:2010:homeCommunityId";
@@ -170,7 +171,7 @@ impl Scene<'_> {
             address: self.intent.own_address.clone(),
             ..Participant::default()
         };
-        let (initiator, responder) = self.sides(own, remote(&self.intent.peer));
+        let (initiator, responder) = self.sides(own, remote(&self.peer()));
         // What is asked comes from the initiator, what is retrieved from the responder.
         let retrieved = matches!(row.kind, Kind::Documents | Kind::Images);
         let (mut source, mut destination) = if retrieved { (responder, initiator) } else { (initiator, responder) };
@@ -192,7 +193,7 @@ impl Scene<'_> {
             let id_type = Coded::new(row.code, "IHE Transactions", row.text);
             let home = if row.kind == Kind::PatientQuery { HOME } else { HOME_XCA };
             let object = self.query(query, Object::new("2", "24", &query.id, id_type), row);
-            let object = self.shared(object).detail(home, &self.intent.peer.home_community_id);
+            let object = self.shared(object).detail(home, self.community());
             object.detail("ncp:terminology-snapshot", &self.outcome.snapshot)
         }));
         objects.extend(self.documents.iter().map(|document| {
@@ -217,14 +218,16 @@ impl Scene<'_> {
     /// addresses are those of the connection.
     fn ehdsi(&self) -> Message {
         let row = self.row(Dialect::Ehdsi);
-        let own_name = if self.site.node.is_empty() { &self.site.source } else { &self.site.node };
+        let of_role = if self.intent.role == Role::Initiator { &self.site.client } else { &self.site.node };
+        let names = [of_role, &self.site.node, &self.site.source];
+        let own_name = names.into_iter().find(|name| !name.is_empty()).unwrap_or(&self.site.source);
         let own = Participant {
             user_id: own_name.clone(),
             alternative: own_name.clone(),
             address: self.intent.own_address.clone(),
             ..Participant::default()
         };
-        let peer = &self.intent.peer;
+        let peer = &self.peer();
         let theirs = Participant {
             alternative: peer.certificate_name.clone(),
             ..remote(&crate::PeerFacts { endpoint: String::new(), ..peer.clone() })
@@ -252,15 +255,15 @@ impl Scene<'_> {
         }
         let home = &peer.home_community_id;
         objects.extend(self.asked().map(|query| {
-            let id = if row.kind == Kind::PatientQuery { home } else { self.message_id() };
+            let id = if row.kind == Kind::PatientQuery { self.community() } else { self.message_id() };
             let id = if id.is_empty() { &query.id } else { id };
             let object = Object::new("2", "24", id, Coded::new(row.code, "IHE Transactions", row.text).shown(row.text));
-            let object = self.query(query, object, row).detail(HOME, home);
+            let object = self.query(query, object, row).detail(HOME, self.community());
             object.detail("ncp:terminology-snapshot", &self.outcome.snapshot)
         }));
         if matches!(row.kind, Kind::Documents | Kind::Images) {
             let id_type = Coded::new(row.code, "IHE Transactions", row.text).shown(row.text);
-            objects.push(Object::new("2", "3", self.message_id(), id_type).detail(HOME, home));
+            objects.push(Object::new("2", "3", self.message_id(), id_type).detail(HOME, self.community()));
         }
         objects.extend(self.documents.iter().map(|document| {
             let id_type = Coded::new("12", "DCM", "Cross Gateway Retrieve").shown("Cross Gateway Retrieve");
@@ -332,6 +335,23 @@ impl Scene<'_> {
         if all > 1 { format!("{part}/{all}") } else { String::new() }
     }
 
+    /// The other end, with the certificate that it showed.
+    fn peer(&self) -> PeerFacts {
+        let mut peer = self.intent.peer.clone();
+        if peer.certificate_name.is_empty() {
+            peer.certificate_name.clone_from(&self.outcome.peer_certificate);
+        }
+        peer
+    }
+
+    /// The community that was asked: ours where we answer.
+    fn community(&self) -> &str {
+        match self.intent.role {
+            Role::Responder if !self.site.home.is_empty() => &self.site.home,
+            _ => &self.intent.peer.home_community_id,
+        }
+    }
+
     /// MessageID of the request, or of the first.
     fn message_id(&self) -> &str {
         let sent = self.outcome.requests.first().map(|message| message.message_id.as_str());
@@ -350,14 +370,15 @@ impl Scene<'_> {
         let object = study.series.iter().fold(object, |object, uid| object.detail("Series Instance Unique Id", uid));
         let object = object
             .detail("Repository Unique Id", &study.repository)
-            .detail(home, &study.home)
+            .detail(home, if study.home.is_empty() { self.community() } else { &study.home })
             .detail("NumberOfInstances", &study.instances.to_string())
             .detail("ncp:bytes", &study.bytes.to_string())
             .detail("ncp:sha-256", &study.sha256);
-        // Of a study that broke off the classes are those of what was promised; the count is what really passed.
-        let classes = match study.sop_classes.as_slice() {
-            [] => vec![(String::new(), study.instances)],
-            [(uid, _)] => vec![(uid.clone(), study.instances)],
+        // What passed without saying of what class it is, is counted by itself.
+        let named: u64 = study.sop_classes.iter().map(|(_, count)| count).sum();
+        let unnamed = study.instances.checked_sub(named).filter(|rest| *rest > 0 || study.sop_classes.is_empty());
+        let counted = study.sop_classes.iter().cloned().chain(unnamed.map(|rest| (String::new(), rest)));
+        let classes = match counted.collect::<Vec<_>>().as_slice() {
             several if several.len() <= SOP_CLASSES => several.to_vec(),
             several => {
                 let (known, rest) = several.split_at(SOP_CLASSES);

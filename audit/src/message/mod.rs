@@ -26,8 +26,12 @@ pub struct Site {
     pub source: String,
     /// AuditEnterpriseSiteID.
     pub enterprise_site: String,
-    /// CN of our own TLS certificate: how the `ehdsi` dialect names us. Empty: the source.
+    /// CN of our own TLS certificate as a server: how the `ehdsi` dialect names us where we answer. Empty: the source.
     pub node: String,
+    /// CN of our own TLS certificate as a client: how it names us where we ask. Empty: as where we answer.
+    pub client: String,
+    /// Our homeCommunityId.
+    pub home: String,
     /// Whether a receiver takes the `ehdsi` dialect, so that it is written too.
     pub ehdsi: bool,
     /// Which event a retrieve of images is.

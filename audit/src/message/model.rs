@@ -44,6 +44,14 @@ impl Coded {
         Self { display: display.to_owned(), ..self }
     }
 
+    /// As the dialect names it: `ehdsi` always shows a name, the code's own text where it has no other.
+    fn named(&self, dialect: Dialect) -> Cow<'_, Self> {
+        match dialect == Dialect::Ehdsi && self.display.is_empty() {
+            true => Cow::Owned(self.clone().shown(&self.text)),
+            false => Cow::Borrowed(self),
+        }
+    }
+
     fn element(&self, name: &str) -> Element {
         let mut out = Element::new("", name)
             .attr("csd-code", clean(&self.code))
@@ -173,11 +181,11 @@ impl Message {
         set(&mut event, "EventActionCode", &self.action);
         event.set_attr("", "EventDateTime", self.at.strftime("%Y-%m-%dT%H:%M:%S.%3fZ").to_string());
         event.set_attr("", "EventOutcomeIndicator", self.outcome.to_string());
-        event.push(self.event.element("EventID"));
+        event.push(self.event.named(dialect).element("EventID"));
         let described = (!self.description.is_empty())
             .then(|| Element::new("", "EventOutcomeDescription").text(clean(&self.description)));
         let event = event
-            .with_all(self.types.iter().map(|c| c.element("EventTypeCode")))
+            .with_all(self.types.iter().map(|c| c.named(dialect).element("EventTypeCode")))
             .with_all(described)
             .with_all(self.purposes.iter().map(|c| c.element("PurposeOfUse")));
         let mut source = Element::new("", "AuditSourceIdentification");
@@ -187,7 +195,7 @@ impl Message {
             .with(event)
             .with_all(self.participants.iter().map(participant))
             .with(source.with_all(self.source_types.iter().map(|c| c.element("AuditSourceTypeCode"))))
-            .with_all(self.objects.iter().map(|o| object(o, dialect)))
+            .with_all(self.objects.iter().flat_map(|o| objects(o, dialect)))
             .to_xml()
     }
 
@@ -217,10 +225,34 @@ fn participant(participant: &Participant) -> Element {
     out.with_all(participant.roles.iter().map(|c| c.element("RoleIDCode")))
 }
 
-fn object(object: &Object, dialect: Dialect) -> Element {
+/// An object as its elements: one, or in `ehdsi`, whose schema has room for one SOP class in an object, one for each class.
+fn objects(object: &Object, dialect: Dialect) -> Vec<Element> {
+    let classes = object.dicom.as_ref().map_or(0, |dicom| dicom.sop_classes.len());
+    if dialect == Dialect::Ihe || classes <= 1 {
+        return vec![element_of(object, dialect)];
+    }
+    let of_class = |index: usize| {
+        let mut one = object.clone();
+        if let Some(dicom) = &mut one.dicom {
+            dicom.sop_classes = dicom.sop_classes.get(index..=index).unwrap_or_default().to_vec();
+        }
+        // What is said of the whole study is said once.
+        if index > 0 {
+            one.details.clear();
+        }
+        element_of(&one, dialect)
+    };
+    (0..classes).map(of_class).collect()
+}
+
+/// The last role that OpenATNA's schema has.
+const LAST_ROLE: u8 = 24;
+
+fn element_of(object: &Object, dialect: Dialect) -> Element {
     let mut out = Element::new("", "ParticipantObjectIdentification").attr("ParticipantObjectID", clean(&object.id));
     set(&mut out, "ParticipantObjectTypeCode", &object.kind);
-    set(&mut out, "ParticipantObjectTypeCodeRole", &object.role);
+    let known = dialect == Dialect::Ihe || object.role.parse::<u8>().is_ok_and(|role| role <= LAST_ROLE);
+    set(&mut out, "ParticipantObjectTypeCodeRole", if known { &object.role } else { "" });
     set(&mut out, "ParticipantObjectDataLifeCycle", &object.life_cycle);
     out.push(object.id_type.element("ParticipantObjectIDTypeCode"));
     if let Some(query) = &object.query {
@@ -248,11 +280,9 @@ fn object(object: &Object, dialect: Dialect) -> Element {
                 .with_all(dicom.sop_classes.iter().map(|(uid, count)| sop_class(uid, *count)));
             out.with(description.with(contains).with(encrypted))
         }
-        // That schema has room for one SOP class: the first, with the instances of all.
         Dialect::Ehdsi => {
-            let all = dicom.sop_classes.iter().map(|(_, count)| count).sum();
-            let first = dicom.sop_classes.first().map_or("", |(uid, _)| uid);
-            out.with_all(accessions).with(sop_class(first, all)).with(contains).with(encrypted)
+            let (uid, count) = dicom.sop_classes.first().map_or(("", 0), |(uid, count)| (uid.as_str(), *count));
+            out.with_all(accessions).with(sop_class(uid, count)).with(contains).with(encrypted)
         }
     }
 }

@@ -109,6 +109,7 @@ impl Message {
         let exchange = || of_type("ncp-exchange").or_else(|| of_type("traceparent"));
         let mut studies: Vec<String> =
             self.objects.iter().filter(|o| o.id_type.code == "110180").map(|o| o.id.clone()).collect();
+        studies.dedup();
         for uid in self.objects.iter().filter_map(|o| o.dicom.as_ref()).flat_map(|d| &d.studies) {
             if !studies.contains(uid) {
                 studies.push(uid.clone());

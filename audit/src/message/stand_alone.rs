@@ -73,7 +73,12 @@ fn assertion<'a>(kind: AssertionKind, id: &str) -> Row<'a> {
         AssertionKind::Nok => ("EHDSI-96", "ncp::NokAssertion", "NokA", "NoK Assertion"),
     };
     let id_type = Coded::new(object, "eHealth DSI Security", text).shown(text);
-    Row::service(code, name).with(Object::new("2", "", id, id_type))
+    let row = Row::service(code, name).with(Object::new("2", "", id, id_type));
+    match kind {
+        // The one service whose message has a name of IHE.
+        AssertionKind::Hcp => Row { code: Coded { text: "XUA::ProvideX-UserAssertion".into(), ..row.code }, ..row },
+        AssertionKind::Trc | AssertionKind::Nok => row,
+    }
 }
 
 fn alert_object(id: &str, details: &[(&str, &str)]) -> Object {

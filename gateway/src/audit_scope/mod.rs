@@ -5,6 +5,7 @@ mod events;
 mod follow;
 mod objects;
 mod recorder;
+mod sop_class;
 
 pub use events::{WayBack, transcoding};
 pub use recorder::Recorder;
@@ -51,7 +52,11 @@ impl Trail {
     ///
     /// # Errors
     /// The record could not be stored; nothing may be done then.
-    pub async fn responding(exchange: &Exchange, expected: Option<TransactionName>) -> Result<Self, GatewayError> {
+    pub async fn responding(
+        exchange: &Exchange,
+        path: &str,
+        expected: Option<TransactionName>,
+    ) -> Result<Self, GatewayError> {
         let connection = &exchange.connection;
         let configured = connection.peer.as_ref();
         let peer = PeerFacts {
@@ -61,7 +66,7 @@ impl Trail {
             address: connection.address.ip().to_string(),
             endpoint: String::new(),
         };
-        let own = (format!("https://{}", connection.own), connection.own.ip().to_string());
+        let own = (format!("https://{}{path}", connection.own), connection.own.ip().to_string());
         let transaction = expected.map_or(Transaction::Unknown, Transaction::from);
         Self::open(&exchange.app, &exchange.reference, transaction, Role::Responder, peer, own).await
     }
@@ -74,7 +79,7 @@ impl Trail {
         app: &App,
         reference: &str,
         transaction: Transaction,
-        connection: &PeerConnection,
+        (connection, path): (&PeerConnection, &str),
     ) -> Result<Self, GatewayError> {
         let own = &app.config.gateway;
         let peer = PeerFacts {
@@ -84,7 +89,7 @@ impl Trail {
             address: connection.address.ip().to_string(),
             endpoint: String::new(),
         };
-        let end = (format!("https://{}", connection.own), connection.own.ip().to_string());
+        let end = (format!("https://{}{path}", connection.own), connection.own.ip().to_string());
         Self::open(app, reference, transaction, Role::Responder, peer, end).await
     }
 

@@ -14,6 +14,7 @@ use ncp_xml::Element;
 use openssl::sha::Sha256;
 
 use super::objects::{document_object, evidence};
+use super::sop_class;
 use crate::outcome::Indicator;
 
 /// Messages of one exchange that are kept as evidence.
@@ -40,6 +41,7 @@ pub(super) struct Progress {
     reported: Option<(Indicator, String)>,
     requests: Vec<Evidence>,
     responses: Vec<Evidence>,
+    server: String,
 }
 
 /// SHA-256 over the digests of whole instances.
@@ -68,7 +70,9 @@ impl Recorder {
     /// Begins to count a study.
     pub fn begin_study(&self, study: StudyObject) {
         self.each(|progress| {
-            progress.studies.insert(study.study.clone(), (study.clone(), Sha256Of::default()));
+            // What was promised is the decision's; what passes is counted from nothing, by class too.
+            let study = StudyObject { instances: 0, sop_classes: Vec::new(), ..study.clone() };
+            progress.studies.insert(study.study.clone(), (study, Sha256Of::default()));
         });
     }
 
@@ -76,20 +80,31 @@ impl Recorder {
     pub fn follow_instance(&self, study: &str, data: Data) -> Data {
         let (recorder, study) = (self.clone(), study.to_owned());
         let (on_chunk, for_end) = (recorder.clone(), study.clone());
+        let head = Arc::new(Mutex::new(Vec::new()));
+        let of_end = head.clone();
         digested(
             data,
-            move |bytes| {
+            move |chunk| {
+                let mut head = head.lock().unwrap_or_else(|p| p.into_inner());
+                let room = sop_class::HEAD.saturating_sub(head.len()).min(chunk.len());
+                head.extend_from_slice(&chunk[..room]);
                 on_chunk.each(|progress| {
                     if let Some((object, _)) = progress.studies.get_mut(&study) {
-                        object.bytes += bytes;
+                        object.bytes += chunk.len() as u64;
                     }
                 });
             },
             move |digest| {
+                let class = sop_class::of(&of_end.lock().unwrap_or_else(|p| p.into_inner()));
                 recorder.each(|progress| {
                     if let Some((object, all)) = progress.studies.get_mut(&for_end) {
                         object.instances += 1;
                         all.0.update(&digest);
+                        let Some(class) = &class else { return };
+                        match object.sop_classes.iter_mut().find(|(uid, _)| uid == class) {
+                            Some((_, count)) => *count += 1,
+                            None => object.sop_classes.push((class.clone(), 1)),
+                        }
                     }
                 });
             },
@@ -106,11 +121,11 @@ impl Recorder {
         let (on_chunk, on_end, for_end) = (self.clone(), self.clone(), places.clone());
         digested(
             data,
-            move |bytes| {
+            move |chunk| {
                 let mut places = places.iter();
                 on_chunk.each(|progress| {
                     if let Some(object) = places.next().and_then(|place| progress.documents.get_mut(*place)) {
-                        object.bytes += bytes;
+                        object.bytes += chunk.len() as u64;
                     }
                 });
             },
@@ -146,6 +161,11 @@ impl Recorder {
             let header = if progress.requests.is_empty() { &header } else { "" };
             keep(&mut progress.requests, message_id, header);
         });
+    }
+
+    /// Who answered, by the certificate that was shown.
+    pub fn server(&self, name: &str) {
+        self.each(|progress| name.clone_into(&mut progress.server));
     }
 
     /// A response as it came, or as it will leave.
@@ -223,6 +243,7 @@ impl Recorder {
                 .extend(studies.map(|(study, all)| StudyObject { sha256: hex::encode(all.0.finish()), ..study }));
             outcome.failed_studies.extend(progress.failed.into_values());
             outcome.failed_documents.extend(failed_documents);
+            outcome.peer_certificate.clone_from(&progress.server);
             outcome.requests.extend(progress.requests);
             outcome.responses.extend(progress.responses);
             alerts.extend(progress.alerts);
@@ -246,7 +267,7 @@ fn keep(messages: &mut Vec<Evidence>, message_id: &str, header: &str) {
     }
 }
 
-fn digested(data: Data, count: impl Fn(u64) + Send + 'static, end: impl FnOnce([u8; 32]) + Send + 'static) -> Data {
+fn digested(data: Data, count: impl Fn(&Bytes) + Send + 'static, end: impl FnOnce([u8; 32]) + Send + 'static) -> Data {
     let mut data = data;
     Box::pin(async_stream::stream! {
         let mut digest = Sha256::new();
@@ -254,7 +275,7 @@ fn digested(data: Data, count: impl Fn(u64) + Send + 'static, end: impl FnOnce([
             match chunk {
                 Ok(bytes) => {
                     digest.update(&bytes);
-                    count(bytes.len() as u64);
+                    count(&bytes);
                     yield Ok(bytes);
                 }
                 Err(error) => {

@@ -113,6 +113,11 @@ impl Audit {
 
     /// The spool, written by the node with this name in its certificate.
     pub fn spool_options(&self, node: String) -> SpoolOptions {
+        self.spool_of(node, String::new(), String::new())
+    }
+
+    /// The same of a gateway that asks under another name and has a community.
+    pub fn spool_of(&self, node: String, client: String, home: String) -> SpoolOptions {
         let defaults = SpoolLimits::default();
         SpoolOptions {
             dir: self.spool_dir.clone(),
@@ -121,6 +126,8 @@ impl Audit {
                 source: self.source.clone(),
                 enterprise_site: self.enterprise_site.clone(),
                 node,
+                client,
+                home,
                 ehdsi: self.syslog.iter().any(|s| s.dialect == Dialect::Ehdsi),
                 imaging: self.imaging_event,
             },

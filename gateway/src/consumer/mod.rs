@@ -216,17 +216,17 @@ async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request
         reference: uuid::Uuid::new_v4().to_string(),
     };
     let reply = match asked {
-        Ok(asked) => respond(exchange, asked, &parts.headers, body).await,
+        Ok(asked) => respond(exchange, asked, path, &parts.headers, body).await,
         Err(token) => sts::respond(&exchange, token, &parts.headers, body).await,
     };
     listener::held_by(permit, reply)
 }
 
 /// Carries one exchange from its headers to its reply.
-async fn respond(exchange: Exchange, asked: Asked, headers: &HeaderMap, body: Incoming) -> Reply {
+async fn respond(exchange: Exchange, asked: Asked, path: &str, headers: &HeaderMap, body: Incoming) -> Reply {
     let began = Instant::now();
     let (app, reference) = (exchange.consumers.app.clone(), exchange.reference.clone());
-    let mut trail = match Trail::consumer(&app, &reference, asked.into(), &exchange.connection).await {
+    let mut trail = match Trail::consumer(&app, &reference, asked.into(), (&exchange.connection, path)).await {
         Ok(trail) => trail,
         Err(error) => return wire::unstarted(&reference, &error),
     };

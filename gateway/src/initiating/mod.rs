@@ -180,6 +180,7 @@ impl Call {
             assertions: &assertions,
             elsewhere: own_reply_to.map(|address| Elsewhere { address, pending, country }),
             evidence: self.app.audit.keeps_evidence().then_some(recorder),
+            trail: recorder,
         };
         let once = |patience| peers::send(&message, body.clone(), patience);
         let mut answer = once(patience).await;

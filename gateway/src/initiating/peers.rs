@@ -154,6 +154,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) assertions: &'a [SignedAssertion],
     pub(super) elsewhere: Option<Elsewhere<'a>>,
     pub(super) evidence: Option<&'a Recorder>,
+    /// Where it is noted who answered.
+    pub(super) trail: &'a Recorder,
 }
 
 /// Sends and reads.
@@ -161,7 +163,7 @@ pub(super) struct Outgoing<'a> {
 /// # Errors
 /// [`PeerError`].
 pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Duration) -> Result<PeerAnswer, PeerError> {
-    let Outgoing { limits, route, endpoint, transaction, assertions, elsewhere, evidence } = *message;
+    let Outgoing { limits, route, endpoint, transaction, assertions, elsewhere, evidence, trail } = *message;
     let (action, packaging) = match transaction {
         TransactionName::Iti55 => (actions::ITI55_REQUEST, Packaging::Simple),
         TransactionName::Iti38 => (actions::ITI38_REQUEST, Packaging::Simple),
@@ -170,7 +172,18 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
     };
     let answer_bytes = limits.answer_bytes;
     let listed = (transaction == TransactionName::Iti38).then_some(limits.results);
-    let call =
-        SoapCall { endpoint, action, packaging, assertions, body, patience, answer_bytes, listed, elsewhere, evidence };
+    let call = SoapCall {
+        trail: Some(trail),
+        endpoint,
+        action,
+        packaging,
+        assertions,
+        body,
+        patience,
+        answer_bytes,
+        listed,
+        elsewhere,
+        evidence,
+    };
     Ok(call.send(route).await?)
 }

@@ -168,6 +168,7 @@ impl XdsSource {
             listed,
             elsewhere,
             evidence,
+            trail: None,
         };
         let patient = identity.trc_patient.as_ref().map(|id| id.extension.as_str()).unwrap_or_default();
         let way = self.ways.get(endpoint).unwrap_or(&self.way);

@@ -90,7 +90,7 @@ where
     let reference = uuid::Uuid::new_v4().to_string();
     let expected = expected_at(&app, path);
     let exchange = Exchange { app: app.clone(), snapshot, connection, reference };
-    let mut trail = match Trail::responding(&exchange, expected).await {
+    let mut trail = match Trail::responding(&exchange, path, expected).await {
         Ok(trail) => trail,
         Err(error) => return Replied::Now(wire::unstarted(&exchange.reference, &error)),
     };

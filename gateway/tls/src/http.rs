@@ -99,12 +99,17 @@ impl ServerOf {
     }
 }
 
+/// What the server showed; among the extensions of every answer.
+#[derive(Clone)]
+pub struct ServerCertificate(pub Arc<crate::CertificateFacts>);
+
 /// A connection as hyper's client takes it.
 pub struct HttpsStream(TokioIo<TlsStream>);
 
 impl Connection for HttpsStream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        let facts = peer_certificate(self.0.inner());
+        facts.map_or_else(Connected::new, |facts| Connected::new().extra(ServerCertificate(facts.into())))
     }
 }
 

@@ -22,7 +22,7 @@ pub use certificate::{CertificateFacts, Country, CountryError};
 pub use context::{ClientAuth, Material, TlsFiles, anonymous_connector, certificates};
 pub use counterpart::Counterpart;
 pub use grpc::{GrpcPeer, GrpcStream, channel, incoming};
-pub use http::{HttpClient, HttpsStream, ServerOf, TlsConnect, http_client};
+pub use http::{HttpClient, HttpsStream, ServerCertificate, ServerOf, TlsConnect, http_client};
 pub use names::{CertificateName, NameError, Names};
 pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::{SslAcceptor, SslConnector};
