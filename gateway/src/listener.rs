@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ncp_audit::{Event, PeerFacts};
 use ncp_soap::{BoxError, OutPart};
-use ncp_tls::{CertificateFacts, Country, SslAcceptor, TlsError, TlsStream};
+use ncp_tls::{CertificateFacts, Country, Flushed, Flushes, SslAcceptor, TlsError, TlsStream};
 use openssl::x509::X509;
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::app::{App, Snapshot};
 use crate::config::Peer;
 use crate::initiating::asynchronous;
-use crate::orderly::{Flushed, Flushes, Orderly};
+use crate::orderly::{Orderly, Way};
 use crate::responding::pipeline::{self, Replied};
 use crate::shutdown::Drain;
 
@@ -129,7 +129,7 @@ where
     let counted = flushes.clone();
     let service = service_fn(move |request| {
         let (answered, flushes) = (service.call(request), flushes.clone());
-        async move { answered.await.map(|reply| reply.map(|body| Orderly::new(body, flushes))) }
+        async move { answered.await.map(|reply| reply.map(|body| Orderly::new(body, Way::Known(flushes)))) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use http::{Request, header};
+use http_body_util::BodyExt;
+use hyper_util::client::legacy::connect::capture_connection;
 
 use super::pipeline::Exchange;
 use crate::initiating::PeerError;
 use crate::listener::Reply;
+use crate::orderly::{Orderly, Way};
 
 /// A whole answer, images included (`threats-and-needs.md` R-DL).
 const WHOLE: Duration = Duration::from_secs(30 * 60);
@@ -20,11 +23,14 @@ pub(super) async fn deliver(exchange: &Exchange, address: &str, reply: Reply) ->
     let route = exchange.snapshot.routes.get(&peer.country).ok_or(PeerError::NotServed)?;
     let (parts, body) = reply.into_parts();
     let content_type = parts.headers.get(header::CONTENT_TYPE).cloned().ok_or(PeerError::Malformed("reply"))?;
-    let request = Request::post(address)
+    let mut request = Request::post(address)
         .header(header::CONTENT_TYPE, content_type)
         .header(header::ACCEPT_ENCODING, "identity")
-        .body(body)
+        .body(())
         .map_err(|_| PeerError::Unreachable("address".into()))?;
+    // What was sent before an instance failed arrives (FO-08), over this connection as over the peer's own.
+    let way = Way::Chosen(capture_connection(&mut request));
+    let request = request.map(|()| Orderly::new(body, way).boxed_unsync());
     let answered = tokio::time::timeout(WHOLE, route.request(request)).await.map_err(|_| PeerError::Timeout)?;
     let status = answered.map_err(|_| PeerError::BrokeOff)?.status();
     if status.is_success() { Ok(()) } else { Err(PeerError::Http(status.as_u16())) }

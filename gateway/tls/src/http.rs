@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use openssl::ssl::SslConnector;
 
-use crate::{Anchors, Country, TlsError, TlsStream, connect, peer_certificate};
+use crate::{Anchors, Country, Flushed, Flushes, TlsError, TlsStream, connect, peer_certificate};
 
 /// Idle connections kept for one server.
 const IDLE: usize = 8;
@@ -73,7 +73,8 @@ impl tower::Service<Uri> for TlsConnect {
             if let Some(server) = &this.server {
                 server.check(&stream).await?;
             }
-            Ok(HttpsStream(TokioIo::new(stream)))
+            let flushes = Flushes::default();
+            Ok(HttpsStream { stream: TokioIo::new(Flushed::new(stream, flushes.clone())), flushes })
         })
     }
 }
@@ -103,32 +104,38 @@ impl ServerOf {
 #[derive(Clone)]
 pub struct ServerCertificate(pub Arc<crate::CertificateFacts>);
 
-/// A connection as hyper's client takes it.
-pub struct HttpsStream(TokioIo<TlsStream>);
+/// A connection as hyper's client takes it. Its [`Flushes`] go with it, for whoever captures it.
+pub struct HttpsStream {
+    stream: TokioIo<Flushed<TlsStream>>,
+    flushes: Flushes,
+}
 
 impl Connection for HttpsStream {
     fn connected(&self) -> Connected {
-        let facts = peer_certificate(self.0.inner());
-        facts.map_or_else(Connected::new, |facts| Connected::new().extra(ServerCertificate(facts.into())))
+        let connected = Connected::new().extra(self.flushes.clone());
+        match peer_certificate(self.stream.inner().get_ref()) {
+            Some(facts) => connected.extra(ServerCertificate(facts.into())),
+            None => connected,
+        }
     }
 }
 
 impl Read for HttpsStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl Write for HttpsStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
