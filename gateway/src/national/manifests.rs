@@ -266,6 +266,7 @@ impl ManifestSite {
             accession: study.accession.clone(),
             created: started.map(|at| at.strftime("%Y%m%d%H%M%S").to_string()),
             series_total: if whole { None } else { u32::try_from(study.count_of_series()).ok() },
+            instance_total: if whole { None } else { u32::try_from(study.instances.len() + study.left_out.len()).ok() },
             series,
             ..Manifest::new(sop_instance, own_series, study.study.clone())
         })

@@ -36,6 +36,7 @@ pub enum Field {
     Region,
     Procedure,
     SeriesTotal,
+    StudyInstances,
     Viewer,
     Manufacturer,
     Model,
@@ -84,6 +85,7 @@ impl Field {
             Self::Region => "anatomical region",
             Self::Procedure => "procedure",
             Self::SeriesTotal => "number of series",
+            Self::StudyInstances => "number of instances of the study",
             Self::Viewer => "viewer address",
             Self::Manufacturer => "creator's manufacturer",
             Self::Model => "creator's model",
@@ -228,6 +230,7 @@ impl Manifest {
         self.regions.iter().for_each(|r| say(&study, Field::Region, Some(coded(r))));
         self.procedures.iter().for_each(|p| say(&study, Field::Procedure, Some(coded(p))));
         say(&study, Field::SeriesTotal, self.series_total.map(|n| n.to_string()));
+        say(&study, Field::StudyInstances, self.instance_total.map(|n| n.to_string()));
         say(&study, Field::Viewer, self.viewer.clone());
         say(&study, Field::Manufacturer, self.creator.manufacturer.clone());
         say(&study, Field::Model, self.creator.model.clone());

@@ -122,6 +122,7 @@ impl<'a> Document<'a> {
         let viewer = study_endpoints.iter().copied().find(|e| !is_wado(e));
         manifest.viewer = viewer.and_then(address);
         self.series(study, &study_endpoints, &mut manifest)?;
+        manifest.counts(number(study, "numberOfInstances"));
         if manifest.series_total.is_some_and(|n| n as usize != manifest.series.len()) {
             self.warnings.push(Warning::SeriesCount);
         }

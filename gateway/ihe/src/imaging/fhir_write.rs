@@ -139,7 +139,8 @@ impl Manifest {
         let listed = u32::try_from(self.series.len()).unwrap_or(u32::MAX);
         out.insert("numberOfSeries".into(), json!(self.series_total.unwrap_or(listed)));
         let totals = self.series.iter().map(|s| u64::from(s.total.unwrap_or(count(s))));
-        out.insert("numberOfInstances".into(), json!(totals.sum::<u64>()));
+        let instances = totals.sum::<u64>().max(self.instance_total.map_or(0, u64::from));
+        out.insert("numberOfInstances".into(), json!(instances));
         put_list(&mut out, "procedureCode", self.procedures.iter().map(concept).collect());
         put(&mut out, "description", self.description.clone());
         out.insert("series".into(), self.series.iter().map(|s| self.one_series(s)).collect());

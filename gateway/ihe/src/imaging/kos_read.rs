@@ -62,6 +62,7 @@ fn read_object(object: &Item<'_>) -> Result<(Manifest, ManifestForm), ManifestEr
     manifest.series = evidence(study_item, &manifest.study, &mut warnings)?;
     manifest.viewer = text(study_item, dicom::DISPLAY_URI).or_else(|| private_viewer(study_item));
     let described = Content { object, warnings: &mut warnings }.describe(&mut manifest);
+    manifest.counts(text(object, tags::NUMBER_OF_STUDY_RELATED_INSTANCES).and_then(|n| n.trim().parse().ok()));
     let form = form(&manifest, study_item, described);
     manifest.warnings = warnings;
     Ok((manifest, form))

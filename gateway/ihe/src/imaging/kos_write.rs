@@ -112,6 +112,8 @@ impl Manifest {
         object.put(tags::STUDY_ID, VR::SH, Some(""));
         object.put(tags::SERIES_NUMBER, VR::IS, Some("1"));
         object.put(tags::INSTANCE_NUMBER, VR::IS, Some("1"));
+        // The templates count instances by series: those of a series that is not listed have their place here.
+        object.put_number(tags::NUMBER_OF_STUDY_RELATED_INSTANCES, self.instance_total);
     }
 
     fn patient_module(&self, object: &mut Written) {

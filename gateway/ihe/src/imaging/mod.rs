@@ -14,6 +14,7 @@ mod kos_write;
 mod warning;
 mod written;
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use crate::dicom::Unsound;
@@ -131,6 +132,8 @@ pub struct Manifest {
     pub procedures: Vec<Coded>,
     /// Series of the study where the manifest says so; more than listed when some are withheld.
     pub series_total: Option<u32>,
+    /// (0020,1208): instances of the study where the manifest counts more than its series do.
+    pub instance_total: Option<u32>,
     /// A viewer's address: the other country's, never followed.
     pub viewer: Option<String>,
     /// What made the manifest.
@@ -311,6 +314,7 @@ impl Manifest {
             regions: Vec::new(),
             procedures: Vec::new(),
             series_total: None,
+            instance_total: None,
             viewer: None,
             creator: ManifestCreator::default(),
             created: None,
@@ -342,10 +346,30 @@ impl Manifest {
     }
 
     /// Instances of the study by what the manifest says: more than are listed where some are not available. Of a series
-    /// that is counted and not listed no more is known than that it has one.
+    /// that is counted and not listed no more is known than that it has one, unless the study's instances are counted too.
     pub fn announced_count(&self) -> usize {
         let unlisted = self.series_total.map_or(0, |total| (total as usize).saturating_sub(self.series.len()));
-        self.series.iter().map(ManifestSeries::announced_count).sum::<usize>() + unlisted
+        (self.counted() + unlisted).max(self.instance_total.map_or(0, |total| total as usize))
+    }
+
+    /// Instances of the series that it lists.
+    fn counted(&self) -> usize {
+        self.series.iter().map(ManifestSeries::announced_count).sum()
+    }
+
+    /// A count of the study's instances as far as it says more than the series do.
+    fn counts(&mut self, instances: Option<u32>) {
+        self.instance_total = instances.filter(|total| *total as usize > self.counted());
+    }
+
+    /// What its reader warned of, each kind once and without the UIDs that it is about.
+    pub fn oddities(&self) -> BTreeSet<String> {
+        self.warnings.iter().map(ManifestWarning::class).collect()
+    }
+
+    /// The same as one text.
+    pub fn odd(&self) -> String {
+        self.oddities().into_iter().collect::<Vec<_>>().join(", ")
     }
 
     /// Modalities of the series, sorted.

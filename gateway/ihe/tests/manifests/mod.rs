@@ -211,6 +211,24 @@ fn losses_are_those_of_the_form() {
     assert_eq!(lost(ManifestForm::XdsI), set(&[&study[..], &series, &instances].concat()));
 }
 
+/// IM-22: the instances of a series that is counted and not listed are counted, in whichever form the manifest travels.
+#[test]
+fn im_22_instances_of_a_series_that_is_not_listed_are_counted() {
+    let mut b = read(MADO_B).0;
+    let all = b.announced_count();
+    b.series_total = Some(b.series.len() as u32);
+    let away = b.series.remove(0).announced_count();
+    assert!(away > 1 && b.announced_count() == all - away + 1, "one at least");
+    b.instance_total = Some(all as u32);
+    for form in [ManifestForm::Mado, ManifestForm::XtEhr, ManifestForm::XdsI, ManifestForm::MadoFhir] {
+        let again = via(&b, form);
+        assert_eq!((again.announced_count(), again.instance_total), (all, Some(all as u32)), "{form:?}");
+    }
+    // A count that says no more than the series do is none.
+    b.instance_total = Some(1);
+    assert_eq!(via(&b, ManifestForm::Mado).instance_total, None);
+}
+
 /// An image marked by a note: only V7e says so.
 #[test]
 fn marks_travel_in_v7e() {

@@ -212,6 +212,13 @@ fn im_09_merged_ids_are_known_on_both_sides() {
 fn im_22_two_objects_under_one_uid_are_none() {
     let folder = Folder::of_case("IM-22");
     assert_eq!((counts(&folder.scan()), left_out(&folder, "two-under-one-id")), (vec![(1, 3)], 2));
+    // A series of which nothing is available counts all that it has.
+    let folder = Folder::of_case("IM-22");
+    let other_series = fs::read(case_files("IM-22")[2].clone()).expect("reads");
+    for number in 0..3 {
+        folder.put(&format!("cut-{number}"), &other_series[..other_series.len() - 3]);
+    }
+    assert_eq!(counts(&folder.scan()), [(1, 6)]);
     // The same object twice is one.
     let folder = Folder::of_case("IM-03");
     fs::copy(case_files("IM-03")[0].clone(), folder.dicom().join("again")).expect("copies");
