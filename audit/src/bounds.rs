@@ -11,6 +11,8 @@ pub const TEXT: usize = 4 << 10;
 pub const QUERY: usize = 256 << 10;
 /// What the documents or studies of one exchange take in its records, bytes, each counted with `OBJECT`.
 pub const OBJECTS: usize = 256 << 10;
+/// SOP Instance UIDs of one exchange that did not come, bytes; those beyond are counted and digested.
+pub const LOST: usize = 256 << 10;
 /// SOAP headers that one exchange keeps as evidence, bytes.
 pub const EVIDENCE: usize = 48 << 10;
 /// An encoded record: half of what the smallest of our own receivers takes.
@@ -87,6 +89,11 @@ pub(crate) fn told(text: &str) -> Option<String> {
 /// Length and digest of bytes, which stand for them where they are too long.
 pub fn told_bytes(bytes: &[u8]) -> String {
     format!("[{} bytes, SHA-256 {}]", bytes.len(), digest(bytes))
+}
+
+/// Number and digest of identifiers for which a list has no room.
+pub fn told_more(more: u64, sha256: &[u8]) -> String {
+    format!("[{more} more, SHA-256 {}]", hex::encode(sha256))
 }
 
 /// How long a text is as the value of an attribute.

@@ -200,6 +200,15 @@ pub struct StudyObject {
     pub bytes: u64,
     /// SHA-256 over the SHA-256 of the whole instances, in order, hex.
     pub sha256: String,
+    /// SOP Instance UIDs of those that did not come, within [`LOST`](crate::bounds::LOST).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
+    /// What was odd about its manifest, by names of our own; empty when nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub odd: String,
+    /// How many more did not come, with the digest of their UIDs; empty when all are listed.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub lost_more: String,
 }
 
 /// Written before the first byte of the answer leaves, or before the request goes out.

@@ -181,6 +181,7 @@ fn entity(object: &Object) -> Value {
         let text = |kind: &str, value: &str| json!({ "type": kind, "valueString": value });
         details.extend(dicom.accessions.iter().map(|number| text("Accession", number)));
         details.extend(dicom.sop_classes.iter().map(|(uid, count)| text("SOPClass", &format!("{uid} {count}"))));
+        details.extend(dicom.instances.iter().map(|uid| text("Instance", uid)));
         details.extend(dicom.studies.iter().map(|uid| text("ContainsStudy", uid)));
     }
     put(&mut out, "detail", details.into());

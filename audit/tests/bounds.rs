@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use ncp_audit::bounds::{self, EVIDENCE, OBJECTS, QUERY, RECORD, TEXT};
+use ncp_audit::bounds::{self, EVIDENCE, LOST, OBJECTS, QUERY, RECORD, TEXT, told_more};
 use ncp_audit::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -244,6 +244,78 @@ fn se_01_long_lists_go_into_several_messages() {
             }
         }
     }
+}
+
+/// FO-08: the instances that did not come stand under their SOP Instance UIDs, each once, however many they are.
+#[test]
+fn fo_08_lost_instances_stand_on_the_trail_one_by_one() {
+    let uid = |n: usize| format!("2.999.{n:04}.{}", "7".repeat(50));
+    for (count, beyond) in [(1, 0), (3, 0), (1500, 0), (LOST / 80, 700)] {
+        let lost: Vec<String> = (0..count).map(uid).collect();
+        let more = told_more(beyond, &[0; 32]);
+        let study = StudyObject {
+            study: "2.999.5".into(),
+            instances: count as u64 + beyond,
+            lost: lost.clone(),
+            lost_more: if beyond > 0 { more.clone() } else { String::new() },
+            ..StudyObject::default()
+        };
+        let went = StudyObject { study: "2.999.5".into(), instances: 2, ..StudyObject::default() };
+        let outcome =
+            Outcome { studies: vec![went], failed_studies: vec![study], ..Outcome::new(OutcomeIndicator::Success, "") };
+        for role in [Role::Initiator, Role::Responder] {
+            let records = of_exchange(&site(), &intent(Transaction::Rad75, role), &Decision::default(), &outcome);
+            records.iter().for_each(passes);
+            let failed = &records[1..];
+            assert!(failed.iter().all(|record| record.outcome == 4) && records[0].outcome == 0);
+            let ehdsi = |record: &AuditRecord| record.ehdsi.clone().expect("both dialects");
+            for (dialect, schema) in [(0, "dicom2017c-ipf.xsd"), (1, "dicom-unsigned-openncp.xsd")] {
+                let xml = |record: &AuditRecord| if dialect == 0 { record.xml.clone() } else { ehdsi(record) };
+                valid(schema, &failed.iter().map(xml).collect::<Vec<_>>());
+                let messages = failed.iter().map(|record| Message::read(xml(record).as_bytes()).expect("reads"));
+                let objects: Vec<_> = messages.flat_map(|m| m.objects).filter(|o| o.dicom.is_some()).collect();
+                let dicom = || objects.iter().filter_map(|o| o.dicom.as_ref());
+                assert_eq!(dicom().flat_map(|d| d.instances.clone()).collect::<Vec<_>>(), lost, "{count} {role:?}");
+                let counted: u64 = dicom().flat_map(|d| &d.sop_classes).map(|(_, count)| count).sum();
+                assert_eq!(counted, count as u64 + beyond);
+                let told = objects.iter().flat_map(|o| &o.details).filter(|(kind, _)| kind == "ncp:lost-more");
+                let told: Vec<_> = told.map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect();
+                assert_eq!(told, vec![more.clone(); usize::from(beyond > 0)]);
+            }
+            let shown: usize = failed.iter().map(|r| r.xml.matches("<Instance ").count()).sum();
+            assert_eq!(shown, count);
+        }
+    }
+}
+
+/// The same where a request named as instances what is none.
+#[test]
+fn fo_08_lost_instances_with_any_name_pass_every_receiver() {
+    for kind in 0..4 {
+        let lost: Vec<String> = (0..LOST as u64 / 1016).map(|seed| text(kind, 1000, seed)).collect();
+        let study = StudyObject { instances: lost.len() as u64, lost, ..StudyObject::default() };
+        let outcome = Outcome { failed_studies: vec![study], ..Outcome::new(OutcomeIndicator::Minor, "") };
+        let intent = intent(Transaction::Rad75, Role::Responder);
+        of_exchange(&site(), &intent, &Decision::default(), &outcome).iter().for_each(passes);
+    }
+}
+
+/// Valid by the schema of a dialect.
+fn valid(schema: &str, messages: &[String]) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let files = messages.iter().enumerate().map(|(number, xml)| {
+        let file = folder.path().join(format!("{number}.xml"));
+        std::fs::write(&file, xml).expect("writes");
+        file
+    });
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/audit").join(schema);
+    let out = std::process::Command::new("xmllint")
+        .args(["--nonet", "--noout", "--huge", "--schema"])
+        .arg(schema)
+        .args(files.collect::<Vec<_>>())
+        .output()
+        .expect("xmllint");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
 proptest! {

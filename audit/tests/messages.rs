@@ -143,6 +143,7 @@ fn study() -> StudyObject {
         instances: 20,
         bytes: 99,
         sha256: "ef".repeat(32),
+        ..StudyObject::default()
     }
 }
 

@@ -15,6 +15,7 @@ use crate::event::{
 };
 
 const HOME_XCA: &str = "urn:ihe:iti:xca:2010:homeCommunityId";
+const PARTLY: &str = "not all of what was asked for was delivered";
 const HOME: &str = "ihe:homeCommunityID";
 
 /// The messages of an exchange: one, or two when a retrieve partly failed, and the alerts.
@@ -39,9 +40,10 @@ pub fn of_exchange(site: &Site, intent: &Intent, decision: &Decision, outcome: &
             out.extend(scene.records());
         }
         let whole = outcome.indicator == OutcomeIndicator::Success;
+        let description = outcome.description.as_str();
         let failed = Scene {
             indicator: if whole { OutcomeIndicator::Minor } else { outcome.indicator },
-            description: "not all of what was asked for was delivered",
+            description: if description.is_empty() { PARTLY } else { description },
             documents: &outcome.failed_documents,
             studies: &outcome.failed_studies,
             ..scene
@@ -85,9 +87,11 @@ impl Scene<'_> {
     /// One message, or several where many documents or studies are its objects.
     fn records(&self) -> Vec<AuditRecord> {
         let documents = portions(self.documents, |d| self.weight([&d.unique_id, &d.repository, &d.home].into_iter()));
-        let studies = portions(self.studies, |s| {
+        let pieces = pieces(self.studies);
+        let studies = portions(&pieces, |s| {
             let own = [&s.study, &s.repository, &s.home, &s.accession].into_iter();
-            self.weight(own) + s.series.iter().map(|uid| 128 + uid.len() * 2).sum::<usize>()
+            let series = s.series.iter().map(|uid| 128 + uid.len() * 2).sum::<usize>();
+            self.weight(own) + series + s.lost.iter().map(lost_weight).sum::<usize>()
         });
         let both = documents
             .into_iter()
@@ -95,7 +99,7 @@ impl Scene<'_> {
             .chain(studies.into_iter().map(|s| (<&[_]>::default(), s)));
         let both: Vec<(&[DocumentObject], &[StudyObject])> = match both.collect::<Vec<_>>() {
             parts if parts.len() <= 1 || (self.documents.is_empty() && self.studies.is_empty()) => {
-                vec![(self.documents, self.studies)]
+                vec![(self.documents, pieces.as_slice())]
             }
             parts => parts,
         };
@@ -373,7 +377,9 @@ impl Scene<'_> {
             .detail(home, if study.home.is_empty() { self.community() } else { &study.home })
             .detail("NumberOfInstances", &study.instances.to_string())
             .detail("ncp:bytes", &study.bytes.to_string())
-            .detail("ncp:sha-256", &study.sha256);
+            .detail("ncp:sha-256", &study.sha256)
+            .detail("ncp:lost-more", &study.lost_more)
+            .detail("ncp:manifest-odd", &study.odd);
         // What passed without saying of what class it is, is counted by itself.
         let named: u64 = study.sop_classes.iter().map(|(_, count)| count).sum();
         let unnamed = study.instances.checked_sub(named).filter(|rest| *rest > 0 || study.sop_classes.is_empty());
@@ -387,7 +393,8 @@ impl Scene<'_> {
             }
         };
         let accessions = (!study.accession.is_empty()).then(|| study.accession.clone()).into_iter().collect();
-        let dicom = DicomData { accessions, sop_classes: classes, studies: vec![study.study.clone()] };
+        let (studies, instances) = (vec![study.study.clone()], study.lost.clone());
+        let dicom = DicomData { accessions, sop_classes: classes, instances, studies };
         let disclosed = if self.intent.role == Role::Responder { "11" } else { "12" };
         Object { life_cycle: disclosed.to_owned(), dicom: Some(dicom), ..object }
     }
@@ -402,6 +409,27 @@ fn evidence(message: &Evidence, code: &str, text: &str, whole: bool) -> Object {
         true => object.header(&message.header),
         false => object.header(&bounds::told_bytes(message.header.as_bytes())),
     }
+}
+
+/// What the UID of an instance that did not come takes about.
+fn lost_weight(uid: &String) -> usize {
+    64 + 2 * bounds::written(uid)
+}
+
+/// Studies whose lost instances fit into one message each: one that lost more is told in several pieces.
+fn pieces(studies: &[StudyObject]) -> Vec<StudyObject> {
+    let pieces_of = |study: &StudyObject| {
+        let lists = portions(&study.lost, lost_weight);
+        let Some((last, before)) = lists.split_last().filter(|(_, before)| !before.is_empty()) else {
+            return vec![study.clone()];
+        };
+        let piece = |list: &[String], instances| StudyObject { lost: list.to_vec(), instances, ..study.clone() };
+        let told: usize = before.iter().map(|list| list.len()).sum();
+        let first =
+            before.iter().map(|list| StudyObject { lost_more: String::new(), ..piece(list, list.len() as u64) });
+        first.chain([piece(last, study.instances.saturating_sub(told as u64))]).collect()
+    };
+    studies.iter().flat_map(pieces_of).collect()
 }
 
 /// A list in pieces that one message holds each; one object always fits.

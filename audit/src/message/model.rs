@@ -88,6 +88,8 @@ pub struct DicomData {
     pub accessions: Vec<String>,
     /// SOP Class UID, empty when not known, and its number of instances.
     pub sop_classes: Vec<(String, u64)>,
+    /// SOP Instance UIDs, where single instances are meant; of which class each is, is not known.
+    pub instances: Vec<String>,
     /// Study Instance UIDs.
     pub studies: Vec<String>,
 }
@@ -235,8 +237,11 @@ fn objects(object: &Object, dialect: Dialect) -> Vec<Element> {
         let mut one = object.clone();
         if let Some(dicom) = &mut one.dicom {
             dicom.sop_classes = dicom.sop_classes.get(index..=index).unwrap_or_default().to_vec();
+            // What is said of the whole study is said once.
+            if index > 0 {
+                dicom.instances.clear();
+            }
         }
-        // What is said of the whole study is said once.
         if index > 0 {
             one.details.clear();
         }
@@ -273,16 +278,22 @@ fn element_of(object: &Object, dialect: Dialect) -> Element {
     let studies = dicom.studies.iter().map(|uid| Element::new("", "StudyIDs").attr("UID", clean(uid)));
     let contains = Element::new("", "ParticipantObjectContainsStudy").with_all(studies);
     let encrypted = Element::new("", "Encrypted").text("true");
+    // Single instances stand in the first class (PS3.15 A.5.2: Instance is a child of SOPClass).
+    let instances = || dicom.instances.iter().map(|uid| Element::new("", "Instance").attr("UID", clean(uid)));
     match dialect {
         Dialect::Ihe => {
-            let description = Element::new("", "ParticipantObjectDescription")
-                .with_all(accessions)
-                .with_all(dicom.sop_classes.iter().map(|(uid, count)| sop_class(uid, *count)));
+            let classes = dicom
+                .sop_classes
+                .iter()
+                .enumerate()
+                .map(|(number, (uid, count))| sop_class(uid, *count).with_all(instances().filter(|_| number == 0)));
+            let description = Element::new("", "ParticipantObjectDescription").with_all(accessions).with_all(classes);
             out.with(description.with(contains).with(encrypted))
         }
         Dialect::Ehdsi => {
             let (uid, count) = dicom.sop_classes.first().map_or(("", 0), |(uid, count)| (uid.as_str(), *count));
-            out.with_all(accessions).with(sop_class(uid, count)).with(contains).with(encrypted)
+            let class = sop_class(uid, count).with_all(instances());
+            out.with_all(accessions).with(class).with(contains).with(encrypted)
         }
     }
 }

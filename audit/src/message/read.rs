@@ -204,6 +204,11 @@ fn object(element: &Element) -> Object {
             .flat_map(|h| children(h, "SOPClass"))
             .map(|e| (uid(e, "UID"), e.get("NumberOfInstances").and_then(|n| n.trim().parse().ok()).unwrap_or(0)))
             .collect(),
+        instances: holders()
+            .flat_map(|h| children(h, "SOPClass"))
+            .flat_map(|class| children(class, "Instance"))
+            .map(|e| uid(e, "UID"))
+            .collect(),
         studies: holders()
             .filter_map(|h| child(h, "ParticipantObjectContainsStudy"))
             .flat_map(|c| children(c, "StudyIDs"))

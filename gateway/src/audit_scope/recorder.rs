@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use ncp_audit::bounds::{EVIDENCE, TEXT, told_bytes};
+use ncp_audit::bounds::{EVIDENCE, LOST, TEXT, told_bytes, told_more};
 use ncp_audit::{DocumentObject, Evidence, Outcome, OutcomeIndicator, StudyObject};
 use ncp_ihe::DocumentRequest;
 use ncp_soap::BoxError;
@@ -32,7 +32,9 @@ impl Default for Recorder {
 
 #[derive(Default)]
 pub(super) struct Progress {
-    failed: BTreeMap<String, StudyObject>,
+    failed: BTreeMap<String, Failed>,
+    /// Bytes of the UIDs of instances that are listed as failed.
+    listed: usize,
     failed_documents: Vec<DocumentObject>,
     alerts: Vec<String>,
     documents: Vec<DocumentObject>,
@@ -44,7 +46,24 @@ pub(super) struct Progress {
     server: String,
 }
 
-/// SHA-256 over the digests of whole instances.
+/// A study with instances that did not come.
+#[derive(Default)]
+struct Failed {
+    study: StudyObject,
+    /// Those for whose UIDs there was no room, and the digest of these, each ended by a line feed.
+    more: u64,
+    digest: Sha256Of,
+}
+
+impl Failed {
+    fn told(self) -> StudyObject {
+        let Self { study, more, digest } = self;
+        let lost_more = if more > 0 { told_more(more, &digest.0.finish()) } else { String::new() };
+        StudyObject { lost_more, ..study }
+    }
+}
+
+/// A SHA-256 in the making: over the digests of whole instances, or over the UIDs of those that did not come.
 struct Sha256Of(Sha256);
 
 impl Default for Sha256Of {
@@ -181,14 +200,32 @@ impl Recorder {
 
     /// One instance that did not come.
     pub fn failed_instance(&self, study: &str, request: &DocumentRequest) {
+        self.failed_objects(study, request, 1);
+    }
+
+    /// So many objects under one UID that did not come.
+    pub fn failed_objects(&self, study: &str, request: &DocumentRequest, objects: usize) {
         self.each(|progress| {
-            let object = progress.failed.entry(study.to_owned()).or_insert_with(|| StudyObject {
-                study: study.to_owned(),
-                repository: request.repository.to_string(),
-                home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
-                ..StudyObject::default()
+            let failed = progress.failed.entry(study.to_owned()).or_insert_with(|| Failed {
+                study: StudyObject {
+                    study: study.to_owned(),
+                    repository: request.repository.to_string(),
+                    home: request.home.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    ..StudyObject::default()
+                },
+                ..Failed::default()
             });
-            object.instances += 1;
+            failed.study.instances += objects as u64;
+            let uid = &request.document;
+            let takes = uid.len() + 16;
+            if progress.listed + takes <= LOST {
+                progress.listed += takes;
+                failed.study.lost.push(uid.clone());
+            } else {
+                failed.more += objects as u64;
+                failed.digest.0.update(uid.as_bytes());
+                failed.digest.0.update(b"\n");
+            }
         });
     }
 
@@ -241,7 +278,7 @@ impl Recorder {
             outcome
                 .studies
                 .extend(studies.map(|(study, all)| StudyObject { sha256: hex::encode(all.0.finish()), ..study }));
-            outcome.failed_studies.extend(progress.failed.into_values());
+            outcome.failed_studies.extend(progress.failed.into_values().map(Failed::told));
             outcome.failed_documents.extend(failed_documents);
             outcome.peer_certificate.clone_from(&progress.server);
             outcome.requests.extend(progress.requests);
@@ -286,4 +323,44 @@ fn digested(data: Data, count: impl Fn(&Bytes) + Send + 'static, end: impl FnOnc
         }
         end(digest.finish());
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ncp_ihe::Oid;
+
+    use super::*;
+
+    /// FO-08: instances that did not come are listed one by one within the bound, and counted and digested beyond it.
+    #[test]
+    fn fo_08_lost_instances_are_listed_within_a_bound() {
+        let uid = |number: usize| format!("2.999.{number:06}.{}", "1".repeat(45));
+        let repository = Oid::parse("2.999.21").expect("an OID");
+        for count in [3, 10_000] {
+            let recorder = Recorder::default();
+            for number in 0..count {
+                let request = DocumentRequest { home: None, repository: repository.clone(), document: uid(number) };
+                recorder.failed_instance(if number % 2 == 0 { "2.999.1" } else { "2.999.2" }, &request);
+            }
+            let request = DocumentRequest { home: None, repository: repository.clone(), document: "2.999.9".into() };
+            recorder.failed_objects("2.999.1", &request, 2);
+            let mut outcome = Outcome::new(OutcomeIndicator::Success, "");
+            recorder.take(&mut outcome);
+            let listed: usize = outcome.failed_studies.iter().map(|s| s.lost.len()).sum();
+            let bytes: usize = outcome.failed_studies.iter().flat_map(|s| &s.lost).map(String::len).sum();
+            assert!(bytes <= LOST, "{bytes} bytes");
+            assert_eq!(outcome.failed_studies.iter().map(|s| s.instances).sum::<u64>(), count as u64 + 2);
+            if count == 3 {
+                assert_eq!(outcome.failed_studies[0].lost, [uid(0), uid(2), "2.999.9".into()]);
+                assert!(outcome.failed_studies.iter().all(|s| s.lost_more.is_empty()));
+                continue;
+            }
+            // Without its own digest of those that are not listed nobody could say later which they were.
+            let second = &outcome.failed_studies[1];
+            let rest = (0..count).filter(|n| n % 2 == 1).map(uid).skip(second.lost.len());
+            let lines: String = rest.map(|uid| uid + "\n").collect();
+            let more = told_more(second.instances - second.lost.len() as u64, &openssl::sha::sha256(lines.as_bytes()));
+            assert!(listed > 3000 && second.lost_more == more, "{listed}, {}", second.lost_more);
+        }
+    }
 }
