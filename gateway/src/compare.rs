@@ -130,7 +130,16 @@ impl Expected {
         }
     }
 
-    /// The same for a document that is there, of which the beginning is enough most times.
+    /// Compares a document that is there.
+    ///
+    /// # Errors
+    /// How it differs.
+    pub fn fits(&self, document: &[u8]) -> Result<(), Misfit> {
+        self.announced.fits(document)?;
+        self.records_whole(document)
+    }
+
+    /// Whom a document that is there records; its beginning is enough most times.
     fn records_whole(&self, document: &[u8]) -> Result<(), Misfit> {
         let beginning = &document[..document.len().min(BEGINNING)];
         if !self.records(beginning, beginning.len() == document.len())? {

@@ -26,6 +26,7 @@ pub mod patient_key;
 pub mod pending;
 pub mod policy;
 mod recent;
+mod recorded;
 pub mod reload;
 pub mod responding;
 mod retry_after;

@@ -202,7 +202,7 @@ async fn stamped_documents(world: &World, finland: &CountryPki, patient: &Patien
         let gateway = asking(world, &format!("document-{id}"), at).await;
         let call = call(&gateway, claims(&gateway, world));
         let call = Call { treatment: call.treatment.map(|t| Treatment { patient: patient.clone(), ..t }), ..call };
-        let wanted = retrieve::Wanted { request: asked.clone(), announced: Default::default() };
+        let wanted = retrieve::Wanted { request: asked.clone(), expected: Default::default() };
         let got = match retrieve::retrieve(&call, &wanted).await {
             Ok(_) => TAKEN.to_owned(),
             Err(GatewayError::Peer(ncp_gateway::initiating::PeerError::Mismatch)) => "dropped".into(),

@@ -57,6 +57,8 @@ pub enum Reaction {
     Elsewhere(Box<Reaction>),
     /// The bytes of an answer of another system.
     Recorded(Recorded),
+    /// The same, declared to be in a content coding.
+    Coded(Box<Reaction>, &'static str),
     /// An HTTP status without a body.
     Status(u16),
 }
@@ -215,6 +217,11 @@ fn reply<'a>(
                 });
                 BodyExt::boxed_unsync(StreamBody::new(stream))
             }),
+            Reaction::Coded(then, coding) => {
+                let mut answer = reply(*then, relates).await;
+                answer.headers_mut().insert(header::CONTENT_ENCODING, http::HeaderValue::from_static(coding));
+                answer
+            }
             Reaction::Late(wait, then) => {
                 tokio::time::sleep(wait).await;
                 reply(*then, relates).await

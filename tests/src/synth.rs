@@ -1,5 +1,6 @@
 //! The one generator of synthetic studies: any number of instances and bytes, deterministic UIDs under 2.999.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use dicom_core::{DataElement, PrimitiveValue, VR};
@@ -116,4 +117,38 @@ impl Study {
             .transfer_syntax(EXPLICIT_LE);
         Ok(object.with_meta(meta)?)
     }
+}
+
+/// The same object deflated (PS3.5 A.5), with so many zeros behind its pixels that it inflates to far more than a hundred times
+/// what it is sent as: a case of FO-04.
+///
+/// # Panics
+/// When the object is none of ours.
+pub fn bomb(good: &[u8]) -> Vec<u8> {
+    const PLAIN: &[u8] = b"1.2.840.10008.1.2.1\0";
+    const DEFLATED: &[u8] = b"1.2.840.10008.1.2.1.99";
+    let group = u32::from_le_bytes(good[140..144].try_into().expect("four bytes"));
+    let begin = 144 + group as usize;
+    let mut out = good[..begin].to_vec();
+    let at = out.windows(PLAIN.len()).position(|window| window == PLAIN).expect("explicit little endian");
+    out.splice(at..at + PLAIN.len(), DEFLATED.iter().copied());
+    out[at - 2..at].copy_from_slice(&22u16.to_le_bytes());
+    out[140..144].copy_from_slice(&(group + 2).to_le_bytes());
+    let zeros = u32::try_from(150 * good.len()).expect("small");
+    let mut data = [&good[begin..], b"\xe1\x7f\x10\0LO\x04\0NCP \xe1\x7f\x01\x10OB\0\0"].concat();
+    data.extend_from_slice(&zeros.to_le_bytes());
+    let mut deflating = flate2::write::DeflateEncoder::new(out, flate2::Compression::best());
+    let zeros = vec![0; zeros as usize];
+    deflating.write_all(&data).and_then(|()| deflating.write_all(&zeros)).expect("writes");
+    deflating.finish().expect("writes")
+}
+
+/// So many zeros as gzip.
+///
+/// # Panics
+/// Never: it is written to memory.
+pub fn gzipped(zeros: usize) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    out.write_all(&vec![0; zeros]).expect("writes");
+    out.finish().expect("writes")
 }

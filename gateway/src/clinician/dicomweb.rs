@@ -65,7 +65,7 @@ pub(super) struct Opened {
     document: Document,
     pub(super) manifest: Arc<Manifest>,
     /// Instances that came to the study since it was listed.
-    newer: u64,
+    pub(super) newer: u64,
     /// The base of its resources.
     pub(super) root: String,
 }
@@ -102,7 +102,7 @@ pub(super) async fn open(
         None => {
             let call = clinic.treatment_call(&bearer, &treated)?;
             let failed = |error: GatewayError| Problem::Country(call.peer.name.clone(), error);
-            let kos = fetch(&call, &document).await.map_err(failed)?;
+            let kos = fetch(&call, &treated, &document).await.map_err(failed)?;
             let manifest =
                 Manifest::read_kos(&kos.bytes).map_err(|_| failed(PeerError::Malformed("manifest").into()))?;
             if expected(&manifest, &study, &treated, &document).is_none() {
@@ -110,9 +110,7 @@ pub(super) async fn open(
                 return Err(failed(PeerError::Mismatch.into()));
             }
             if !manifest.warnings.is_empty() {
-                let mut odd: Vec<String> = manifest.warnings.iter().map(ManifestWarning::class).collect();
-                odd.dedup();
-                let (country, odd) = (&call.peer.country, odd.join(", "));
+                let (country, odd) = (&call.peer.country, manifest.odd());
                 tracing::warn!(ncp.reference = %context.reference, %country, odd, "manifest is odd");
             }
             let count = manifest.instance_count();
@@ -132,12 +130,21 @@ impl Opened {
             let text = HeaderValue::from_static("299 ncp \"the manifest does not list all of the study\"");
             response.headers_mut().append(header::WARNING, text);
         }
-        if self.newer > 0 {
-            let text = format!("299 ncp \"{} more instances arrived: search again\"", self.newer);
-            if let Ok(value) = HeaderValue::try_from(text) {
-                response.headers_mut().append(header::WARNING, value);
-            }
+        if let Some(text) = self.arrived()
+            && let Ok(value) = HeaderValue::try_from(format!("299 ncp \"{text}\""))
+        {
+            response.headers_mut().append(header::WARNING, value);
         }
+    }
+
+    /// The country whose study it is.
+    pub(super) fn country(&self) -> &str {
+        &self.treated.person.country
+    }
+
+    /// What came to the study since it was listed, in words.
+    pub(super) fn arrived(&self) -> Option<String> {
+        (self.newer > 0).then(|| format!("{} more instances arrived: search again", self.newer))
     }
 
     /// The instances that a path names, on their way.
@@ -236,21 +243,23 @@ fn elements(
     root: String,
 ) -> impl Stream<Item = Bytes> + Send {
     async_stream::stream! {
-        let mut read: Option<(String, Option<Bytes>)> = None;
+        let mut read: Option<(String, Bytes)> = None;
         loop {
             // How an instance ended is known when the next is asked for.
             let next = parts.next().await;
-            match read.take() {
-                Some((instance, _)) if losses.has(&instance) => {}
-                Some((_, Some(element))) => yield element,
-                Some((instance, None)) => losses.unreadable(&instance),
-                None => {}
+            if let Some((instance, element)) = read.take()
+                && !losses.has(&instance)
+            {
+                yield element;
             }
             // An error comes after all others and says no more than the losses do.
             let Some(Ok(part)) = next else { break };
             let instance = part.content_id.clone();
             let header = header_of(part).await;
-            read = Some((instance, header.ok().and_then(|header| element(&header, &manifest, &root))));
+            match header.ok().and_then(|header| element(&header, &manifest, &root)) {
+                Some(element) => read = Some((instance, element)),
+                None => losses.unreadable(&instance),
+            }
         }
     }
 }

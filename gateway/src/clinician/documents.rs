@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use ncp_ihe::{DocumentEntry, DocumentRequest, HomeCommunityId, Oid, orcd};
+use ncp_ihe::{DocumentEntry, DocumentRequest, HomeCommunityId, Oid, PatientId, orcd};
 use serde_json::json;
 
 use super::fhir::{accepts, answer};
@@ -17,9 +17,9 @@ use super::reader;
 use super::sealed::{Document, Sealed, Treated, resource_id};
 use super::token::Bearer;
 use super::{Clinic, Context};
-use crate::compare::Announced;
+use crate::compare::{Announced, Expected};
 use crate::initiating::Call;
-use crate::initiating::retrieve::{Retrieved, Wanted, retrieve};
+use crate::initiating::retrieve::{Retrieved, Wanted, is_patient, retrieve};
 use crate::outcome::GatewayError;
 
 /// What OrCD documents hold.
@@ -36,7 +36,7 @@ pub(super) fn sealed_document(entry: &DocumentEntry, original: Option<Box<Docume
         media_type: entry.mime_type.clone(),
         language: entry.language.clone(),
         study: entry.study_instance_uid().map(|uid| uid.to_string()),
-        source_patient: entry.source_patient_id.as_ref().map(ncp_ihe::PatientId::to_cx),
+        source_patient: entry.source_patient_id.as_ref().map(PatientId::to_cx),
         original,
     }
 }
@@ -77,7 +77,8 @@ pub async fn read_binary(
         return Err(Problem::NotAcceptable);
     }
     let call = clinic.treatment_call(&bearer, &treated)?;
-    let fetched = fetch(&call, &document).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
+    let fetched =
+        fetch(&call, &treated, &document).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
     let own = reader::Own { clinic: &clinic, context: &context, headers: &headers, patient: &treated.person.patient };
     let read = own.words(&document, fetched.bytes.clone()).await;
     if as_resource {
@@ -110,15 +111,19 @@ pub async fn read_binary(
     Ok(response)
 }
 
-/// The document by ITI-39, checked against what was sealed of its metadata.
-pub(super) async fn fetch(call: &Call, document: &Document) -> Result<Retrieved, GatewayError> {
+/// The document by ITI-39, checked against what was sealed of its metadata and of its patient.
+pub(super) async fn fetch(call: &Call, treated: &Treated, document: &Document) -> Result<Retrieved, GatewayError> {
+    let source = document.source_patient.as_deref().and_then(|cx| PatientId::parse_cx(cx).ok());
     let wanted = Wanted {
         request: DocumentRequest {
             home: Some(HomeCommunityId(call.peer.home_community_id.0.clone())),
             repository: Oid::parse(&document.repository)?,
             document: document.unique_id.clone(),
         },
-        announced: Announced { hash: document.hash, size: document.size },
+        expected: Expected {
+            announced: Announced { hash: document.hash, size: document.size },
+            is_patient: is_patient(call, source.as_ref(), treated.person.birth_date.clone()),
+        },
     };
     retrieve(call, &wanted).await
 }

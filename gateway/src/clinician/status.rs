@@ -119,12 +119,18 @@ pub(super) async fn status(
             })
         })
         .collect();
-    let body = json!({
+    let mut body = json!({
+        "country": opened.country(),
         "study": manifest.study.to_string(),
+        "manifest": manifest.oddities(),
         "expected": manifest.instance_count(),
+        "unlisted": manifest.announced_count() - manifest.instance_count(),
         "received": received,
         "missing": missing,
     });
+    if let Some(text) = opened.arrived() {
+        body["arrived"] = json!({ "instances": opened.newer, "text": text });
+    }
     Ok(([(header::CONTENT_TYPE, "application/json")], Body::from(body.to_string())).into_response())
 }
 

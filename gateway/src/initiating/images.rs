@@ -161,7 +161,8 @@ pub async fn images(
     let trail = trail.await?;
     let (recorder, country) = (trail.recorder(), call.peer.country.to_string());
     let study = expected.study.to_string();
-    let losses = Losses::new(&study, &country, recorder.clone(), watch);
+    let place = wanted.first().map(Wanted::request).ok_or(PeerError::Malformed("manifest without instances"))?;
+    let losses = Losses::new(&study, place, &country, recorder.clone(), watch);
     for (one, times) in &twice {
         losses.add_times(&one.request(), Why::TwoObjects, *times);
     }
@@ -170,6 +171,7 @@ pub async fn images(
     let first = match source.first(&mut batches).await {
         Ok(first) => first,
         Err(error) => {
+            losses.all(wanted.iter().map(Wanted::request), Why::of(&error));
             trail.refused(&error).await;
             return Err(error);
         }
@@ -252,6 +254,7 @@ fn study_object(call: &Call, manifest: &Manifest, wanted: &[Wanted], total: usiz
         repository: wanted.first().map(|w| w.series.repository.to_string()).unwrap_or_default(),
         home: call.peer.home_community_id.to_string(),
         instances: total as u64,
+        odd: manifest.odd(),
         ..StudyObject::default()
     }
 }

@@ -21,7 +21,7 @@ use super::peers::code_only;
 use super::told::Reports;
 use super::{Call, Held, PeerError, boxed, retrieve};
 use crate::audit_scope::Recorder;
-use crate::compare::{Announced, Budget, Compared, Content, Expected, compare};
+use crate::compare::{Announced, Budget, Compared, Content, Expected, IsPatient, compare};
 use crate::identity::TransactionName;
 use crate::instance;
 use crate::listener::OutParts;
@@ -100,6 +100,9 @@ pub async fn relay(call: Arc<Call>, portion: Portion, consumer: Recorder) -> Res
     match ask(&call, &portion, &recorder, recorder.and(&consumer)).await {
         Ok(relayed) => Ok(Relayed { parts: trail.follow(relayed.parts), ..relayed }),
         Err(error) => {
+            for (request, study) in portion.units() {
+                study.iter().for_each(|study| recorder.failed_instance(study.as_str(), &request));
+            }
             trail.refused(&error).await;
             Err(error)
         }
@@ -161,7 +164,8 @@ async fn ask(call: &Call, portion: &Portion, own: &Recorder, both: Recorder) -> 
         Portion::Documents(_) => Vec::new(),
     };
     let budget = if matches!(portion, Portion::Images(_)) { ahead } else { call.app.compare.clone() };
-    let mut coming = Coming { promised: by_part, parts: Arc::new(Mutex::new(answer.parts)), budget, syntaxes };
+    let (parts, is_patient) = (Arc::new(Mutex::new(answer.parts)), retrieve::is_patient(call, None, None));
+    let mut coming = Coming { promised: by_part, parts, budget, syntaxes, is_patient };
     let beginning = coming.beginning(inline).await;
     if beginning.ready.is_empty()
         && beginning.passing.is_none()
@@ -252,6 +256,8 @@ struct Coming {
     budget: Budget,
     /// Transfer syntaxes that the consumer takes.
     syntaxes: Vec<String>,
+    /// Whom a CDA may record.
+    is_patient: Option<IsPatient>,
 }
 
 /// What was read before the root is written.
@@ -313,7 +319,7 @@ impl Coming {
     /// Reads a unit until it is known that it may go on.
     async fn begin(&self, unit: &Promised, content: Content<PeerError>) -> Result<Compared<PeerError>, PeerError> {
         let Some(expected) = unit.expected_instance(&self.syntaxes) else {
-            let expected = Expected { announced: unit.announced, is_patient: None };
+            let expected = Expected { announced: unit.announced, is_patient: self.is_patient.clone() };
             return compare(content, expected, &self.budget).await;
         };
         let mut content = Whole(content);

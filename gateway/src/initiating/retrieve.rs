@@ -1,22 +1,35 @@
 //! Cross Gateway Retrieve [ITI-39], initiating side (ITI TF-2: 3.39): one document, checked against its metadata.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
-use ncp_ihe::{Content, DocumentRequest, DocumentResponse, RetrieveRequest, RetrieveResponse, Status};
+use ncp_ihe::{Content, DocumentRequest, DocumentResponse, PatientId, RetrieveRequest, RetrieveResponse, Status};
 
 use super::told::Reports;
 use super::{Call, PeerError, close};
 use crate::audit_scope::Recorder;
-use crate::compare::Announced;
+use crate::compare::{Announced, Expected, IsPatient};
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
+use crate::recorded::Known;
 
-/// A document to fetch, with what its metadata announced.
-#[derive(Debug, Clone)]
+/// A document to fetch, with what is known of it.
 pub struct Wanted {
     /// Which.
     pub request: DocumentRequest,
-    /// Hash and size.
-    pub announced: Announced,
+    /// Hash and size as its metadata announced them, and whom a CDA may record.
+    pub expected: Expected,
+}
+
+/// Whom a CDA must record (CO-01): the patient of the call, by the id under which the other country knows her, by the one in
+/// the document's metadata, or, where it says no id of that authority, by the birth date. Which ids of other authorities were
+/// merged only the other country knows, and one that names nobody contradicts nothing.
+pub fn is_patient(call: &Call, source: Option<&PatientId>, birth_date: Option<String>) -> Option<IsPatient> {
+    let patient = &call.treatment.as_ref()?.patient;
+    let id = |id: &PatientId| (id.root.to_string(), id.extension.clone());
+    let ids = std::iter::once(patient).chain(source).map(id).collect();
+    let known = Known { ids, authorities: [patient.root.to_string()].into(), birth_date, ..Known::default() };
+    Some(Arc::new(move |targets| targets.is_empty() || known.records(targets)))
 }
 
 /// A document as it came.
@@ -77,8 +90,8 @@ async fn fetch(
             part(&mut answer.parts, id, limit).await?.ok_or(PeerError::Malformed("XOP Include to nowhere"))?
         }
     };
-    let announced = if call.peer.verify_hash() { wanted.announced } else { Announced::default() };
-    announced.fits(&bytes).map_err(PeerError::from)?;
+    let announced = if call.peer.verify_hash() { wanted.expected.announced } else { Announced::default() };
+    Expected { announced, ..wanted.expected.clone() }.fits(&bytes).map_err(PeerError::from)?;
     let reported = [reports.errors(response.status), reports.warnings()].concat();
     Ok(Retrieved { media_type: document.media_type, bytes, reported })
 }

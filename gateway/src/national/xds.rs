@@ -22,6 +22,7 @@ use ncp_soap::Parts;
 use ncp_xml::Element;
 
 use super::incoming::{Incoming, instances};
+use super::omitted::digest;
 use super::patients::{Authority, Patients};
 use super::way::Way;
 use super::{
@@ -283,6 +284,10 @@ impl XdsSource {
             }
             match Manifest::read(&bytes) {
                 Ok((manifest, _)) if manifest.study == *study => {
+                    if !manifest.warnings.is_empty() {
+                        let (study, odd) = (digest(study.as_str()), manifest.odd());
+                        tracing::warn!(connector = %self.config.name, study, odd, "manifest is odd");
+                    }
                     listed.get_or_insert_default().add(&manifest, entry);
                 }
                 Ok(_) => {}

@@ -7,7 +7,7 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use ncp_ihe::{
     Coded, Content, DocumentResponse, IssuedId, KosDialect, Manifest, ManifestInstance, ManifestSeries, ReferenceId,
-    RetrieveRequest, RetrieveResponse, Status, Uid, actions,
+    RegistryError, RetrieveRequest, RetrieveResponse, Status, Uid, actions,
 };
 use ncp_tests::country::{Asked, Country, Reaction};
 use ncp_tests::issuer::BASE;
@@ -64,29 +64,42 @@ pub(crate) async fn showing(
     limits: &str,
     images: impl Fn() -> Reaction + Send + Sync + 'static,
 ) -> (World, Vec<Country>) {
+    let kos = Bytes::from(manifest);
+    let react = move |asked: &Asked| match asked.action.as_str() {
+        actions::ITI39_REQUEST => Some(kos_sent(asked, kos.clone(), Vec::new())),
+        actions::RAD75_REQUEST => Some(images()),
+        _ => None,
+    };
+    listing_one(study, limits, react).await
+}
+
+/// A country that lists one study, and answers what else it is asked so.
+pub(crate) async fn listing_one(
+    study: String,
+    limits: &str,
+    react: impl Fn(&Asked) -> Option<Reaction> + Send + Sync + 'static,
+) -> (World, Vec<Country>) {
     let mut listed_as = entry(OF, 9);
     listed_as.mime_type = "application/dicom".into();
     listed_as.format_code = Coded::new("1.2.840.10008.5.1.4.1.1.88.59", "1.2.840.10008.2.6.1", None);
     listed_as.reference_ids = vec![ReferenceId::study(&Uid::parse(&study).expect("a UID"))];
-    let kos = Bytes::from(manifest);
     let known = knows(OF, "19800101", move || listed(vec![listed_as.clone()]));
-    let react = move |asked: &Asked| match asked.action.as_str() {
-        actions::ITI39_REQUEST => {
-            let request = RetrieveRequest::read(&asked.body).expect("ITI-39").documents.remove(0);
-            let document = DocumentResponse {
-                request,
-                new_document: None,
-                media_type: "application/dicom".into(),
-                content: Content::Include("kos@country".into()),
-            };
-            let body = RetrieveResponse { status: Status::Success, errors: Vec::new(), documents: vec![document] };
-            let part = ("kos@country".to_owned(), "application/dicom", kos.clone());
-            Reaction::Parts(actions::ITI39_RESPONSE, body.to_element(), vec![part])
-        }
-        actions::RAD75_REQUEST => images(),
-        _ => known(asked),
-    };
+    let react = move |asked: &Asked| react(asked).unwrap_or_else(|| known(asked));
     Others::none().with("AA", OF, react).await.clinicians().world(limits).await
+}
+
+/// A manifest as ITI-39 sends it, with what the country reports beside it.
+pub(crate) fn kos_sent(asked: &Asked, kos: Bytes, errors: Vec<RegistryError>) -> Reaction {
+    let request = RetrieveRequest::read(&asked.body).expect("ITI-39").documents.remove(0);
+    let document = DocumentResponse {
+        request,
+        new_document: None,
+        media_type: "application/dicom".into(),
+        content: Content::Include("kos@country".into()),
+    };
+    let body = RetrieveResponse { status: Status::Success, errors, documents: vec![document] };
+    let part = ("kos@country".to_owned(), "application/dicom", kos);
+    Reaction::Parts(actions::ITI39_RESPONSE, body.to_element(), vec![part])
 }
 
 /// The DICOMweb root that the search handed out.

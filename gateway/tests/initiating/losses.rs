@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body_util::{BodyExt, Full};
-use ncp_ihe::{Manifest, Status, actions};
+use ncp_ihe::{Manifest, RegistryError, Status, actions};
 use ncp_soap::mime::{MediaType, MimeLimits, MultipartReader};
 use ncp_tests::country::{Country, Reaction};
 use ncp_tests::issuer::BASE;
@@ -28,7 +28,23 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    fn header(&self, name: &str) -> &str {
+    /// All warnings, one after the other.
+    pub(crate) fn warnings(&self) -> String {
+        let all = self.headers.get_all("warning").iter().filter_map(|value| value.to_str().ok());
+        all.collect::<Vec<_>>().join("; ")
+    }
+
+    /// The answer as text, for messages of failed tests.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body[..self.body.len().min(1000)]).into_owned()
+    }
+
+    /// The answer as JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
@@ -45,7 +61,7 @@ impl Heard {
     }
 
     /// The parts that ended, and whether the closing boundary came.
-    async fn parts(&self) -> (Vec<Bytes>, bool) {
+    pub(crate) async fn parts(&self) -> (Vec<Bytes>, bool) {
         let boundary =
             MediaType::parse(self.header("content-type")).parameter("boundary").expect("a boundary").to_owned();
         let body = Full::new(Bytes::from(self.body.clone()));
@@ -104,10 +120,12 @@ enum Fault {
     NoPixels,
     /// FO-04 (c).
     GroupLength,
+    /// FO-04 (e).
+    Bomb,
 }
 
-const FAULTS: [Fault; 6] =
-    [Fault::Foreign, Fault::Short, Fault::Garbage, Fault::Syntax, Fault::NoPixels, Fault::GroupLength];
+const FAULTS: [Fault; 7] =
+    [Fault::Foreign, Fault::Short, Fault::Garbage, Fault::Syntax, Fault::NoPixels, Fault::GroupLength, Fault::Bomb];
 
 fn find(bytes: &[u8], wanted: &[u8]) -> usize {
     bytes.windows(wanted.len()).position(|window| window == wanted).expect("is there")
@@ -133,6 +151,7 @@ impl Fault {
                 bytes.extend_from_slice(&0xFFFF_FFF0_u32.to_le_bytes());
             }
             Self::GroupLength => bytes[140..144].copy_from_slice(&0x7000_0000_u32.to_le_bytes()),
+            Self::Bomb => bytes = ncp_tests::synth::bomb(good),
         }
         bytes.into()
     }
@@ -153,7 +172,7 @@ fn recorded(world: &World, before: usize) -> (u64, u64) {
 }
 
 /// The same once all that was promised is in them: an exchange closes its record a moment after its last byte.
-async fn all_recorded(world: &World, before: usize, promised: u64) -> (u64, u64) {
+pub(crate) async fn all_recorded(world: &World, before: usize, promised: u64) -> (u64, u64) {
     for _ in 0..200 {
         let (came, lost) = recorded(world, before);
         if came + lost >= promised {
@@ -162,6 +181,14 @@ async fn all_recorded(world: &World, before: usize, promised: u64) -> (u64, u64)
         tokio::time::sleep(second() / 20).await;
     }
     recorded(world, before)
+}
+
+/// SOP Instance UIDs that the records of a transaction since then name as lost.
+pub(crate) fn lost_by_name(world: &World, transaction: &str, before: usize) -> Vec<String> {
+    let records = world.trail().ihe.into_iter().skip(before);
+    let failed = records.filter(|message| message.outcome != 0 && message.types.iter().any(|t| t.code == transaction));
+    let objects = failed.flat_map(|message| message.objects).filter_map(|object| object.dicom);
+    objects.flat_map(|dicom| dicom.instances).collect()
 }
 
 /// FO-08 and FO-04: for every size and place of the faulty instance, delivered + named = promised = recorded.
@@ -201,6 +228,7 @@ async fn fo_08_delivered_and_named_is_promised_and_recorded() {
                 assert_eq!(status["missing"][0]["instance"], lost.as_str(), "{what}: {status}");
                 assert!(heard.header("link").contains("/status>; rel=\"status\""), "{what}");
                 assert_eq!(all_recorded(&world, before, 3).await, (2, 1), "{what}");
+                assert_eq!(lost_by_name(&world, "RAD-75", before), [lost.clone()], "{what}");
 
                 let before = world.records().len();
                 let heard = fetched(&world, &format!("{root}/studies/{uid}/metadata")).await;
@@ -262,14 +290,21 @@ async fn im_21_the_first_call_brings_every_other_instance() {
 impl Held {
     /// The study without one of its slices, as a source answers that has lost it.
     fn sent_without(&self, slice: u32) -> Reaction {
+        self.sent_but(&[(slice, "XDSDocumentUniqueIdError", "no")])
+    }
+
+    /// The study without some of its slices, each told by a code and a text.
+    pub(crate) fn sent_but(&self, lost: &[(u32, &str, &str)]) -> Reaction {
         let Reaction::Parts(action, body, mut parts) = self.sent() else { unreachable!("RAD-75 is MTOM") };
         let mut response = ncp_tests::neighbour::retrieve_response(&body).expect("ours");
-        let lost = self.study.instance(slice);
-        response.documents.retain(|document| document.request.document != lost);
-        let mut error = crate::refusal("XDSDocumentUniqueIdError");
-        error.location = Some(format!("{lost} urn:oid:{OF}"));
-        (response.status, response.errors) = (Status::PartialSuccess, vec![error]);
-        parts.remove(slice as usize - 1);
+        for (slice, code, context) in lost {
+            let uid = self.study.instance(*slice);
+            response.documents.retain(|document| document.request.document != uid);
+            parts.retain(|(id, ..)| *id != format!("{slice}@country"));
+            let location = Some(format!("{uid} urn:oid:{OF}"));
+            response.errors.push(RegistryError { context: (*context).into(), location, ..crate::refusal(code) });
+        }
+        response.status = if parts.is_empty() { Status::Failure } else { Status::PartialSuccess };
         Reaction::Parts(action, response.to_element(), parts)
     }
 }
@@ -298,6 +333,8 @@ async fn im_22_one_uid_in_two_series_is_named() {
     let status: Value = serde_json::from_slice(&status.body).expect("JSON");
     assert_eq!(status["missing"][0]["instance"], study.instance(2).as_str());
     assert_eq!(status["missing"][0]["reason"], "one-uid-two-objects");
+    assert_eq!(all_recorded(&world, 0, 4).await, (2, 2));
+    assert_eq!(lost_by_name(&world, "RAD-75", 0), [study.instance(2)]);
     let asked = countries[0].asked().into_iter().rfind(|asked| asked.action == actions::RAD75_REQUEST).expect("asked");
     assert!(!String::from_utf8_lossy(&asked.envelope).contains(&format!("{}<", study.instance(2))), "it was asked for");
 }
@@ -307,7 +344,7 @@ async fn im_22_one_uid_in_two_series_is_named() {
 async fn fo_08_a_relayed_study_keeps_its_good_instances() {
     for side in [16, 512] {
         let held = Held::of_side(1, OF, 3, side);
-        let (good, request) = (held.files.clone(), held.request());
+        let (good, request, study) = (held.files.clone(), held.request(), held.study.clone());
         let files = Arc::new(Mutex::new(good.clone()));
         let sent = files.clone();
         let others = Others::none().with("AA", OF, move |_| {
@@ -329,6 +366,22 @@ async fn fo_08_a_relayed_study_keeps_its_good_instances() {
                 assert!(!came.contains(&fault.applied(&good[at])), "{what}: the faulty one came");
                 assert_eq!(response.errors.len() == 1, whole, "{what}: named in the root, or not closed");
             }
+        }
+        // Both trails, the consumer's and the other country's, name each that was lost.
+        let faults = FAULTS.len() as u32 - 1;
+        let mut expected: Vec<String> = (0..3 * faults).map(|n| study.instance(n / faults + 1)).collect();
+        expected.sort();
+        for transaction in ["RAD-75", "RAD-69"] {
+            let mut named = Vec::new();
+            for _ in 0..200 {
+                named = lost_by_name(&world, transaction, 0);
+                if named.len() >= expected.len() {
+                    break;
+                }
+                tokio::time::sleep(second() / 20).await;
+            }
+            named.sort();
+            assert_eq!(named, expected, "{transaction}, side {side}");
         }
     }
 }

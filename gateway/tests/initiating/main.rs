@@ -20,6 +20,7 @@ use ncp_tests::neighbour::{Answer, Neighbour};
 use ncp_tests::pki::CountryPki;
 use ncp_tests::synth::Study;
 
+mod archives;
 mod asynchronous;
 mod bound;
 mod clinicians;

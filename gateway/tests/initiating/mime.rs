@@ -34,9 +34,13 @@ fn wanted(number: u32) -> DocumentRequest {
 
 /// A country that lists one document and answers ITI-39 so.
 async fn world(entry: DocumentEntry, answer: Recorded, lines: &str) -> (World, Vec<Country>) {
+    listing(vec![entry], answer, lines).await
+}
+
+async fn listing(entries: Vec<DocumentEntry>, answer: Recorded, lines: &str) -> (World, Vec<Country>) {
     let react = knowing(OF, "19800101", move |asked| match asked.action.as_str() {
         actions::ITI39_REQUEST => Reaction::Recorded(answer.clone()),
-        _ => listed(vec![entry.clone()]),
+        _ => listed(entries.clone()),
     });
     Others::none().with("AA", OF, react).await.clinicians().peers(0, lines.into()).world("").await
 }
@@ -48,8 +52,15 @@ async fn iti43(world: &World) -> Answer {
 
 /// The document by a clinician: status and body.
 async fn binary(world: &World) -> (u16, Bytes) {
+    binary_of(world, 1).await
+}
+
+async fn binary_of(world: &World, number: u32) -> (u16, Bytes) {
     let bundle = documents(world, "").await;
-    let url = bundle.pointer("/entry/0/resource/content/0/attachment/url").and_then(|url| url.as_str());
+    let unique_id = format!("{OF}.30.{number}");
+    let lines = bundle["entry"].as_array().cloned().unwrap_or_default();
+    let line = lines.iter().find(|line| line["resource"]["masterIdentifier"].to_string().contains(&unique_id));
+    let url = line.and_then(|line| line.pointer("/resource/content/0/attachment/url")).and_then(|url| url.as_str());
     let url = url.unwrap_or_else(|| panic!("{bundle}"));
     let path = if url.starts_with(BASE) { url.to_owned() } else { format!("{BASE}{url}") };
     let (head, body) = sent(world, &path, ("accept", "text/xml"), None).await;
@@ -132,6 +143,41 @@ async fn wi_02_an_empty_part_does_not_hold_the_next() {
     }
 }
 
+/// WI-01 and WI-02 with the odd part as the second of three documents, announced or not.
+#[tokio::test]
+async fn wi_01_and_wi_02_an_odd_document_between_two_others() {
+    let document = original(CODED[0]);
+    let ids = [1, 3].map(|number| format!("{OF}.30.{number}"));
+    let beside = [(ids[0].as_str(), "<first/>"), (ids[1].as_str(), "<third/>")];
+    for (file, whole) in [(CODED[0], true), (CODED[1], true), ("wire/WI-02-a-iti39-answer-empty-part.http", false)] {
+        for (announced, lines) in [(true, ""), (false, ""), (false, "verify_hash = false")] {
+            let what = format!("{file} announced {announced} {lines}");
+            let between = Recorded::load(file, None).second_of_three(beside);
+            let between = between.with("@HOME@", OF).with("@REPOSITORY@", &format!("{OF}.21.1"));
+            let second = if announced { announcing(2, &document) } else { entry(OF, 2) };
+            let entries = vec![entry(OF, 1), second, entry(OF, 3)];
+            let (world, _countries) = listing(entries, between.with("@DOCUMENT@", &format!("{OF}.30.2")), lines).await;
+            ask(&world, ncp_tests::neighbour::Neighbour::find_documents(&patient()).to_element()).await;
+            let request = RetrieveRequest { documents: (1..=3).map(wanted).collect() };
+            let mut answer = ask(&world, request.to_element()).await;
+            let response = retrieve_response(&answer.body).expect("a response");
+            let mut expected = vec![Bytes::from("<first/>"), Bytes::from("<third/>")];
+            let (status, body) = binary_of(&world, 2).await;
+            if whole {
+                expected.insert(1, document.clone());
+                assert_eq!((response.status, response.errors.len()), (Status::Success, 0), "{what}");
+                assert_eq!((status, &body), (200, &document), "{what}");
+            } else {
+                let [error] = response.errors.as_slice() else { panic!("{what}: {:?}", response.errors) };
+                assert_eq!((response.status, error.code.as_str()), (Status::PartialSuccess, "XDSRepositoryError"));
+                assert!(error.location.as_deref().is_some_and(|at| at.starts_with(&wanted(2).document)), "{what}");
+                assert!(status == 502 && !body.windows(6).any(|w| w == b"<third"), "{what}: {status}");
+            }
+            assert_eq!(parts(&mut answer).await.expect("whole"), expected, "{what}");
+        }
+    }
+}
+
 /// A country that lists three documents and sends these in their place.
 async fn sending(documents: [Bytes; 3], sent: [Bytes; 3], limits: &str) -> (World, Vec<Country>) {
     let announced = documents.clone();
@@ -159,6 +205,67 @@ async fn sending(documents: [Bytes; 3], sent: [Bytes; 3], limits: &str) -> (Worl
 fn announcing(number: u32, bytes: &[u8]) -> DocumentEntry {
     let digest = openssl::hash::hash(openssl::hash::MessageDigest::sha1(), bytes).expect("SHA-1");
     DocumentEntry { hash: Some(hex::encode(digest)), size: Some(bytes.len() as u64), ..entry(OF, number) }
+}
+
+/// A CDA that records this id and birth date.
+fn recording(root: &str, id: &str, birth: &str) -> Bytes {
+    let document = format!(
+        "<ClinicalDocument xmlns=\"urn:hl7-org:v3\"><recordTarget><patientRole><id root=\"{root}\" extension=\"{id}\"/>\
+         <patient><birthTime value=\"{birth}\"/></patient></patientRole></recordTarget><author/></ClinicalDocument>"
+    );
+    document.into()
+}
+
+/// CO-01 at NCP-B: a CDA that records somebody else goes neither to a clinician nor to a national consumer, announced by its hash
+/// or not; one that records the patient by an id that only her country knows does.
+#[tokio::test]
+async fn co_01_a_cda_that_records_another_patient_is_withheld() {
+    let own = ncp_tests::asking::PATIENTS;
+    for (document, clinician, consumer) in [
+        (recording(own, "4711", "19800101"), true, true),
+        (recording(own, "4712", "19800101"), false, false),
+        (recording("2.999.5.5", "MERGED", "19800101"), true, true),
+        // A consumer's request names no birth date, so that a clinician's is compared alone.
+        (recording("2.999.5.5", "OTHER", "19790101"), false, true),
+    ] {
+        for announced in [true, false] {
+            let what = format!("{} announced {announced}", String::from_utf8_lossy(&document));
+            let sent = document.clone();
+            let listed_as = if announced { announcing(1, &document) } else { entry(OF, 1) };
+            let react = knowing(OF, "19800101", move |asked| match asked.action.as_str() {
+                actions::ITI39_REQUEST => {
+                    let response = DocumentResponse {
+                        request: wanted(1),
+                        new_document: None,
+                        media_type: "text/xml".into(),
+                        content: Content::Include("1@country".into()),
+                    };
+                    let body =
+                        RetrieveResponse { status: Status::Success, errors: Vec::new(), documents: vec![response] };
+                    let part = ("1@country".to_owned(), "text/xml", sent.clone());
+                    Reaction::Parts(actions::ITI39_RESPONSE, body.to_element(), vec![part])
+                }
+                _ => listed(vec![listed_as.clone()]),
+            });
+            let (world, _countries) = Others::none().with("AA", OF, react).await.clinicians().world("").await;
+            let (status, body) = binary(&world).await;
+            assert_eq!((status == 200, body == document), (clinician, clinician), "{what}: {status}");
+            let mut answer = iti43(&world).await;
+            let came = parts(&mut answer).await.expect("whole");
+            assert_eq!(came == [document.clone()], consumer, "{what}: {:?}", answer.codes());
+            if !consumer {
+                assert_eq!(answer.codes(), ["XDSRepositoryError"], "{what}");
+                let alerted = || world.records().iter().any(|xml| xml.contains("records another patient"));
+                for _ in 0..100 {
+                    if alerted() {
+                        break;
+                    }
+                    tokio::time::sleep(crate::second() / 20).await;
+                }
+                assert!(alerted(), "{what}: an alert");
+            }
+        }
+    }
 }
 
 /// CO-01 at the relay: what a country announced in ITI-38 is compared in ITI-43, whichever of the documents it is. One that

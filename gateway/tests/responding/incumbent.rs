@@ -6,7 +6,7 @@ use ncp_ihe::{
     Coded, CrossGatewayQueryRequest, FindDocuments, QueryResponse, RetrieveRequest, ReturnType, Severity, Status,
     StoredQuery, actions, ns,
 };
-use ncp_saml::SignedAssertion;
+use ncp_saml::{HcpClaims, SignedAssertion};
 use ncp_soap::Envelope;
 use ncp_tests::neighbour::{Neighbour, XCA, XCPD, retrieve_response};
 use ncp_tests::pki::CountryPki;
@@ -174,4 +174,29 @@ async fn on_09_on_10_the_incumbent_is_offered_what_it_can_open() {
     let assertions = world.denmark.assertions(&patient()).await.expect("signs");
     let answer = world.denmark.call(actions::ITI38_REQUEST, XCA, &assertions, listing(all)).await.expect("an answer");
     assert_eq!(strictly_read(&answer.body), Ok(offered.len()));
+}
+
+/// ON-15: an assertion that names another homeCommunityId than the peer's is refused, unless the configuration lists that one as
+/// an alias of the peer.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_15_another_home_community_of_a_peer_needs_an_alias() {
+    for (lines, served) in [("", false), ("aliases = [\"urn:oid:2.999.208.9\"]\n", true)] {
+        // Denmark stands last in the configuration.
+        let world = World::start_with(async |_| lines.to_owned()).await;
+        let denmark = &world.denmark;
+        for (home, served) in
+            [("urn:oid:2.999.208", true), ("urn:oid:2.999.208.9", served), ("urn:oid:2.999.99", false)]
+        {
+            let claims = HcpClaims { home_community_id: home.into(), ..denmark.claims() };
+            let hcp = denmark.hcp(&claims, jiff::Timestamp::now()).await.expect("signs");
+            let trc = denmark.trc(&hcp, &claims, &patient()).await.expect("signs");
+            let body = listing(FindDocuments::of_patient(patient()));
+            let answer = denmark.call(actions::ITI38_REQUEST, XCA, &[hcp, trc], body).await.expect("an answer");
+            let listed = QueryResponse::read(&answer.body).map(|(response, _)| response.objects.entries.len());
+            assert_eq!(listed.is_ok_and(|count| count > 0), served, "{home} {lines:?}: {:?}", answer.codes());
+            if !served {
+                assert_eq!(answer.codes(), ["ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED"], "{home}");
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use ncp_gateway::app::App;
-use ncp_gateway::compare::Announced;
+use ncp_gateway::compare::Expected;
 use ncp_gateway::initiating::discover::{Sought, discover};
 use ncp_gateway::initiating::{Call, Caller, PeerError, Treatment, retrieve};
 use ncp_gateway::outcome::GatewayError;
@@ -176,7 +176,7 @@ async fn our_initiating_gateway_discovers_patients_at_ipf() {
             repository: Oid::parse(&format!("{ASKING}.21.1")).expect("an OID"),
             document: "2.999.404".into(),
         },
-        announced: Announced::default(),
+        expected: Expected::default(),
     };
     match retrieve::retrieve(&call(&app, claims.clone(), Some(of(LOCAL))), &wanted).await.map(|_| ()) {
         Err(GatewayError::Peer(PeerError::Refused(code))) => assert_eq!(code, "XDSDocumentUniqueIdError"),

@@ -1,6 +1,6 @@
 //! What of a study does not come, and why: counted for the trail, told to whoever shows the study.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use ncp_ihe::{DocumentRequest, RegistryError};
 use super::PeerError;
 use crate::audit_scope::Recorder;
 use crate::instance::Foreign;
+use crate::outcome::GatewayError;
 use crate::retry_after;
 
 /// Why an instance does not come.
@@ -20,6 +21,8 @@ pub enum Why {
     NotDelivered,
     /// The country says that an archive behind it is busy, for so many seconds.
     Busy(u64),
+    /// The country did not answer when it was asked for.
+    NotAnswered,
     /// It was promised and did not come.
     NotSent,
     /// It broke off.
@@ -44,12 +47,24 @@ impl Why {
         }
     }
 
+    /// What an error of a whole call means for each instance that it asked for.
+    pub(super) fn of(error: &GatewayError) -> Self {
+        match error {
+            GatewayError::Peer(PeerError::Later(after)) => Self::Busy(after.as_secs()),
+            GatewayError::Peer(PeerError::Refused(code)) if code == "XDSRepositoryError" => Self::NotDelivered,
+            GatewayError::Peer(PeerError::Refused(_)) => Self::NotAvailable,
+            GatewayError::Peer(PeerError::BrokeOff) => Self::BrokeOff,
+            _ => Self::NotAnswered,
+        }
+    }
+
     /// A code for programs.
     pub fn code(self) -> &'static str {
         match self {
             Self::NotAvailable => "not-available",
             Self::NotDelivered => "not-delivered",
             Self::Busy(_) => "busy",
+            Self::NotAnswered => "not-answered",
             Self::NotSent => "not-sent",
             Self::BrokeOff => "broke-off",
             Self::Withheld(_) => "withheld",
@@ -64,6 +79,7 @@ impl Why {
             Self::NotAvailable => "the country does not make the instance available",
             Self::NotDelivered => "the archive behind the country did not deliver the instance",
             Self::Busy(_) => "the archive behind the country is busy; ask again later",
+            Self::NotAnswered => "the country did not answer",
             Self::NotSent => "the country announced the instance and did not send it",
             Self::BrokeOff => "the instance broke off",
             Self::Withheld(rule) => rule,
@@ -78,7 +94,7 @@ impl Why {
             Self::NotAvailable => PeerError::Refused("XDSDocumentUniqueIdError".into()),
             Self::NotDelivered => PeerError::Refused("XDSRepositoryError".into()),
             Self::Busy(seconds) => PeerError::Later(Duration::from_secs(seconds)),
-            Self::NotSent | Self::BrokeOff => PeerError::BrokeOff,
+            Self::NotAnswered | Self::NotSent | Self::BrokeOff => PeerError::BrokeOff,
             Self::Withheld(rule) => PeerError::Withheld(rule),
             Self::TwoObjects => PeerError::Withheld("one UID, two objects"),
             Self::Unreadable => PeerError::Malformed("attributes of an instance"),
@@ -101,6 +117,8 @@ pub struct Losses(Arc<Inner>);
 
 struct Inner {
     study: String,
+    /// Where an instance of it is.
+    place: DocumentRequest,
     country: String,
     recorder: Recorder,
     watch: Watch,
@@ -111,6 +129,10 @@ struct Inner {
 struct Lost {
     /// Why, and how many objects have the UID.
     by_instance: BTreeMap<String, (Why, usize)>,
+    /// Those that came whole.
+    came: BTreeSet<String>,
+    /// Those whose attributes cannot be read, and that have not ended yet.
+    odd: BTreeSet<String>,
     /// How many were named before the first byte.
     named: usize,
 }
@@ -122,9 +144,10 @@ impl Lost {
 }
 
 impl Losses {
-    pub(super) fn new(study: &str, country: &str, recorder: Recorder, watch: Watch) -> Self {
+    /// Of a study with an instance at this place.
+    pub(super) fn new(study: &str, place: DocumentRequest, country: &str, recorder: Recorder, watch: Watch) -> Self {
         let (study, country) = (study.to_owned(), country.to_owned());
-        Self(Arc::new(Inner { study, country, recorder, watch, lost: Mutex::default() }))
+        Self(Arc::new(Inner { study, place, country, recorder, watch, lost: Mutex::default() }))
     }
 
     /// An instance that does not come; the first reason stays.
@@ -134,7 +157,7 @@ impl Losses {
 
     /// The same for a UID that the manifest has several times.
     pub(super) fn add_times(&self, request: &DocumentRequest, why: Why, times: usize) {
-        let Inner { study, country, recorder, watch, lost } = &*self.0;
+        let Inner { study, country, recorder, watch, lost, .. } = &*self.0;
         {
             let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
             if lost.by_instance.contains_key(&request.document) {
@@ -142,7 +165,7 @@ impl Losses {
             }
             lost.by_instance.insert(request.document.clone(), (why, times));
         }
-        (0..times).for_each(|_| recorder.failed_instance(study, request));
+        recorder.failed_objects(study, request, times);
         if let Why::Withheld(rule) = why {
             recorder.alert(rule);
         }
@@ -151,9 +174,52 @@ impl Losses {
         watch(&request.document, Err(why));
     }
 
+    /// None of these came: the call failed as a whole, which has a line of its own in the log.
+    pub(super) fn all(&self, requests: impl Iterator<Item = DocumentRequest>, why: Why) {
+        for request in requests.filter(|request| !self.is_settled(&request.document)) {
+            self.0.recorder.failed_instance(&self.0.study, &request);
+            (self.0.watch)(&request.document, Err(why));
+            self.with(|lost| lost.by_instance.insert(request.document, (why, 1)));
+        }
+    }
+
     /// An instance that came whole.
     pub(super) fn came(&self, instance: &str) {
-        (self.0.watch)(instance, Ok(()));
+        let is_odd = self.with(|lost| {
+            let odd = lost.odd.remove(instance);
+            if !odd {
+                lost.came.insert(instance.to_owned());
+            }
+            odd
+        });
+        match is_odd {
+            true => self.left_out(instance),
+            false => (self.0.watch)(instance, Ok(())),
+        }
+    }
+
+    /// The attributes of an instance that came, or is about to end, cannot be read. What else was wrong with it counts first.
+    pub fn unreadable(&self, instance: &str) {
+        let came = self.with(|lost| {
+            let came = lost.came.remove(instance);
+            if !came && !lost.by_instance.contains_key(instance) {
+                lost.odd.insert(instance.to_owned());
+            }
+            came
+        });
+        if came {
+            self.left_out(instance);
+        }
+    }
+
+    fn left_out(&self, instance: &str) {
+        let request = DocumentRequest { document: instance.to_owned(), ..self.0.place.clone() };
+        self.add(&request, Why::Unreadable);
+    }
+
+    /// Whether it is known what became of an instance.
+    pub(super) fn is_settled(&self, instance: &str) -> bool {
+        self.with(|lost| lost.came.contains(instance) || lost.by_instance.contains_key(instance))
     }
 
     /// Whether an instance is lost.
@@ -178,21 +244,6 @@ impl Losses {
     /// The error of a call that brought nothing, by the first that is lost.
     pub fn error(&self) -> Option<PeerError> {
         self.with(|lost| lost.by_instance.values().next().map(|(why, _)| why.error()))
-    }
-
-    /// An instance that came and whose attributes cannot be read.
-    pub fn unreadable(&self, instance: &str) {
-        let Inner { study, watch, lost, country, .. } = &*self.0;
-        let known = lost
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .by_instance
-            .insert(instance.to_owned(), (Why::Unreadable, 1));
-        if known.is_none() {
-            let instance = crate::national::omitted::digest(instance);
-            tracing::warn!(%country, %study, %instance, reason = Why::Unreadable.text(), "an instance is left out");
-        }
-        watch(instance, Err(Why::Unreadable));
     }
 
     /// All that are lost now are named beside the answer.

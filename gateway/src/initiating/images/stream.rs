@@ -1,6 +1,6 @@
 //! The instances of a study, one after the other. One that fails ends, is named, and leaves the others whole.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -25,8 +25,6 @@ pub(super) struct Fetch {
     source: Source,
     expected: Expected,
     losses: Losses,
-    /// Instances that went on whole.
-    done: BTreeSet<String>,
 }
 
 /// An instance whose header is what it should be.
@@ -38,7 +36,7 @@ struct Begun {
 
 impl Fetch {
     pub(super) fn new(source: Source, expected: Expected, losses: Losses) -> Self {
-        Self { source, expected, losses, done: BTreeSet::new() }
+        Self { source, expected, losses }
     }
 
     /// All batches, then once more what is missing. While the last instances of a batch go on the next is asked for, so
@@ -87,7 +85,7 @@ impl Fetch {
                     None if std::mem::take(&mut again) => {
                         let missing = self.missing(&all);
                         queue.extend(missing.chunks(self.source.call.peer.batch).map(<[_]>::to_vec));
-                        all.retain(|w| self.is_settled(w));
+                        all.retain(|one| self.losses.is_settled(&one.instance));
                         continue;
                     }
                     None => break,
@@ -113,21 +111,14 @@ impl Fetch {
         }
     }
 
-    fn is_settled(&self, one: &Wanted) -> bool {
-        self.done.contains(&*one.instance) || self.losses.has(&one.instance)
-    }
-
     fn missing(&self, all: &[Wanted]) -> Vec<Wanted> {
-        all.iter().filter(|one| !self.is_settled(one)).cloned().collect()
+        all.iter().filter(|one| !self.losses.is_settled(&one.instance)).cloned().collect()
     }
 
     /// How an instance ended.
-    fn ended(&mut self, request: &DocumentRequest, fate: &Fate) {
+    fn ended(&self, request: &DocumentRequest, fate: &Fate) {
         match fate.ended() {
-            Ok(()) => {
-                self.losses.came(&request.document);
-                self.done.insert(request.document.clone());
-            }
+            Ok(()) => self.losses.came(&request.document),
             Err(error) => {
                 let foreign = error.downcast_ref::<Foreign>();
                 self.losses.add(request, foreign.map_or(Why::BrokeOff, |foreign| Why::from(*foreign)));

@@ -48,6 +48,9 @@ pub(super) async fn of_manifest(
     trail: &mut Trail,
 ) -> Result<Bytes, GatewayError> {
     let (manifest, _) = Manifest::read(manifest).map_err(|_| NationalError::Mismatch("manifest is not readable"))?;
+    if !manifest.warnings.is_empty() {
+        tracing::warn!(ncp.reference = %exchange.reference, odd = manifest.odd(), "manifest is odd");
+    }
     let fetch = Fetch { exchange, asked, manifest: &manifest };
     let (series, instance) = match fetch.marked(trail).await? {
         Some(marked) => marked,
@@ -115,6 +118,7 @@ impl<'a> Fetch<'a> {
             repository: location,
             document: instance.sop_instance.to_string(),
         };
+        let asked = request.clone();
         let series = SeriesRequest { series: series.series.clone(), instances: vec![request] };
         let study = StudyRequest { study: self.manifest.study.clone(), series: vec![series] };
         let syntaxes = draw::TRANSFER_SYNTAXES.iter().filter_map(|s| Uid::parse(s).ok()).collect();
@@ -133,6 +137,7 @@ impl<'a> Fetch<'a> {
             Ok(released) => released,
             Err(refusal) => {
                 trail.withheld(&refusal);
+                trail.recorder().failed_instance(self.manifest.study.as_str(), &asked);
                 return Err(NationalError::UnknownDocument.into());
             }
         };
