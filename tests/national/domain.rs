@@ -49,7 +49,7 @@ pub(crate) struct Holdings {
     pub(crate) registry_errors: Vec<RegistryError>,
     /// SOP instances that the source refuses, with its code for it.
     pub(crate) refused: BTreeMap<String, &'static str>,
-    /// What the repository answers in the place of what it holds.
+    /// What the repository answers of a document that it does not hold.
     pub(crate) recorded: Option<Recorded>,
     /// Bytes after which the source cuts a body.
     pub(crate) cut: Option<usize>,
@@ -241,7 +241,8 @@ impl Domain {
     fn retrieved(&self, body: &Element, related: Option<&str>) -> Response<Body> {
         let request = RetrieveRequest::read(body).expect("ITI-43");
         let holdings = self.0.lock().expect("not poisoned");
-        if let Some(recorded) = &holdings.recorded {
+        let held = request.documents.iter().any(|wanted| holdings.documents.contains_key(&wanted.document));
+        if let Some(recorded) = holdings.recorded.as_ref().filter(|_| !held) {
             let Recorded { content_type, body } = recorded.clone().relating_to(related.unwrap_or_default());
             let body = Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync();
             return Response::builder().header(header::CONTENT_TYPE, content_type).body(body).expect("a response");

@@ -82,6 +82,11 @@ impl World {
 
     /// Starts the gateway with these connectors and returns the neighbour that asks it.
     pub(crate) async fn gateway(&self, patients_file: bool, connectors: &str) -> Asker {
+        self.gateway_for(patients_file, connectors, "").await
+    }
+
+    /// The same with more lines about the peer.
+    pub(crate) async fn gateway_for(&self, patients_file: bool, connectors: &str, of_peer: &str) -> Asker {
         let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/policies");
         let folder = self.dir.path().join("policies");
         let _ = std::fs::create_dir(&folder);
@@ -122,7 +127,7 @@ name = "Finland"
 home_community_id = "urn:oid:2.999.246"
 tls_anchors = "fi/anchors.pem"
 seal_anchors = "fi/anchors.pem"
-{pin}"#,
+{pin}{of_peer}"#,
             pin = ncp_tests::pki::peer_pin("FI"),
         );
         let path = self.dir.path().join("gateway.toml");

@@ -1,14 +1,18 @@
-//! A patient's id is one within its issuer, and a merged patient is one person, whatever an archive answers.
+//! A patient's id is one within its issuer, and a merged patient is one person, whatever an archive answers and by whichever
+//! way its objects come.
 
 use std::collections::BTreeSet;
 
 use axum::response::{IntoResponse, Response};
+use dicom_core::{DataElement, PrimitiveValue, VR};
+use dicom_dictionary_std::tags;
+use ncp_example_national_service::{Holdings, scan};
 use ncp_ihe::{DocumentRequest, HomeCommunityId, Manifest, Status};
 use ncp_tests::archive::{Archive, Asked};
 use ncp_tests::synth::Study;
 use serde_json::{Value, json};
 
-use crate::harness::{Asker, HOME, World, dicomweb, fetch};
+use crate::harness::{Asker, HOME, World, dicomweb, fetch, others_came};
 use crate::{BIRTH_DATE, LOCAL_ID, images, oid, patient};
 
 const LOCATION: &str = "2.999.47.21.3";
@@ -23,6 +27,10 @@ fn connector(base: &str) -> String {
 
 fn value(vr: &str, value: Value) -> Value {
     json!({ "vr": vr, "Value": [value] })
+}
+
+fn other_id(id: &str, issuer: &str) -> Value {
+    value("SQ", json!({ "00100020": value("LO", json!(id)), "00100021": value("LO", json!(issuer)) }))
 }
 
 /// An answer to a search for studies, of which the archive says this of each patient.
@@ -59,6 +67,11 @@ async fn im_02_another_hospitals_patient_with_the_same_number_is_not_listed() {
         (
             json!({ "00100024": value("SQ", json!({ "00400032": value("UT", json!("2.999.47.22")) })) }),
             json!({ "00100024": value("SQ", json!({ "00400032": value("UT", json!("2.999.99")) })) }),
+        ),
+        // The archive names another issuer of the same id among the other ids (0010,1002).
+        (
+            json!({ "00101002": other_id(LOCAL_ID, "HOSPITAL-A") }),
+            json!({ "00101002": other_id(LOCAL_ID, "HOSPITAL-B") }),
         ),
         (json!({}), json!({})),
     ];
@@ -118,4 +131,50 @@ async fn im_10_a_merged_patient_is_whole() {
     assert!(ids.contains("NEW-1") && ids.contains(LOCAL_ID));
     let fetched = fetch(&neighbour, &images(&study(1), LOCATION, 1..=3)).await;
     assert_eq!((fetched.response.status, fetched.instances.len()), (Status::Success, 3));
+}
+
+/// The file says that its patient's id is of another issuer.
+fn issued_elsewhere(file: &std::path::Path) {
+    let mut object = dicom_object::open_file(file).expect("reads");
+    object.put(DataElement::new(tags::ISSUER_OF_PATIENT_ID, VR::LO, PrimitiveValue::from("HOSPITAL-B")));
+    object.write_to_file(file).expect("writes");
+}
+
+/// P3 (IM-01, T-DCM-14): an object of another issuer leaves by no way: from a domain by RAD-69, from a service of the country over
+/// gRPC, from an archive by WADO-RS. The folder is tested where it is read.
+#[tokio::test]
+async fn p_3_an_object_of_another_issuer_leaves_by_no_way() {
+    let withheld = async |neighbour: &Asker, study: &Study, location: &str, files: &[std::path::PathBuf]| {
+        let fetched = fetch(neighbour, &images(study, location, 1..=3)).await;
+        others_came(&fetched, files, study, 1..=3, 2);
+        assert!(fetched.response.errors.iter().all(|error| error.code == "XDSDocumentUniqueIdError"));
+    };
+    let world = World::new();
+    let domain_study = crate::study(8, 3);
+    let iti47 = r#"{ transaction = "ITI-47", endpoint = "https://localhost:PORT/pdq" }"#;
+    let (domain, neighbour, files) = crate::xds::domain_and_register(&world, &domain_study, iti47, true).await;
+    issued_elsewhere(&files[1]);
+    assert_eq!(domain.0.lock().expect("not poisoned").files.len(), 3);
+    withheld(&neighbour, &domain_study, "2.999.47.21.9", &files).await;
+
+    let world = World::new();
+    let served_study = crate::study(7, 3);
+    let files = served_study.write(&world.dir.path().join("dicom")).expect("writes");
+    issued_elsewhere(&files[1]);
+    let entry = crate::grpc::entry("2.999.47.31.7", "application/dicom", 1);
+    let document = (crate::grpc::naming(&served_study, entry), b"x".to_vec());
+    let holdings = Holdings { files: scan(&world.dir.path().join("dicom")), ..crate::grpc::holdings(document) };
+    let port = crate::grpc::served(&world, holdings).await;
+    let location = crate::grpc::LOCATION;
+    let section = crate::grpc::connector(&world, port) + &format!("location_uids = [\"{location}\"]\n");
+    let neighbour = world.gateway(true, &section).await;
+    withheld(&neighbour, &served_study, location, &files).await;
+
+    let world = World::new();
+    let archive = Archive::default();
+    archive.hold(&study(1), world.dir.path());
+    let files: Vec<_> = (1..=3).map(|slice| world.dir.path().join("held-1").join(format!("{slice:06}.dcm"))).collect();
+    issued_elsewhere(&files[1]);
+    let neighbour = world.gateway(true, &connector(&archive.serve().await)).await;
+    withheld(&neighbour, &study(1), LOCATION, &files).await;
 }

@@ -3,8 +3,10 @@
 use ncp_ihe::{DocumentRequest, ImagingRequest, SeriesRequest, StudyRequest, Uid};
 use ncp_tests::synth::Study;
 
+mod attack;
 mod compared;
 mod consent;
+mod delivered;
 mod dicomweb;
 mod domain;
 mod grpc;

@@ -6,7 +6,7 @@ use ncp_example_national_service::{Holdings, scan};
 use crate::grpc::{LOCATION, connector, entry, holdings, naming, served};
 use crate::harness::{World, fetch, others_came};
 use crate::xds::domain;
-use crate::{images, study};
+use crate::{images, study, uid};
 
 const ITI47: &str = r#"{ transaction = "ITI-47", endpoint = "https://localhost:PORT/pdq" }"#;
 const SOURCE: &str = "2.999.47.21.9";
@@ -17,12 +17,15 @@ enum Fault {
     Short,
     Garbage,
     Depth,
+    /// FO-04 (e): it inflates to more than a hundred times its size.
+    Bomb,
 }
 
 impl Fault {
     fn applied(self, good: &[u8]) -> Vec<u8> {
         let mut bytes = good.to_vec();
         match self {
+            Self::Bomb => bytes = ncp_tests::synth::bomb(good),
             Self::Short => bytes.truncate(good.len() - 100),
             Self::Garbage => bytes.extend_from_slice(b"garbage behind the data set"),
             // Private sequences of undefined length, one in the other, behind the UIDs (T-DCM-5).
@@ -38,7 +41,7 @@ impl Fault {
 
 #[tokio::test]
 async fn co_02_an_instance_that_is_not_whole_does_not_leave() {
-    for fault in [Fault::Short, Fault::Garbage, Fault::Depth] {
+    for fault in [Fault::Short, Fault::Garbage, Fault::Depth, Fault::Bomb] {
         for at in [1, 3] {
             let world = World::new();
             let study = study(8, 3);
@@ -47,8 +50,12 @@ async fn co_02_an_instance_that_is_not_whole_does_not_leave() {
             let good = std::fs::read(&files[at as usize - 1]).expect("reads");
             std::fs::write(&bad, fault.applied(&good)).expect("writes");
             domain.0.lock().expect("not poisoned").files.insert(study.instance(at), bad);
-            let fetched = fetch(&neighbour, &images(&study, SOURCE, 1..=3)).await;
+            let mut request = images(&study, SOURCE, 1..=3);
+            request.transfer_syntaxes.push(uid("1.2.840.10008.1.2.1.99"));
+            let fetched = fetch(&neighbour, &request).await;
             others_came(&fetched, &files, &study, 1..=3, at);
+            let named = format!("<Instance UID=\"{}\"", study.instance(at));
+            assert!(world.trail().await.iter().any(|xml| xml.contains(&named)), "{fault:?} at {at}: on the trail");
             assert!(
                 world.trail().await.iter().any(|xml| xml.contains("not whole and sound")),
                 "{fault:?} at {at}: an alert"

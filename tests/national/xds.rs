@@ -74,7 +74,7 @@ pub(crate) async fn domain(world: &World, study: &Study, patients: &str) -> (Dom
 }
 
 /// The same, with or without a national register beside it.
-async fn domain_and_register(
+pub(crate) async fn domain_and_register(
     world: &World,
     study: &Study,
     patients: &str,

@@ -38,6 +38,7 @@ struct Held {
     study: Study,
     /// Study Date.
     date: String,
+    modality: &'static str,
     files: Vec<PathBuf>,
 }
 
@@ -65,9 +66,17 @@ impl Archive {
     /// # Panics
     /// When the files cannot be written.
     pub fn hold(&self, study: &Study, folder: &Path) {
+        self.hold_as(study, folder, "CT");
+    }
+
+    /// The same with a modality that a search says of it.
+    ///
+    /// # Panics
+    /// When the files cannot be written.
+    pub fn hold_as(&self, study: &Study, folder: &Path, modality: &'static str) {
         let files = study.write(&folder.join(format!("held-{}", study.number))).expect("writes");
         let date = format!("2026{:02}{:02}", study.number % 12 + 1, study.number % 28 + 1);
-        self.inside().held.push(Held { study: study.clone(), date, files });
+        self.inside().held.push(Held { study: study.clone(), date, modality, files });
     }
 
     /// The Study Date of a study is another.
@@ -209,7 +218,7 @@ fn matches(held: &[Held], steps: &[&str], query: &BTreeMap<String, String>) -> (
                 let day = query.get("StudyDate").and_then(|range| range.split_once('-'));
                 query.get("PatientID").is_none_or(|id| *id == h.study.patient_id)
                     && query.get("StudyInstanceUID").is_none_or(|uid| *uid == h.study.uid())
-                    && query.get("ModalitiesInStudy").is_none_or(|m| m == "CT")
+                    && query.get("ModalitiesInStudy").is_none_or(|m| m == h.modality)
                     && day.is_none_or(|(from, to)| from <= h.date.as_str() && h.date.as_str() <= to)
             };
             ("studies", held.iter().filter(fits).map(study_record).collect())
@@ -242,12 +251,16 @@ fn series_record(held: &Held) -> Value {
     json!({
         "0020000D": value("UI", &study.uid()),
         "0020000E": value("UI", &study.series()),
-        "00080060": value("CS", "CT"),
+        "00080060": value("CS", held.modality),
     })
 }
 
 fn instance_records(held: &Held) -> Vec<Value> {
-    let study = &held.study;
+    instances_of(&held.study)
+}
+
+/// What a search for the instances of a study answers.
+pub fn instances_of(study: &Study) -> Vec<Value> {
     let record = |slice| {
         json!({
             "00080016": value("UI", "1.2.840.10008.5.1.4.1.1.2"),

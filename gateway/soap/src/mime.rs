@@ -322,6 +322,10 @@ where
                 (Some(line), _) => break (line, true),
                 (None, None) => {}
             }
+            // A delimiter's line ends with CR LF (RFC 2046 5.1.1): without it the end of no header would be found.
+            if self.buffer.iter().find(|byte| !matches!(byte, b' ' | b'\t')).is_some_and(|byte| *byte != b'\r') {
+                return Err(SoapError::Mime);
+            }
             seen = self.buffer.len();
             if seen > limit {
                 return Err(SoapError::TooLarge(SizeLimit::Headers));

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use ncp_ihe::Uid;
+use ncp_soap::SoapError;
 use ncp_soap::mime::{MediaType, MimeLimits, MultipartReader};
 use tokio::time::Instant;
 
@@ -194,8 +195,15 @@ enum Body {
     Single(Incoming, Duration),
 }
 
-fn broken<E>(_: E) -> NationalError {
-    NationalError::down("archive broke off or sent malformed MIME")
+/// Why the multipart body of an instance cannot be read on, in our own words.
+fn broken(error: SoapError) -> NationalError {
+    match error {
+        SoapError::Timeout => NationalError::down("archive stopped in an instance"),
+        SoapError::Connection => NationalError::down("archive broke off in an instance"),
+        SoapError::Truncated => NationalError::down("archive's instance ended before its closing delimiter"),
+        declared if declared.is_of_declaration() => NationalError::Unreadable(declared.to_string()),
+        _ => NationalError::broken("archive's multipart body is malformed: line ends, delimiter or header of a part"),
+    }
 }
 
 impl Part {
@@ -205,7 +213,7 @@ impl Part {
         let media_type = MediaType::parse(announced);
         let body = match media_type.essence.as_str() {
             "multipart/related" => {
-                let boundary = media_type.parameter("boundary").ok_or_else(|| broken(()))?;
+                let boundary = media_type.parameter("boundary").ok_or_else(|| broken(SoapError::Mime))?;
                 let limits = MimeLimits { parts: 2, idle, ..MimeLimits::default() };
                 let mut reader = MultipartReader::new(body, boundary, limits).map_err(broken)?;
                 let part = reader.next_part().await.map_err(broken)?.ok_or(NationalError::UnknownDocument)?;
@@ -246,10 +254,10 @@ impl instance::Chunks for Part {
                 }
             }
             Body::Single(body, idle) => loop {
-                let frame = tokio::time::timeout(*idle, body.frame()).await.map_err(broken)?;
+                let frame = tokio::time::timeout(*idle, body.frame()).await.map_err(|_| broken(SoapError::Timeout))?;
                 match frame {
                     None => return Ok(None),
-                    Some(frame) => match frame.map_err(broken)?.into_data() {
+                    Some(frame) => match frame.map_err(|_| broken(SoapError::Connection))?.into_data() {
                         Ok(data) if !data.is_empty() => return Ok(Some(data)),
                         _ => {}
                     },

@@ -4,10 +4,13 @@ use std::fmt;
 
 use ncp_ihe::{PatientClaim, Uid, issuer_parts};
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// The longest value that is kept.
 const VALUE: usize = 1024;
+/// Further ids of one patient.
+const OTHER_IDS: usize = 256;
 
 /// One match of a search, or one object of a metadata answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -47,6 +50,8 @@ pub(super) struct Found {
     pub(super) birth_date: Text,
     #[serde(rename = "00100040")]
     pub(super) sex: Text,
+    #[serde(rename = "00101002")]
+    pub(super) other_ids: OtherIds,
     #[serde(rename = "0020000D")]
     pub(super) study: Text,
     #[serde(rename = "0020000E")]
@@ -62,22 +67,82 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whose it says that it is.
+    /// Whose it says that it is. Other issuers of the same id count as its own: both cannot be meant.
     pub(super) fn claim(&self) -> PatientClaim {
         let text = |text: &Text| text.owned().unwrap_or_default();
-        let (namespace, universal) = issuer_parts(self.issuer.get().unwrap_or_default());
-        // Without a prefix, as in an object.
-        let (qualified, _) = issuer_parts(self.issuer_universal.get().unwrap_or_default());
-        let universals = [universal, qualified];
-        let list = |names: &[String]| names.iter().filter(|name| !name.is_empty()).cloned().collect();
+        let (mut namespaces, mut universals) = (Vec::new(), Vec::new());
+        let own = (&self.issuer, &self.issuer_universal);
+        let others = self.other_ids.0.iter().filter(|other| other.id == self.patient_id);
+        for (issuer, by) in std::iter::once(own).chain(others.map(|other| (&other.issuer, &other.issuer_universal))) {
+            let (namespace, universal) = issuer_parts(issuer.get().unwrap_or_default());
+            // Without a prefix, as in an object.
+            let (qualified, _) = issuer_parts(by.get().unwrap_or_default());
+            namespaces.push(namespace);
+            universals.extend([universal, qualified]);
+        }
+        let list = |names: Vec<String>| names.into_iter().filter(|name| !name.is_empty()).collect();
         PatientClaim {
             id: text(&self.patient_id),
-            namespaces: list(&[namespace]),
-            universals: list(&universals),
+            namespaces: list(namespaces),
+            universals: list(universals),
             birth_date: text(&self.birth_date),
             name: text(&self.patient_name),
             sex: text(&self.sex),
         }
+    }
+}
+
+/// Items of the Other Patient IDs Sequence (0010,1002).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct OtherIds(Vec<OtherId>);
+
+/// One of them: an id and its issuer, in the same attributes as the patient's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+struct OtherId {
+    #[serde(rename = "00100020")]
+    id: Text,
+    #[serde(rename = "00100021")]
+    issuer: Text,
+    #[serde(rename = "00100024")]
+    issuer_universal: Text,
+}
+
+impl<'de> Deserialize<'de> for OtherIds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items;
+        impl<'de> Visitor<'de> for Items {
+            type Value = Vec<OtherId>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the items of a sequence")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<OtherId>, A::Error> {
+                let mut out = Vec::new();
+                while let Some(item) = items.next_element::<Option<OtherId>>()? {
+                    // One that is not looked at might name another issuer.
+                    if out.len() == OTHER_IDS {
+                        return Err(A::Error::custom("more ids of one patient than the limit"));
+                    }
+                    out.extend(item);
+                }
+                Ok(out)
+            }
+            fn visit_unit<E: Error>(self) -> Result<Vec<OtherId>, E> {
+                Ok(Vec::new())
+            }
+        }
+        struct Value(Vec<OtherId>);
+        impl<'de> Deserialize<'de> for Value {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_any(Items).map(Self)
+            }
+        }
+        #[derive(Deserialize)]
+        struct Attribute {
+            #[serde(rename = "Value")]
+            value: Option<Value>,
+        }
+        Ok(Self(Attribute::deserialize(deserializer)?.value.map(|value| value.0).unwrap_or_default()))
     }
 }
 
@@ -203,6 +268,25 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
+/// An object of an answer: nothing else is taken for one.
+struct Object(Found);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a DICOM JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Object, A::Error> {
+                Found::deserialize(MapAccessDeserializer::new(members)).map(Object)
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
 /// The objects of an answer, at most `most` of them.
 ///
 /// # Errors
@@ -216,7 +300,7 @@ pub(super) fn read(bytes: &[u8], most: usize) -> Result<Vec<Found>, serde_json::
         }
         fn visit_seq<A: SeqAccess<'de>>(self, mut objects: A) -> Result<Vec<Found>, A::Error> {
             let mut out = Vec::new();
-            while let Some(object) = objects.next_element()? {
+            while let Some(Object(object)) = objects.next_element()? {
                 if out.len() == self.0 {
                     return Err(A::Error::custom("more objects than the limit"));
                 }
@@ -266,10 +350,35 @@ mod tests {
         assert_eq!(found.study.uid(), None);
     }
 
+    /// IM-01: for the id at hand the items of (0010,1002) name issuers too; those of other ids say nothing of it.
+    #[test]
+    fn im_01_other_issuers_of_the_same_id_are_claimed() {
+        let other = |id: &str, issuer: &str, universal: &str| {
+            format!(
+                r#"{{"00100020":{{"vr":"LO","Value":["{id}"]}},"00100021":{{"vr":"LO","Value":["{issuer}"]}},"00100024":
+                {{"vr":"SQ","Value":[{{"00400032":{{"vr":"UT","Value":["{universal}"]}}}}]}}}}"#
+            )
+        };
+        let answer = |others: &str| {
+            let text =
+                format!(r#"[{{"00100020":{{"vr":"LO","Value":["P1"]}},"00101002":{{"vr":"SQ","Value":[{others}]}}}}]"#);
+            read(text.as_bytes(), 10)
+        };
+        let claim = |others: &str| answer(others).expect("reads").remove(0).claim();
+        let told = claim(&[other("P1", "HOSPITAL-B", "2.999.2"), other("P2", "C", "2.999.3"), "null".into()].join(","));
+        assert_eq!((told.namespaces, told.universals), (vec!["HOSPITAL-B".to_owned()], vec!["2.999.2".to_owned()]));
+        assert_eq!(claim(""), PatientClaim { id: "P1".into(), ..PatientClaim::default() });
+        let many = |count: usize| answer(&vec![other("P2", "C", ""); count].join(","));
+        assert!(many(OTHER_IDS).is_ok() && many(OTHER_IDS + 1).is_err());
+        let empty = br#"[{"00101002":{"vr":"SQ"}},{"00101002":{"vr":"SQ","Value":null}}]"#;
+        assert_eq!(read(empty, 10).map(|found| found.len()).ok(), Some(2));
+    }
+
     #[test]
     fn an_answer_is_bounded_and_an_array() {
         assert!(read(b"[{},{},{}]", 2).is_err());
         assert!(read(b"{}", 2).is_err());
+        assert!(read(b"[[]]", 2).is_err() && read(b"[[[[]]]]", 2).is_err() && read(b"[null]", 2).is_err());
         assert!(read(b"[{}] x", 2).is_err());
         assert!(read(b"[{", 2).is_err());
         // What is not wanted is stepped over without recursion.

@@ -25,9 +25,9 @@ use crate::recent::Recent;
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Attributes that QIDO need not return unless asked. Those of the patient's id say whose id it is (PS3.3 C.2.2).
-const STUDY_FIELDS: &str = "00080005,00080020,00080030,00080050,00080201,00081030,00100010,00100020,00100021,00100024,00100030,00100040,00201208";
+const STUDY_FIELDS: &str = "00080005,00080020,00080030,00080050,00080201,00081030,00100010,00100020,00100021,00100024,00100030,00100040,00101002,00201208";
 const SERIES_FIELDS: &str = "00080060,0008103E,00200011";
-const INSTANCE_FIELDS: &str = "00080016,00080018,00080060,0008103E,00083002,00100020,00100021,00100024,00100030,\
+const INSTANCE_FIELDS: &str = "00080016,00080018,00080060,0008103E,00083002,00100020,00100021,00100024,00100030,00101002,\
                                0020000E,00200011,00200013,00280008";
 /// Instances whose attributes are asked for one by one when the search lacks them.
 const COMPLETED: usize = 1000;
@@ -307,6 +307,9 @@ impl Reader {
                 Some(instance) => out.instances.push(instance),
                 None => left_out += 1,
             }
+        }
+        if out.instances.is_empty() && left_out.max(counted.unwrap_or(0) as usize) > 0 {
+            return Err(Failure::Unreadable("archive lists no instance of a study that can be asked for").into());
         }
         out.sort();
         Ok(Some(Arc::new(Listed { study: out, counted, left_out, facts })))
