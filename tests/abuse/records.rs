@@ -8,7 +8,7 @@ use ncp_ihe::{
     RegistryObjects, RetrieveRequest, RetrieveResponse, SeriesRequest, Status, StudyRequest, Uid, actions,
 };
 use ncp_tests::asking::{AUDIENCE, Asking, Known, PATIENTS};
-use ncp_tests::consumer::Consumer;
+use ncp_tests::consumer::{Consumer, REGISTRY, REPOSITORY as REPOSITORY_PATH, SOURCE};
 use ncp_tests::country::{Asked, Country, Reaction};
 use ncp_tests::neighbour::{Answer, Neighbour, XCA, XCAI, XCPD};
 use ncp_tests::synth::Study;
@@ -89,8 +89,8 @@ struct Facts<'a> {
     /// NetworkAccessPointID of consumer and provider.
     addresses: (&'a str, &'a str),
     patient: Option<&'a str>,
-    /// The community that was asked.
-    community: &'a str,
+    /// The communities that were asked, and no other.
+    communities: &'a [&'a str],
     source: &'a str,
     /// SOP classes and how many of each passed.
     classes: &'a [(&'a str, u64)],
@@ -152,7 +152,8 @@ fn check(spool: &ncp_audit::SpoolContent, facts: &Facts<'_>) {
             .filter(|(kind, _)| kind.to_lowercase().ends_with("homecommunityid"))
             .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
             .collect();
-        assert!(!homes.is_empty() && homes.iter().all(|home| home == facts.community), "{at}: {homes:?}");
+        let asked = |home: &String| facts.communities.contains(&home.as_str());
+        assert!(!homes.is_empty() && homes.iter().all(asked), "{at}: {homes:?}");
         let classes: Vec<(String, u64)> =
             message.objects.iter().filter_map(|o| o.dicom.as_ref()).flat_map(|d| d.sop_classes.clone()).collect();
         let expected: Vec<(String, u64)> = facts.classes.iter().map(|(uid, n)| ((*uid).to_owned(), *n)).collect();
@@ -198,7 +199,7 @@ async fn co_16_records_of_the_responding_side_say_what_happened() {
             ends: [("tls-client.ncp.fi", path), ("tls-client.ncp.fi", "tls-server.ncp.no")],
             addresses: ("127.0.0.1", "127.0.0.1"),
             patient: Some(PATIENT),
-            community: "urn:oid:2.999.47",
+            communities: &["urn:oid:2.999.47"],
             source: "test",
             classes,
             document,
@@ -291,7 +292,29 @@ async fn co_16_records_of_the_initiating_side_say_what_happened() {
             ends: [(anonymous, endpoint), ("tls-client.ncp.no", "tls-server.ncp.dk")],
             addresses: ("", "localhost"),
             patient: Some(&cx),
-            community: "urn:oid:2.999.45",
+            communities: &["urn:oid:2.999.45"],
+            source: "ncp-gateway-no",
+            classes,
+            document,
+        };
+        check(&spool, &facts);
+    }
+    // The same three as the national consumer asked them.
+    let at = |path: &str| format!("https://127.0.0.1:{port}{path}");
+    let (registry, repository, source) = (at(REGISTRY), at(REPOSITORY_PATH), at(SOURCE));
+    for (code, address, events, classes, document) in [
+        ("ITI-18", &registry, QUERY, &[][..], None),
+        ("ITI-43", &repository, EXPORT, &[], Some("2.999.45.1")),
+        ("RAD-69", &source, [("110104", "R"), ("110106", "R")], &[(CT, 2), (MR, 1)], Some(study().uid().as_str())),
+    ] {
+        let facts = Facts {
+            code,
+            events,
+            ends: [("consumer.ncp.no", address), ("consumer.ncp.no", "tls-server.ncp.no")],
+            addresses: ("127.0.0.1", "127.0.0.1"),
+            patient: Some(&cx),
+            // What is asked of our own country's gateway lies in another community.
+            communities: &["urn:oid:2.999.45", "urn:oid:2.999.47"],
             source: "ncp-gateway-no",
             classes,
             document,

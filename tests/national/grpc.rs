@@ -187,3 +187,38 @@ async fn co_18_the_first_instance_that_fails_takes_no_other_along() {
         assert_eq!(fetched.instances[&study.instance(slice)], file);
     }
 }
+
+/// CO-13 behind a service of the country: what it lists and this gateway cannot answer is named with its id and is not in the
+/// answer; what it lists twice is one line.
+#[tokio::test]
+async fn co_13_what_a_service_lists_and_cannot_be_answered_is_named() {
+    let world = World::new();
+    let of = |number: u32, change: fn(&mut pb::DocumentEntry)| {
+        let mut one = entry(&format!("2.999.47.31.{number}"), "text/xml", u64::from(number));
+        change(&mut one);
+        (one, b"x".to_vec())
+    };
+    let documents = vec![
+        of(7, |_| {}),
+        of(7, |_| {}),
+        of(21, |e| e.repository_unique_id = "2.999.47.21.77".into()),
+        of(22, |e| e.creation_time = "20261341".into()),
+        of(23, |e| e.entry_uuid = "x".into()),
+        of(24, |_| {}),
+        of(24, |e| e.title = "another object under one id".into()),
+    ];
+    let port = served(&world, Holdings { documents, ..holdings(of(7, |_| {})) }).await;
+    let asker = world.gateway(false, &connector(&world, port)).await;
+    let response = asker.documents(&patient()).await.expect("an answer");
+    let ids: Vec<&str> = response.objects.entries.iter().map(|e| e.unique_id.as_str()).collect();
+    assert_eq!(ids.iter().filter(|id| **id == "2.999.47.31.7").count(), 1, "{ids:?}");
+    assert!(ids.iter().all(|id| id.starts_with("2.999.47.31.7")), "{ids:?}");
+    assert_eq!(response.status, Status::PartialSuccess);
+    for number in 21..=24 {
+        let id = format!("2.999.47.31.{number}");
+        let named = |e: &&ncp_ihe::RegistryError| {
+            e.location.as_deref().is_some_and(|location| location.split(' ').next() == Some(&id))
+        };
+        assert!(response.errors.iter().any(|e| named(&e)), "{number}: {:?}", response.errors);
+    }
+}

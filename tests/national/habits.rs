@@ -251,6 +251,37 @@ async fn im_13_one_slow_study_hides_no_other() {
     assert_eq!((found.status, listed(&found)), (Status::Success, all_but(STUDIES, &[])));
 }
 
+/// CO-13 from an archive: a study whose date is none is listed without it, and nothing invalid goes out.
+#[tokio::test]
+async fn co_13_a_date_of_an_archive_that_is_none_goes_nowhere() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 2).await;
+    archive.habit(|asked| {
+        use axum::response::IntoResponse;
+        let one = |uid: &String| {
+            let odd = *uid == study(2).uid();
+            let text = |vr: &str, text: &str| serde_json::json!({ "vr": vr, "Value": [text] });
+            serde_json::json!({
+                "00080020": text("DA", if odd { "20261341" } else { "20260102" }),
+                "00080030": text("TM", if odd { "9999" } else { "1015" }),
+                "00100020": text("LO", crate::LOCAL_ID),
+                "00100030": text("DA", crate::BIRTH_DATE),
+                "0020000D": text("UI", uid),
+            })
+        };
+        let all = serde_json::Value::from(asked.page.iter().map(one).collect::<Vec<_>>()).to_string();
+        (asked.what == "studies").then(|| ([("content-type", "application/dicom+json")], all).into_response())
+    });
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!(listed(&found), all_but(2, &[]));
+    assert!(!found.to_element().to_xml().contains("20261341"), "an invalid date went out");
+    let (response, bytes) =
+        neighbour.document(&patient(), &wanted(&entry_of(&found, 2).unique_id)).await.expect("ITI-39");
+    assert_eq!(response.status, Status::Success);
+    let read = Manifest::read_kos(&bytes).expect("a manifest");
+    assert_eq!((read.study_date, bytes.windows(8).any(|w| w == b"20261341")), (None, false));
+}
+
 /// IM-14: any answer of an archive that has no instances at study level leads to the series level.
 #[tokio::test]
 async fn im_14_without_instances_of_a_study_its_series_are_asked() {

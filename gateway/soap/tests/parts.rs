@@ -410,3 +410,28 @@ fn wi_01_the_charset_of_a_part() {
     }
     assert!(matches!(part("text/xml; charset=x-klingon"), Err(SoapError::Charset(name)) if name == "x-klingon"));
 }
+
+/// SE-23: what a part says of its charset is read, and one that nobody knows is an error of that part alone; a Content-Location
+/// (RFC 2557) is no name of a part, so that nothing is found by it (XOP 1.0: an Include is a cid).
+#[test]
+fn se_23_charset_and_location_of_a_part() {
+    let message = format!(
+        "--{BOUNDARY}\r\nContent-Type: text/xml; charset=x-nobody-knows\r\nContent-ID: <odd@x>\r\n\r\n<a/>\r\n\
+         --{BOUNDARY}\r\nContent-Type: text/xml; charset=ISO-8859-15\r\nContent-ID: <latin@x>\r\n\r\n<b/>\r\n\
+         --{BOUNDARY}\r\nContent-Type: text/xml\r\nContent-Location: cid:wanted@x\r\n\r\n<c/>\r\n\
+         --{BOUNDARY}\r\nContent-Type: text/xml\r\nContent-ID: <wanted@x>\r\nContent-Location: http://192.0.2.1/\r\n\r\n<d/>\r\n\
+         --{BOUNDARY}--\r\n"
+    );
+    for cuts in [&[][..], &[10, 200, 400, 600, 800, 990]] {
+        let read = parts(message.as_bytes(), cuts).expect("a message");
+        let [odd, latin, nameless, wanted] = &read[..] else { panic!("{} parts", read.len()) };
+        let Err(SoapError::Charset(named)) = &odd.1 else { panic!("{:?}", odd.1) };
+        assert_eq!(named, "x-nobody-knows");
+        let content = |part: &(Option<String>, Result<Vec<u8>, SoapError>)| part.1.clone().expect("is read");
+        assert_eq!(
+            [content(latin), content(nameless), content(wanted)],
+            [b"<b/>", b"<c/>", b"<d/>"].map(|t| t.to_vec())
+        );
+        assert_eq!((nameless.0.as_deref(), wanted.0.as_deref()), (None, Some("wanted@x")));
+    }
+}

@@ -370,3 +370,40 @@ async fn fhir_that_leads_elsewhere_or_never_ends() {
     let strict = call(&world, &format!("{base}/DocumentReference?{storm}"), "handling=strict", None).await;
     assert_eq!(strict.0, 400, "T-FHR-4");
 }
+
+/// CO-16: the record of ITI-55 at the country that asks, field by field, in both dialects.
+#[tokio::test]
+async fn co_16_the_record_of_a_discovery_says_what_happened() {
+    let others = Others::none().section(async |pki| crate::common::trail::ehdsi_receiver(pki)).await;
+    let others = others.with("AA", "2.999.101", knows("2.999.101", "19800101", || listed(Vec::new()))).await;
+    let (world, countries) = others.clinicians().world("").await;
+    matches(&world).await;
+    let trail = world.trail();
+    let anonymous = "http://www.w3.org/2005/08/addressing/anonymous";
+    let address = countries[0].url("/xcpd");
+    for (dialect, messages, consumer, provider) in [
+        ("ihe", &trail.ihe, anonymous, address.as_str()),
+        ("ehdsi", &trail.ehdsi, "tls-client.ncp.no", "tls-server.ncp.aa"),
+    ] {
+        let found: Vec<_> = messages.iter().filter(|m| m.types[0].code == "ITI-55").collect();
+        let [message] = found[..] else { panic!("{dialect}: {} records", found.len()) };
+        assert_eq!((message.event.code.as_str(), message.action.as_str(), message.outcome), ("110112", "E", 0));
+        let with = |role: &str| message.participants.iter().find(|p| p.roles.iter().any(|r| r.code == role));
+        let ends = ["ServiceConsumer", "ServiceProvider"].map(|role| with(role).expect("both ends"));
+        assert_eq!((ends[0].user_id.as_str(), ends[1].user_id.as_str()), (consumer, provider), "{dialect}");
+        assert_eq!((ends[0].requestor, ends[1].requestor), (true, false), "{dialect}");
+        assert_eq!(ends[1].address, "localhost", "{dialect}");
+        let human = message.participants.iter().find(|p| p.name.contains("hpr-1")).expect("the professional");
+        assert!(human.roles.iter().any(|r| r.code == "221"), "{dialect}: her role");
+        assert!(message.participants.iter().any(|p| p.user_id == "University hospital"), "{dialect}");
+        assert_eq!(message.purposes.first().map(|p| p.code.as_str()), Some("TREATMENT"), "{dialect}");
+        // The patient stands in the record of the country that answers, and here in that of OpenNCP's dialect at most.
+        assert!(dialect == "ehdsi" || message.patient().is_empty());
+        let query = message.objects.iter().find(|o| o.kind == "2" && o.role == "24").expect("the query");
+        let sent = String::from_utf8_lossy(&countries[0].asked()[0].envelope).into_owned();
+        let recorded = String::from_utf8_lossy(query.query.as_deref().unwrap_or_default()).into_owned();
+        assert!(recorded.contains("4711") && sent.contains("4711"), "{dialect}: what was asked");
+        let home = query.details.iter().find(|(kind, _)| kind.to_lowercase().ends_with("homecommunityid"));
+        assert_eq!(home.map(|(_, home)| &home[..]), Some(&b"urn:oid:2.999.101"[..]), "{dialect}: who was asked");
+    }
+}
