@@ -181,6 +181,12 @@ impl ManifestCodes {
     }
 }
 
+/// Whether a time of day is one (PS3.5 6.2, TM); what is none goes into no manifest.
+fn is_time(text: &str) -> bool {
+    let digits = text.split('.').next().unwrap_or_default().trim_end();
+    matches!(digits.len(), 2 | 4 | 6) && Dtm::parse(&format!("20000101{digits}")).is_ok()
+}
+
 /// What the manifests of an archive say of it.
 pub(crate) struct ManifestSite {
     /// What people call the archive.
@@ -260,8 +266,8 @@ impl ManifestSite {
         Ok(Manifest {
             timezone: Some(timezone),
             patient: study.facts.clone(),
-            study_date: study.study_date.clone(),
-            study_time: study.study_time.clone(),
+            study_date: study.study_date.clone().filter(|date| date.len() == 8 && Dtm::parse(date).is_ok()),
+            study_time: study.study_time.clone().filter(|time| is_time(time)),
             description: study.description.clone(),
             accession: study.accession.clone(),
             created: started.map(|at| at.strftime("%Y%m%d%H%M%S").to_string()),

@@ -201,7 +201,7 @@ fn broken(error: SoapError) -> NationalError {
         SoapError::Timeout => NationalError::down("archive stopped in an instance"),
         SoapError::Connection => NationalError::down("archive broke off in an instance"),
         SoapError::Truncated => NationalError::down("archive's instance ended before its closing delimiter"),
-        declared if declared.is_of_declaration() => NationalError::Unreadable(declared.to_string()),
+        declared if declared.is_of_part() => NationalError::Unreadable(declared.to_string()),
         _ => NationalError::broken("archive's multipart body is malformed: line ends, delimiter or header of a part"),
     }
 }
