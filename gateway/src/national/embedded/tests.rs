@@ -268,3 +268,37 @@ fn p5_one_odd_file_changes_no_other() {
         released_are_taken(&source);
     }
 }
+
+/// T-DCM-1 to T-DCM-8 from whoever can put a file into the folder: it is left out and counted, and nothing else changes.
+#[test]
+fn t_dcm_1_to_8_a_bad_file_in_the_folder_changes_nothing_else() {
+    let good = fs::read(case_files("IM-03")[0].clone()).expect("reads");
+    type Change = fn(&mut Vec<u8>);
+    let rows: [(&str, Change); 9] = [
+        ("T-DCM-1: no DICM", |f| f[128..132].copy_from_slice(b"XXXX")),
+        ("T-DCM-1: a page", |f| *f = b"<script>alert(1)</script>".to_vec()),
+        ("T-DCM-2: truncated", |f| f.truncate(f.len() - 3)),
+        ("T-DCM-3: group length past the end", |f| f[140..144].copy_from_slice(&0x7000_0000_u32.to_le_bytes())),
+        ("T-DCM-4: an element of 4 GB", |f| f.extend_from_slice(b"\xff\x7f\x10\0OB\0\0\xf0\xff\xff\xff")),
+        ("T-DCM-5: 20,000 nested sequences", |f| {
+            for _ in 0..20_000 {
+                f.extend_from_slice(b"\xff\x7f\x10\x10SQ\0\0\xff\xff\xff\xff\xfe\xff\0\xe0\xff\xff\xff\xff");
+            }
+        }),
+        ("T-DCM-6: an odd end", |f| f.push(b'x')),
+        ("T-DCM-7: a deflate bomb", |f| *f = ncp_tests::synth::bomb(f)),
+        ("T-DCM-8: a length that runs over its end", |f| {
+            f.extend_from_slice(b"\xff\x7f\x10\x10UT\0\0\x10\0\0\0abc");
+        }),
+    ];
+    for (row, change) in rows {
+        let folder = Folder::of_case("IM-05");
+        let mut odd = good.clone();
+        change(&mut odd);
+        folder.put("odd", &odd);
+        let source = folder.scan();
+        assert!(counts(&source).contains(&(3, 3)), "{row}: {:?}", counts(&source));
+        assert_eq!(released_are_taken(&source), 3, "{row}");
+        assert_eq!(left_out(&folder, "broken") + left_out(&folder, "no-dicom"), 1, "{row}");
+    }
+}
