@@ -147,8 +147,11 @@ async fn served(neighbour: &Asker) -> usize {
     found.objects.entries.len()
 }
 
+/// Id, what it is, and the answer.
+type Row = (&'static str, &'static str, fn() -> Response);
+
 /// What an archive answers to a search for the instances of one study.
-const SEARCHES: [(&str, &str, fn() -> Response); 8] = [
+const SEARCHES: [Row; 8] = [
     ("T-FHR-5", "nested 10,000 deep", || json(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)))),
     ("T-FHR-5", "objects nested 10,000 deep", || {
         json(&format!("[{}{}]", "{\"a\":".repeat(10_000), "}".repeat(10_000)))

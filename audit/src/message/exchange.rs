@@ -91,7 +91,7 @@ impl Scene<'_> {
         let studies = portions(&pieces, |s| {
             let own = [&s.study, &s.repository, &s.home, &s.accession].into_iter();
             let series = s.series.iter().map(|uid| 128 + uid.len() * 2).sum::<usize>();
-            self.weight(own) + series + s.lost.iter().map(lost_weight).sum::<usize>()
+            self.weight(own) + series + s.lost.iter().map(|uid| lost_weight(uid)).sum::<usize>()
         });
         let both = documents
             .into_iter()
@@ -412,14 +412,14 @@ fn evidence(message: &Evidence, code: &str, text: &str, whole: bool) -> Object {
 }
 
 /// What the UID of an instance that did not come takes about.
-fn lost_weight(uid: &String) -> usize {
+fn lost_weight(uid: &str) -> usize {
     64 + 2 * bounds::written(uid)
 }
 
 /// Studies whose lost instances fit into one message each: one that lost more is told in several pieces.
 fn pieces(studies: &[StudyObject]) -> Vec<StudyObject> {
     let pieces_of = |study: &StudyObject| {
-        let lists = portions(&study.lost, lost_weight);
+        let lists = portions(&study.lost, |uid| lost_weight(uid));
         let Some((last, before)) = lists.split_last().filter(|(_, before)| !before.is_empty()) else {
             return vec![study.clone()];
         };
