@@ -76,6 +76,8 @@ struct Scene<'a> {
 
 /// What the documents or studies of one message take, bytes; a longer list goes into several messages.
 const LISTED: usize = 256 << 10;
+/// A query that stands in the message of a list, bytes.
+const QUERY_BESIDE: usize = 16 << 10;
 /// What an object takes beside its own texts, bytes.
 const OBJECT: usize = 1 << 10;
 /// Class codes that stand beside the query that holds all of them, bytes.
@@ -103,8 +105,9 @@ impl Scene<'_> {
             }
             parts => parts,
         };
-        // A query is as long as a list may be: beside one it has a message of its own, the first.
-        let beside = self.decision.query.is_some() && !(self.documents.is_empty() && self.studies.is_empty());
+        // A long query beside a list has a message of its own, the first.
+        let long = self.decision.query.as_ref().is_some_and(|query| query.bytes.len() > QUERY_BESIDE);
+        let beside = long && !(self.documents.is_empty() && self.studies.is_empty());
         let apart = beside.then(Default::default);
         let both: Vec<_> = apart.into_iter().chain(both).collect();
         let all = both.len();
