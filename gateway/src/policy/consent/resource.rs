@@ -449,7 +449,7 @@ fn purpose(purpose: &Value) -> Result<Purpose, Unread> {
         "ETREAT" | "BTG" => Ok(Purpose::Emergency),
         "PATRQT" => Ok(Purpose::PatientRequest),
         "HMARKT" | "HOPERAT" | "HPAYMT" | "HRESCH" | "PUBHLTH" | "FAMRQT" | "PWATRNY" | "SUPNWK" | "CLINTRCH"
-        | "HSYSADMIN" | "MEMADMIN" | "COVERAGE" | "ETREATMENT" => Ok(Purpose::Other),
+        | "HSYSADMIN" | "MEMADMIN" | "COVERAGE" => Ok(Purpose::Other),
         _ => Err("provision.purpose"),
     }
 }
