@@ -63,7 +63,9 @@ impl NationalConnector {
             Self::Xds(Xds { registry, sources, .. }) => sources.first().map_or(registry, |source| &source.endpoint),
         };
         let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-        host.split(['/', '?', '@']).next().unwrap_or_default()
+        let authority = host.split(['/', '?']).next().unwrap_or_default();
+        // Whatever stands before an @ may be a password, and this is logged.
+        authority.rsplit('@').next().unwrap_or_default()
     }
 }
 

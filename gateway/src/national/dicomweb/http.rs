@@ -175,7 +175,8 @@ impl Http {
 
     /// Host and port, for the operator.
     pub(super) fn host(&self) -> &str {
-        self.origin.split_once("://").map_or(&self.origin, |(_, host)| host)
+        let authority = self.origin.split_once("://").map_or(self.origin.as_str(), |(_, host)| host);
+        authority.rsplit('@').next().unwrap_or_default()
     }
 
     pub(super) fn way(&self) -> &Way {
