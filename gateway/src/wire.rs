@@ -20,7 +20,7 @@ const HEADER_BYTES: usize = 32 << 10;
 const TRAILING_BYTES: usize = 1 << 20;
 const TOO_LONG: &str = "the message is longer than is read";
 
-/// Header blocks that we understand (`ihe-transactions.md` 2.1).
+/// Header blocks that we understand.
 const UNDERSTOOD: &[(&str, &str)] = &[
     (ncp_soap::ns::WSA, "Action"),
     (ncp_soap::ns::WSA, "To"),

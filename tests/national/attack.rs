@@ -40,7 +40,7 @@ fn pixels_at(good: &[u8]) -> usize {
 
 /// What an archive sends in the place of one instance, and the code by which that is told.
 const INSTANCES: [(&str, &str, &str, Answer); 22] = [
-    ("T-DCM-1", "no DICM", WITHHELD, |good| changed(good, |o| o[128..132].copy_from_slice(b"XXXX"))),
+    ("T-DCM-1", "no DICM", WITHHELD, |good| changed(good, |o| o[128..132].copy_from_slice(b"NONE"))),
     ("T-DCM-2", "truncated in its header", WITHHELD, |good| part(good[..200].to_vec())),
     ("T-DCM-2", "truncated in its pixels", WITHHELD, |good| part(good[..good.len() - 100].to_vec())),
     ("T-DCM-3", "group length past the end", WITHHELD, |good| {

@@ -403,7 +403,7 @@ impl Scene<'_> {
     }
 }
 
-/// A message of the exchange, for proof (`openncp-wire.md` 3.4); of a header for which there is no room its length and
+/// A message of the exchange, for proof; of a header for which there is no room its length and
 /// digest.
 fn evidence(message: &Evidence, code: &str, text: &str, whole: bool) -> Object {
     let id_type = Coded::new(code, "eHealth DSI Msg", text).shown(text);

@@ -33,7 +33,7 @@ pub use xds::{
     SubmissionSet, TimeRange, like,
 };
 
-/// `wsa:Action` values (`ihe-transactions.md` 1.2).
+/// `wsa:Action` values.
 pub mod actions {
     /// ITI-55 request.
     pub const ITI55_REQUEST: &str = "urn:hl7-org:v3:PRPA_IN201305UV02:CrossGatewayPatientDiscovery";

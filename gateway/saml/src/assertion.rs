@@ -226,7 +226,7 @@ impl TrcAssertion {
     }
 }
 
-/// Next-of-kin assertion (`openncp-wire.md` 2.3): who asks for the patient.
+/// Next-of-kin assertion: who asks for the patient.
 #[derive(Debug, Clone)]
 pub struct NextOfKinAssertion {
     /// ID.

@@ -1,4 +1,4 @@
-//! Assertions as OpenNCP expects them (`openncp-wire.md` 2.2, 2.3): templates that [`crate::Signer`] signs.
+//! Assertions as OpenNCP expects them: templates that [`crate::Signer`] signs.
 
 use std::time::Duration;
 

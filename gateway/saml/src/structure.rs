@@ -1,4 +1,4 @@
-//! The closed signature profile, checked on structure before any cryptography (`threats-and-needs.md` A.1 rule 2).
+//! The closed signature profile, checked on structure before any cryptography.
 //!
 //! One Security header; in it one HCP assertion, at most one TRC and one next-of-kin assertion. Each has one Signature, directly
 //! after Issuer, with one SignedInfo and one Reference to the assertion's own ID, the transforms enveloped-signature and

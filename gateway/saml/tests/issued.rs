@@ -250,7 +250,7 @@ fn on_01_what_we_issue_has_the_shape_of_the_golden_assertions() {
     }
 }
 
-/// No capture has a next-of-kin assertion; it is a TRC assertion with other attributes (`openncp-wire.md` 2.3).
+/// No capture has a next-of-kin assertion; it is a TRC assertion with other attributes.
 #[test]
 fn on_01_a_next_of_kin_has_the_shape_of_a_treatment() {
     let Some((_, trc)) = golden() else {

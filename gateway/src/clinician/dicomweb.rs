@@ -181,7 +181,7 @@ pub async fn retrieve(
 }
 
 /// `GET …/metadata`: an element for each instance that came. One that cannot be had is left out and named: by a Warning when
-/// that is known before the first byte, and by the status resource in any case (`facade.md` 3.7).
+/// that is known before the first byte, and by the status resource in any case.
 pub async fn metadata(
     State(clinic): State<Arc<Clinic>>,
     Extension(context): Extension<Context>,

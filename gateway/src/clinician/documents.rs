@@ -1,4 +1,4 @@
-//! Binary (`facade.md` 2.5): one document of the patient's country.
+//! Binary: one document of the patient's country.
 
 use std::sync::Arc;
 

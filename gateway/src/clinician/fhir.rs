@@ -1,4 +1,4 @@
-//! `$match` and `$confirm-treatment` (`facade.md` 2.2, 2.3).
+//! `$match` and `$confirm-treatment`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::outcome::GatewayError;
 
 /// How long a search may wait for its confirmation.
 const UNCONFIRMED: Duration = Duration::from_secs(30 * 60);
-/// Emergency access at most (`facade.md` 2.1).
+/// Emergency access at most.
 const EMERGENCY: Duration = Duration::from_secs(30 * 60);
 /// Further countries of one confirmation, so that the sealed base stays as short as URLs must be.
 const ALSO: usize = 4;

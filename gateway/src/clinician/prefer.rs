@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
-/// Longest wait for a country (`facade.md` 2.7).
+/// Longest wait for a country.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// What the caller prefers.

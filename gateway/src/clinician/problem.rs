@@ -1,4 +1,4 @@
-//! Errors of the clinicians' side: one table to status and OperationOutcome (`facade.md` 2.7).
+//! Errors of the clinicians' side: one table to status and OperationOutcome.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use openssl::symm::Cipher;
 use serde::{Deserialize, Serialize};
 
-/// Longest sealed value, characters (`facade.md` 1).
+/// Longest sealed value, characters.
 const LONGEST: usize = 1024;
 const NONCE: usize = 12;
 const TAG: usize = 16;

@@ -1,4 +1,4 @@
-//! DocumentReference (`facade.md` 2.4, 2.7): what the countries that know the patient list, asked at once.
+//! DocumentReference: what the countries that know the patient list, asked at once.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What of a study came and what did not, and why (`facade.md` 3.7): told after the fact, because a loss that shows in the middle of
+//! What of a study came and what did not, and why: told after the fact, because a loss that shows in the middle of
 //! an answer cannot be told in its head.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};

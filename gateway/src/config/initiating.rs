@@ -11,7 +11,7 @@ use super::values::duration;
 use super::{Config, ConfigProblem};
 use crate::policy::roles::{ISCO, is_known};
 
-/// Longest life of a treatment relationship (`threats-and-needs.md` A.1).
+/// Longest life of a treatment relationship.
 pub(super) const TREATMENT: Duration = Duration::from_secs(2 * 3600);
 
 /// `[client]`: how this gateway shows itself to other countries.

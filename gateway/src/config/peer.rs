@@ -15,7 +15,7 @@ use super::values::{country, duration, home, homes, maybe_duration, oids};
 /// Longest wait for the root of an answer of OpenNCP, whose first answer after its start takes up to nine seconds.
 const INCUMBENT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// The class codes of imaging that OpenNCP knows (`openncp-wire.md` 1.4.2). Its server needs at least one.
+/// The class codes of imaging that OpenNCP knows. Its server needs at least one.
 const INCUMBENT_CLASS_CODES: [&str; 2] = ["18748-4^^2.16.840.1.113883.6.1", "x-clinical-image^^2.16.840.1.113883.6.1"];
 
 /// `[[peer]]`: another country.
@@ -89,7 +89,7 @@ pub enum PeerKind {
     /// A gateway that follows the profiles of IHE.
     #[default]
     Ncp,
-    /// OpenNCP, whose departures from the profiles are known (`openncp-wire.md`).
+    /// OpenNCP, whose departures from the profiles are known.
     Openncp,
 }
 

@@ -196,7 +196,7 @@ fn one<'a>(parent: &'a Element, ns: &str, local: &'static str) -> Result<&'a Ele
     at_most_one(parent, ns, local)?.ok_or(malformed(local))
 }
 
-/// RequestSecurityToken with TRCParameters or NoKParameters (`openncp-wire.md` 2.3), and the purpose. The patient is named
+/// RequestSecurityToken with TRCParameters or NoKParameters, and the purpose. The patient is named
 /// by CX and nothing else.
 fn wanted(body: &Element, token: Token) -> Result<(Wanted, Purpose), GatewayError> {
     if !body.is(TRUST, "RequestSecurityToken") {

@@ -42,7 +42,7 @@ pub mod told;
 pub use peers::PeerError;
 use peers::{Outgoing, PeerAnswer};
 
-/// Life of an HCP identity assertion (`openncp-wire.md` 2).
+/// Life of an HCP identity assertion.
 const HCP_LIFE: Duration = Duration::from_secs(4 * 3600);
 
 /// The health professional of one call. The assertion is issued from these facts at every sending, with the same ID

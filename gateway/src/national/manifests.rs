@@ -294,7 +294,7 @@ impl ManifestSite {
         found.is_some_and(|found| found >> CONTENT_BITS == number(study.as_str()) >> CONTENT_BITS)
     }
 
-    /// DocumentEntry of a KOS (`ihe-transactions.md` 7.2).
+    /// DocumentEntry of a KOS.
     fn entry(&self, study: &IndexedStudy, patient_id: PatientId, manifest: &Manifest, bytes: &[u8]) -> DocumentEntry {
         let codes = &self.codes;
         let started = started(study, &self.zone).map(|at| Dtm::of(at.timestamp()));

@@ -1,4 +1,4 @@
-//! The roles of the eHDSI (ISCO, 2.16.840.1.113883.2.9.6.2.7) with their exact displays (`openncp-wire.md` 2.2).
+//! The roles of the eHDSI (ISCO, 2.16.840.1.113883.2.9.6.2.7) with their exact displays.
 
 /// ISCO as the eHDSI writes it.
 pub const ISCO: &str = "2.16.840.1.113883.2.9.6.2.7";

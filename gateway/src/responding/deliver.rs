@@ -11,7 +11,7 @@ use crate::initiating::PeerError;
 use crate::listener::Reply;
 use crate::orderly::{Orderly, Way};
 
-/// A whole answer, images included (`threats-and-needs.md` R-DL).
+/// A whole answer, images included.
 const WHOLE: Duration = Duration::from_secs(30 * 60);
 
 /// Posts a reply. Its body is read as fast as the peer takes it.

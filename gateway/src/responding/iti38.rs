@@ -103,7 +103,7 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     Ok(Answer::Listed(answer))
 }
 
-/// Prefixes of the formatCodes that the portals of MyHealth@EU show (`openncp-wire.md` 1.4.2).
+/// Prefixes of the formatCodes that the portals of MyHealth@EU show.
 const PORTAL_FORMATS: [&str; 4] = ["urn:eHDSI:", "urn:epSOS:", "urn:epsos:", "urn:ihe:iti:xds-sd:pdf:"];
 
 /// Whether a query lists documents and leaves it to us in which formats.

@@ -51,7 +51,7 @@ impl Service {
         }
     }
 
-    /// Its document identifier (`openncp-wire.md` 5.2).
+    /// Its document identifier.
     fn document(self, config: &Smp) -> Option<&str> {
         match self {
             Self::Xcpd => {

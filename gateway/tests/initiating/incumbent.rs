@@ -1,4 +1,4 @@
-//! An NCP-A with the manners of OpenNCP (`openncp-wire.md` 1.3 to 1.5), asked by this gateway: its list, its documents and
+//! An NCP-A with the manners of OpenNCP, asked by this gateway: its list, its documents and
 //! its refusals arrive at the clinician's end.
 
 use std::sync::atomic::{AtomicBool, Ordering};

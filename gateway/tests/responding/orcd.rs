@@ -81,7 +81,7 @@ async fn twice(neighbour: &Neighbour, entry: &DocumentEntry) -> Vec<u8> {
     first
 }
 
-/// What any CDA of OpenNCP has (`openncp-wire.md` 1.4.2; CO-15, ON-17): the patient as the register names her, whatever
+/// What any CDA of OpenNCP has: the patient as the register names her, whatever
 /// the images say, and every element that OpenNCP's readers expect.
 fn header(cda: &[u8], template: &str, class: &str) {
     let text = std::str::from_utf8(cda).expect("UTF-8");

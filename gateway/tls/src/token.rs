@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 /// Longest token, bytes.
 const LONGEST: usize = 16 << 10;
-/// Clocks may differ by so much, seconds (`threats-and-needs.md` A.1).
+/// Clocks may differ by so much, seconds.
 const SKEW: i64 = 60;
 /// Longest text of a claim, bytes.
 const TEXT: usize = 512;

@@ -39,7 +39,7 @@ pub struct Part {
     pub whole: bool,
 }
 
-/// A transaction and its table row: actions, bodies, packaging (`ihe-transactions.md` 1.2).
+/// A transaction and its table row: actions, bodies, packaging.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transaction {
     /// As `ITI-38`.

@@ -1,4 +1,4 @@
-//! Points 1, 6, 7 and 9 of what an OpenNCP neighbour needs (`openncp-wire.md` 9); the others are shown by its own request
+//! Points 1, 6, 7 and 9 of what an OpenNCP neighbour needs; the others are shown by its own request
 //! bodies, by the rules of the message checker and by `gateway/tests/responding/orcd.rs`.
 
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! Reading a KOS of any of the three dialects (`imaging-content.md` 2.4).
+//! Reading a KOS of any of the three dialects.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,4 @@
-//! What real manifests get wrong and is read nevertheless (`imaging-content.md` 2.4).
+//! What real manifests get wrong and is read nevertheless.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! OrCD documents of MyHealth@EU: a CDA without coded content around a PDF or a picture (`imaging-content.md` 2.5).
+//! OrCD documents of MyHealth@EU: a CDA without coded content around a PDF or a picture.
 
 use base64::Engine;
 use bytes::Bytes;

@@ -1,4 +1,4 @@
-//! Writing OrCD documents: a CDA header out of the metadata, and the content in base64 (`openncp-wire.md` 1.4.2).
+//! Writing OrCD documents: a CDA header out of the metadata, and the content in base64.
 
 use base64::Engine;
 use ncp_xml::Element;

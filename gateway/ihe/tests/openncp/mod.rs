@@ -1,4 +1,4 @@
-//! What an OpenNCP neighbour sends and needs (`openncp-wire.md` 9, points 3, 4, 5, 8): bodies of ITI-55, ITI-38, ITI-39.
+//! What an OpenNCP neighbour sends and needs: bodies of ITI-55, ITI-38, ITI-39.
 
 use ncp_ihe::*;
 use ncp_xml::{Element, Limits};

@@ -59,7 +59,7 @@ pub fn views(entries: &[DocumentEntry]) -> Vec<DocumentEntry> {
     entries.iter().filter_map(view).collect()
 }
 
-/// What OpenNCP says when a query for OrCD documents finds none (`openncp-wire.md` 1.4.4).
+/// What OpenNCP says when a query for OrCD documents finds none.
 pub fn nothing_found(exchange: &Exchange, query: &StoredQuery) -> Option<RegistryError> {
     let StoredQuery::FindDocuments(find) = query else { return None };
     let classes = [OrcdKind::Report, OrcdKind::Picture].map(|kind| kind.class_code().code);
