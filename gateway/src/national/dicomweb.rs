@@ -91,36 +91,6 @@ impl DicomWebSource {
         &self.locations
     }
 
-    /// Manifests of a person's studies, and what of them is missing by name. The former manifests of a study that changed
-    /// are deprecated, and replaced by the present one.
-    ///
-    /// # Errors
-    /// When nothing can be had.
-    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let PatientObjects { patient, status, .. } = of.get();
-        let Studies { listed, mut omitted, mut failed } = self.reader.studies_of(patient).await;
-        if listed.is_empty()
-            && omitted.is_empty()
-            && let Some(error) = failed.pop()
-        {
-            return Err(error);
-        }
-        let mut objects = RegistryObjects::default();
-        for one in listed {
-            let study = one.study.study.clone();
-            match self.forms(one, patient) {
-                Ok(forms) => objects.extend(forms),
-                Err(NationalError::UnknownDocument) => {}
-                Err(reason) => {
-                    tracing::warn!(connector = %self.site.name, %reason, "no manifest can be made of a study");
-                    omitted.push(Omitted::new(&self.site.name, Unit::Study(study), Omission::Unusable));
-                }
-            }
-        }
-        objects.entries.retain(|entry| status.contains(&entry.availability));
-        Ok(Registered { objects, failed, omitted })
-    }
-
     /// The manifest of a study as it is listed now, and those that it replaces.
     fn forms(&self, listed: Arc<Listed>, patient: &PatientId) -> Result<RegistryObjects, NationalError> {
         let (entry, _) = self.made(&listed, patient)?;
@@ -195,8 +165,31 @@ impl DicomWebSource {
 }
 
 impl DocumentRegistry for DicomWebSource {
-    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
-        Ok(self.registered(of).await?.objects)
+    /// Manifests of a person's studies, and what of them is missing by name. The former manifests of a study that changed
+    /// are deprecated, and replaced by the present one.
+    async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let PatientObjects { patient, status, .. } = of.get();
+        let Studies { listed, mut omitted, mut failed } = self.reader.studies_of(patient).await;
+        if listed.is_empty()
+            && omitted.is_empty()
+            && let Some(error) = failed.pop()
+        {
+            return Err(error);
+        }
+        let mut objects = RegistryObjects::default();
+        for one in listed {
+            let study = one.study.study.clone();
+            match self.forms(one, patient) {
+                Ok(forms) => objects.extend(forms),
+                Err(NationalError::UnknownDocument) => {}
+                Err(reason) => {
+                    tracing::warn!(connector = %self.site.name, %reason, "no manifest can be made of a study");
+                    omitted.push(Omitted::new(&self.site.name, Unit::Study(study), Omission::Unusable));
+                }
+            }
+        }
+        objects.entries.retain(|entry| status.contains(&entry.availability));
+        Ok(Registered { objects, failed, omitted })
     }
 
     // A manifest that does not exist yet is found again by the patient under treatment.

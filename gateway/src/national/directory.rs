@@ -123,13 +123,7 @@ impl System {
 
     /// Registry objects; a patient whom the system does not know has none.
     async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let registered = match self {
-            Self::Xds(source) => source.registered(of).await,
-            Self::DicomWeb(source) => source.registered(of).await,
-            Self::Grpc(source) => source.registered(of).await,
-            Self::Embedded(source) => source.registered(of).await,
-        };
-        match registered {
+        match each!(self, source => source.registered(of).await) {
             Err(NationalError::NoPatient) => Ok(Registered::default()),
             other => other,
         }

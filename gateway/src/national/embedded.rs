@@ -93,20 +93,6 @@ impl EmbeddedSource {
     pub fn locations(&self) -> &[Oid] {
         &self.config.location_uids
     }
-
-    /// The patient's objects, and her studies that are not whole.
-    ///
-    /// # Errors
-    /// None: the index is there.
-    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let objects = self.objects(of).await?;
-        let index = self.index.load();
-        let theirs = index.studies.values().filter(|study| study.patient.as_ref() == Some(&of.get().patient));
-        let omitted = theirs.filter_map(|study| {
-            Some(Omitted::new(&self.config.name, Unit::Study(study.study.clone()), study.fewer()?))
-        });
-        Ok(Registered { objects, omitted: omitted.collect(), ..Registered::default() })
-    }
 }
 
 impl Index {
@@ -141,11 +127,12 @@ impl Index {
 }
 
 impl DocumentRegistry for EmbeddedSource {
-    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
+    /// The patient's objects, and her studies that are not whole.
+    async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
         let (of, index) = (of.get(), self.index.load());
         let wanted = |entry: &&DocumentEntry| entry.patient_id == of.patient && of.status.contains(&entry.availability);
         let of_patient = |id: &PatientId| *id == of.patient;
-        Ok(RegistryObjects {
+        let objects = RegistryObjects {
             entries: index.documents.iter().map(|d| &d.entry).filter(wanted).cloned().collect(),
             submission_sets: index
                 .groups
@@ -157,7 +144,12 @@ impl DocumentRegistry for EmbeddedSource {
             folders: index.groups.folders.iter().filter(|f| of_patient(&f.patient_id)).cloned().collect(),
             // Those of other patients have no end here, and release leaves them out.
             associations: index.groups.associations.clone(),
-        })
+        };
+        let theirs = index.studies.values().filter(|study| study.patient.as_ref() == Some(&of.patient));
+        let omitted = theirs.filter_map(|study| {
+            Some(Omitted::new(&self.config.name, Unit::Study(study.study.clone()), study.fewer()?))
+        });
+        Ok(Registered { objects, omitted: omitted.collect(), ..Registered::default() })
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {

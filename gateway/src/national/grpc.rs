@@ -117,25 +117,6 @@ impl GrpcSource {
         let unusable = count - entries.len();
         Ok((entries, unusable))
     }
-
-    /// All entries of a patient, and what of them cannot be used.
-    ///
-    /// # Errors
-    /// The service's.
-    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let status = |s: &Availability| match s {
-            Availability::Approved => pb::Availability::Approved.into(),
-            Availability::Deprecated => pb::Availability::Deprecated.into(),
-        };
-        let query = Query::OfPatient(OfPatient {
-            patient: Some(patient_id(&of.get().patient)),
-            availability: of.get().status.iter().map(status).collect(),
-        });
-        let (entries, unusable) = self.entries_of(requestor(of.identity()), query).await?;
-        let omitted = Omitted::new(&self.config.name, Unit::Unnamed(unusable), Omission::Unusable);
-        let omitted = (unusable > 0).then_some(omitted).into_iter().collect();
-        Ok(Registered { objects: RegistryObjects::of_entries(entries), failed: Vec::new(), omitted })
-    }
 }
 
 /// What a status means. Its text stays out: it may name people.
@@ -189,8 +170,20 @@ impl PatientDemographicsSupplier for GrpcSource {
 }
 
 impl DocumentRegistry for GrpcSource {
-    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
-        Ok(self.registered(of).await?.objects)
+    /// All entries of a patient, and what of them cannot be used.
+    async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let status = |s: &Availability| match s {
+            Availability::Approved => pb::Availability::Approved.into(),
+            Availability::Deprecated => pb::Availability::Deprecated.into(),
+        };
+        let query = Query::OfPatient(OfPatient {
+            patient: Some(patient_id(&of.get().patient)),
+            availability: of.get().status.iter().map(status).collect(),
+        });
+        let (entries, unusable) = self.entries_of(requestor(of.identity()), query).await?;
+        let omitted = Omitted::new(&self.config.name, Unit::Unnamed(unusable), Omission::Unusable);
+        let omitted = (unusable > 0).then_some(omitted).into_iter().collect();
+        Ok(Registered { objects: RegistryObjects::of_entries(entries), failed: Vec::new(), omitted })
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {

@@ -26,7 +26,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use ncp_ihe::{
     Availability, DocumentEntry, DocumentRequest, ImagingRequest, ObjectIds, PatientId, PatientQuery, PatientRecord,
-    RegistryObjects, StudyRequest, Uid,
+    StudyRequest, Uid,
 };
 
 use crate::compare::Misfit;
@@ -83,11 +83,11 @@ pub struct PatientObjects {
 /// Document Registry: metadata only. `home` is left empty; the Responding Gateway stamps its own.
 pub trait DocumentRegistry {
     /// All registry objects of a patient: entries, and where the registry has them submission sets, folders and the
-    /// associations between them. More than was asked for does no harm.
-    fn objects(
+    /// associations between them; and what of them is missing. More than was asked for does no harm.
+    fn registered(
         &self,
         of: &Authorised<LookUp<PatientObjects>>,
-    ) -> impl Future<Output = Result<RegistryObjects, NationalError>> + Send;
+    ) -> impl Future<Output = Result<Registered, NationalError>> + Send;
 
     /// The entries that carry these ids, whosever they are; release decides afterwards. A registry that can only look
     /// up by patient may answer those of the patient under treatment alone.

@@ -14,8 +14,8 @@ use hyper::body::Incoming as Body;
 use ncp_ihe::{
     Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType,
     FindDocuments, GetAll, HomeCommunityId, ImagingRequest, IssuedId, Manifest, ObjectIds, Oid, PatientId,
-    PatientQuery, PatientRecord, RegistryObjects, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest,
-    StoredQuery, StudyRequest, Uid, actions,
+    PatientQuery, PatientRecord, RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, StoredQuery,
+    StudyRequest, Uid, actions,
 };
 use ncp_saml::Signer;
 use ncp_soap::Parts;
@@ -194,30 +194,6 @@ impl XdsSource {
             entry.home = None;
         }
         Ok(Registered { objects, failed: failed.into_iter().collect(), omitted })
-    }
-
-    /// All objects of a patient.
-    ///
-    /// # Errors
-    /// The registry's.
-    pub async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let PatientObjects { patient, status, groups } = of.get();
-        if !groups {
-            return self.documents_of(of.identity(), patient, status.clone()).await;
-        }
-        // Which of them is the answer, and which may be shown, is decided here, so that what is blocked leaves no trace:
-        // the registry is asked for everything of the patient, whichever query came.
-        let all = GetAll {
-            patient_id: patient.clone(),
-            document_status: status.clone(),
-            set_status: status.clone(),
-            folder_status: status.clone(),
-            contents: ContentFilter {
-                entry_types: vec![EntryType::Stable, EntryType::OnDemand],
-                ..ContentFilter::default()
-            },
-        };
-        nobody_has_nothing(self.query(of.identity(), StoredQuery::GetAll(all)).await)
     }
 
     async fn documents_of(
@@ -409,8 +385,24 @@ impl PatientDemographicsSupplier for XdsSource {
 }
 
 impl DocumentRegistry for XdsSource {
-    async fn objects(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<RegistryObjects, NationalError> {
-        Ok(self.registered(of).await?.objects)
+    async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
+        let PatientObjects { patient, status, groups } = of.get();
+        if !groups {
+            return self.documents_of(of.identity(), patient, status.clone()).await;
+        }
+        // Which of them is the answer, and which may be shown, is decided here, so that what is blocked leaves no trace:
+        // the registry is asked for everything of the patient, whichever query came.
+        let all = GetAll {
+            patient_id: patient.clone(),
+            document_status: status.clone(),
+            set_status: status.clone(),
+            folder_status: status.clone(),
+            contents: ContentFilter {
+                entry_types: vec![EntryType::Stable, EntryType::OnDemand],
+                ..ContentFilter::default()
+            },
+        };
+        nobody_has_nothing(self.query(of.identity(), StoredQuery::GetAll(all)).await)
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
