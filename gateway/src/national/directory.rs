@@ -21,7 +21,7 @@ use super::patients::Patients;
 use super::recorded;
 use super::setbacks::{Failures, Setbacks, settled};
 use super::sound::Named;
-use super::usable;
+use super::usable::usable;
 use super::way::Way;
 use super::xds::XdsSource;
 use super::{
@@ -91,10 +91,10 @@ impl Connector {
         Ok(registered.usable(&self.name, self.system.repositories()))
     }
 
-    /// Entries with these ids that can be answered.
+    /// Entries with these ids that can be answered; a document whose entry cannot be is not available.
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
-        let found = each!(&self.system, source => source.entries(ids).await);
-        usable::of_look_up(found, self.system.repositories())
+        let found = each!(&self.system, source => source.entries(ids).await)?;
+        Ok(usable(found, self.system.repositories()).0)
     }
 }
 

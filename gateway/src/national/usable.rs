@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, HashSet};
 
 use ncp_ihe::{DocumentEntry, Oid};
 
+use super::Registered;
 use super::omitted::{Omission, Omitted, Unit};
-use super::{NationalError, Registered};
 
 /// Slots of a DocumentEntry that hold a DTM. One that cannot be read stays among the slots that the profile does not know.
 const DATES: [&str; 3] = ["creationTime", "serviceStartTime", "serviceStopTime"];
@@ -49,8 +49,7 @@ pub(super) fn usable(entries: Vec<DocumentEntry>, repositories: &[Oid]) -> (Vec<
             continue;
         }
         let key = (entry.repository_unique_id.clone(), entry.unique_id.clone());
-        let known = [places.get(&key), uuids.get(&entry.entry_uuid)].into_iter().flatten().next().copied();
-        match known {
+        match places.get(&key).or_else(|| uuids.get(&entry.entry_uuid)).copied() {
             // Named twice: one line.
             Some(at) if kept[at] == entry => {}
             // Which of the two a retrieval would bring is not known, and one may be closed to the reader.
@@ -70,14 +69,6 @@ pub(super) fn usable(entries: Vec<DocumentEntry>, repositories: &[Oid]) -> (Vec<
     }
     let kept = kept.into_iter().enumerate().filter(|(at, _)| !ambiguous.contains(at)).map(|(_, entry)| entry);
     (kept.collect(), omitted)
-}
-
-/// The entries of a look-up that can be answered; for the others the document is not available.
-pub(super) fn of_look_up(
-    found: Result<Vec<DocumentEntry>, NationalError>,
-    repositories: &[Oid],
-) -> Result<Vec<DocumentEntry>, NationalError> {
-    found.map(|entries| usable(entries, repositories).0)
 }
 
 fn is_urn(uuid: &str) -> bool {

@@ -79,6 +79,7 @@ impl Way {
         unit: &str,
         call: impl Future<Output = Result<T, NationalError>>,
     ) -> Result<T, NationalError> {
+        let resting = || NationalError::down("system is not asked for a while after its failures");
         let going = self.enter(unit).ok_or_else(resting)?;
         let result = call.await;
         going.tell(!matches!(result, Err(NationalError::Down { retry: true, .. })));
@@ -112,11 +113,6 @@ impl Way {
             tracing::warn!(connector = %self.0.connector, "circuit opened: the system is not asked for a while");
         }
     }
-}
-
-/// Why a call was not made.
-pub(super) fn resting() -> NationalError {
-    NationalError::down("system is not asked for a while after its failures")
 }
 
 /// A call on its way; dropped without a verdict it only frees the probe.

@@ -27,56 +27,48 @@ pub(super) struct Form {
 
 /// What was promised, by study: the forms of a study, the newest last.
 #[derive(Default)]
-pub(super) struct Promised(Mutex<Inside>);
+pub(super) struct Promised(Mutex<Studies>);
 
-#[derive(Default)]
-struct Inside {
-    studies: HashMap<Uid, (Instant, Vec<Form>)>,
-    units: usize,
-}
+type Studies = HashMap<Uid, (Instant, Vec<Form>)>;
 
 impl Promised {
     /// Keeps what is listed now as the newest form of its study; the answer is the former ones, the newest last.
     pub(super) fn keep(&self, unique_id: &str, listed: &Arc<Listed>) -> Vec<Form> {
-        let mut inside = self.inside();
+        let mut studies = self.studies();
         let study = &listed.study.study;
-        let (_, mut forms) = inside.studies.remove(study).unwrap_or((Instant::now(), Vec::new()));
-        inside.units -= units(&forms);
+        let (_, mut forms) = studies.remove(study).unwrap_or((Instant::now(), Vec::new()));
         forms.retain(|form| form.unique_id != unique_id);
         if forms.len() >= FORMS {
             forms.remove(0);
         }
         let former = forms.clone();
         forms.push(Form { unique_id: unique_id.to_owned(), listed: listed.clone() });
-        inside.units += units(&forms);
-        inside.studies.insert(study.clone(), (Instant::now(), forms));
-        inside.forget();
+        studies.insert(study.clone(), (Instant::now(), forms));
+        forget(&mut studies);
         former
     }
 
     /// A form by its uniqueId or entryUUID.
     pub(super) fn find(&self, id: &str) -> Option<Form> {
-        let inside = self.inside();
-        let alive = inside.studies.values().filter(|(at, _)| at.elapsed() < LIFE);
+        let studies = self.studies();
+        let alive = studies.values().filter(|(at, _)| at.elapsed() < LIFE);
         let mut forms = alive.flat_map(|(_, forms)| forms);
         forms.find(|form| form.unique_id == id || entry_uuid(&form.unique_id) == id).cloned()
     }
 
-    fn inside(&self) -> MutexGuard<'_, Inside> {
+    fn studies(&self) -> MutexGuard<'_, Studies> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inside {
-    /// Drops what is too old or too much, the oldest first.
-    fn forget(&mut self) {
-        self.studies.retain(|_, (at, _)| at.elapsed() < LIFE);
-        self.units = self.studies.values().map(|(_, forms)| units(forms)).sum();
-        while self.studies.len() > STUDIES || self.units > UNITS {
-            let oldest = self.studies.iter().min_by_key(|(_, (at, _))| *at).map(|(uid, _)| uid.clone());
-            let Some((_, forms)) = oldest.and_then(|uid| self.studies.remove(&uid)) else { return };
-            self.units -= units(&forms);
-        }
+/// Drops what is too old or too much, the oldest first.
+fn forget(studies: &mut Studies) {
+    studies.retain(|_, (at, _)| at.elapsed() < LIFE);
+    let mut all: usize = studies.values().map(|(_, forms)| units(forms)).sum();
+    while studies.len() > STUDIES || all > UNITS {
+        let oldest = studies.iter().min_by_key(|(_, (at, _))| *at).map(|(uid, _)| uid.clone());
+        let Some((_, forms)) = oldest.and_then(|uid| studies.remove(&uid)) else { return };
+        all -= units(&forms);
     }
 }
 

@@ -99,7 +99,7 @@ impl Archive {
         let search = &Search { once: true, ..search.clone() };
         let mut pieces = Pieces { archive: self, search, left: PIECES, seen: BTreeSet::new(), out: Matches::default() };
         if !pieces.by_page().await {
-            pieces.by_date(DAYS.0, DAYS.1).await;
+            pieces.by_date().await;
         }
         let out = pieces.out;
         if out.found.is_empty() { Err(failure) } else { Ok(Matches { unlisted: out.unlisted.max(1), ..out }) }
@@ -218,8 +218,8 @@ impl Pieces<'_> {
     }
 
     /// Ranges of study dates that are halved until they do not fail; a day that fails is asked by modality.
-    async fn by_date(&mut self, from: Date, to: Date) {
-        let mut open = vec![(from, to)];
+    async fn by_date(&mut self) {
+        let mut open = vec![DAYS];
         while let Some((from, to)) = open.pop() {
             let range = self.search.and(&format!("StudyDate={}-{}", from.strftime("%Y%m%d"), to.strftime("%Y%m%d")));
             let days = from.until(to).map_or(0, |span| span.get_days());
