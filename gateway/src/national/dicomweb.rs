@@ -39,10 +39,6 @@ pub struct DicomWebSource {
     reader: Arc<Reader>,
     locations: Vec<Oid>,
     site: ManifestSite,
-    patients: Arc<Patients>,
-    authority: Authority,
-    /// Requests at once for one study.
-    parallel: usize,
     /// What was listed, as it was then.
     promised: Promised,
 }
@@ -68,15 +64,11 @@ impl DicomWebSource {
             codes: ManifestCodes::load(&config.manifest_codes)?,
         };
         let archive = Archive::new(config, way)?;
-        let authority = Authority(config.patient_id_authority.clone());
-        let register = (patients.clone(), authority.clone());
+        let register = (patients, Authority(config.patient_id_authority.clone()));
         Ok(Self {
             reader: Arc::new(Reader::new(archive, register, config.parallel, patience)),
             locations: config.location_uids.clone(),
             site,
-            patients,
-            authority,
-            parallel: config.parallel,
             promised: Promised::default(),
         })
     }
@@ -260,7 +252,8 @@ impl ImagingDocumentSource for DicomWebSource {
         });
         let located = futures_util::future::join_all(located).await.into_iter();
         let mut located = located.collect::<Result<Vec<LocatedStudy>, NationalError>>()?;
-        located.iter_mut().for_each(|study| self.patients.identify(study, &self.authority));
+        let Reader { patients, authority, .. } = &*self.reader;
+        located.iter_mut().for_each(|study| patients.identify(study, authority));
         Ok(located)
     }
 
@@ -285,7 +278,7 @@ impl ImagingDocumentSource for DicomWebSource {
                     Ok(Instance { request, size: None, content: opened.unwrap_or_else(failing) })
                 }
             })
-            .buffered(self.parallel);
+            .buffered(self.reader.parallel);
         Ok(Retrieval::of(Box::pin(stream)))
     }
 }

@@ -64,10 +64,10 @@ type Reading = Shared<BoxFuture<'static, Read>>;
 /// Reads one archive.
 pub(super) struct Reader {
     pub(super) archive: Archive,
-    patients: Arc<Patients>,
-    authority: Authority,
+    pub(super) patients: Arc<Patients>,
+    pub(super) authority: Authority,
     /// Requests at once for one study; studies read at once.
-    parallel: usize,
+    pub(super) parallel: usize,
     /// Time in which a list must be there.
     patience: Duration,
     /// A study is asked for in batches, so its list is kept for as long as that takes.
@@ -158,7 +158,7 @@ impl Reader {
         let omitted = |uid, reason| Omitted::new(self.connector(), Unit::Study(uid), reason);
         let mut pending = futures_util::stream::FuturesUnordered::new();
         for (uid, facts) in facts {
-            if let Some(known) = self.slow.get(&uid).filter(|known| known.facts == facts && known.counted.is_some()) {
+            if let Some(known) = self.known_slow(&uid, &facts) {
                 out.take(known, self.connector());
                 continue;
             }
@@ -207,7 +207,7 @@ impl Reader {
     /// A study as it was listed a moment ago, or is now.
     pub(super) async fn study(self: &Arc<Self>, study: &Uid) -> Read {
         let until = self.deadline();
-        if let Some(known) = self.recent.get(study) {
+        if let Some(known) = self.recently(study) {
             return Ok(Some(known));
         }
         let resource = format!("/studies?StudyInstanceUID={study}");
@@ -235,11 +235,16 @@ impl Reader {
     async fn study_of(self: &Arc<Self>, facts: Found, until: Instant) -> Read {
         let slow = || NationalError::down("archive did not list the study in time");
         let Some(study) = facts.study.uid() else { return Ok(None) };
-        if let Some(known) = self.slow.get(&study).filter(|known| known.facts == facts && known.counted.is_some()) {
+        if let Some(known) = self.known_slow(&study, &facts) {
             return Ok(Some(known));
         }
         let reading = self.reading(facts).ok_or(NationalError::Busy(None))?;
         timeout_at(until, reading).await.map_err(|_| slow())?
+    }
+
+    /// A study that took long, as long as the archive says the same of it and counts its instances.
+    fn known_slow(&self, study: &Uid, facts: &Found) -> Option<Arc<Listed>> {
+        self.slow.get(study).filter(|known| known.facts == *facts && known.counted.is_some())
     }
 
     /// Joins the reading of a study, or begins it; `None` when too many are being read.
