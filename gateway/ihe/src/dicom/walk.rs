@@ -103,8 +103,6 @@ pub(crate) trait Visitor {
     }
     /// A value has passed.
     fn value(&mut self, _: &Element, _: Range<u64>) {}
-    /// A fragment of encapsulated pixel data has passed.
-    fn fragment(&mut self, _: Range<u64>) {}
     /// A sequence begins, or an item of one.
     fn open(&mut self, _sequence: Option<&Element>) -> Result<(), Unsound> {
         Ok(())
@@ -135,20 +133,14 @@ struct Frame {
     form: Form,
 }
 
-/// What is being stepped over.
-#[derive(Debug, Clone, Copy)]
-enum Passing {
-    Value(Element),
-    Fragment,
-}
-
 /// A walk over one data set.
 pub(crate) struct Walk {
     at: u64,
     /// The beginning of a header that is not complete yet.
     head: [u8; 12],
     held: usize,
-    passing: Option<(Passing, Range<u64>)>,
+    /// What is being stepped over, and whose value it is; a fragment of encapsulated pixel data is nobody's.
+    passing: Option<(Option<Element>, Range<u64>)>,
     stack: Vec<Frame>,
     depth: usize,
     /// Whether zeros follow, with which media fill their blocks.
@@ -201,17 +193,16 @@ impl Walk {
                 return if bytes.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(Unsound::Structure) };
             }
             self.close_ended(visitor);
-            if let Some((passing, range)) = self.passing.take() {
+            if let Some((of, range)) = self.passing.take() {
                 let step = (range.end - self.at).min(bytes.len() as u64);
                 self.at += step;
                 bytes = &bytes[usize::try_from(step).unwrap_or(bytes.len())..];
                 if self.at < range.end {
-                    self.passing = Some((passing, range));
+                    self.passing = Some((of, range));
                     return Ok(());
                 }
-                match passing {
-                    Passing::Value(element) => visitor.value(&element, range),
-                    Passing::Fragment => visitor.fragment(range),
+                if let Some(element) = of {
+                    visitor.value(&element, range);
                 }
                 continue;
             }
@@ -338,7 +329,7 @@ impl Walk {
         match (element.tag, frame.inside) {
             (ITEM, Inside::Fragments) => {
                 let end = self.end_of(&element, &frame)?.ok_or(Unsound::Length)?;
-                self.passing = Some((Passing::Fragment, self.at..end));
+                self.passing = Some((None, self.at..end));
             }
             (ITEM, Inside::Sequence) => {
                 visitor.open(None)?;
@@ -366,7 +357,7 @@ impl Walk {
                     }
                     None => {
                         let end = self.end_of(&element, &frame)?.ok_or(Unsound::Length)?;
-                        self.passing = Some((Passing::Value(element), self.at..end));
+                        self.passing = Some((Some(element), self.at..end));
                     }
                 }
             }
