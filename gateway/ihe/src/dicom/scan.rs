@@ -2,7 +2,7 @@
 
 use flate2::{Decompress, FlushDecompress, Status};
 
-use super::walk::{Form, UNDEFINED, Visitor, Walk, is_short};
+use super::walk::{Form, UNDEFINED, Walk, is_short};
 use super::{EXPLICIT_BE, IMPLICIT_LE, TRANSFER_SYNTAX, Unsound, is_deflated};
 
 /// How much larger than what was deflated a data set may be, and how large at most (threat table, T-DCM-7).
@@ -21,53 +21,7 @@ const GROUP_LENGTH: u32 = 0x0002_0000;
 /// Every declared length lies within what encloses it, at most 64 sequences are open at once, a deflated data set is at
 /// most 100 times as large as what it was deflated to and 2 GiB, and the object ends where its structure ends. The memory
 /// that a scan uses does not depend on the object.
-pub struct StructureScan(Part10<()>);
-
-impl StructureScan {
-    /// Begins a scan. With the object's `size`, where it is known, a length beyond it is noticed when it is declared;
-    /// without it, when the object ends.
-    pub fn new(size: Option<u64>) -> Self {
-        Self(Part10::new(size, ()))
-    }
-
-    /// Takes the next bytes.
-    ///
-    /// # Errors
-    /// [`Unsound`]: the object must not go on. Every later call gives the same answer.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Unsound> {
-        self.0.push(bytes)
-    }
-
-    /// How many of the bytes that follow are not looked at: whoever reads a file need not read them.
-    pub fn ahead(&self) -> u64 {
-        self.0.ahead()
-    }
-
-    /// Passes over so many bytes unread, at most [`Self::ahead`].
-    ///
-    /// # Errors
-    /// As [`Self::push`].
-    pub fn skip(&mut self, bytes: u64) -> Result<(), Unsound> {
-        self.0.skip(bytes)
-    }
-
-    /// Says that the object has ended.
-    ///
-    /// # Errors
-    /// [`Unsound`]: what was scanned is not a whole object.
-    pub fn finish(&mut self) -> Result<(), Unsound> {
-        self.0.finish()
-    }
-
-    /// The transfer syntax (0002,0010), once the file meta information has passed.
-    pub fn transfer_syntax(&self) -> Option<&str> {
-        self.0.syntax()
-    }
-}
-
-/// A walk over a whole Part 10 object.
-pub(super) struct Part10<V> {
-    visitor: V,
+pub struct StructureScan {
     size: Option<u64>,
     /// Bytes taken so far.
     at: u64,
@@ -85,19 +39,26 @@ enum Stage {
     Deflated(Box<Inflate>, String),
 }
 
-impl<V: Visitor> Part10<V> {
-    pub(super) fn new(size: Option<u64>, visitor: V) -> Self {
-        Self { visitor, size, at: 0, announced: None, stage: Stage::Preamble(0), failed: None }
+impl StructureScan {
+    /// Begins a scan. With the object's `size`, where it is known, a length beyond it is noticed when it is declared;
+    /// without it, when the object ends.
+    pub fn new(size: Option<u64>) -> Self {
+        Self { size, at: 0, announced: None, stage: Stage::Preamble(0), failed: None }
     }
 
-    fn syntax(&self) -> Option<&str> {
+    /// The transfer syntax (0002,0010), once the file meta information has passed.
+    pub fn transfer_syntax(&self) -> Option<&str> {
         match &self.stage {
             Stage::Plain(_, syntax) | Stage::Deflated(_, syntax) => Some(syntax),
             Stage::Preamble(_) | Stage::Meta(_) => None,
         }
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), Unsound> {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`Unsound`]: the object must not go on. Every later call gives the same answer.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), Unsound> {
         match self.failed {
             Some(failed) => Err(failed),
             None => self.take(bytes).inspect_err(|error| self.failed = Some(*error)),
@@ -145,20 +106,25 @@ impl<V: Visitor> Part10<V> {
         }
     }
 
-    fn ahead(&self) -> u64 {
+    /// How many of the bytes that follow are not looked at: whoever reads a file need not read them.
+    pub fn ahead(&self) -> u64 {
         match &self.stage {
             Stage::Plain(walk, _) => walk.ahead(),
             _ => 0,
         }
     }
 
-    fn skip(&mut self, bytes: u64) -> Result<(), Unsound> {
+    /// Passes over so many bytes unread, at most [`Self::ahead`].
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn skip(&mut self, bytes: u64) -> Result<(), Unsound> {
         match (self.failed, &mut self.stage) {
             (Some(failed), _) => Err(failed),
             (None, Stage::Plain(walk, _)) => {
                 let bytes = bytes.min(walk.ahead());
                 self.at += bytes;
-                walk.skip(bytes, &mut self.visitor).inspect_err(|error| self.failed = Some(*error))
+                walk.skip(bytes, &mut ()).inspect_err(|error| self.failed = Some(*error))
             }
             _ => Ok(()),
         }
@@ -166,13 +132,17 @@ impl<V: Visitor> Part10<V> {
 
     fn data(&mut self, bytes: &[u8]) -> Result<(), Unsound> {
         match &mut self.stage {
-            Stage::Plain(walk, _) => walk.push(bytes, &mut self.visitor),
-            Stage::Deflated(inflate, _) => inflate.push(bytes, &mut self.visitor),
+            Stage::Plain(walk, _) => walk.push(bytes, &mut ()),
+            Stage::Deflated(inflate, _) => inflate.push(bytes),
             Stage::Preamble(_) | Stage::Meta(_) => Ok(()),
         }
     }
 
-    pub(super) fn finish(&mut self) -> Result<(), Unsound> {
+    /// Says that the object has ended.
+    ///
+    /// # Errors
+    /// [`Unsound`]: what was scanned is not a whole object.
+    pub fn finish(&mut self) -> Result<(), Unsound> {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
@@ -182,8 +152,8 @@ impl<V: Visitor> Part10<V> {
         match &mut self.stage {
             Stage::Preamble(_) => Err(Unsound::Prefix),
             Stage::Meta(_) => Err(Unsound::Ends),
-            Stage::Plain(walk, _) => walk.finish(&mut self.visitor),
-            Stage::Deflated(inflate, _) => inflate.finish(&mut self.visitor),
+            Stage::Plain(walk, _) => walk.finish(&mut ()),
+            Stage::Deflated(inflate, _) => inflate.finish(),
         }
     }
 }
@@ -300,18 +270,18 @@ impl Inflate {
         Self { inflater: Inflater::new(), walk: Walk::new(Form::EXPLICIT, None) }
     }
 
-    fn push(&mut self, bytes: &[u8], visitor: &mut impl Visitor) -> Result<(), Unsound> {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Unsound> {
         self.inflater.push(bytes, |piece| {
-            self.walk.push(piece, visitor)?;
+            self.walk.push(piece, &mut ())?;
             Ok(self.walk.stopped().is_none())
         })
     }
 
-    fn finish(&mut self, visitor: &mut impl Visitor) -> Result<(), Unsound> {
+    fn finish(&mut self) -> Result<(), Unsound> {
         if !self.inflater.ended && self.walk.stopped().is_none() {
             return Err(Unsound::Ends);
         }
-        self.walk.finish(visitor)
+        self.walk.finish(&mut ())
     }
 }
 
