@@ -15,7 +15,7 @@ use std::fmt;
 pub use parser::for_parser;
 pub(crate) use parser::unit;
 pub use scan::StructureScan;
-use tree::Builder;
+use tree::{Builder, SPECIFIC_CHARACTER_SET};
 pub(crate) use tree::{Entry, Item, Value};
 use walk::{Element, Flow, UNDEFINED, Visitor, Walk};
 
@@ -158,34 +158,29 @@ fn scan(bytes: &[u8], whole: bool) -> Result<Option<DicomHeader>, Unsound> {
     let Some(begun) = Begun::read(bytes, whole, INFLATED)? else { return Ok(None) };
     let wanted = |tag| {
         let of_patient = [PATIENT_NAME, PATIENT_ID, ISSUER, ISSUER_QUALIFIERS, BIRTH_DATE, SEX, OTHER_IDS];
-        [0x0008_0005, SOP_INSTANCE, STUDY, SERIES].contains(&tag) || of_patient.contains(&tag)
+        [SPECIFIC_CHARACTER_SET, SOP_INSTANCE, STUDY, SERIES].contains(&tag) || of_patient.contains(&tag)
     };
-    match begun.tree(SERIES + 1, wanted)? {
-        Some(object) => identify(&object, &begun.syntax).map(Some),
-        None => Ok(None),
-    }
+    let object = begun.tree(SERIES + 1, wanted)?;
+    object.map(|object| identify(&object, &begun.syntax)).transpose()
 }
 
 fn identify(object: &Item<'_>, transfer_syntax: &str) -> Result<DicomHeader, Unsound> {
-    let text = |tag| {
-        let value = object.text(tag).unwrap_or_default();
-        if value.len() > VALUE { Err(Unsound::Value) } else { Ok(value) }
-    };
     Ok(DicomHeader {
         transfer_syntax: transfer_syntax.to_owned(),
-        sop_instance: text(SOP_INSTANCE)?,
-        study: text(STUDY)?,
-        series: text(SERIES)?,
+        sop_instance: text(object, SOP_INSTANCE)?,
+        study: text(object, STUDY)?,
+        series: text(object, SERIES)?,
         patient: patient(object)?,
     })
 }
 
+fn text(item: &Item<'_>, tag: u32) -> Result<String, Unsound> {
+    let value = item.text(tag).unwrap_or_default();
+    if value.len() > VALUE { Err(Unsound::Value) } else { Ok(value) }
+}
+
 /// Whose an object, given its tree, says that it is.
 pub(crate) fn patient(object: &Item<'_>) -> Result<PatientClaim, Unsound> {
-    let text = |item: &Item<'_>, tag| {
-        let value = item.text(tag).unwrap_or_default();
-        if value.len() > VALUE { Err(Unsound::Value) } else { Ok(value) }
-    };
     let id = text(object, PATIENT_ID)?;
     let (mut namespaces, mut universals) = (Vec::new(), Vec::new());
     let others = object.items(OTHER_IDS).iter();
@@ -245,22 +240,22 @@ impl<'a> Begun<'a> {
     /// Reads preamble and group 0002; none when the bytes end before. Of a deflated data set at most `inflated` bytes are
     /// there.
     pub(crate) fn read(bytes: &'a [u8], whole: bool, inflated: usize) -> Result<Option<Self>, Unsound> {
-        let ended = || if whole { Err(Unsound::Ends) } else { Ok(None) };
         match bytes.get(128..132) {
             Some(b"DICM") => {}
-            Some(_) => return Err(Unsound::Prefix),
-            None if whole => return Err(Unsound::Prefix),
-            None => return Ok(None),
+            None if !whole => return Ok(None),
+            _ => return Err(Unsound::Prefix),
         }
-        let Some((start, syntax)) = scan::meta(bytes, whole)? else { return ended() };
+        let Some((start, syntax)) = scan::meta(bytes, whole)? else {
+            return if whole { Err(Unsound::Ends) } else { Ok(None) };
+        };
         let rest = &bytes[start..];
         if is_deflated(&syntax) {
             let (data, all) = scan::inflate(rest, inflated)?;
-            return match (all, whole) {
-                // More than its beginning is not asked for, so that it may be cut.
-                (false, true) if data.is_empty() => Err(Unsound::Ends),
-                _ => Ok(Some(Self { syntax, data: Cow::Owned(data), start, whole: all, given: bytes.len() })),
-            };
+            // More than its beginning is not asked for, so that it may be cut.
+            if whole && !all && data.is_empty() {
+                return Err(Unsound::Ends);
+            }
+            return Ok(Some(Self { syntax, data: Cow::Owned(data), start, whole: all, given: bytes.len() }));
         }
         Ok(Some(Self { syntax, data: Cow::Borrowed(rest), start, whole, given: bytes.len() }))
     }
@@ -269,13 +264,12 @@ impl<'a> Begun<'a> {
         let size = self.whole.then_some(self.data.len() as u64);
         let mut walk = Walk::new(scan::form(&self.syntax), size);
         walk.push(&self.data, visitor)?;
-        if walk.stopped().is_some() {
-            return Ok(Some(walk));
+        if walk.stopped().is_none() {
+            if !self.whole {
+                return Ok(None);
+            }
+            walk.finish(visitor)?;
         }
-        if !self.whole {
-            return Ok(None);
-        }
-        walk.finish(visitor)?;
         Ok(Some(walk))
     }
 
@@ -299,9 +293,6 @@ impl<'a> Begun<'a> {
     /// The wanted elements before `until`; none when the bytes end before they do.
     pub(crate) fn tree(&self, until: u32, wanted: fn(u32) -> bool) -> Result<Option<Item<'_>>, Unsound> {
         let mut builder = Builder::new(&self.data, Some(until), wanted);
-        if self.walk(&mut builder)?.is_none() {
-            return Ok(None);
-        }
-        builder.finish().map(Some)
+        self.walk(&mut builder)?.map(|_| builder.finish()).transpose()
     }
 }

@@ -11,7 +11,7 @@ use super::walk::{Element, Flow, Form, Visitor, Walk};
 
 /// Elements and items that are kept of one object.
 const ELEMENTS: usize = 4_000_000;
-const SPECIFIC_CHARACTER_SET: u32 = 0x0008_0005;
+pub(super) const SPECIFIC_CHARACTER_SET: u32 = 0x0008_0005;
 
 /// The data set of an object, or an item of one of its sequences.
 pub(crate) struct Item<'a> {
