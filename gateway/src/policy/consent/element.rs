@@ -58,3 +58,10 @@ pub(super) fn identifier_of(identifier: &Value) -> Result<(Option<&str>, &str), 
     }
     Ok((text(identifier, "system")?, text(identifier, "value")?.ok_or("an identifier without value")?))
 }
+
+/// A Reference.
+pub(super) fn referenced(reference: &Value) -> Result<&Map<String, Value>, Unread> {
+    let reference = object(reference)?;
+    only(reference, &["id", "extension", "reference", "type", "identifier", "display"])?;
+    Ok(reference)
+}

@@ -1,6 +1,7 @@
 //! Periods of FHIR: when a rule is in force, and of which days the data are.
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use serde_json::Value;
 
 use super::element::{Unread, object, only, text};
@@ -16,8 +17,8 @@ pub(super) fn in_force(period: &Value) -> Result<Condition, Unread> {
     Ok(Condition::InForce(start, end))
 }
 
-pub(super) fn days(period: Option<&Value>) -> Result<(String, String), Unread> {
-    let (start, end) = ends(period.ok_or("period")?)?;
+pub(super) fn days(period: &Value) -> Result<(String, String), Unread> {
+    let (start, end) = ends(period)?;
     let day = |text: Option<&str>, last: bool, or: &str| match text {
         None => Ok(or.to_owned()),
         Some(text) => Moment::read(text).map(|moment| moment.day(last)),
@@ -35,8 +36,8 @@ fn ends(period: &Value) -> Result<(Option<&str>, Option<&str>), Unread> {
 
 /// A FHIR dateTime: an instant, or a year, month or day that counts whole.
 enum Moment {
-    Instant(Timestamp, jiff::civil::Date),
-    Days(jiff::civil::Date, jiff::civil::Date),
+    Instant(Timestamp, Date),
+    Days(Date, Date),
 }
 
 impl Moment {
@@ -53,7 +54,7 @@ impl Moment {
             let day = text.get(..10).and_then(|day| day.parse().ok()).ok_or(wrong)?;
             return Ok(Self::Instant(instant, day));
         }
-        let date: jiff::civil::Date = first.parse().map_err(|_| wrong)?;
+        let date: Date = first.parse().map_err(|_| wrong)?;
         let last = match text.len() {
             4 => date.last_of_year(),
             7 => date.last_of_month(),
@@ -87,6 +88,6 @@ impl Moment {
     }
 }
 
-fn midnight(date: jiff::civil::Date) -> Result<Timestamp, Unread> {
+fn midnight(date: Date) -> Result<Timestamp, Unread> {
     date.to_zoned(jiff::tz::TimeZone::UTC).map(|at| at.timestamp()).map_err(|_| "a date that is none")
 }

@@ -10,7 +10,7 @@ use ncp_ihe::PatientId;
 use serde_json::{Map, Value};
 
 use super::country::country;
-use super::element::{Unread, coding, codings, identifier_of, list, object, only, text};
+use super::element::{Unread, coding, codings, identifier_of, list, object, only, referenced, text};
 use super::file::document_id;
 use super::period::{days, in_force};
 use super::rule::{Actor, CONFIDENTIALITY, Condition, Content, Decision, Label, Purpose, Rule, is_loinc};
@@ -153,10 +153,7 @@ impl Reader {
         if consent.contains_key("grantee") {
             return Err("Consent.grantee");
         }
-        let in_force = match consent.get("period") {
-            Some(period) => Some(in_force(period)?),
-            None => None,
-        };
+        let in_force = consent.get("period").map(in_force).transpose()?;
         let provision = consent.get("provision");
         let is_r5 = consent.contains_key("decision") || provision.is_some_and(Value::is_array);
         let mut rule = if is_r5 { self.r5(consent)? } else { self.r4(consent)? };
@@ -165,9 +162,7 @@ impl Reader {
     }
 
     fn r5(&mut self, consent: &Map<String, Value>) -> Result<Rule, Unread> {
-        if ["scope", "policy", "policyRule"].iter().any(|of_r4| consent.contains_key(*of_r4))
-            && consent.contains_key("policyRule")
-        {
+        if consent.contains_key("policyRule") {
             return Err("Consent with decision and policyRule");
         }
         let base = decision(text(consent, "decision")?.ok_or("Consent.decision")?)?;
@@ -340,17 +335,13 @@ fn of_patient<'a>(
     reference: &'a Value,
     patient: &PatientId,
 ) -> Result<Option<&'a str>, Unread> {
-    let reference = object(reference)?;
-    only(reference, &["id", "extension", "reference", "type", "identifier", "display"])?;
+    let reference = referenced(reference)?;
     let is_patient = |identifier: &Value| -> Result<bool, Unread> {
         let (system, value) = identifier_of(identifier)?;
         let system = system.and_then(|system| system.strip_prefix("urn:oid:"));
         Ok(value == patient.extension && system == Some(patient.root.as_str()))
     };
-    let mut same = match reference.get("identifier") {
-        Some(identifier) => Some(is_patient(identifier)?),
-        None => None,
-    };
+    let mut same = reference.get("identifier").map(is_patient).transpose()?;
     let literal = text(reference, "reference")?;
     if let Some(id) = literal.and_then(|literal| literal.strip_prefix('#')) {
         let named = |resource: &&Value| resource.get("id").and_then(Value::as_str) == Some(id);
@@ -362,7 +353,8 @@ fn of_patient<'a>(
     match (same, literal) {
         (Some(true), _) => Ok(None),
         (Some(false), _) => Err("Consent of another patient"),
-        (None, literal) => literal.map(Some).ok_or("Consent.patient"),
+        (None, Some(literal)) => Ok(Some(literal)),
+        (None, None) => Err("Consent.patient"),
     }
 }
 
@@ -372,9 +364,7 @@ fn conditions(provision: &Map<String, Value>) -> Result<Vec<Condition>, Unread> 
         return Err("provision by content");
     }
     let mut out = Vec::new();
-    if let Some(period) = provision.get("period") {
-        out.push(in_force(period)?);
-    }
+    out.extend(provision.get("period").map(in_force).transpose()?);
     let each = |name: &str| list(provision, name);
     let actors = each("actor")?.iter().map(actor).collect::<Result<Vec<_>, _>>()?;
     let purposes = each("purpose")?.iter().map(purpose).collect::<Result<Vec<_>, _>>()?;
@@ -394,8 +384,8 @@ fn conditions(provision: &Map<String, Value>) -> Result<Vec<Condition>, Unread> 
         let kinds = each(name)?.iter().map(|kind| content(coding(kind)?)).collect::<Result<Vec<_>, _>>()?;
         out.extend((!kinds.is_empty()).then_some(Condition::Content(kinds)));
     }
-    if provision.contains_key("dataPeriod") {
-        let (from, to) = days(provision.get("dataPeriod"))?;
+    if let Some(period) = provision.get("dataPeriod") {
+        let (from, to) = days(period)?;
         out.push(Condition::DataPeriod(from, to));
     }
     let mut add = |present: bool, condition: Condition| out.extend(present.then_some(condition));
@@ -419,8 +409,7 @@ fn actor(actor: &Value) -> Result<Actor, Unread> {
             _ => return Err("actor.role"),
         });
     }
-    let reference = object(actor.get("reference").ok_or("actor without reference")?)?;
-    only(reference, &["id", "extension", "reference", "type", "identifier", "display"])?;
+    let reference = referenced(actor.get("reference").ok_or("actor without reference")?)?;
     let (system, value) = identifier_of(reference.get("identifier").ok_or("actor without identifier")?)?;
     let value = value.to_owned();
     if system == Some(COUNTRIES) {
@@ -489,8 +478,7 @@ fn unit(data: &Value) -> Result<String, Unread> {
     if text(data, "meaning")? != Some("instance") {
         return Err("data.meaning");
     }
-    let reference = object(data.get("reference").ok_or("data without reference")?)?;
-    only(reference, &["id", "extension", "reference", "type", "identifier", "display"])?;
+    let reference = referenced(data.get("reference").ok_or("data without reference")?)?;
     let (system, value) = identifier_of(reference.get("identifier").ok_or("data without identifier")?)?;
     if !matches!(system, None | Some(URI | "urn:dicom:uid")) {
         return Err("data.reference.identifier.system");
