@@ -36,6 +36,16 @@ pub enum ClientAuth {
     None,
 }
 
+impl ClientAuth {
+    fn mode(self) -> SslVerifyMode {
+        match self {
+            Self::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
+            Self::Optional => SslVerifyMode::PEER,
+            Self::None => SslVerifyMode::NONE,
+        }
+    }
+}
+
 /// Our own certificate chain and key.
 #[derive(Clone)]
 pub struct Material {
@@ -100,11 +110,7 @@ impl Material {
         staple: Option<Vec<u8>>,
     ) -> Result<SslAcceptor, TlsError> {
         let mut builder = self.server_builder(anchors, alpn)?;
-        match client {
-            ClientAuth::Required => builder.set_verify(SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT),
-            ClientAuth::Optional => builder.set_verify(SslVerifyMode::PEER),
-            ClientAuth::None => builder.set_verify(SslVerifyMode::NONE),
-        }
+        builder.set_verify(client.mode());
         if let Some(staple) = staple {
             let callback = move |ssl: &mut SslRef| ssl.set_ocsp_status(&staple).map(|()| true);
             builder.set_status_callback(callback).map_err(ssl_error("tls"))?;
@@ -133,14 +139,8 @@ impl Material {
         counterpart: Counterpart,
         alpn: &'static [u8],
     ) -> Result<SslAcceptor, TlsError> {
-        let mode = match client {
-            ClientAuth::Required => SslVerifyMode::PEER | SslVerifyMode::FAIL_IF_NO_PEER_CERT,
-            ClientAuth::Optional => SslVerifyMode::PEER,
-            ClientAuth::None => SslVerifyMode::NONE,
-        };
-        let anchors = counterpart.anchors().to_owned();
-        let mut builder = self.server_builder(&[anchors], alpn)?;
-        builder.set_verify_callback(mode, move |good, context| counterpart.in_handshake(good, context));
+        let mut builder = self.server_builder(&[counterpart.anchors().to_owned()], alpn)?;
+        builder.set_verify_callback(client.mode(), move |good, context| counterpart.in_handshake(good, context));
         builder.set_options(SslOptions::NO_TICKET);
         builder.set_session_cache_mode(SslSessionCacheMode::OFF);
         Ok(builder.build())
