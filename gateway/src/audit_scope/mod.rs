@@ -274,14 +274,12 @@ impl Trail {
     /// The studies that another country is asked for, or that a national consumer asks for; counting starts at nothing.
     pub fn imaging_wanted(&mut self, request: &ImagingRequest) {
         self.imaging_request(request);
-        for study in self.decision.studies.clone() {
-            self.progress.begin_study(StudyObject { instances: 0, ..study });
-        }
+        self.decision.studies.iter().for_each(|study| self.progress.begin_study(study));
     }
 
     /// The study that another country is asked for; counting starts at nothing.
     pub fn study_wanted(&mut self, study: StudyObject) {
-        self.progress.begin_study(StudyObject { instances: 0, ..study.clone() });
+        self.progress.begin_study(&study);
         self.decision.studies = vec![study];
     }
 
@@ -297,15 +295,9 @@ impl Trail {
     /// The studies that will leave; counting starts at nothing.
     pub fn studies_decided<'a>(&mut self, studies: impl Iterator<Item = &'a LocatedStudy>) {
         self.decision.studies = studies
-            .map(|study| {
-                let mut object = study_object(study);
-                object.instances = study.instances.len() as u64;
-                object
-            })
+            .map(|study| StudyObject { instances: study.instances.len() as u64, ..study_object(study) })
             .collect();
-        for study in self.decision.studies.clone() {
-            self.progress.begin_study(StudyObject { instances: 0, ..study });
-        }
+        self.decision.studies.iter().for_each(|study| self.progress.begin_study(study));
     }
 
     /// Instances of a study that will not come.

@@ -1,21 +1,20 @@
 //! Counts and digests what really goes out or comes in, while it does.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use ncp_audit::bounds::{EVIDENCE, LOST, TEXT, told_bytes, told_more};
 use ncp_audit::{DocumentObject, Evidence, Outcome, OutcomeIndicator, StudyObject};
 use ncp_ihe::DocumentRequest;
-use ncp_soap::BoxError;
 use ncp_xml::Element;
 use openssl::sha::Sha256;
 
 use super::objects::{document_object, evidence};
 use super::sop_class;
 use crate::outcome::Indicator;
+use crate::passing::Data;
 
 /// Messages of one exchange that are kept as evidence.
 const MESSAGES: usize = 64;
@@ -72,8 +71,6 @@ impl Default for Sha256Of {
     }
 }
 
-type Data = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
-
 impl Recorder {
     /// Counts for both trails at once, with one digest.
     pub fn and(&self, other: &Self) -> Self {
@@ -87,7 +84,7 @@ impl Recorder {
     }
 
     /// Begins to count a study.
-    pub fn begin_study(&self, study: StudyObject) {
+    pub fn begin_study(&self, study: &StudyObject) {
         self.each(|progress| {
             // What was promised is the decision's; what passes is counted from nothing, by class too.
             let study = StudyObject { instances: 0, sop_classes: Vec::new(), ..study.clone() };
