@@ -28,6 +28,7 @@ use crate::initiating::images::{self, Images, Losses, Part};
 use crate::instance;
 use crate::listener::OutParts;
 use crate::outcome::{GatewayError, NEWER};
+use crate::passing::Data;
 use crate::patient_key::{PatientKey, Person};
 
 /// Bytes of one instance before its pixel data, tried first and at most.
@@ -213,19 +214,15 @@ pub async fn metadata(
         let why = losses.error().unwrap_or(PeerError::BrokeOff);
         return Err(Problem::Country(name, why.into()));
     }
-    let body = async_stream::stream! {
+    let mut elements = futures_util::stream::iter(ready).chain(elements);
+    let body: Data = Box::pin(async_stream::stream! {
         let mut before = "[";
-        for element in ready {
+        while let Some(element) = elements.next().await {
             yield Ok::<_, BoxError>(Bytes::from_static(std::mem::replace(&mut before, ",").as_bytes()));
             yield Ok(element);
         }
-        while let Some(element) = elements.next().await {
-            yield Ok(Bytes::from_static(std::mem::replace(&mut before, ",").as_bytes()));
-            yield Ok(element);
-        }
         yield Ok(Bytes::from_static(if before == "[" { b"[]" } else { b"]" }));
-    };
-    let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
+    });
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(DICOM_JSON));
     let lost = (lost + unlisted, losses.retry_after());
@@ -346,15 +343,14 @@ fn multipart(images: Images, root: &str) -> Response {
 /// One instance as it is.
 fn single(Images { total, losses, reported, mut parts, .. }: Images, root: &str) -> Response {
     let lost = (losses.count(), losses.retry_after());
-    let body = async_stream::try_stream! {
+    let body: Data = Box::pin(async_stream::try_stream! {
         while let Some(part) = parts.next().await {
             let mut part: OutPart = part?;
             while let Some(chunk) = part.data.next().await {
                 yield chunk?;
             }
         }
-    };
-    let body: std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>> = Box::pin(body);
+    });
     let mut response = Body::from_stream(body).into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/dicom"));
     counted(&mut response, total, lost, root);
