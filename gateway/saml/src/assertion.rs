@@ -20,7 +20,7 @@ const TRC_LIFE_S: i64 = 2 * 3600;
 const LONGEST_NAME: usize = 1024;
 /// Methods by which who asks may be confirmed. The holder of a key is not asked to prove that she has it, so that nothing
 /// is confirmed by it (SAML profiles 3.1).
-const OF_USERS: &[&str] = &[SENDER_VOUCHES, BEARER];
+pub(crate) const OF_USERS: &[&str] = &[SENDER_VOUCHES, BEARER];
 const OF_RELATIONS: &[&str] = &[SENDER_VOUCHES];
 
 /// A value of a verified assertion: only the verifier makes one.

@@ -30,7 +30,8 @@ const BUILT: Kinds = Kinds(2 | 4);
 const IDENTITY: Kinds = Kinds(1 | 8);
 /// What crosses a border.
 const CROSSING: Kinds = Kinds(1 | 2 | 4);
-const ONCE: Kinds = Kinds(1 | 2 | 8);
+/// Who asks, and whom she treats.
+const ASKING: Kinds = Kinds(1 | 2 | 8);
 
 impl Kinds {
     fn has(self, kind: Self) -> bool {
@@ -44,9 +45,9 @@ enum Times {
     One,
     Optional,
     Many,
-    Some,
+    AtLeastOne,
 }
-use Times::{Many, One, Optional, Some as AtLeastOne};
+use Times::{AtLeastOne, Many, One, Optional};
 
 impl Times {
     fn holds(self, count: usize) -> bool {
@@ -78,7 +79,7 @@ enum Holds {
     Text,
     /// Judged where it is read: what the method of confirmation does not allow satisfies nothing.
     Anything,
-    /// AttributeValue: by the name of its Attribute ([`NAMES`]).
+    /// AttributeValue: judged by the name of its Attribute ([`NAMES`]).
     ByName,
 }
 use Holds::{Anything, ByName, Children, Text};
@@ -173,7 +174,7 @@ const TABLE: &[Row] = &[
             Child(SAML, "AudienceRestriction", Many, 0, CROSSING),
             Child(SAML, "AudienceRestriction", AtLeastOne, 0, OF_XUA),
             // 2.5.1.5: kept by the replay set.
-            Child(SAML, "OneTimeUse", Optional, 0, ONCE),
+            Child(SAML, "OneTimeUse", Optional, 0, ASKING),
         ]),
     },
     Row {
@@ -354,7 +355,7 @@ struct Named(&'static str, Value, Times, Kinds);
 /// What the profile knows by name. Other names are statements about the subject that are not used (2.7.3); an identity
 /// assertion may have them (Authz-Consent of ITI TF-2: 3.40.4.1.2.2 among them), TRC and next of kin may not.
 const NAMES: &[Named] = &[
-    Named(SUBJECT_ID, Value::Plain, One, Kinds(1 | 2 | 8)),
+    Named(SUBJECT_ID, Value::Plain, One, ASKING),
     Named(ROLE, Value::Coded("Role"), One, IDENTITY),
     Named(PURPOSE, Value::Coded("PurposeOfUse"), One, IDENTITY),
     Named(PURPOSE, Value::Coded("PurposeOfUse"), Optional, OF_TRC),
@@ -362,9 +363,9 @@ const NAMES: &[Named] = &[
     Named(FACILITY_TYPE, Value::Plain, Optional, OF_XUA),
     Named(LOCALITY, Value::Plain, One, OF_HCP),
     Named(LOCALITY, Value::Plain, Optional, OF_XUA),
-    Named(HOME, Value::Plain, Optional, Kinds(1 | 2 | 8)),
-    Named(ORGANIZATION, Value::Plain, Optional, Kinds(1 | 2 | 8)),
-    Named(ORGANIZATION_ID, Value::Plain, Optional, Kinds(1 | 2 | 8)),
+    Named(HOME, Value::Plain, Optional, ASKING),
+    Named(ORGANIZATION, Value::Plain, Optional, ASKING),
+    Named(ORGANIZATION_ID, Value::Plain, Optional, ASKING),
     Named(NPI, Value::Plain, Optional, IDENTITY),
     Named(RESOURCE_ID, Value::Plain, Optional, IDENTITY),
     // Each value is a permission more.
@@ -414,9 +415,7 @@ fn walk(element: &Element, kind: Kinds) -> Result<(), E> {
         }
     }
     match row.holds {
-        Anything => Ok(()),
-        // The values are judged with the name of their attribute.
-        ByName => Ok(()),
+        Anything | ByName => Ok(()),
         Text if element.elements().next().is_some() => wrong(FormFault::Child),
         Text => Ok(()),
         Children(allowed) => {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::AssertionError as E;
-use crate::assertion::{Attributes, HCP_LIFE_S, Subject, common, ours, root};
+use crate::assertion::{Attributes, HCP_LIFE_S, OF_USERS, Subject, common, ours, root};
 use crate::content::OF_XUA;
 use crate::issue::{Code, Purpose};
 use crate::names::*;
@@ -48,8 +48,6 @@ pub struct XuaAssertion {
     pub patient: Option<String>,
 }
 
-/// Methods by which a user may be confirmed.
-const METHODS: &[&str] = &[BEARER, SENDER_VOUCHES];
 /// Longest text of an attribute, bytes.
 const LONGEST: usize = 512;
 
@@ -58,7 +56,7 @@ impl XuaAssertion {
     /// identity assertions from which treatments are confirmed.
     pub(crate) fn read(bytes: &[u8], now: Timestamp, audiences: &[String]) -> Result<Self, E> {
         let root = root(bytes)?;
-        let common = common(&root, OF_XUA, now, HCP_LIFE_S, METHODS, &ours(audiences))?;
+        let common = common(&root, OF_XUA, now, HCP_LIFE_S, OF_USERS, &ours(audiences))?;
         let attributes = Attributes::of(&root);
         let text = |name| match attributes.text(name) {
             Some(text) if text.len() > LONGEST => Err(E::Content("attribute too long")),
