@@ -174,21 +174,15 @@ fn drawn(object: &DefaultDicomObject) -> Result<Frame, NotDrawn> {
     let bits = size::Bits::of(object)?;
     let text = object.element(tags::PHOTOMETRIC_INTERPRETATION).ok().and_then(|e| e.to_str().ok());
     let photometric = text.as_deref().map(|t| t.trim_end_matches(['\0', ' '])).unwrap_or_default();
-    match (channels, photometric) {
+    let (samples, channels) = match (channels, photometric) {
         (1, "MONOCHROME1" | "MONOCHROME2") => {
-            let samples = grey::samples(object, at, &stored, bits, photometric == "MONOCHROME1")?;
-            Ok(Frame { samples, width, height, channels: 1 })
+            (grey::samples(object, at, &stored, bits, photometric == "MONOCHROME1")?, 1)
         }
-        (1, "PALETTE COLOR") => {
-            let samples = colour::palette(object, &stored, bits)?;
-            Ok(Frame { samples, width, height, channels: 3 })
-        }
-        (3, _) => {
-            let samples = colour::samples(object, photometric, &stored, bits)?;
-            Ok(Frame { samples, width, height, channels: 3 })
-        }
-        _ => Err(NotDrawn::Colours),
-    }
+        (1, "PALETTE COLOR") => (colour::palette(object, &stored, bits)?, 3),
+        (3, _) => (colour::samples(object, photometric, &stored, bits)?, 3),
+        _ => return Err(NotDrawn::Colours),
+    };
+    Ok(Frame { samples, width, height, channels })
 }
 
 fn number(object: &InMemDicomObject, tag: Tag) -> Option<u64> {
