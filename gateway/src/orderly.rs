@@ -54,30 +54,24 @@ where
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        if self.failed.is_none() {
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Err(error)) => match self.way.flushes() {
-                    Some(flushes) => {
-                        let count = flushes.count();
-                        self.failed = Some((error, flushes, count));
-                    }
-                    // Nothing was sent that it could overtake.
-                    None => return Poll::Ready(Some(Err(error))),
-                },
-                frame => return Poll::Ready(frame),
-            }
-        }
-        match self.failed.take() {
-            Some((error, flushes, before)) => {
-                flushes.wait(cx);
-                if flushes.count() > before {
-                    return Poll::Ready(Some(Err(error)));
+        let (error, flushes, before) = match self.failed.take() {
+            Some(failed) => failed,
+            None => match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Err(error)) => {
+                    // Without a connection nothing was sent that it could overtake.
+                    let Some(flushes) = self.way.flushes() else { return Poll::Ready(Some(Err(error))) };
+                    let count = flushes.count();
+                    (error, flushes, count)
                 }
-                self.failed = Some((error, flushes, before));
-                Poll::Pending
-            }
-            None => Poll::Pending,
+                frame => return Poll::Ready(frame),
+            },
+        };
+        flushes.wait(cx);
+        if flushes.count() > before {
+            return Poll::Ready(Some(Err(error)));
         }
+        self.failed = Some((error, flushes, before));
+        Poll::Pending
     }
 
     fn is_end_stream(&self) -> bool {
