@@ -264,10 +264,8 @@ impl Describing {
     pub(crate) fn of_study(&self, study: &Uid, known: &[DocumentEntry]) -> StudyFacts {
         let known: Vec<Document> = known.iter().map(Document::of).collect();
         let mut found = self.by_study.get(study.as_str()).cloned().unwrap_or_default();
-        found.extend(
-            (0..self.documents.len())
-                .filter(|at| known.iter().any(|entry| self.documents.get(*at).is_some_and(|d| d.is(entry)))),
-        );
+        let is_known = |document: &Document| known.iter().any(|entry| document.is(entry));
+        found.extend(self.documents.iter().enumerate().filter(|(_, d)| is_known(d)).map(|(at, _)| at));
         // A source that read its manifests knows which of those without a study are of this one.
         if known.is_empty() {
             found.extend(&self.unplaced);
@@ -279,11 +277,10 @@ impl Describing {
         found.extend(others);
         found.sort_unstable();
         found.dedup();
-        let listed: Vec<&Document> = found.iter().filter_map(|at| self.documents.get(*at)).collect();
+        let listed = found.iter().filter_map(|at| self.documents.get(*at));
         // A report without a study number may have the accession number; a manifest of another study has its own.
-        let listed = listed
-            .into_iter()
-            .filter(|d| !d.manifest || d.studies.is_empty() || d.studies.iter().any(|s| s == study.as_str()));
+        let listed =
+            listed.filter(|d| !d.manifest || d.studies.is_empty() || d.studies.iter().any(|s| s == study.as_str()));
         let unlisted = known.iter().filter(|k| !self.documents.iter().any(|d| d.is(k)));
         StudyFacts::of(listed.chain(unlisted), self.silent || self.unread)
     }
@@ -293,9 +290,8 @@ impl Describing {
         let own = Document::of(entry);
         let mut keys = vec![own.unique_id.clone()];
         keys.extend(own.studies.iter().cloned());
-        let studies = if own.manifest { studies(entry) } else { Vec::new() };
         let mut facts = own.facts;
-        for study in studies {
+        for study in own.studies.iter().filter(|_| own.manifest).filter_map(|study| Uid::parse(study).ok()) {
             let of_study = self.of_study(&study, std::slice::from_ref(entry));
             facts.add(&of_study.facts);
             keys.extend(of_study.manifests);
@@ -323,11 +319,6 @@ impl Document {
     fn is(&self, other: &Self) -> bool {
         self.unique_id == other.unique_id
     }
-}
-
-fn studies(entry: &DocumentEntry) -> Vec<Uid> {
-    let named = entry.reference_ids.iter().filter(|r| r.kind == ReferenceId::STUDY);
-    named.filter_map(|r| Uid::parse(&r.id).ok()).collect()
 }
 
 impl StudyFacts {
