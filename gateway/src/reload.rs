@@ -8,10 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use ncp_audit::{Event, PeerFacts};
-use ncp_tls::{Country, Material};
+use ncp_tls::{Country, FileStamp, Material, file_stamp};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
@@ -99,8 +99,6 @@ struct Watched {
     old: BTreeSet<(Country, Service)>,
 }
 
-type Stamp = Option<(SystemTime, u64, u64)>;
-
 impl Watched {
     fn reload(&mut self, app: &App, why: &str) {
         self.learned.before = Some(app.snapshot.load_full());
@@ -131,12 +129,12 @@ impl Watched {
     }
 
     /// Every file that a snapshot is made of, with its stamp.
-    fn files(&self) -> BTreeMap<PathBuf, Stamp> {
+    fn files(&self) -> BTreeMap<PathBuf, FileStamp> {
         let mut files = self.config.trust_files();
         if let Ok(entries) = std::fs::read_dir(&self.config.policy.folder) {
             files.extend(entries.filter_map(|e| e.ok().map(|e| e.path())));
         }
-        files.into_iter().map(|file| (file.clone(), stamp(&file))).collect()
+        files.into_iter().map(|file| (file.clone(), file_stamp(&file))).collect()
     }
 
     /// Fetches what is due; true when something new came.
@@ -257,10 +255,4 @@ fn authorities(peer: &Peer) -> Result<Vec<openssl::x509::X509>, ncp_tls::TlsErro
     let mut all = ncp_tls::certificates(&peer.tls_anchors)?;
     all.extend(ncp_tls::certificates(&peer.seal_anchors)?);
     Ok(all)
-}
-
-fn stamp(file: &Path) -> Stamp {
-    use std::os::unix::fs::MetadataExt;
-    let facts = std::fs::metadata(file).ok()?;
-    Some((facts.modified().ok()?, facts.len(), facts.ino()))
 }

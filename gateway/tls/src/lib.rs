@@ -14,6 +14,7 @@ mod names;
 mod ocsp;
 mod revocation;
 mod roots;
+mod stamp;
 mod stream;
 mod token;
 
@@ -30,6 +31,7 @@ pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::{SslAcceptor, SslConnector};
 pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
 pub use roots::shared_roots;
+pub use stamp::{FileStamp, file_stamp};
 pub use stream::{TlsStream, accept, connect, peer_certificate};
 pub use token::{Claims, IssuerKeys, Taken, TokenError, TokenIssuer, scope_covers};
 

@@ -1,7 +1,6 @@
 //! Bearer tokens (IUA ITI-72, RFC 7519) against the public keys of their issuer: what is the same wherever one is shown.
 //! What a token's claims allow is for each server to say.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -15,6 +14,8 @@ use josekit::jws::{
 };
 use josekit::jwt;
 use serde_json::{Map, Value};
+
+use crate::{FileStamp, file_stamp};
 
 /// Longest token, bytes.
 const LONGEST: usize = 16 << 10;
@@ -182,14 +183,7 @@ pub struct TokenIssuer {
     audience: String,
     file: PathBuf,
     taken: Taken,
-    keys: RwLock<(Stamp, Arc<IssuerKeys>)>,
-}
-
-/// What a file is known by: inode, length, time of its last change.
-type Stamp = Option<(u64, u64, i64, i64)>;
-
-fn stamp(file: &Path) -> Stamp {
-    file.metadata().ok().map(|m| (m.ino(), m.len(), m.mtime(), m.mtime_nsec()))
+    keys: RwLock<(FileStamp, Arc<IssuerKeys>)>,
 }
 
 impl TokenIssuer {
@@ -198,7 +192,7 @@ impl TokenIssuer {
     /// # Errors
     /// As [`IssuerKeys::load`].
     pub fn load(name: &str, audience: &str, file: &Path, taken: Taken) -> Result<Self, String> {
-        let keys = RwLock::new((stamp(file), Arc::new(IssuerKeys::load(file, taken)?)));
+        let keys = RwLock::new((file_stamp(file), Arc::new(IssuerKeys::load(file, taken)?)));
         Ok(Self { name: name.to_owned(), audience: audience.to_owned(), file: file.to_owned(), taken, keys })
     }
 
@@ -211,7 +205,7 @@ impl TokenIssuer {
     }
 
     fn keys(&self) -> Arc<IssuerKeys> {
-        let seen = stamp(&self.file);
+        let seen = file_stamp(&self.file);
         let (held, keys) = self.keys.read().unwrap_or_else(|p| p.into_inner()).clone();
         if held == seen {
             return keys;

@@ -1,22 +1,19 @@
 //! The consent file of a running gateway: read again by itself when it changes, apart from peers, policies and keys.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use ncp_ihe::PatientId;
-use ncp_tls::Country;
+use ncp_tls::{Country, FileStamp, file_stamp};
 
 use super::file::{ConsentFile, WrongRow};
 use super::{ConsentError, Directives};
 
 /// How often the file is looked at. A file that still changes is read one look later.
 pub const LOOK: Duration = Duration::from_secs(1);
-
-type Stamp = (SystemTime, u64, u64);
 
 /// The file and what it said when it could last be read.
 pub struct KeptFile {
@@ -37,8 +34,8 @@ struct Kept {
 
 #[derive(Default)]
 struct Looks {
-    read: Option<Stamp>,
-    last: Option<Stamp>,
+    read: FileStamp,
+    last: FileStamp,
 }
 
 /// What a look found.
@@ -58,7 +55,7 @@ impl KeptFile {
     /// # Errors
     /// What is wrong with it.
     pub fn open(path: &Path, max_age: Duration) -> Result<Self, ConsentError> {
-        let stamp = stamp(path);
+        let stamp = file_stamp(path);
         let file = ConsentFile::load(path)?;
         Ok(Self {
             path: path.to_owned(),
@@ -73,7 +70,7 @@ impl KeptFile {
     /// Looks whether it changed, and reads it when it is quiet.
     pub fn look(&self) -> Look {
         let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = stamp(&self.path);
+        let now = file_stamp(&self.path);
         let quiet = now == looks.last;
         looks.last = now;
         if now.is_some() && now == looks.read {
@@ -119,11 +116,6 @@ impl KeptFile {
         }
         Ok(self.kept.load().file.directives(patient, to))
     }
-}
-
-fn stamp(file: &Path) -> Option<Stamp> {
-    let facts = std::fs::metadata(file).ok()?;
-    Some((facts.modified().ok()?, facts.len(), facts.ino()))
 }
 
 #[cfg(test)]
