@@ -184,32 +184,25 @@ pub fn load(path: &Path) -> Result<Config, Vec<String>> {
 /// The lists of names that a port needs, each with the line that is missing: a configuration of before certificates were
 /// named says by this what to add.
 fn unnamed(table: &toml::Table) -> Vec<String> {
-    let needs = |port: &str, list: &str, who: &str, line: &str| {
-        let served = port.is_empty() || table.contains_key(port);
+    let needs = |ports: &[&str], list: &str, who: &str, line: &str| {
+        let served = ports.is_empty() || ports.iter().any(|port| table.contains_key(*port));
         (served && !table.contains_key(list)).then(|| format!("{list}: is missing: {who}, as {line}"))
     };
     [
         needs(
-            "",
+            &[],
             "writers",
             "common names of the certificates of the gateways that use the feed, and their audit.source",
             "writers = { \"ncp-gateway.example\" = \"ncp-gateway-no\" }",
         ),
         needs(
-            "syslog",
+            &["syslog", "fhir"],
             "senders",
             "names of the certificates that send by syslog and fhir, [] for none",
             "senders = [\"hospital.example\"]",
         ),
         needs(
-            "fhir",
-            "senders",
-            "names of the certificates that send by syslog and fhir, [] for none",
-            "senders = [\"hospital.example\"]",
-        )
-        .filter(|_| !table.contains_key("syslog")),
-        needs(
-            "token_issuer",
+            &["token_issuer"],
             "portals",
             "names of the certificates that bring the tokens of patients",
             "portals = [\"portal.example\"]",
