@@ -81,7 +81,7 @@ pub fn text(what: &'static str, text: &str) -> Result<(), TooLong> {
     if text.len() > TEXT { Err(TooLong::of(what, text.as_bytes())) } else { Ok(()) }
 }
 
-/// A text that is too long as its length and digest; any other as it is.
+/// Length and digest of a text that is too long; none of any other.
 pub(crate) fn told(text: &str) -> Option<String> {
     (text.len() > TEXT).then(|| told_bytes(text.as_bytes()))
 }

@@ -30,8 +30,8 @@ fn indexed(text: &str) -> Cow<'_, str> {
     if text.len() <= INDEXED {
         return Cow::Borrowed(text);
     }
-    let end = (0..=INDEXED - 65).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    Cow::Owned(format!("{}#{}", &text[..end], hex::encode(openssl::sha::sha256(text.as_bytes()))))
+    let begin = &text[..text.floor_char_boundary(INDEXED - 65)];
+    Cow::Owned(format!("{begin}#{}", hex::encode(openssl::sha::sha256(text.as_bytes()))))
 }
 
 /// One row to be, with its tokens.

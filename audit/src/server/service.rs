@@ -289,12 +289,11 @@ impl AuditFeed for Service {
                         }
                     }
                 }
-                let group = taken;
-                let last = group.iter().map(|r| (r.epoch, r.seq)).max();
+                let last = taken.iter().map(|r| (r.epoch, r.seq)).max();
                 read = last.map_or(read, |last| last.max(read));
                 if let Some(last) = last {
                     let source = source.clone();
-                    let answer = match shared.storing(move |repository| repository.keep(&source, group)).await {
+                    let answer = match shared.storing(move |repository| repository.keep(&source, taken)).await {
                         Ok(()) => Ok(Ack { epoch: last.0, durable_seq: last.1, ..Ack::default() }),
                         Err(error) => Err(internal(&error)),
                     };

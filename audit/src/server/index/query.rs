@@ -89,8 +89,7 @@ pub(super) fn fitting(what: &str, search: &Search, collation: &str) -> (String, 
         let name = bind((*name).into());
         let begins = |text: &String| {
             // What is longer than the index has is compared as far as it has it.
-            let end = (0..=text.len().min(INDEXED - 65)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-            let text = &text[..end];
+            let text = &text[..text.floor_char_boundary(INDEXED - 65)];
             let (first, after) = (bind(text.into()), bind(format!("{text}{}", char::MAX).as_str().into()));
             // Said again, for a table that was made before its column had it.
             format!("(value COLLATE {collation} >= {first} AND value COLLATE {collation} < {after})")
