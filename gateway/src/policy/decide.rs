@@ -52,11 +52,6 @@ impl<T> Authenticated<T> {
     pub fn body(&self) -> &T {
         &self.body
     }
-
-    /// Replaces the body by what was decoded from it.
-    pub fn try_map<U, E>(self, decode: impl FnOnce(T) -> Result<U, E>) -> Result<Authenticated<U>, E> {
-        Ok(Authenticated { body: decode(self.body)?, identity: self.identity })
-    }
 }
 
 /// May be looked up: role, purpose, country and service consent hold; no document fact was used.
