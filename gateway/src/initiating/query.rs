@@ -59,16 +59,12 @@ pub async fn forward(call: &Call, request: &CrossGatewayQueryRequest, asked: &El
 }
 
 async fn carry(call: &Call, request: &CrossGatewayQueryRequest, body: Element) -> Result<Found, GatewayError> {
-    let codes = call.peer.class_codes();
-    let codes: Vec<Coded> = codes.iter().filter_map(|code| code.split_once("^^")).map(of_class).collect();
+    let codes = call.peer.class_codes().into_iter().filter_map(|code| code.split_once("^^"));
+    let codes: Vec<Coded> = codes.map(|(code, scheme)| Coded::new(code, scheme, None)).collect();
     let body = if codes.is_empty() { body } else { request.with_class_codes(body, &codes) };
     let trail = call.begin(TransactionName::Iti38, |trail| trail.stored_query(request, &body)).await?;
     let result = ask(call, body, &trail.recorder()).await;
     close(trail, result).await
-}
-
-fn of_class((code, scheme): (&str, &str)) -> Coded {
-    Coded::new(code, scheme, None)
 }
 
 async fn ask(call: &Call, body: Element, recorder: &Recorder) -> Result<Found, GatewayError> {
@@ -137,11 +133,10 @@ impl Found {
 
     /// A date that is no DTM is not passed on; the entry is shown without it, and that is said.
     fn drop_unread_dates(&mut self) {
-        let dates = ["creationTime", "serviceStartTime", "serviceStopTime"];
         let mut dropped = false;
         for entry in &mut self.objects.entries {
             let slots = entry.extra_slots.len();
-            entry.extra_slots.retain(|(name, _)| !dates.contains(&name.as_str()));
+            entry.extra_slots.retain(|(name, _)| !DocumentEntry::DATES.contains(&name.as_str()));
             dropped |= entry.extra_slots.len() < slots;
         }
         if dropped {

@@ -8,9 +8,6 @@ use ncp_ihe::{DocumentEntry, Oid};
 use super::Registered;
 use super::omitted::{Omission, Omitted, Unit};
 
-/// Slots of a DocumentEntry that hold a DTM. One that cannot be read stays among the slots that the profile does not know.
-const DATES: [&str; 3] = ["creationTime", "serviceStartTime", "serviceStopTime"];
-
 impl Registered {
     /// Leaves the objects that can be answered; `repositories` are those of the connector.
     pub(super) fn usable(mut self, connector: &str, repositories: &[Oid]) -> Self {
@@ -41,7 +38,9 @@ pub(super) fn usable(entries: Vec<DocumentEntry>, repositories: &[Oid]) -> (Vec<
         let reason = match () {
             () if !is_urn(&entry.entry_uuid) => Some(Omission::Name),
             () if !repositories.contains(&entry.repository_unique_id) => Some(Omission::UnknownRepository),
-            () if entry.extra_slots.iter().any(|(name, _)| DATES.contains(&name.as_str())) => Some(Omission::Date),
+            () if entry.extra_slots.iter().any(|(name, _)| DocumentEntry::DATES.contains(&name.as_str())) => {
+                Some(Omission::Date)
+            }
             () => None,
         };
         if let Some(reason) = reason {

@@ -243,8 +243,7 @@ fn unread_dates(object: &Element) -> Vec<(String, Vec<String>)> {
         let values = slot_values(object, name);
         values.iter().find(|v| !v.is_empty()).filter(|v| Dtm::parse(v).is_err()).cloned()
     };
-    let dates = ["creationTime", "serviceStartTime", "serviceStopTime"];
-    kept(dates.iter().filter_map(|name| Some(((*name).to_owned(), vec![unread(name)?]))))
+    kept(DocumentEntry::DATES.iter().filter_map(|name| Some(((*name).to_owned(), vec![unread(name)?]))))
 }
 
 pub(super) fn read_extra_slots(object: &Element, known: &[&str]) -> Vec<(String, Vec<String>)> {

@@ -162,6 +162,9 @@ pub struct DocumentEntry {
 }
 
 impl DocumentEntry {
+    /// Slots that hold a DTM. One that cannot be read stays among the slots that the profile does not know.
+    pub const DATES: [&str; 3] = ["creationTime", "serviceStartTime", "serviceStopTime"];
+
     /// Whether it is an imaging manifest in DICOM form.
     pub fn is_manifest(&self) -> bool {
         self.format_code.code == KOS_FORMAT || self.mime_type == "application/dicom"
