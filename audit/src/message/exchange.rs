@@ -99,17 +99,15 @@ impl Scene<'_> {
             .into_iter()
             .map(|d| (d, Default::default()))
             .chain(studies.into_iter().map(|s| (<&[_]>::default(), s)));
-        let both: Vec<(&[DocumentObject], &[StudyObject])> = match both.collect::<Vec<_>>() {
-            parts if parts.len() <= 1 || (self.documents.is_empty() && self.studies.is_empty()) => {
-                vec![(self.documents, pieces.as_slice())]
-            }
-            parts => parts,
-        };
+        let mut both: Vec<(&[DocumentObject], &[StudyObject])> = both.collect();
+        if both.len() <= 1 {
+            both = vec![(self.documents, pieces.as_slice())];
+        }
         // A long query beside a list has a message of its own, the first.
-        let long = self.decision.query.as_ref().is_some_and(|query| query.bytes.len() > QUERY_BESIDE);
-        let beside = long && !(self.documents.is_empty() && self.studies.is_empty());
-        let apart = beside.then(Default::default);
-        let both: Vec<_> = apart.into_iter().chain(both).collect();
+        let listed = !(self.documents.is_empty() && self.studies.is_empty());
+        if listed && self.decision.query.as_ref().is_some_and(|query| query.bytes.len() > QUERY_BESIDE) {
+            both.insert(0, Default::default());
+        }
         let all = both.len();
         let scene = |(index, (documents, studies))| Scene { documents, studies, part: (index + 1, all), ..*self };
         both.into_iter().enumerate().map(scene).map(|scene| scene.record()).collect()
