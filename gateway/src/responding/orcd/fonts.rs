@@ -33,6 +33,14 @@ impl Type {
     fn has(&self, c: char) -> bool {
         self.face.glyph_index(c).is_some_and(|glyph| glyph.0 != 0)
     }
+
+    fn shown(&self, c: char) -> char {
+        match c {
+            c if c.is_whitespace() || c.is_control() => ' ',
+            c if self.has(c) => c,
+            _ => '?',
+        }
+    }
 }
 
 /// One row of a page.
@@ -82,15 +90,7 @@ impl Fonts {
 
     /// A text in the characters that the fonts have: PDF/A allows no missing glyph.
     pub(super) fn known(&self, text: &str) -> String {
-        text.chars().map(|c| self.shown(&self.0[0], c)).collect()
-    }
-
-    fn shown(&self, font: &Type, c: char) -> char {
-        match c {
-            c if c.is_whitespace() || c.is_control() => ' ',
-            c if font.has(c) => c,
-            _ => '?',
-        }
+        text.chars().map(|c| self.0[0].shown(c)).collect()
     }
 
     /// Breaks a line into rows, between words and inside a word that is longer than a row.
@@ -100,7 +100,7 @@ impl Fonts {
         let (mut word, mut word_width, mut width) = (Vec::<(char, &Run)>::new(), 0.0f32, 0.0f32);
         for run in runs {
             let font = self.of(run);
-            for c in run.text.chars().map(|c| self.shown(font, c)) {
+            for c in run.text.chars().map(|c| font.shown(c)) {
                 let advance = font.width(c.encode_utf8(&mut [0; 4]));
                 if c == ' ' {
                     place(&mut rows, &mut word);
