@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -78,7 +78,7 @@ struct Inner {
 }
 
 /// What a receiver does not take: numbers that wait no longer, and how many there are in all.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 struct Apart {
     numbers: BTreeMap<(u64, u64), String>,
     /// Not even what stands for them is taken.
@@ -165,7 +165,8 @@ impl AuditSink {
         let delivery = |(receiver, cursor): (&String, &Cursor)| {
             let (waiting, oldest) = ledger.after(*cursor);
             let oldest = oldest.and_then(|us| Timestamp::from_microsecond(us).ok());
-            Delivery { receiver: receiver.clone(), waiting, oldest, apart: self.apart(receiver).all }
+            let apart = self.apart().get(receiver).map_or(0, |apart| apart.all);
+            Delivery { receiver: receiver.clone(), waiting, oldest, apart }
         };
         receivers.iter().map(delivery).collect()
     }
@@ -243,12 +244,12 @@ impl AuditSink {
         self.inner.folder.prune(least.min(first_open))
     }
 
-    fn apart(&self, receiver: &str) -> Apart {
-        self.inner.apart.lock().unwrap_or_else(|p| p.into_inner()).get(receiver).cloned().unwrap_or_default()
+    fn apart(&self) -> MutexGuard<'_, BTreeMap<String, Apart>> {
+        self.inner.apart.lock().unwrap_or_else(|p| p.into_inner())
     }
 
     fn load_apart(&self, receiver: &str) {
-        let mut apart = self.inner.apart.lock().unwrap_or_else(|p| p.into_inner());
+        let mut apart = self.apart();
         if apart.contains_key(receiver) {
             return;
         }
@@ -271,7 +272,7 @@ impl AuditSink {
         reason: &str,
     ) -> Result<(), AuditError> {
         let (epoch, seq) = (outgoing.epoch, outgoing.seq);
-        let known = self.apart(receiver).numbers.contains_key(&(epoch, seq));
+        let known = self.apart().get(receiver).is_some_and(|apart| apart.numbers.contains_key(&(epoch, seq)));
         if known {
             tracing::error!(receiver, epoch, seq, reason, "ALARM: not even a note of the audit record is taken");
         } else {
@@ -279,7 +280,7 @@ impl AuditSink {
             spool::apart::add(&self.inner.folder.dir, &self.inner.key, receiver, &one)?;
             tracing::error!(receiver, epoch, seq, reason, "ALARM: audit record not taken, set apart");
         }
-        let mut apart = self.inner.apart.lock().unwrap_or_else(|p| p.into_inner());
+        let mut apart = self.apart();
         let apart = apart.entry(receiver.to_owned()).or_default();
         if known {
             apart.left_out.insert((epoch, seq));
@@ -292,7 +293,7 @@ impl AuditSink {
 
     /// The record as a receiver gets it: itself, or what stands for one that was set apart.
     pub(crate) fn for_receiver(&self, receiver: &str, outgoing: Outgoing) -> Outgoing {
-        let apart = self.inner.apart.lock().unwrap_or_else(|p| p.into_inner());
+        let apart = self.apart();
         let number = (outgoing.epoch, outgoing.seq);
         let Some(apart) = apart.get(receiver) else { return outgoing };
         let Some(reason) = apart.numbers.get(&number) else { return outgoing };
