@@ -184,9 +184,7 @@ async fn assertions(
 
 fn identity(lines: &Lines, header: &SecurityHeader, peer: &Peer) -> Result<(), ()> {
     let home = header.hcp.home_community_id.clone().unwrap_or_default();
-    let known = home.is_empty()
-        || ncp_ihe::HomeCommunityId::parse(&home)
-            .is_ok_and(|h| h == peer.home_community_id || peer.aliases.contains(&h));
+    let known = home.is_empty() || ncp_ihe::HomeCommunityId::parse(&home).is_ok_and(|home| peer.is_known_as(&home));
     let foreign = || format!("{home} is not the peer's: where it is, list it under its aliases");
     let said = if known { Ok(peer.home_community_id.to_string()) } else { Err(foreign()) };
     lines.say(said, "one identity: homeCommunityId", &format!("\"{}\" home_community_id", peer.country))
