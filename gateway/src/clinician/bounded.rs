@@ -44,6 +44,18 @@ pub(super) fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<(), 
     Ok(texts.into_iter().try_for_each(|text| bounds::text(TEXT_TOO_LONG, text))?)
 }
 
+/// Leaves each value once: what a caller repeats goes out once.
+pub(super) fn each_once<T: Clone + PartialEq>(values: &mut Vec<T>) {
+    let mut known = Vec::new();
+    values.retain(|value| {
+        let is_new = !known.contains(value);
+        if is_new {
+            known.push(value.clone());
+        }
+        is_new
+    });
+}
+
 impl Clinic {
     /// A refusal because of length is on the trail before the caller is told.
     pub(super) async fn recorded(&self, problem: Arc<Problem>, context: &Context) -> Arc<Problem> {

@@ -139,13 +139,7 @@ const IDENTIFIERS: usize = ncp_ihe::xcpd::IDENTIFIERS;
 const GIVEN: usize = 20;
 
 fn bounded(mut sought: Sought) -> Result<Sought, Problem> {
-    let mut known = Vec::new();
-    sought.ids.retain(|id| {
-        !known.contains(id) && {
-            known.push(id.clone());
-            true
-        }
-    });
+    bounded::each_once(&mut sought.ids);
     let given = sought.name.as_ref().map_or(0, |name| name.given.len());
     if sought.ids.len() > IDENTIFIERS || given > GIVEN {
         return Err(Problem::Request("match-request", "The person has too many identifiers or names."));

@@ -195,14 +195,7 @@ impl Filter {
         if out.types.len() + out.content_types.len() + out.status.len() > VALUES {
             return Err(Problem::Request("values", "The parameters have too many values."));
         }
-        // A value that is given twice goes out once.
-        let mut known = Vec::new();
-        out.status.retain(|status| {
-            !known.contains(status) && {
-                known.push(*status);
-                true
-            }
-        });
+        bounded::each_once(&mut out.status);
         if out.status.is_empty() {
             out.status.push(Availability::Approved);
         }
