@@ -33,16 +33,7 @@ fn home() -> Option<HomeCommunityId> {
 }
 
 fn study(number: u32) -> Study {
-    Study {
-        number,
-        patient_id: "UV59569735".into(),
-        patient_name: "Testesen^Jon".into(),
-        birth_date: "19770530".into(),
-        sex: "M".into(),
-        description: "synthetic".into(),
-        instances: 2,
-        side: 16,
-    }
+    crate::world::study(number, 2)
 }
 
 /// A folder, a submission set and an association, with or without what is of the blocked report.

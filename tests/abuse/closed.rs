@@ -20,16 +20,7 @@ const ARCHIVE: &str = "2.999.47.21.2";
 
 /// The study that is closed; the report `rg.toml` of the demonstration names it.
 fn study() -> Study {
-    Study {
-        number: 2,
-        patient_id: "UV59569735".into(),
-        patient_name: "Testesen^Jon".into(),
-        birth_date: "19770530".into(),
-        sex: "M".into(),
-        description: "synthetic".into(),
-        instances: 2,
-        side: 16,
-    }
+    crate::world::study(2, 2)
 }
 
 /// Norway's gateway on a port that stays, with its policies in the world and further connectors.

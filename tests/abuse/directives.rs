@@ -20,16 +20,7 @@ fn patient(cx: &str) -> PatientId {
 }
 
 fn study() -> Study {
-    Study {
-        number: 1,
-        patient_id: "UV59569735".into(),
-        patient_name: "Testesen^Jon".into(),
-        birth_date: "19770530".into(),
-        sex: "M".into(),
-        description: "synthetic".into(),
-        instances: 1,
-        side: 16,
-    }
+    crate::world::study(1, 1)
 }
 
 /// What Finland sees of a patient: documents by ITI-38, and images by RAD-75.

@@ -29,16 +29,7 @@ fn oid(text: &str) -> Oid {
 }
 
 fn study() -> Study {
-    Study {
-        number: 1,
-        patient_id: "UV59569735".into(),
-        patient_name: "Testesen^Jon".into(),
-        birth_date: "19770530".into(),
-        sex: "M".into(),
-        description: "synthetic".into(),
-        instances: 2,
-        side: 16,
-    }
+    crate::world::study(1, 2)
 }
 
 /// A world in which the person has documents and images, and has decided this.

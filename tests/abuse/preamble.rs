@@ -24,16 +24,7 @@ const BEGINNINGS: [(&str, &[u8]); 4] = [
 ];
 
 fn study(number: u32) -> Study {
-    Study {
-        number,
-        patient_id: "UV59569735".into(),
-        patient_name: "Testesen^Jon".into(),
-        birth_date: "19770530".into(),
-        sex: "M".into(),
-        description: "synthetic".into(),
-        instances: 1,
-        side: 16,
-    }
+    crate::world::study(number, 1)
 }
 
 /// The study's only instance, written with this beginning; and as it should go on.

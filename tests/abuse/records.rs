@@ -28,16 +28,7 @@ fn ehdsi(folder: &str) -> String {
 }
 
 fn study() -> Study {
-    Study {
-        number: 1,
-        patient_id: "UV59569735".into(),
-        patient_name: "Testesen^Jon".into(),
-        birth_date: "19770530".into(),
-        sex: "M".into(),
-        description: "synthetic".into(),
-        instances: 3,
-        side: 16,
-    }
+    crate::world::study(1, 3)
 }
 
 /// Three instances, of which the last says that it is of another class.

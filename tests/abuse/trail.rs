@@ -56,16 +56,7 @@ async fn after_a_crash(gateway: &Gateway, to: &Path) -> Vec<String> {
 async fn the_decision_is_on_disk_before_the_first_byte() {
     let world = World::new();
     // More than the buffers between the two ends hold, so that the answer is on its way when its root has come.
-    let study = Study {
-        number: 1,
-        patient_id: "UV59569735".into(),
-        patient_name: "Testesen^Jon".into(),
-        birth_date: "19770530".into(),
-        sex: "M".into(),
-        description: "synthetic".into(),
-        instances: 12,
-        side: 1536,
-    };
+    let study = Study { side: 1536, ..crate::world::study(1, 12) };
     study.write(&world.path("data/dicom/1")).expect("a study");
     let gateway = world.start("trail", |text| text).await;
     let finland = world.neighbour("fi", &gateway);

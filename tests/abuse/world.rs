@@ -9,6 +9,7 @@ use ncp_ihe::{HomeCommunityId, PatientId};
 use ncp_tests::attack::Attacker;
 use ncp_tests::neighbour::Neighbour;
 use ncp_tests::pki::{Algorithm, CountryPki, Use};
+use ncp_tests::synth::Study;
 use tokio::sync::oneshot;
 
 pub(crate) const PATIENT: &str = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO";
@@ -17,6 +18,20 @@ pub(crate) const OTHER: &str = "01827812345^^^&2.16.578.1.12.4.1.4.1&ISO";
 const OPTED_OUT: &str = "01827854321^^^&2.16.578.1.12.4.1.4.1&ISO";
 pub(crate) const REPOSITORY: &str = "2.999.47.21.1";
 pub(crate) const HOME: &str = "2.999.47";
+
+/// A small generated study of the patient.
+pub(crate) fn study(number: u32, instances: u32) -> Study {
+    Study {
+        number,
+        patient_id: "UV59569735".into(),
+        patient_name: "Testesen^Jon".into(),
+        birth_date: "19770530".into(),
+        sex: "M".into(),
+        description: "synthetic".into(),
+        instances,
+        side: 16,
+    }
+}
 
 /// Three countries in one folder.
 pub(crate) struct World {
