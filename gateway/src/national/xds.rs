@@ -154,21 +154,17 @@ impl XdsSource {
             Packaging::Simple => self.config.deadline,
             Packaging::Mtom => self.config.first_byte,
         };
-        let answer_bytes = self.answer_bytes;
-        let assertions = &assertions;
-        let listed = (action == actions::ITI18_REQUEST).then_some(self.results);
-        let (elsewhere, evidence) = (None, None);
         let call = SoapCall {
             endpoint,
             action,
             packaging,
-            assertions,
+            assertions: &assertions,
             body,
             patience,
-            answer_bytes,
-            listed,
-            elsewhere,
-            evidence,
+            answer_bytes: self.answer_bytes,
+            listed: (action == actions::ITI18_REQUEST).then_some(self.results),
+            elsewhere: None,
+            evidence: None,
             trail: None,
         };
         let patient = identity.trc_patient.as_ref().map(|id| id.extension.as_str()).unwrap_or_default();
@@ -204,7 +200,11 @@ impl XdsSource {
     ) -> Result<Registered, NationalError> {
         let entry_types = vec![EntryType::Stable, EntryType::OnDemand];
         let find = FindDocuments { status, entry_types, ..FindDocuments::of_patient(patient.clone()) };
-        nobody_has_nothing(self.query(identity, StoredQuery::FindDocuments(find)).await)
+        match self.query(identity, StoredQuery::FindDocuments(find)).await {
+            // Registries do not know people without documents.
+            Err(NationalError::NoPatient) => Ok(Registered::default()),
+            other => other,
+        }
     }
 
     /// ITI-43 of one document.
@@ -275,14 +275,6 @@ impl XdsSource {
         let listed = Arc::new(listed);
         self.recent.put(key, listed.clone(), listed.instances.len());
         Ok(Some(listed))
-    }
-}
-
-/// Registries do not know people without documents.
-fn nobody_has_nothing(answer: Result<Registered, NationalError>) -> Result<Registered, NationalError> {
-    match answer {
-        Err(NationalError::NoPatient) => Ok(Registered::default()),
-        other => other,
     }
 }
 
@@ -402,7 +394,7 @@ impl DocumentRegistry for XdsSource {
                 ..ContentFilter::default()
             },
         };
-        nobody_has_nothing(self.query(of.identity(), StoredQuery::GetAll(all)).await)
+        self.query(of.identity(), StoredQuery::GetAll(all)).await
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
