@@ -25,8 +25,8 @@ use crate::policy::{Authorised, Describing, LookUp, Refusal};
 
 /// Stages 3 to 8.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
-    let request = CrossGatewayQueryRequest::read(&message.envelope.body)?;
-    trail.stored_query(&request, &message.envelope.body);
+    let request = CrossGatewayQueryRequest::read(&message.request.envelope.body)?;
+    trail.stored_query(&request, &message.request.envelope.body);
     let request = pipeline::authenticate(exchange, message, request, trail).await?;
     check_home(exchange, request.body())?;
 

@@ -28,7 +28,7 @@ use crate::policy::{Authorised, Describing, Disclose, LookUp};
 
 /// Stages 3 to 8. Every document is decided for itself; the answer is whole, partial or a failure.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
-    let request = RetrieveRequest::read(&message.envelope.body)?;
+    let request = RetrieveRequest::read(&message.request.envelope.body)?;
     trail.document_requests(&request.documents);
     let request = pipeline::authenticate(exchange, message, request, trail).await?;
     if request.body().documents.iter().any(|d| d.home.is_none()) {

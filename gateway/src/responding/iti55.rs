@@ -12,7 +12,7 @@ use crate::policy::{PolicyError, Refusal};
 
 /// Stages 3 to 8.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
-    let query = PatientQuery::read(&message.envelope.body)?;
+    let query = PatientQuery::read(&message.request.envelope.body)?;
     trail.patient_query(&query);
     if is_deferred(message) {
         return Err(MessageError::DeferredUnsupported.into());
@@ -84,7 +84,7 @@ fn unsaid(refusal: Refusal) -> GatewayError {
 
 /// The refusal in ITI-55's own form; `None` when the request could not even be read.
 pub fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> Option<Element> {
-    let query = PatientQuery::read(&message.envelope.body).ok()?;
+    let query = PatientQuery::read(&message.request.envelope.body).ok()?;
     if is_deferred(message) {
         let own = &exchange.app.config.gateway.home_community_id.0;
         return Some(PatientResponse::deferred_refused(&query, own, jiff::Timestamp::now()));
@@ -95,7 +95,7 @@ pub fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> 
 
 /// Whether the request asks for its response later, by a message of its own.
 pub fn is_deferred(message: &Message) -> bool {
-    message.addressing.action == ncp_ihe::actions::ITI55_DEFERRED_REQUEST
+    message.request.addressing.action == ncp_ihe::actions::ITI55_DEFERRED_REQUEST
 }
 
 fn refusal_answer(error: &GatewayError, query: &PatientQuery, reference: &str) -> PatientAnswer {

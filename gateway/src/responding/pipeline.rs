@@ -19,7 +19,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
-use ncp_soap::{Addressing, BoxError, Envelope, OutPart, SoapError};
+use ncp_soap::{Addressing, BoxError, OutPart, SoapError};
 use ncp_xml::Element;
 use tracing::Instrument;
 
@@ -50,25 +50,10 @@ pub struct Exchange {
 
 /// A request after stage 2.
 pub struct Message {
-    /// Bytes of the envelope, as verified.
-    pub bytes: Bytes,
-    /// Its header blocks and body.
-    pub envelope: Envelope,
-    /// WS-Addressing.
-    pub addressing: Addressing,
+    /// As it was read.
+    pub request: wire::Request,
     /// Which transaction.
     pub transaction: TransactionName,
-    /// Where the answer goes, if not back on the connection; the peer's configured address.
-    pub answer_at: Option<String>,
-    /// MessageID of the answer.
-    pub answer_id: String,
-}
-
-impl Message {
-    fn back(&self) -> Back<'_> {
-        let (message_id, is_bare) = (Some(self.answer_id.as_str()), self.addressing.is_implied);
-        Back { relates_to: self.addressing.message_id.as_deref(), to: self.answer_at.as_deref(), message_id, is_bare }
-    }
 }
 
 /// How an exchange is answered.
@@ -100,8 +85,8 @@ where
     let carried = async {
         let message = read_message(&exchange, path, headers, body).await?;
         tracing::Span::current().record("ncp.transaction", message.transaction.as_str());
-        trail.message(message.transaction, &message.addressing);
-        trail.evidence(&exchange.app, &message.bytes);
+        trail.message(message.transaction, &message.request.addressing);
+        trail.evidence(&exchange.app, &message.request.bytes);
         Ok::<_, GatewayError>(message)
     }
     .instrument(span.clone())
@@ -116,7 +101,7 @@ where
         }
     };
 
-    let Some(address) = message.answer_at.clone() else {
+    let Some(address) = message.request.answer_at.clone() else {
         let Carried { reply, trail, .. } = carry_out(&exchange, &message, trail, began).instrument(span).await;
         if let Some(trail) = trail {
             trail.finish().await;
@@ -161,17 +146,19 @@ async fn carry_out(exchange: &Exchange, message: &Message, mut trail: Trail, beg
     measure(exchange, Some(transaction), outcome, began);
     let way_back = trail.way_back();
     if answered.is_ok() {
-        trail.answered(&exchange.app, response_action(message), message.back());
+        trail.answered(&exchange.app, response_action(message), message.request.back());
     }
     let (reply, trail) = match answered {
         Ok(Answer::Simple(body)) => (simple_reply(message, body), Some(trail)),
-        Ok(Answer::Listed(found)) => (wire::listed(response_action(message), message.back(), found), Some(trail)),
+        Ok(Answer::Listed(found)) => {
+            (wire::listed(response_action(message), message.request.back(), found), Some(trail))
+        }
         // The trail goes with the stream: its outcome is written after the last byte.
         Ok(Answer::Parts(body, parts)) => (parts_reply(message, body, parts, trail), None),
         Err(error) => {
             tracing::info!(ncp.transaction = transaction.as_str(), ncp.reference = %exchange.reference, reason = %error, "refused");
             let (action, reply) = refusal(exchange, message, &error);
-            trail.answered(&exchange.app, action, message.back());
+            trail.answered(&exchange.app, action, message.request.back());
             trail.refused(&error).await;
             (reply, None)
         }
@@ -193,15 +180,14 @@ where
         let by_body = || action_of(&exchange.app, path, body).map(ToOwned::to_owned);
         if is_optional { declared.or_else(by_body) } else { None }
     };
-    let read = wire::read(&exchange.app.config.limits, reply_to, headers, body, implied).await?;
-    let wire::Request { bytes, envelope, addressing, answer_at, answer_id } = read;
+    let request = wire::read(&exchange.app.config.limits, reply_to, headers, body, implied).await?;
     let ours = &exchange.app.config.listener.addresses;
     if !ours.is_empty() {
-        addressing.check_destination(ours)?;
+        request.addressing.check_destination(ours)?;
     }
-    let transaction = dispatch(&exchange.app, path, &addressing, &envelope.body)?;
-    bounds::check(&envelope.body, &bytes)?;
-    Ok(Message { bytes, envelope, addressing, transaction, answer_at, answer_id })
+    let transaction = dispatch(&exchange.app, path, &request.addressing, &request.envelope.body)?;
+    bounds::check(&request.envelope.body, &request.bytes)?;
+    Ok(Message { request, transaction })
 }
 
 /// A transaction as its request shows it: actions, paths, body element.
@@ -276,7 +262,7 @@ fn response_action(message: &Message) -> &'static str {
 }
 
 fn simple_reply(message: &Message, body: Element) -> Reply {
-    let (action, back) = (response_action(message), message.back());
+    let (action, back) = (response_action(message), message.request.back());
     match message.transaction {
         TransactionName::Iti39 | TransactionName::Rad75 => {
             wire::mtom(action, back, body, futures_util::stream::empty::<Result<OutPart, BoxError>>())
@@ -286,13 +272,13 @@ fn simple_reply(message: &Message, body: Element) -> Reply {
 }
 
 fn parts_reply(message: &Message, body: Element, parts: crate::listener::OutParts, trail: Trail) -> Reply {
-    let (action, back) = (response_action(message), message.back());
+    let (action, back) = (response_action(message), message.request.back());
     wire::mtom(action, back, body, trail.follow(parts))
 }
 
 /// A refusal in the shape that the transaction and the peer's configuration ask for, and its action.
 fn refusal(exchange: &Exchange, message: &Message, error: &GatewayError) -> (&'static str, Reply) {
-    let fault = || (ncp_soap::FAULT_ACTION, wire::fault(error, message.back(), &exchange.reference));
+    let fault = || (ncp_soap::FAULT_ACTION, wire::fault(error, message.request.back(), &exchange.reference));
     let row = error.row();
     let wants_fault = exchange.connection.peer.as_ref().is_some_and(|p| p.security_errors == SecurityErrors::Fault);
     if row.as_fault || (wants_fault && !row.wss.is_empty()) {

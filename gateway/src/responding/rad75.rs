@@ -28,7 +28,7 @@ const DICOM: &str = "application/dicom";
 
 /// Stages 3 to 8.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
-    let request = ImagingRequest::read(&message.envelope.body)?;
+    let request = ImagingRequest::read(&message.request.envelope.body)?;
     trail.imaging_request(&request);
     let request = pipeline::authenticate(exchange, message, request, trail).await?;
     check_home(exchange, request.body())?;

@@ -43,7 +43,7 @@ pub async fn authenticate<T>(
     });
     let mut asked = 0;
     let header = loop {
-        match exchange.app.verifier.verify(message.bytes.clone(), trust.clone(), now).await {
+        match exchange.app.verifier.verify(message.request.bytes.clone(), trust.clone(), now).await {
             // A signer's path holds and its responder must be asked, which a verifying thread does not wait for.
             Err(AssertionError::Trust(_))
                 if asked < SIGNERS
@@ -82,7 +82,7 @@ pub async fn authenticate<T>(
     }
 
     let country = peer.country.to_string();
-    let digest = hex::encode(openssl::sha::sha256(&message.bytes));
+    let digest = hex::encode(openssl::sha::sha256(&message.request.bytes));
     let claims = Claims {
         peer: &country,
         hcp: HcpClaim {
@@ -101,7 +101,7 @@ pub async fn authenticate<T>(
             expires: trc.not_on_or_after,
             one_time: trc.one_time,
         }),
-        message: message.addressing.message_id.as_deref().map(|id| (id, digest.as_str())),
+        message: message.request.addressing.message_id.as_deref().map(|id| (id, digest.as_str())),
     };
     let seen = exchange.app.replay.admit(&claims, now).await?;
     let asked = Asked {
