@@ -385,10 +385,7 @@ fn stream(
             yield part;
             if let Err(error) = fate.ended() {
                 lost += 1;
-                match error.downcast::<PeerError>() {
-                    Ok(error) => unit.failed(&recorder, &error),
-                    Err(_) => unit.failed(&recorder, &PeerError::BrokeOff),
-                }
+                unit.failed(&recorder, error.downcast_ref().unwrap_or(&PeerError::BrokeOff));
             }
         }
         for unit in std::mem::take(&mut coming.promised).into_values() {
