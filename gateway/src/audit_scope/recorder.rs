@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use ncp_audit::bounds::{EVIDENCE, LOST, TEXT, told_bytes, told_more};
 use ncp_audit::{DocumentObject, Evidence, Outcome, OutcomeIndicator, StudyObject};
-use ncp_ihe::DocumentRequest;
+use ncp_ihe::{DocumentRequest, Uid};
 use ncp_xml::Element;
 use openssl::sha::Sha256;
 
@@ -193,6 +193,14 @@ impl Recorder {
     /// One document that did not come.
     pub fn failed_document(&self, request: &DocumentRequest) {
         self.each(|progress| progress.failed_documents.push(document_object(request)));
+    }
+
+    /// One unit that did not come: an instance of this study, else a document.
+    pub fn failed_unit(&self, study: Option<&Uid>, request: &DocumentRequest) {
+        match study {
+            Some(study) => self.failed_instance(study.as_str(), request),
+            None => self.failed_document(request),
+        }
     }
 
     /// One instance that did not come.

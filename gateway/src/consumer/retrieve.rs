@@ -39,14 +39,10 @@ pub(super) async fn respond(
     trail.holds()?;
     let treating = security::authenticate(exchange, request, trail).await?;
     let recorder = trail.recorder();
-    let lost = |request: &DocumentRequest, study: Option<&ncp_ihe::Uid>| match study {
-        Some(study) => recorder.failed_instance(study.as_str(), request),
-        None => recorder.failed_document(request),
-    };
     let (portions, mut errors) = split(&whole, &exchange.snapshot.peers);
     for (request, study) in whole.units() {
         if request.home.as_ref().is_none_or(|home| exchange.snapshot.peers.by_home(home).is_none()) {
-            lost(&request, study.as_ref());
+            recorder.failed_unit(study.as_ref(), &request);
         }
     }
     trail.decided().await?;
@@ -69,7 +65,7 @@ pub(super) async fn respond(
                 let Relayed { documents: coming, errors: missing, parts } = relayed;
                 for (request, study) in portion.units() {
                     if !coming.iter().any(|document| document.request == request) {
-                        lost(&request, study.as_ref());
+                        recorder.failed_unit(study.as_ref(), &request);
                     }
                 }
                 documents.extend(coming);
@@ -79,7 +75,7 @@ pub(super) async fn respond(
             Err(error) => {
                 tracing::info!(country = %call.peer.country, reason = %error, ncp.reference = %exchange.reference, "country did not answer");
                 for (request, study) in portion.units() {
-                    lost(&request, study.as_ref());
+                    recorder.failed_unit(study.as_ref(), &request);
                     let location = Some(format!("{} {}", request.document, call.peer.home_community_id));
                     errors.push(error.registry_error(asked.across(), location, &exchange.reference));
                 }

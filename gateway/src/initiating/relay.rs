@@ -200,10 +200,7 @@ fn errors(
     let mut missing: BTreeMap<String, (DocumentRequest, Option<Uid>)> =
         missing.map(|(request, study)| (request.document.clone(), (request, study))).collect();
     for (request, study) in missing.values() {
-        match study {
-            Some(study) => own.failed_instance(study.as_str(), request),
-            None => own.failed_document(request),
-        }
+        own.failed_unit(study.as_ref(), request);
     }
     let asked = portion.units();
     let mut out = Vec::new();
@@ -231,10 +228,7 @@ fn errors(
 impl Promised {
     /// Names it on the trail.
     fn failed(&self, recorder: &Recorder, error: &PeerError) {
-        match &self.study {
-            Some(study) => recorder.failed_instance(study.as_str(), &self.request),
-            None => recorder.failed_document(&self.request),
-        }
+        recorder.failed_unit(self.study.as_ref(), &self.request);
         if let PeerError::Withheld(rule) = error {
             recorder.alert(rule);
         }
