@@ -1,7 +1,7 @@
 //! Reads a spool from a place on and follows its end; and where each receiver stands.
 
 use std::fs::File;
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::{Folder, Item, Position};
@@ -49,12 +49,15 @@ impl Cursor {
         Self { epoch: next(), seq: next(), segment: next() }
     }
 
+    /// Written in its place: so few bytes lie in one sector, and are there or not.
     pub(crate) fn store(self, dir: &Path, receiver: &str) -> std::io::Result<()> {
-        let path = file(dir, receiver);
-        let fresh = path.with_extension("new");
-        let mut out = File::create(&fresh)?;
-        writeln!(out, "{} {} {}", self.epoch, self.seq, self.segment)?;
-        std::fs::rename(fresh, path)
+        let text = format!("{:020} {:020} {:020}\n", self.epoch, self.seq, self.segment);
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(file(dir, receiver))?
+            .write_all_at(text.as_bytes(), 0)
     }
 }
 
