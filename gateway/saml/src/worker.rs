@@ -426,16 +426,12 @@ fn verify(checks: &mut Checks, message: &[u8], trust: &dyn SignerTrust, now: Tim
         let value = HcpAssertion::read(bytes, country, now, audiences)?;
         Ok((value.id.clone(), value))
     })?;
-    if let Some(nok) = &nok {
-        // Some issuers write the same subject into every next-of-kin assertion.
-        let subject = (!trust.kin_by_reference()).then_some(&nok.subject);
-        bound(&hcp, (&hcp.id, &hcp.subject), (&nok.hcp_id, subject, nok.signer()))?;
-    }
-    if let Some(trc) = &trc {
-        bound(&hcp, (&hcp.id, &hcp.subject), (&trc.hcp_id, Some(&trc.subject), trc.signer()))?;
-        if trc.organisation_id.is_some() && trc.organisation_id != hcp.organisation_id {
-            return Err(E::TrcBinding("another organisation"));
-        }
+    treatment_is_of(&hcp, (&hcp.id, &hcp.subject), trc.as_ref(), nok.as_ref(), trust.kin_by_reference())?;
+    if let Some(trc) = &trc
+        && trc.organisation_id.is_some()
+        && trc.organisation_id != hcp.organisation_id
+    {
+        return Err(E::TrcBinding("another organisation"));
     }
     Ok(SecurityHeader { hcp, trc, nok })
 }
@@ -446,12 +442,17 @@ fn verify_national(
     trust: &dyn SignerTrust,
     now: Timestamp,
 ) -> Result<NationalHeader, E> {
-    let All { user, trc, .. } = all(checks, message, trust, now, Profile::National, |bytes, _| {
+    let All { user, trc, nok } = all(checks, message, trust, now, Profile::National, |bytes, _| {
         let value = XuaAssertion::read(bytes, now, trust.audiences())?;
         Ok((value.id.clone(), value))
     })?;
-    if let Some(trc) = &trc {
-        bound(&user, (&user.id, &user.subject), (&trc.hcp_id, Some(&trc.subject), trc.signer()))?;
+    treatment_is_of(&user, (&user.id, &user.subject), trc.as_ref(), nok.as_ref(), trust.kin_by_reference())?;
+    // An X-User Assertion need not name the organisation.
+    let organisations = (trc.as_ref().and_then(|trc| trc.organisation_id.as_ref()), user.organisation_id.as_ref());
+    if let (Some(of_treatment), Some(of_user)) = organisations
+        && of_treatment != of_user
+    {
+        return Err(E::TrcBinding("another organisation"));
     }
     Ok(NationalHeader { user, trc })
 }
@@ -507,6 +508,25 @@ fn all<T>(
         }
     }
     Ok(All { user: user.ok_or(E::NoHcp)?, trc, nok })
+}
+
+/// The treatment and the next of kin build on the identity assertion that came with them.
+fn treatment_is_of<T>(
+    user: &Verified<T>,
+    own: (&str, &Subject),
+    trc: Option<&Verified<TrcAssertion>>,
+    nok: Option<&Verified<NextOfKinAssertion>>,
+    kin_by_reference: bool,
+) -> Result<(), E> {
+    if let Some(nok) = nok {
+        // Some issuers write the same subject into every next-of-kin assertion.
+        let subject = (!kin_by_reference).then_some(&nok.subject);
+        bound(user, own, (&nok.hcp_id, subject, nok.signer()))?;
+    }
+    match trc {
+        Some(trc) => bound(user, own, (&trc.hcp_id, Some(&trc.subject), trc.signer())),
+        None => Ok(()),
+    }
 }
 
 /// An assertion that builds on an identity assertion: its ID, its subject, its country.
