@@ -170,11 +170,8 @@ impl HcpAssertion {
         if !known.contains(&facility_type.to_lowercase().as_str()) {
             return Err(E::Content("facility type"));
         }
-        let prefix = format!("{PERMISSION}:");
-        let permissions = attributes.values(PERMISSION).map(Element::trimmed);
-        let permissions = permissions.filter_map(|p| p.strip_prefix(&prefix).map(ToOwned::to_owned));
         Ok(Self {
-            permissions: permissions.collect(),
+            permissions: attributes.permissions().unwrap_or_default(),
             subject_name: attributes.text(SUBJECT_ID).ok_or(E::Content("subject-id"))?,
             locality: attributes.text(LOCALITY).ok_or(E::Content("locality"))?,
             organisation: attributes.text(ORGANIZATION),
@@ -492,6 +489,14 @@ impl<'a> Attributes<'a> {
 
     fn values(&self, name: &str) -> impl Iterator<Item = &'a Element> {
         self.0.iter().filter(move |(n, _)| *n == name).map(|(_, value)| *value)
+    }
+
+    /// Last components of the permissions; none where the attribute is missing.
+    pub(crate) fn permissions(&self) -> Option<Vec<String>> {
+        self.values(PERMISSION).next()?;
+        let prefix = format!("{PERMISSION}:");
+        let named = self.values(PERMISSION).map(Element::trimmed);
+        Some(named.filter_map(|text| text.strip_prefix(&prefix).map(ToOwned::to_owned)).collect())
     }
 
     /// The value, where there is one and it says something.

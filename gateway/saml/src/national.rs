@@ -46,6 +46,8 @@ pub struct XuaAssertion {
     pub purpose: Purpose,
     /// `resource-id`: the patient whose records are asked for, CX.
     pub patient: Option<String>,
+    /// Last components of the permissions, where the assertion names some: the user has no others.
+    pub permissions: Option<Vec<String>>,
 }
 
 /// Longest text of an attribute, bytes.
@@ -73,6 +75,7 @@ impl XuaAssertion {
             npi: text(NPI)?,
             purpose: purpose_of(&purpose.code).ok_or(E::Content("purpose"))?,
             patient: text(RESOURCE_ID)?,
+            permissions: attributes.permissions(),
             id: common.id,
             issuer: common.issuer,
             name_id: common.subject.name.clone(),

@@ -12,7 +12,7 @@ use openssl::x509::X509Ref;
 
 use super::Exchange;
 use crate::audit_scope::Trail;
-use crate::config::{Confirmation, Consumer, Peer};
+use crate::config::{Confirmation, Consumer, Peer, Role};
 use crate::initiating::{Call, Caller, Treatment};
 use crate::outcome::GatewayError;
 use crate::policy::PolicyError;
@@ -82,7 +82,7 @@ pub(super) async fn authenticate(
         return Err(GatewayError::PatientBinding);
     }
 
-    let claims = claims(exchange, &user, role, purpose);
+    let claims = claims(exchange, &user, role, purpose)?;
     let caller = Caller { claims, hcp_id: fresh_id(), issued: now };
     let requestor = HumanRequestor {
         user_name: format!("{}<{}@{}>", user.alias.as_deref().unwrap_or_default(), user.name_id, user.issuer),
@@ -162,11 +162,11 @@ async fn bind(
 }
 
 /// The XUA assertion to the HCP identity assertion; the configuration says what it does not.
-fn claims(exchange: &Exchange, user: &XuaAssertion, role: &crate::config::Role, purpose: Purpose) -> HcpClaims {
+fn claims(exchange: &Exchange, user: &XuaAssertion, role: &Role, purpose: Purpose) -> Result<HcpClaims, GatewayError> {
     let gateway = &exchange.consumers.app.config.gateway;
     let organisation = &exchange.consumers.config.organisation;
     let or = |said: &Option<String>, otherwise: &String| said.as_ref().unwrap_or(otherwise).clone();
-    HcpClaims {
+    Ok(HcpClaims {
         country: gateway.country,
         name_id: user.name_id.clone(),
         subject_name: user.subject_name.clone(),
@@ -183,10 +183,20 @@ fn claims(exchange: &Exchange, user: &XuaAssertion, role: &crate::config::Role, 
         locality: or(&user.locality, &organisation.locality),
         npi: user.npi.clone(),
         home_community_id: gateway.home_community_id.to_string(),
-        permissions: role.permissions.clone(),
+        permissions: permissions(user.permissions.as_deref(), role)?,
         authn_context_class: user.authn_class.clone(),
         authn_instant: user.authn_instant,
+    })
+}
+
+/// The permissions of the role, of which the user has those alone that her assertion names where it names any.
+fn permissions(of_user: Option<&[String]>, role: &Role) -> Result<Vec<String>, GatewayError> {
+    let granted = |permission: &&String| of_user.is_none_or(|named| named.contains(permission));
+    let permissions: Vec<String> = role.permissions.iter().filter(granted).cloned().collect();
+    if permissions.is_empty() && of_user.is_some() {
+        return Err(PolicyError::Forbidden("the user's assertion names no permission of her role".into()).into());
     }
+    Ok(permissions)
 }
 
 /// Assertions that go out are on the trail before they do (ITI-40, EHDSI-92).
