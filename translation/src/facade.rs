@@ -87,7 +87,7 @@ async fn serve(
         _ => (Release::R4, path),
     };
     let snapshot = store.serving();
-    let token = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    let token = ncp_tls::authorization(&headers);
     let caller = caller.map(|Extension(ConnectInfo(caller))| caller);
     let admitted = bearers.map_or(Ok(()), |bearers| bearers.admit(caller, token, rest));
     let answered = admitted

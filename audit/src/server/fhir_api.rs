@@ -271,7 +271,7 @@ async fn bundle(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>
 /// Who may read one event (`r`) or search (`s`); a token, where there is one, decides.
 async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap, right: char) -> Result<Reader, Response> {
     let access = api.shared.access();
-    let Some(header) = headers.get(header::AUTHORIZATION) else {
+    if !headers.contains_key(header::AUTHORIZATION) {
         let reads = |certificate: &CertificateFacts| access.may_read(certificate);
         let name = caller.admitted(api, reads, "certificate may not read the trail").await?;
         let given = headers.get(REASON).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
@@ -279,10 +279,10 @@ async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap, right: char) ->
             Ok(reason) => Ok(Reader::Auditor { name, reason: reason.to_owned() }),
             Err(why) => Err(problem(StatusCode::BAD_REQUEST, "required", &format!("{REASON}: {why}"))),
         };
-    };
+    }
     let brings = |certificate: &CertificateFacts| access.may_bring_tokens(certificate);
     let by = caller.admitted(api, brings, "certificate may not bring tokens of patients").await?;
-    let patient = header.to_str().ok().zip(api.tokens.as_ref());
+    let patient = ncp_tls::authorization(headers).zip(api.tokens.as_ref());
     let patient =
         patient.map_or(Err(Refused::Token), |(header, issuer)| issuer.patient(header, right, Timestamp::now()));
     patient.map(|patient| Reader::Patient { by, patient }).map_err(|refused| {

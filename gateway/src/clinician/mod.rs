@@ -24,7 +24,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
@@ -127,7 +127,7 @@ impl Clinic {
         (covering, right): (&[(&'static str, &'static str)], char),
         scope: &'static str,
     ) -> Result<Bearer, Problem> {
-        let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let header = ncp_tls::authorization(headers);
         let snapshot = self.app.snapshot.load_full();
         let checked = match &snapshot.tokens {
             Some(tokens) => {
@@ -175,7 +175,7 @@ impl Clinic {
         let mut proofs = headers.get_all("dpop").iter();
         let (Some(proof), None) = (proofs.next(), proofs.next()) else { return Err(TokenError::Proof("not one")) };
         let proof = proof.to_str().map_err(|_| TokenError::Proof("form"))?;
-        let header = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        let header = ncp_tls::authorization(headers);
         let (token, _) = token::presented(header).ok_or(TokenError::Token(ncp_tls::TokenError::Missing))?;
         let (method, path) = &context.called;
         let url = format!("{}{path}", self.config.base_url);

@@ -33,7 +33,7 @@ pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
 pub use roots::shared_roots;
 pub use stamp::{FileStamp, file_stamp};
 pub use stream::{TlsStream, accept, connect, peer_certificate};
-pub use token::{Claims, IssuerKeys, Taken, TokenError, TokenIssuer, scope_covers};
+pub use token::{Claims, IssuerKeys, Taken, TokenError, TokenIssuer, authorization, scope_covers};
 
 /// Why TLS material or a connection was refused. The texts hold no personal data.
 #[derive(Debug, thiserror::Error)]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
+use hyper::{HeaderMap, header};
 use jiff::Timestamp;
 use josekit::JoseError;
 use josekit::jwk::JwkSet;
@@ -222,6 +223,16 @@ impl TokenIssuer {
     }
 }
 
+/// The one `Authorization` of a request, which is no list (RFC 9110 11.6.2); none where there are several, so that nobody
+/// reads another one than we.
+pub fn authorization(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    match (all.next(), all.next()) {
+        (Some(one), None) => one.to_str().ok(),
+        _ => None,
+    }
+}
+
 /// What a token says, once its signature, issuer, audience and times hold.
 #[derive(Debug, Clone)]
 pub struct Claims(Map<String, Value>);
@@ -309,6 +320,19 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn one_authorization_is_read_and_two_are_none() {
+        for (values, expected) in
+            [(&[][..], None), (&["Bearer a"], Some("Bearer a")), (&["Bearer a", "Bearer b"], None)]
+        {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| {
+                headers.append(header::AUTHORIZATION, header::HeaderValue::from_static(value));
+            });
+            assert_eq!(authorization(&headers), expected, "{values:?}");
+        }
+    }
 
     #[test]
     fn keys_follow_their_file() {
