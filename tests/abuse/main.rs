@@ -15,6 +15,7 @@ use ncp_tls::{Anchors, CertificateFacts, Country, Purpose, Revocation};
 use openssl::x509::X509Ref;
 
 mod blocked;
+mod callers;
 mod closed;
 mod content;
 mod crl;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ncp_gateway::app::{self, App};
 use ncp_ihe::{HomeCommunityId, PatientId};
-use ncp_tests::attack::Attacker;
+use ncp_tests::attack::{Attacker, Side};
 use ncp_tests::neighbour::Neighbour;
 use ncp_tests::pki::{Algorithm, CountryPki, Use};
 use ncp_tests::synth::Study;
@@ -147,6 +147,7 @@ uid_root = "{HOME}.31"
     pub(crate) fn attacker(&self, gateway: &Gateway) -> Attacker {
         let third = self.pki("se");
         Attacker {
+            side: Side::Peer,
             neighbour: self.neighbour("fi", gateway),
             third_neighbour: Some(self.neighbour("se", gateway)),
             pki: self.pki("fi"),

@@ -16,6 +16,10 @@ use crate::messages::{Capture, Origin};
 use crate::neighbour::{Answer, post};
 use crate::pki::{CountryPki, Error};
 
+/// Namespace of WS-Trust.
+pub const TRUST: &str = "http://docs.oasis-open.org/ws-sx/ws-trust/200512";
+/// Namespace of the parameters of a TRC assertion.
+pub const TRC: &str = "https://ehdsi.eu/assertion/trc";
 const XS: &str = "http://www.w3.org/2001/XMLSchema";
 /// Path of ITI-18.
 pub const REGISTRY: &str = "/xds/registry";
@@ -28,12 +32,24 @@ pub const KIN_TOKENS: &str = "/TRC-STS/NextOfKinTokenService";
 /// Path of RAD-69.
 pub const SOURCE: &str = "/xdsi/source";
 
+/// Asks for a TRC assertion as OpenNCP's portal does.
+pub fn treatment_request(patient: &str, purpose: &str) -> Element {
+    let trust = |local: &str, text: &str| Element::new(TRUST, local).text(text);
+    let trc = |local: &str, text: &str| Element::new(TRC, local).text(text);
+    let parameters = Element::new(TRC, "TRCParameters");
+    Element::new(TRUST, "RequestSecurityToken")
+        .with(trust("RequestType", &format!("{TRUST}/Issue")))
+        .with(trust("TokenType", "urn:oasis:names:tc:SAML:2.0:assertion"))
+        .with(parameters.with(trc("PurposeOfUse", purpose)).with(trc("PatientId", patient)))
+}
+
 /// A consumer. Its certificate is `consumer`, its users' assertions are signed with `xua`.
 pub struct Consumer {
     connector: SslConnector,
     signer: Signer,
     audience: String,
-    port: u16,
+    /// The gateway's port for consumers.
+    pub port: u16,
     /// Where its messages and their answers are kept; at first what `NCP_CAPTURE_DIR` names.
     pub capture: Option<Capture>,
     /// Who wrote the bodies that it sends.

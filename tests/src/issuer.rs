@@ -4,8 +4,7 @@ use std::path::Path;
 
 use josekit::jwk::Jwk;
 use josekit::jwk::alg::ec::EcCurve;
-use josekit::jws::{ES256, JwsHeader};
-use josekit::jwt::{self, JwtPayload};
+use josekit::jws::{self, ES256, JwsHeader};
 use serde_json::{Value, json};
 
 use crate::pki::Error;
@@ -27,14 +26,32 @@ impl Issuer {
         let mut key = Jwk::generate_ec_key(EcCurve::P256)?;
         key.set_key_id("1");
         key.set_algorithm("ES256");
-        let mut public = key.to_public_key()?;
-        public.set_key_id("1");
-        public.set_algorithm("ES256");
-        std::fs::write(folder.join("jwks.json"), json!({ "keys": [public] }).to_string())?;
+        let issuer = Self(key);
+        std::fs::write(folder.join("jwks.json"), json!({ "keys": [issuer.public()?] }).to_string())?;
         let sealing = folder.join("sealing.key");
         std::fs::write(&sealing, "5a".repeat(32))?;
         std::fs::set_permissions(sealing, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        Ok(Self(key))
+        Ok(issuer)
+    }
+
+    /// An issuer whose key lies in a file, as a JWK.
+    ///
+    /// # Errors
+    /// A file that holds none.
+    pub fn open(key: &Path) -> Result<Self, Error> {
+        let key = std::fs::read(key).map_err(|e| format!("{}: {e}", key.display()))?;
+        Ok(Self(Jwk::from_bytes(key)?))
+    }
+
+    /// The key that verifies its tokens.
+    ///
+    /// # Errors
+    /// OpenSSL.
+    pub fn public(&self) -> Result<Jwk, Error> {
+        let mut public = self.0.to_public_key()?;
+        public.set_key_id(self.0.key_id().unwrap_or_default());
+        public.set_algorithm("ES256");
+        Ok(public)
     }
 
     /// `[clinician]`, with the certificates of a folder.
@@ -87,14 +104,13 @@ permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
     /// A token with these claims and this `typ`.
     ///
     /// # Errors
-    /// Claims that are none, OpenSSL.
+    /// OpenSSL.
     pub fn sign(&self, claims: &Value, typ: Option<&str>) -> Result<String, Error> {
-        let payload = JwtPayload::from_map(claims.as_object().ok_or("claims are an object")?.clone())?;
         let mut header = JwsHeader::new();
-        header.set_key_id("1");
+        header.set_key_id(self.0.key_id().unwrap_or_default());
         if let Some(typ) = typ {
             header.set_token_type(typ);
         }
-        Ok(jwt::encode_with_signer(&payload, &header, &ES256.signer_from_jwk(&self.0)?)?)
+        Ok(jws::serialize_compact(claims.to_string().as_bytes(), &header, &ES256.signer_from_jwk(&self.0)?)?)
     }
 }

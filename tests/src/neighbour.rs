@@ -223,7 +223,8 @@ impl Neighbour {
     /// # Errors
     /// Network, TLS.
     pub async fn open(&self) -> Result<TlsStream, Error> {
-        Ok(ncp_tls::connect(&self.connector, &self.host, self.port, "localhost", Duration::from_secs(10)).await?)
+        Ok(ncp_tls::connect(&self.connector, &self.host, self.port, server_name(&self.host), Duration::from_secs(10))
+            .await?)
     }
 
     /// A simple SOAP call.
@@ -328,6 +329,11 @@ pub fn retrieve_response(body: &Element) -> Result<RetrieveResponse, MessageErro
     })
 }
 
+/// The name that a certificate must have: that of the host, and `localhost` where the host is an address.
+pub(crate) fn server_name(host: &str) -> &str {
+    if host.parse::<std::net::IpAddr>().is_ok() { "localhost" } else { host }
+}
+
 /// Sends bytes over a connection of their own and reads the root of the answer.
 pub(crate) async fn post(
     connector: &SslConnector,
@@ -338,7 +344,7 @@ pub(crate) async fn post(
     message: impl Into<Bytes>,
     capture: Option<&Capture>,
 ) -> Result<Answer, Error> {
-    let stream = ncp_tls::connect(connector, host, port, "localhost", Duration::from_secs(10)).await?;
+    let stream = ncp_tls::connect(connector, host, port, server_name(host), Duration::from_secs(10)).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let request = Request::post(path)

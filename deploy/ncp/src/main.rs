@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod attack;
+mod attack_callers;
 mod attack_trail;
 mod audit;
 mod bench;

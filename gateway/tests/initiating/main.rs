@@ -13,9 +13,10 @@ use ncp_ihe::{
 };
 use ncp_saml::HcpClaims;
 use ncp_tests::asking::{AUDIENCE, Asking, Known, PATIENTS};
+use ncp_tests::attack::{Attacker, Clinician, KnownUrls, Side};
 use ncp_tests::consumer::Consumer;
 use ncp_tests::country::{Asked, Country, Reaction};
-use ncp_tests::issuer::Issuer;
+use ncp_tests::issuer::{BASE, ISSUER, Issuer};
 use ncp_tests::neighbour::{Answer, Neighbour};
 use ncp_tests::pki::CountryPki;
 use ncp_tests::synth::Study;
@@ -60,6 +61,45 @@ impl World {
     /// The audit records of its spool.
     pub(crate) fn records(&self) -> Vec<String> {
         common::trail::content(self.dir.path()).records.into_iter().map(|(_, _, xml)| xml).collect()
+    }
+
+    /// Its consumer as an attacker of the attack set.
+    pub(crate) fn attacker(&self) -> Attacker {
+        let pki = CountryPki::open(self.anchors.parent().expect("a folder"), "NO").expect("a PKI");
+        let (side, port) = (Side::Consumer, self.consumer.port);
+        let neighbour = Neighbour::showing(&pki, "2.999.47", &self.anchors, "localhost", port, side.certificates());
+        Attacker {
+            side,
+            pki,
+            third: None,
+            neighbour: neighbour.expect("a consumer"),
+            third_neighbour: None,
+            target: home("2.999.101"),
+            patient: patient(),
+            other: PatientId::new("4712", patient().root).expect("an id"),
+            foreign_document: ("2.999.101.21.1".into(), "2.999.101.30.404".into()),
+            blocked_document: None,
+            opted_out: None,
+        }
+    }
+
+    /// Its clinicians' system as an attacker.
+    pub(crate) fn clinician(&self) -> Clinician<'_> {
+        let (address, issuer) = self.clinic.as_ref().expect("a clinicians' side");
+        let at = ("localhost", address.port());
+        Clinician::new(issuer, (ISSUER, BASE), &self.anchors, at, patient()).expect("a system")
+    }
+
+    /// The rows with these ids are answered as the table says.
+    pub(crate) async fn holds(&self, known: &KnownUrls, ids: &[&str]) {
+        let clinician = self.clinician();
+        let rows = clinician.rows(known).expect("rows");
+        let rows: Vec<_> = rows.iter().filter(|row| ids.contains(&row.id.as_str())).collect();
+        assert!(ids.iter().all(|id| rows.iter().any(|row| row.id == *id)), "{ids:?}: each has rows");
+        for row in rows {
+            let finding = clinician.run(row).await;
+            assert!(finding.held, "{finding:?}");
+        }
     }
 
     /// The same, read.

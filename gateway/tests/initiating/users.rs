@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use ncp_ihe::{Oid, PatientId};
-use ncp_saml::{HcpClaims, Purpose, SignedAssertion, hcp_template};
+use ncp_saml::{HcpClaims, SignedAssertion, hcp_template};
 use ncp_tests::attack::{SERVED, verdict};
+use ncp_tests::consumer::treatment_request;
 use ncp_tests::country::Country;
 use ncp_tests::neighbour::Neighbour;
 use ncp_xml::Element;
 
 use crate::{Others, World, entry, listed, patient};
-
-const TRUST: &str = "http://docs.oasis-open.org/ws-sx/ws-trust/200512";
-const SAML: &str = "urn:oasis:names:tc:SAML:2.0:assertion";
-const TRC: &str = "https://ehdsi.eu/assertion/trc";
 
 async fn world() -> (World, Vec<Country>) {
     let others = Others::none().with("AA", "2.999.101", |_| listed(vec![entry("2.999.101", 1)])).await;
@@ -30,15 +27,9 @@ async fn ask(world: &World, countries: &[Country], assertions: &[SignedAssertion
     (said, countries[0].asked().len() - before)
 }
 
-/// Asks for a TRC as OpenNCP's portal does.
-fn token(patient: &PatientId, purpose: Purpose) -> Element {
-    let trust = |local: &str, text: &str| Element::new(TRUST, local).text(text);
-    let trc = |local: &str, text: &str| Element::new(TRC, local).text(text);
-    let parameters = Element::new(TRC, "TRCParameters");
-    Element::new(TRUST, "RequestSecurityToken")
-        .with(trust("RequestType", &format!("{TRUST}/Issue")))
-        .with(trust("TokenType", SAML))
-        .with(parameters.with(trc("PurposeOfUse", purpose.as_str())).with(trc("PatientId", &patient.to_cx())))
+/// Asks for a TRC assertion for the patient.
+fn token() -> Element {
+    treatment_request(&patient().to_cx(), "TREATMENT")
 }
 
 #[tokio::test]
@@ -81,7 +72,7 @@ async fn co_12_a_login_that_no_country_takes_is_refused_here() {
     for (hours, served) in [(0, true), (23, true), (25, false)] {
         let claims = HcpClaims { authn_instant: ago(hours), ..world.claims.clone() };
         let hcp = hcp(&world, &claims).await;
-        let answer = world.consumer.token(&[hcp], token(&patient(), Purpose::Treatment)).await.expect("answers");
+        let answer = world.consumer.token(&[hcp], token()).await.expect("answers");
         assert_eq!(answer.fault().is_none(), served, "{hours}: {:?}", answer.fault());
     }
 }
@@ -97,7 +88,7 @@ async fn hcp(world: &World, claims: &HcpClaims) -> SignedAssertion {
 async fn co_19_an_audience_is_ours_for_both_endpoints() {
     let (world, countries) = world().await;
     let hcp = hcp(&world, &world.claims).await;
-    let asked = token(&patient(), Purpose::Treatment);
+    let asked = token();
     let answer = world.consumer.token(std::slice::from_ref(&hcp), asked).await.expect("answers");
     assert!(answer.fault().is_none(), "{:?}", answer.fault());
     // A treatment that the users' own issuer confirms, since its seal is the one that consumers show.

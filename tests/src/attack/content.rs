@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use ncp_ihe::actions;
-use ncp_saml::{HcpClaims, SealKey, SignedAssertion, Signer, TrcClaims, hcp_template, trc_template};
+use ncp_saml::{HcpClaims, SignedAssertion, Signer, TrcClaims, hcp_template, trc_template};
 use ncp_soap::{Addressing, Envelope, ns};
 use ncp_xml::{Element, Limits};
 
 use super::shapes::{attribute, part};
 use super::{Attacker, INTEGRITY, MALFORMED, Message, Row, SERVED};
-use crate::neighbour::{Neighbour, XCA};
+use crate::neighbour::Neighbour;
 use crate::pki::Error;
 
-const UNSEEN: &str = "ERROR_HPI_AUTHENTICATION_NOT_RECEIVED";
+/// No identity assertion is for the receiver.
+pub(super) const UNSEEN: &str = "ERROR_HPI_AUTHENTICATION_NOT_RECEIVED";
 const BEARER: &str = "urn:oasis:names:tc:SAML:2.0:cm:bearer";
 
 struct Rows<'a> {
@@ -25,8 +26,7 @@ struct Rows<'a> {
 }
 
 pub(super) async fn rows(attacker: &Attacker) -> Result<Vec<Row>, Error> {
-    let seal = SealKey::load(&attacker.pki.path("seal.pem"), &attacker.pki.path("seal.key"))?;
-    let seal = Signer::start(seal, 1)?;
+    let seal = attacker.seal()?;
     let mut rows = Rows { attacker, claims: attacker.neighbour.claims(), seal, out: Vec::new() };
     rows.logins().await?;
     rows.confirmations().await?;
@@ -62,7 +62,7 @@ impl Rows<'_> {
 
     fn message(&self, assertions: &[SignedAssertion]) -> Message {
         let security: String = assertions.iter().map(|a| a.xml.as_str()).collect();
-        Message { bytes: self.attacker.query(&security), path: XCA, by_third: false }
+        self.attacker.changed(self.attacker.query(&security))
     }
 
     /// Both assertions, each changed as text and then signed; what a change leaves as it is, is what everybody writes.
@@ -331,7 +331,7 @@ impl Rows<'_> {
             let security = Element::new(ns::WSSE, "Security").attr_in(of, name, value);
             let security = assertions.iter().fold(security, |s, a| s.raw(a.xml.as_str()));
             let bytes = self.attacker.envelope(&security.to_xml());
-            self.push(id, input, expected, rule, vec![Message { bytes, path: XCA, by_third: false }]);
+            self.push(id, input, expected, rule, vec![self.attacker.changed(bytes)]);
         }
         let (past, future) = ("2001-01-01T00:00:00Z", "2099-01-01T00:00:00Z");
         for (id, input, created, expires, expected, rule) in [
@@ -346,13 +346,13 @@ impl Rows<'_> {
             let assertions = self.signed(str::to_owned, str::to_owned).await?;
             let inner: String = assertions.iter().map(|a| a.xml.as_str()).collect();
             let bytes = self.attacker.query(&format!("{}{inner}", stamp.to_xml()));
-            self.push(id, input, expected, rule, vec![Message { bytes, path: XCA, by_third: false }]);
+            self.push(id, input, expected, rule, vec![self.attacker.changed(bytes)]);
         }
         let login = Element::new(ns::WSSE, "UsernameToken").to_xml();
         let assertions = self.signed(str::to_owned, str::to_owned).await?;
         let inner: String = assertions.iter().map(|a| a.xml.as_str()).collect();
         let bytes = self.attacker.query(&format!("{login}{inner}"));
-        let message = Message { bytes, path: XCA, by_third: false };
+        let message = self.attacker.changed(bytes);
         self.push("T-SOA-5", "another token beside the assertions", INTEGRITY, "security.child", vec![message]);
 
         // WS-Addressing: an action for another node is none, and what would have to go back with the answer is refused.
@@ -370,14 +370,15 @@ impl Rows<'_> {
             ("T-SOA-8", "relation that is no reply", "", Change::Block(relates)),
         ] {
             let assertions = self.signed(str::to_owned, str::to_owned).await?;
-            let headers = Addressing::request(actions::ITI38_REQUEST, "https://localhost/").to_headers();
+            let headers = Addressing::request(self.attacker.side.asks(actions::ITI38_REQUEST).0, "https://localhost/")
+                .to_headers();
             let mut headers: Vec<Element> =
                 headers.into_iter().map(|h| if h.local() == name { change.of(h) } else { h }).collect();
             headers.extend(change.block());
             headers.push(assertions.iter().fold(Element::new(ns::WSSE, "Security"), |s, a| s.raw(a.xml.as_str())));
             let body = Neighbour::find_documents(&self.attacker.patient).to_element();
             let bytes = Envelope { headers, body }.write();
-            self.push(id, input, MALFORMED, "", vec![Message { bytes, path: XCA, by_third: false }]);
+            self.push(id, input, MALFORMED, "", vec![self.attacker.changed(bytes)]);
         }
         Ok(())
     }

@@ -29,8 +29,7 @@ struct Rows<'a> {
 }
 
 pub(super) async fn rows(attacker: &Attacker) -> Result<Vec<Row>, Error> {
-    let mut rows =
-        Rows { attacker, claims: attacker.neighbour.claims(), seal: signer(&attacker.pki, "seal")?, out: Vec::new() };
+    let mut rows = Rows { attacker, claims: attacker.neighbour.claims(), seal: attacker.seal()?, out: Vec::new() };
     rows.keys().await?;
     rows.times().await?;
     rows.bindings().await?;
@@ -39,7 +38,8 @@ pub(super) async fn rows(attacker: &Attacker) -> Result<Vec<Row>, Error> {
     Ok(rows.out)
 }
 
-fn signer(pki: &CountryPki, name: &str) -> Result<Signer, Error> {
+/// Signs with a key of the folder.
+pub(super) fn signer(pki: &CountryPki, name: &str) -> Result<Signer, Error> {
     let seal = SealKey::load(&pki.path(&format!("{name}.pem")), &pki.path(&format!("{name}.key")))?;
     Ok(Signer::start(seal, 1)?)
 }
@@ -141,7 +141,7 @@ impl Rows<'_> {
         let country = pki.country.as_str();
         let other = if country == "SE" { "DK" } else { "SE" };
         let p256 = Algorithm::P256;
-        let same = subject_of(pki, "seal")?;
+        let same = subject_of(pki, self.attacker.side.certificates().1)?;
         let cases: Vec<(&str, &str, Use, Algorithm, Odd)> = vec![
             (
                 "T-KEY-1",

@@ -1,30 +1,36 @@
 //! The attack set on a gateway: what must be refused and how, as data.
 //!
-//! Rows carry the ids of the threat table. `tests/abuse` runs them against a gateway in its own process, `ncp attack`
-//! against one that runs; both write the same report.
+//! Rows carry the ids of the threat table (`docs/threats.md`). `tests/abuse` runs them against gateways in its own process,
+//! `ncp attack` against one that runs; both write the same report. A peer and a national consumer send the same rows
+//! ([`Side`]), a clinician's system has its own ([`Clinician`]).
 
 use std::fmt::Write as _;
 
 use jiff::Timestamp;
 use ncp_ihe::{HomeCommunityId, PatientId, actions};
-use ncp_saml::SignedAssertion;
+use ncp_saml::{SignedAssertion, Signer};
 use ncp_soap::{Addressing, Envelope, ns};
 use ncp_xml::Element;
 
+use crate::consumer::{REGISTRY, REPOSITORY, SOURCE};
 use crate::neighbour::{Answer, Neighbour, XCA, XCAI, XCPD};
 use crate::pki::{CountryPki, Error};
 
+mod clinician;
 mod consent;
+mod consumer;
 mod content;
 mod issued;
 mod long;
 mod packages;
 mod requests;
 mod shapes;
+mod tokens;
 mod transport;
 
+pub use clinician::{Call, Clinician, KnownUrls};
 pub use long::{TOO_LONG, with_slot};
-pub use transport::{handshakes, other_names};
+pub use transport::{handshakes, other_names, versions};
 
 /// One code for every check of an assertion that fails.
 pub const INTEGRITY: &str = "ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED";
@@ -80,9 +86,42 @@ impl Finding {
     }
 }
 
-/// The attacking country and what it knows of the attacked one.
+/// As whom the rows are sent, which decides the port, the form of the messages and that of the refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The gateway of another country (ITI-38, ITI-39, ITI-55, RAD-75).
+    Peer,
+    /// A national XDS consumer of the gateway's own country (ITI-18, ITI-43, RAD-69).
+    Consumer,
+}
+
+impl Side {
+    /// The certificates of the PKI with which this side connects and signs, by file.
+    pub fn certificates(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Peer => ("tls-client", "seal"),
+            Self::Consumer => ("consumer", "xua"),
+        }
+    }
+
+    /// Action and path by which this side asks for what a peer asks for with `action`.
+    fn asks(self, action: &'static str) -> (&'static str, &'static str) {
+        match (self, action) {
+            (Self::Consumer, actions::ITI38_REQUEST) => (actions::ITI18_REQUEST, REGISTRY),
+            (Self::Consumer, actions::ITI39_REQUEST) => (actions::ITI43_REQUEST, REPOSITORY),
+            (Self::Consumer, actions::RAD75_REQUEST) => (actions::RAD69_REQUEST, SOURCE),
+            (_, actions::ITI55_REQUEST) => (action, XCPD),
+            (_, actions::RAD75_REQUEST) => (action, XCAI),
+            _ => (action, XCA),
+        }
+    }
+}
+
+/// Who attacks, and what is known of the attacked gateway.
 pub struct Attacker {
-    /// PKI of a country that the gateway has as a peer.
+    /// As whom.
+    pub side: Side,
+    /// PKI of a country that the gateway has as a peer; of its own country for its consumers.
     pub pki: CountryPki,
     /// PKI of another one that it has as a peer, where there is one.
     pub third: Option<CountryPki>,
@@ -90,9 +129,9 @@ pub struct Attacker {
     pub neighbour: Neighbour,
     /// Sends as the other.
     pub third_neighbour: Option<Neighbour>,
-    /// The attacked community.
+    /// The community that has the patients: the attacked one, or one that it asks for its consumers.
     pub target: HomeCommunityId,
-    /// A patient of the attacked country.
+    /// A patient of that community.
     pub patient: PatientId,
     /// Another one.
     pub other: PatientId,
@@ -100,7 +139,7 @@ pub struct Attacker {
     pub foreign_document: (String, String),
     /// A document of the patient that is blocked, and one that does not exist.
     pub blocked_document: Option<(String, String)>,
-    /// A person of the attacked country who opted out of the service.
+    /// A person of that community who opted out of the service.
     pub opted_out: Option<PatientId>,
 }
 
@@ -120,7 +159,22 @@ impl Attacker {
         rows.extend(consent::rows(self).await?);
         rows.extend(long::rows(self).await?);
         rows.extend(packages::rows(self).await?);
+        if self.side == Side::Consumer {
+            return consumer::rows(self, rows).await;
+        }
         Ok(rows)
+    }
+
+    /// Signs as this side does.
+    fn seal(&self) -> Result<Signer, Error> {
+        issued::signer(&self.pki, self.side.certificates().1)
+    }
+
+    fn told(&self, answer: &Answer) -> String {
+        match self.side {
+            Side::Peer => verdict(answer),
+            Side::Consumer => consumer::verdict(answer),
+        }
     }
 
     /// Sends the messages of a row and says what came back.
@@ -138,7 +192,7 @@ impl Attacker {
             let packed = message.bytes.starts_with(packages::DELIMITER.as_bytes());
             let content_type = if packed { packages::PACKAGE } else { SOAP };
             got = match sender.post(message.path, content_type, message.bytes.clone()).await {
-                Ok(answer) => verdict(&answer),
+                Ok(answer) => self.told(&answer),
                 Err(error) => format!("no answer: {error}"),
             };
         }
@@ -152,22 +206,28 @@ impl Attacker {
 
     /// The same with the header blocks after WS-Addressing given whole.
     fn envelope(&self, blocks: &str) -> Vec<u8> {
-        self.message(actions::ITI38_REQUEST, XCA, blocks, Neighbour::find_documents(&self.patient).to_element())
+        self.message(actions::ITI38_REQUEST, blocks, Neighbour::find_documents(&self.patient).to_element()).bytes
     }
 
-    fn message(&self, action: &str, path: &str, blocks: &str, body: Element) -> Vec<u8> {
+    fn message(&self, action: &'static str, blocks: &str, body: Element) -> Message {
+        let (action, path) = self.side.asks(action);
         let headers = Addressing::request(action, &format!("https://localhost{path}")).to_headers();
         let bytes = Envelope { headers, body }.write();
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let close = header_end(&text);
-        format!("{}{blocks}{}", &text[..close], &text[close..]).into_bytes()
+        let bytes = format!("{}{blocks}{}", &text[..close], &text[close..]).into_bytes();
+        Message { bytes, path, by_third: false }
     }
 
-    fn signed_message(&self, action: &str, assertions: &[SignedAssertion], body: Element) -> Message {
+    /// The message of a query whose bytes were changed.
+    fn changed(&self, bytes: Vec<u8>) -> Message {
+        Message { bytes, path: self.side.asks(actions::ITI38_REQUEST).1, by_third: false }
+    }
+
+    fn signed_message(&self, action: &'static str, assertions: &[SignedAssertion], body: Element) -> Message {
         let security: String = assertions.iter().map(|a| a.xml.as_str()).collect();
         let security = Element::new(ns::WSSE, "Security").raw(security).to_xml();
-        let path = path_of(action);
-        Message { bytes: self.message(action, path, &security, body), path, by_third: false }
+        self.message(action, &security, body)
     }
 }
 
@@ -177,14 +237,6 @@ fn header_end(text: &str) -> usize {
     let is_header =
         |at: &usize| text[*at..].split('>').next().is_some_and(|tag| tag.ends_with(":Header") || tag == "</Header");
     ends.find(is_header).unwrap_or_default()
-}
-
-fn path_of(action: &str) -> &'static str {
-    match action {
-        actions::ITI55_REQUEST => XCPD,
-        actions::RAD75_REQUEST => XCAI,
-        _ => XCA,
-    }
 }
 
 const SOAP: &str = "application/soap+xml; charset=UTF-8";

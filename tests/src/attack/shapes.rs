@@ -4,8 +4,7 @@
 use ncp_soap::ns;
 use ncp_xml::Element;
 
-use super::{Attacker, INTEGRITY, MALFORMED, Message, Row, SERVED};
-use crate::neighbour::XCA;
+use super::{Attacker, INTEGRITY, MALFORMED, Row, SERVED};
 
 const DSIG: &str = "http://www.w3.org/2000/09/xmldsig#";
 const REFUSED: &[&str] = &[INTEGRITY];
@@ -21,7 +20,7 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     fn bytes(&mut self, id: &str, input: &str, expected: &[&'static str], rule: &'static str, bytes: Vec<u8>) {
-        let messages = vec![Message { bytes, path: XCA, by_third: false }];
+        let messages = vec![self.attacker.changed(bytes)];
         self.out.push(Row { id: id.into(), input: input.into(), expected: expected.to_vec(), rule, messages });
     }
 

@@ -10,11 +10,37 @@ use ncp_tls::Material;
 use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode, SslVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Attacker, Finding, INTEGRITY, SERVED, verdict};
-use crate::neighbour::{Neighbour, XCA};
+use super::{Attacker, Finding, INTEGRITY, SERVED, SOAP};
+use crate::neighbour::{Neighbour, server_name};
 use crate::pki::{Algorithm, CountryPki, Error, Odd, Use};
 
 const REFUSED: &str = "handshake refused";
+
+/// Versions and suites of TLS that are too weak, tried by any client.
+///
+/// # Errors
+/// OpenSSL.
+pub async fn versions(
+    material: Option<&Material>,
+    anchors: &Path,
+    (host, port): (&str, u16),
+) -> Result<Vec<Finding>, Error> {
+    let mut out = Vec::new();
+    for (id, input, version, ciphers) in [
+        ("T-TLS-1", "TLS 1.0", SslVersion::TLS1, "ALL:@SECLEVEL=0"),
+        ("T-TLS-1b", "TLS 1.1", SslVersion::TLS1_1, "ALL:@SECLEVEL=0"),
+        (
+            "T-TLS-2",
+            "TLS 1.2 with CBC suites alone",
+            SslVersion::TLS1_2,
+            "ECDHE-ECDSA-AES128-SHA256:ECDHE-RSA-AES128-SHA256:AES128-SHA",
+        ),
+    ] {
+        let connector = client(material, anchors, Some((version, ciphers)))?;
+        out.push(Finding::new(id, input, &[REFUSED], attempt(&connector, host, port).await));
+    }
+    Ok(out)
+}
 
 /// Tries each handshake against `host:port`.
 ///
@@ -26,21 +52,10 @@ pub async fn handshakes(
     (host, port): (&str, u16),
     revoked: Option<&str>,
 ) -> Result<Vec<Finding>, Error> {
-    let mut out = Vec::new();
-    let good = Material::load(&attacker.pki.path("tls-client.pem"), &attacker.pki.path("tls-client.key"))?;
-    for (id, input, version, ciphers) in [
-        ("T-TLS-1", "TLS 1.0", SslVersion::TLS1, "ALL:@SECLEVEL=0"),
-        ("T-TLS-1b", "TLS 1.1", SslVersion::TLS1_1, "ALL:@SECLEVEL=0"),
-        (
-            "T-TLS-2",
-            "TLS 1.2 with CBC suites alone",
-            SslVersion::TLS1_2,
-            "ECDHE-ECDSA-AES128-SHA256:ECDHE-RSA-AES128-SHA256:AES128-SHA",
-        ),
-    ] {
-        let connector = client(Some(&good), anchors, Some((version, ciphers)))?;
-        out.push(Finding::new(id, input, &[REFUSED], attempt(&connector, host, port).await));
-    }
+    let (connects, _) = attacker.side.certificates();
+    let file = |end: &str| attacker.pki.path(&format!("{connects}.{end}"));
+    let good = Material::load(&file("pem"), &file("key"))?;
+    let mut out = versions(Some(&good), anchors, (host, port)).await?;
     let connector = client(None, anchors, None)?;
     out.push(Finding::new("T-TLS-3", "no client certificate", &[REFUSED], attempt(&connector, host, port).await));
     let dir = tempfile::tempdir()?;
@@ -67,9 +82,10 @@ pub async fn handshakes(
     Ok(out)
 }
 
-/// What the country's authorities issued beside the two certificates with which its NCP asks: TLS of its services, of readers
-/// of its trail and of its hospitals, and signers of its hospitals.
-const OTHERS: [&str; 6] = ["tls-server", "internal-client", "internal-server", "reader", "consumer", "xua"];
+/// What the country's authorities issue: the two certificates of each side, those of its services and of readers of its
+/// trail.
+const OTHERS: [&str; 8] =
+    ["tls-client", "seal", "tls-server", "internal-client", "internal-server", "reader", "consumer", "xua"];
 
 /// Keys that the country's authorities issued to somebody else than its NCP, against a gateway that names the peer's
 /// certificates (`pin`): one of its TLS clients, one of its seals, both; and each of the others that lie in its folder.
@@ -82,31 +98,35 @@ pub async fn other_names(
     (host, port): (&str, u16),
 ) -> Result<Vec<Finding>, Error> {
     let (client, seal) = ("attack-T-PIN-client", "attack-T-PIN-seal");
+    let (own_client, own_seal) = attacker.side.certificates();
     attacker.pki.leaf(client, Use::Client, Algorithm::P256, 0, 90)?;
     attacker.pki.leaf(seal, Use::Seal, Algorithm::P256, 0, 90)?;
     let mut rows = vec![
-        ("T-PIN-1", "TLS client of the country's authority, not its NCP".to_owned(), (client, "seal"), REFUSED),
-        ("T-PIN-2", "signer of the country's authority, not its NCP".into(), ("tls-client", seal), INTEGRITY),
+        ("T-PIN-1", "TLS client of the country's authority, not its NCP".to_owned(), (client, own_seal), REFUSED),
+        ("T-PIN-2", "signer of the country's authority, not its NCP".into(), (own_client, seal), INTEGRITY),
         ("T-PIN-3", "both".into(), (client, seal), REFUSED),
     ];
-    let others = OTHERS.into_iter().filter(|name| attacker.pki.path(&format!("{name}.key")).is_file());
+    let another = |name: &&str| *name != own_client && *name != own_seal;
+    let others = OTHERS.into_iter().filter(another);
+    let others = others.filter(|name| attacker.pki.path(&format!("{name}.key")).is_file());
     for name in others {
-        rows.push(("T-PIN-4", format!("TLS by the country's {name}"), (name, "seal"), REFUSED));
-        rows.push(("T-PIN-5", format!("signed by the country's {name}"), ("tls-client", name), INTEGRITY));
+        rows.push(("T-PIN-4", format!("TLS by the country's {name}"), (name, own_seal), REFUSED));
+        rows.push(("T-PIN-5", format!("signed by the country's {name}"), (own_client, name), INTEGRITY));
         rows.push(("T-PIN-6", format!("both by the country's {name}"), (name, name), REFUSED));
     }
-    rows.push(("T-PIN-good", "the NCP's own".into(), ("tls-client", "seal"), SERVED));
+    rows.push(("T-PIN-good", "the two that are named".into(), (own_client, own_seal), SERVED));
     let mut out = Vec::new();
     for (id, input, shown, expected) in rows {
         let home = attacker.neighbour.home.to_string();
         let neighbour = Neighbour::showing(&attacker.pki, &home, anchors, host, port, shown)?;
         let assertions = neighbour.assertions(&attacker.patient).await?;
         let query = Neighbour::find_documents(&attacker.patient).to_element();
-        let got = match neighbour.call(actions::ITI38_REQUEST, XCA, &assertions, query).await {
-            Ok(answer) => verdict(&answer),
+        let message = attacker.signed_message(actions::ITI38_REQUEST, &assertions, query);
+        let got = match neighbour.post(message.path, SOAP, message.bytes).await {
+            Ok(answer) => attacker.told(&answer),
             Err(_) => REFUSED.into(),
         };
-        out.push(Finding::new(id, &input, &[expected], got));
+        out.push(Finding::new(id, &input, &attacker.side.answers(&[expected]), got));
     }
     Ok(out)
 }
@@ -150,7 +170,8 @@ fn client(
 
 /// With TLS 1.3 the client learns of a refusal at its first exchange, so one is tried.
 async fn attempt(connector: &SslConnector, host: &str, port: u16) -> String {
-    let Ok(mut stream) = ncp_tls::connect(connector, host, port, "localhost", Duration::from_secs(5)).await else {
+    let Ok(mut stream) = ncp_tls::connect(connector, host, port, server_name(host), Duration::from_secs(5)).await
+    else {
         return REFUSED.into();
     };
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
@@ -162,13 +183,15 @@ async fn attempt(connector: &SslConnector, host: &str, port: u16) -> String {
 
 /// OpenSSL's own client asks for a renegotiation at the line `R`.
 fn renegotiate(attacker: &Attacker, host: &str, port: u16) -> Result<String, Error> {
+    let (connects, _) = attacker.side.certificates();
+    let file = |end: &str| attacker.pki.path(&format!("{connects}.{end}"));
     let mut child = Command::new("openssl")
         .args(["s_client", "-tls1_2", "-connect", &format!("{host}:{port}"), "-cert"])
-        .arg(attacker.pki.path("tls-client.pem"))
+        .arg(file("pem"))
         .arg("-key")
-        .arg(attacker.pki.path("tls-client.key"))
+        .arg(file("key"))
         .arg("-cert_chain")
-        .arg(attacker.pki.path("tls-client.pem"))
+        .arg(file("pem"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
