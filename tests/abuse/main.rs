@@ -30,6 +30,7 @@ mod records;
 mod rollover;
 mod smp;
 mod states;
+mod threats;
 mod trail;
 mod treating;
 mod world;

@@ -20,17 +20,12 @@ connector, `--test abuse` (initiating) and `--test initiating` (bound, mime, los
 that need a gateway in a state of its own (revocation lists, OCSP, rates, restarts, metadata of an SMP) are `--test abuse` \
 (states, crl, rollover, smp), and slow or broken connections `--test responding` (hazards).";
 
-/// Sends what must be refused and writes what came back. Nothing is disclosed that the test patient does not have.
-///
-/// As a peer to the gateway's port for peers, as a national consumer to its port for consumers, as a clinician's system to its
-/// port for clinicians; in a demonstration to all three and to its audit repository. Against a gateway of your own each needs
-/// what makes it known there: a test country as a peer (--gateway), consumer.pem and xua.pem of a test PKI (--consumers), the
-/// key of a test issuer (--clinicians). Ids are those of docs/threats.md.
+/// The attacked gateway, and what is known of it.
 #[derive(Args)]
 #[command(after_long_help = ANSWERS)]
 pub(crate) struct Attack {
     /// The gateway, `host:port`; default: Norway's of a running demonstration.
-    #[arg(long)]
+    #[arg(long, requires_all = ["anchors", "pki"])]
     gateway: Option<String>,
     /// Anchors of the gateway's certificate, PEM; with --gateway.
     #[arg(long)]
@@ -49,7 +44,7 @@ pub(crate) struct Attack {
     target: String,
     /// A test patient, CX.
     #[arg(long, default_value = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO")]
-    patient: String,
+    pub(crate) patient: String,
     /// Another one.
     #[arg(long, default_value = "01827812345^^^&2.16.578.1.12.4.1.4.1&ISO")]
     other: String,
@@ -63,7 +58,7 @@ pub(crate) struct Attack {
     #[arg(long)]
     opted_out: Option<String>,
     #[command(flatten)]
-    callers: Callers,
+    pub(crate) callers: Callers,
     /// Folder of the demonstration; default NCP_DEMO_DIR or ~/.ncp-demo.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -73,41 +68,19 @@ pub(crate) struct Attack {
 }
 
 /// True when every row held.
-pub(crate) async fn run(attack: Attack) -> Result<bool, Error> {
-    let demo = attack.gateway.is_none();
-    let (host, port) = match &attack.gateway {
-        None => ("127.0.0.1".to_owned(), offset(NORWAY.code) + 443),
-        Some(address) => host_and_port(address)?,
-    };
+pub(crate) async fn run(mut attack: Attack) -> Result<bool, Error> {
     let dir = data_dir(attack.dir.clone())?;
-    let pki = attack.pki.clone().unwrap_or_else(|| dir.join("fi/pki"));
-    let anchors = attack.anchors.clone().unwrap_or_else(|| dir.join("no/pki/anchors.pem"));
-    let pki = CountryPki::open(&pki, &attack.country)?;
-    let unit = |text: &str| {
-        let (repository, document) = text.split_once('/').ok_or("a document is repositoryUniqueId/uniqueId")?;
-        Ok::<_, Error>((repository.to_owned(), document.to_owned()))
-    };
-    let blocked = match (&attack.blocked_document, demo) {
-        (Some(text), _) => Some(unit(text)?),
-        (None, true) => Some(("2.999.47.21.1".into(), "2.999.47.30.2".into())),
-        (None, false) => None,
-    };
-    let attacker = Attacker {
-        side: Side::Peer,
-        neighbour: Neighbour::new(&pki, &attack.home, &anchors, &host, port)?,
-        pki,
-        third: None,
-        third_neighbour: None,
-        target: HomeCommunityId::parse(&attack.target)?,
-        patient: PatientId::parse_cx(&attack.patient)?,
-        other: PatientId::parse_cx(&attack.other)?,
-        foreign_document: unit(&attack.foreign_document)?,
-        blocked_document: blocked,
-        opted_out: attack.opted_out.as_deref().map(PatientId::parse_cx).transpose()?,
-    };
-    let mut findings = through_messages(&attacker, &anchors, (&host, port)).await?;
-    let callers = if demo { attack.callers.of_demo(&dir) } else { attack.callers };
-    findings.extend(callers.rows(attacker).await?);
+    let demo = attack.gateway.is_none() && !attack.callers.are_given();
+    if demo {
+        attack.gateway = Some(format!("127.0.0.1:{}", offset(NORWAY.code) + 443));
+        attack.pki.get_or_insert(dir.join(FINLAND.code).join("pki"));
+        attack.anchors.get_or_insert(dir.join(NORWAY.code).join("pki/anchors.pem"));
+        attack.blocked_document.get_or_insert("2.999.47.21.1/2.999.47.30.2".into());
+        attack.callers = Callers::of_demo(&dir);
+    }
+    let mut findings = attack.as_peer().await?;
+    findings.extend(attack.as_consumer().await?);
+    findings.extend(attack.as_clinician().await?);
     if demo {
         findings.extend(attack_trail::rows(&dir, NORWAY.code).await?);
     } else {
@@ -115,7 +88,9 @@ pub(crate) async fn run(attack: Attack) -> Result<bool, Error> {
             "the audit repository is not tried: its ports are known of a demonstration only (T-AUD-10 to T-AUD-15)"
         );
     }
-    std::fs::write(&attack.out, report(&format!("{host}:{port}"), &findings))?;
+    let addresses = [&attack.gateway, &attack.callers.consumers, &attack.callers.clinicians];
+    let addresses: Vec<&str> = addresses.into_iter().flatten().map(String::as_str).collect();
+    std::fs::write(&attack.out, report(&addresses.join(", "), &findings))?;
     let failed: Vec<_> = findings.iter().filter(|f| !f.held).collect();
     for finding in &failed {
         println!("FAILED  {}: {}: expected {}, got {}", finding.id, finding.input, finding.expected, finding.got);
@@ -124,18 +99,53 @@ pub(crate) async fn run(attack: Attack) -> Result<bool, Error> {
     Ok(failed.is_empty())
 }
 
-/// Handshakes, certificates of other names, and every row that is a message.
-pub(crate) async fn through_messages(
-    attacker: &Attacker,
-    anchors: &Path,
-    at: (&str, u16),
-) -> Result<Vec<Finding>, Error> {
-    let mut findings = handshakes(attacker, anchors, at, None).await?;
-    findings.extend(other_names(attacker, anchors, at).await?);
-    for row in attacker.rows().await? {
-        findings.push(attacker.run(&row).await);
+impl Attack {
+    async fn as_peer(&self) -> Result<Vec<Finding>, Error> {
+        let Some(address) = &self.gateway else {
+            println!("peers are not tried: give --gateway, --anchors and --pki");
+            return Ok(Vec::new());
+        };
+        let pki = self.pki.as_ref().ok_or("give --pki with --gateway")?;
+        let anchors = self.anchors.as_ref().ok_or("give --anchors with --gateway")?;
+        let pki = CountryPki::open(pki, &self.country)?;
+        self.through_messages(Side::Peer, (pki, &self.home), anchors, address).await
     }
-    Ok(findings)
+
+    /// Handshakes, certificates of other names, and every row that is a message.
+    pub(crate) async fn through_messages(
+        &self,
+        side: Side,
+        (pki, home): (CountryPki, &str),
+        anchors: &Path,
+        address: &str,
+    ) -> Result<Vec<Finding>, Error> {
+        let (host, port) = host_and_port(address)?;
+        let at = (host.as_str(), port);
+        let attacker = Attacker {
+            side,
+            neighbour: Neighbour::showing(&pki, home, anchors, at.0, at.1, side.certificates())?,
+            pki,
+            third: None,
+            third_neighbour: None,
+            target: HomeCommunityId::parse(&self.target)?,
+            patient: PatientId::parse_cx(&self.patient)?,
+            other: PatientId::parse_cx(&self.other)?,
+            foreign_document: unit(&self.foreign_document)?,
+            blocked_document: self.blocked_document.as_deref().map(unit).transpose()?,
+            opted_out: self.opted_out.as_deref().map(PatientId::parse_cx).transpose()?,
+        };
+        let mut findings = handshakes(&attacker, anchors, at, None).await?;
+        findings.extend(other_names(&attacker, anchors, at).await?);
+        for row in attacker.rows().await? {
+            findings.push(attacker.run(&row).await);
+        }
+        Ok(findings)
+    }
+}
+
+fn unit(text: &str) -> Result<(String, String), Error> {
+    let (repository, document) = text.split_once('/').ok_or("a document is repositoryUniqueId/uniqueId")?;
+    Ok((repository.to_owned(), document.to_owned()))
 }
 
 pub(crate) fn host_and_port(address: &str) -> Result<(String, u16), Error> {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use ncp_tests::pki::{Algorithm, Use};
 
 mod attack;
 mod attack_callers;
@@ -97,6 +98,10 @@ enum Command {
     },
     /// Sends the attack set to one's own gateway and writes a report that an auditor reads.
     ///
+    /// As a peer to its port for peers, as a national consumer to that for consumers, as a clinician's system to that for
+    /// clinicians; in a demonstration to all three and to its audit repository. Nothing is disclosed that the test patient does
+    /// not have. Ids are those of docs/threats.md.
+    ///
     /// Example: ncp attack --out report.md (against a running demonstration)
     Attack(attack::Attack),
     /// Kills the gateway and the repository of a demonstration under load and counts what was disclosed and recorded.
@@ -181,9 +186,13 @@ fn pki(country: &str, out: &std::path::Path) -> Result<(), Error> {
     if out.join("anchors.pem").exists() {
         return Err(format!("{} holds a PKI already; give another --out", out.display()).into());
     }
-    ncp_tests::pki::CountryPki::create_apart(out, country, ncp_tests::pki::Algorithm::Rsa2048)?;
+    let pki = ncp_tests::pki::CountryPki::create_apart(out, country, Algorithm::Rsa2048)?;
+    pki.leaf("consumer", Use::Client, Algorithm::P256, 0, 90)?;
+    pki.leaf("xua", Use::Seal, Algorithm::P256, 0, 90)?;
+    issuer::create(out)?;
     let out = out.display();
     println!("written to {out}: tls-anchors.pem and seal-anchors.pem for the other countries; the keys stay here");
+    println!("consumer.pem, xua.pem: a national consumer; issuer.jwk, jwks.json: an issuer of clinicians' tokens");
     println!("their [[peer]] names your certificates:\n{}", ncp_tests::pki::peer_pin(country).trim_end());
     Ok(())
 }
