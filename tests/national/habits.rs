@@ -12,6 +12,7 @@ use ncp_tests::neighbour::XCA;
 use ncp_tests::synth::Study;
 
 use crate::harness::{Asker, HOME, World, codes, dicomweb, fetch, same_as_files};
+use crate::lines::{Lines, digest};
 use crate::{images, oid, patient};
 
 pub(crate) const LOCATION: &str = "2.999.47.21.3";
@@ -300,6 +301,58 @@ async fn im_14_without_instances_of_a_study_its_series_are_asked() {
     archive.habit(|asked| (asked.what == "series").then(|| status(501, &[])).flatten());
     let found = neighbour.documents(&patient()).await.expect("ITI-38");
     assert_eq!((found.status, listed(&found)), (Status::Success, all_but(2, &[])));
+}
+
+/// The entry of a study's manifest.
+fn of_study(found: &QueryResponse, number: u32) -> &DocumentEntry {
+    let of = |e: &&DocumentEntry| e.study_instance_uid().is_some_and(|uid| uid.as_str() == study(number).uid());
+    found.objects.entries.iter().find(of).expect("listed")
+}
+
+/// IM-08: a study date that is none is not told as if there were none: the answer and the log name the study, which is
+/// listed all the same; in the form of before DICOM 3.0 it is one.
+#[tokio::test]
+async fn im_08_a_study_date_that_cannot_be_read_is_named() {
+    let world = World::new();
+    let lines = Lines::begin();
+    let (archive, neighbour) = archive(&world, 2).await;
+    archive.dated(1, "2026.01.02");
+    archive.dated(2, "02/01/2026");
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!((found.status, listed(&found)), (Status::Success, all_but(2, &[])), "{:?}", found.errors);
+    assert!(names_study(&found, 2, "study date") && !names_study(&found, 1, ""), "{:?}", found.errors);
+    let began = [1, 2].map(|number| of_study(&found, number).service_start.as_ref().map(ToString::to_string));
+    assert_eq!(began, [Some("20260102000000".to_owned()), None]);
+    let left_out = lines.of("left out of a list");
+    let [line] = left_out.as_slice() else { panic!("{left_out:?}") };
+    let named = (format!("archive {LOCATION}").into(), digest(&study(2).uid()).into());
+    assert_eq!((&line["connector"], &line["unit"]), (&named.0, &named.1), "{line}");
+    assert_eq!(line["reason"], "its study date or time cannot be read");
+    assert!(!lines.hold("02/01/2026"), "no value");
+    complete(&neighbour, 2, LOCATION, world.dir.path()).await;
+}
+
+/// IM-08: an archive that counts more instances than it lists: the list says so, and so does the manifest, from which the
+/// clinician's side counts what is missing.
+#[tokio::test]
+async fn im_08_what_the_archive_counts_and_does_not_list_is_told() {
+    let world = World::new();
+    let (archive, neighbour) = archive(&world, 2).await;
+    let whole = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert!(whole.errors.is_empty());
+    archive.counts(1, 5);
+    // A gateway that has not listed the study before.
+    let neighbour = world.gateway(true, &connector(&archive.serve().await, LOCATION)).await;
+    let found = neighbour.documents(&patient()).await.expect("ITI-38");
+    assert_eq!((found.status, listed(&found)), (Status::Success, all_but(2, &[])));
+    assert!(names_study(&found, 1, "3 of 5 instances are listed") && !names_study(&found, 2, ""), "{:?}", found.errors);
+    for (number, announced) in [(1, 5), (2, 3)] {
+        let id = &of_study(&found, number).unique_id;
+        assert_eq!(*id == of_study(&whole, number).unique_id, announced == 3, "another object has another UID");
+        let (response, bytes) = neighbour.document(&patient(), &wanted(id)).await.expect("ITI-39");
+        assert_eq!(response.status, Status::Success);
+        assert_eq!(Manifest::read_kos(&bytes).expect("a KOS").announced_count(), announced, "study {number}");
+    }
 }
 
 /// IM-15: no coding but none is asked for.

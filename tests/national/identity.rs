@@ -33,6 +33,12 @@ fn other_id(id: &str, issuer: &str) -> Value {
     value("SQ", json!({ "00100020": value("LO", json!(id)), "00100021": value("LO", json!(issuer)) }))
 }
 
+/// Items of (0010,0024).
+fn qualifiers(universals: &[&str]) -> Value {
+    let item = |universal: &&str| json!({ "00400032": value("UT", json!(universal)) });
+    json!({ "vr": "SQ", "Value": universals.iter().map(item).collect::<Vec<_>>() })
+}
+
 /// An answer to a search for studies, of which the archive says this of each patient.
 fn answer(asked: &Asked<'_>, studies: &[String], whose: impl Fn(&str) -> Value) -> Option<Response> {
     let told = |uid: &String| {
@@ -67,6 +73,19 @@ async fn im_02_another_hospitals_patient_with_the_same_number_is_not_listed() {
         (
             json!({ "00100024": value("SQ", json!({ "00400032": value("UT", json!("2.999.47.22")) })) }),
             json!({ "00100024": value("SQ", json!({ "00400032": value("UT", json!("2.999.99")) })) }),
+        ),
+        // Another issuer behind the own one, in a second item or value; and one that stands where nobody reads it.
+        (
+            json!({ "00100024": qualifiers(&["2.999.47.22"]) }),
+            json!({ "00100024": qualifiers(&["2.999.47.22", "2.999.99"]) }),
+        ),
+        (
+            json!({ "00100021": { "vr": "LO", "Value": ["HOSPITAL-A", null] } }),
+            json!({ "00100021": { "vr": "LO", "Value": ["HOSPITAL-A", "HOSPITAL-B"] } }),
+        ),
+        (
+            json!({ "00100024": { "vr": "SQ", "Value": [] } }),
+            json!({ "00100024": { "vr": "SQ", "BulkDataURI": "https://archive.example/issuers" } }),
         ),
         // The archive names another issuer of the same id among the other ids (0010,1002).
         (

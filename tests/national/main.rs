@@ -13,6 +13,7 @@ mod grpc;
 mod habits;
 mod harness;
 mod identity;
+mod lines;
 mod mime;
 mod odd_archive;
 mod orthanc;

@@ -9,6 +9,7 @@ use ncp_tests::synth::Study;
 
 use crate::habits::{LOCATION, connector};
 use crate::harness::{Asker, HOME, World, codes, fetch, others_came};
+use crate::lines::{Lines, digest};
 use crate::xds::{KOS, REPOSITORY, domain, entry};
 use crate::{images, oid, patient, study};
 use ncp_tests::archive::{Archive, Asked};
@@ -182,7 +183,8 @@ async fn wi_01_a_coded_instance_of_an_archive_arrives_as_it_was() {
     }
 }
 
-/// WI-12, the file as it was seen: bare line feeds in the multipart body of an archive. Of three instances the one is named.
+/// WI-12, the file as it was seen: bare line feeds in the multipart body of an archive. Of three instances the one is named,
+/// in the answer, on the trail, and in a line from which the archive's operator finds it.
 #[tokio::test]
 async fn wi_12_an_instance_with_bare_line_feeds_is_named_and_the_others_come() {
     let world = World::new();
@@ -190,10 +192,19 @@ async fn wi_12_an_instance_with_bare_line_feeds_is_named_and_the_others_come() {
         let seen = Recorded::load("wire/WI-12-a-wado-answer-lf.http", None).with_bytes("@DICOM_FILE@", file);
         ([("content-type", seen.content_type)], seen.body).into_response()
     };
+    let lines = Lines::begin();
     let (_archive, neighbour, study, files) = odd_second(&world, answer).await;
     let fetched = fetch(&neighbour, &images(&study, LOCATION, 1..=3)).await;
     others_came(&fetched, &files, &study, 1..=3, 2);
     assert_eq!((fetched.response.status, codes(&fetched)), (Status::PartialSuccess, vec!["XDSRepositoryError"]));
+    let logged = lines.of("instance does not come");
+    let [line] = logged.as_slice() else { panic!("{logged:?}") };
+    assert_eq!(line["connector"], format!("archive {LOCATION}"), "{line}");
+    assert!(line["host"].as_str().is_some_and(|host| host.starts_with("127.0.0.1:")), "{line}");
+    assert_eq!((&line["study"], &line["instance"]), (&digest(&study.uid()).into(), &digest(&study.instance(2)).into()));
+    let reason = line["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("multipart body is malformed: line ends"), "{line}");
+    assert!(!lines.hold(&study.instance(2)) && !lines.hold(crate::LOCAL_ID), "no identifier of a person's images");
     let named = format!("<Instance UID=\"{}\"", study.instance(2));
     assert!(world.trail().await.iter().any(|xml| xml.contains(&named)), "on the trail");
 }

@@ -38,6 +38,8 @@ struct Held {
     study: Study,
     /// Study Date.
     date: String,
+    /// Instances that it says it has, where those are others than it lists.
+    counted: Option<u32>,
     modality: &'static str,
     files: Vec<PathBuf>,
 }
@@ -76,13 +78,20 @@ impl Archive {
     pub fn hold_as(&self, study: &Study, folder: &Path, modality: &'static str) {
         let files = study.write(&folder.join(format!("held-{}", study.number))).expect("writes");
         let date = format!("2026{:02}{:02}", study.number % 12 + 1, study.number % 28 + 1);
-        self.inside().held.push(Held { study: study.clone(), date, modality, files });
+        self.inside().held.push(Held { study: study.clone(), date, counted: None, modality, files });
     }
 
     /// The Study Date of a study is another.
     pub fn dated(&self, number: u32, date: &str) {
         for held in self.inside().held.iter_mut().filter(|h| h.study.number == number) {
             date.clone_into(&mut held.date);
+        }
+    }
+
+    /// It counts so many instances of a study (0020,1208), whatever it lists.
+    pub fn counts(&self, number: u32, instances: u32) {
+        for held in self.inside().held.iter_mut().filter(|h| h.study.number == number) {
+            held.counted = Some(instances);
         }
     }
 
@@ -242,7 +251,7 @@ fn study_record(held: &Held) -> Value {
         "00100020": value("LO", &study.patient_id),
         "00100030": value("DA", &study.birth_date),
         "0020000D": value("UI", &study.uid()),
-        "00201208": { "vr": "IS", "Value": [study.instances] },
+        "00201208": { "vr": "IS", "Value": [held.counted.unwrap_or(study.instances)] },
     })
 }
 

@@ -162,6 +162,14 @@ impl Coded {
         Self { code: code.to_owned(), system: system.to_owned(), display: display.map(ToOwned::to_owned) }
     }
 
+    /// Code system of modalities (PS3.16 CID 29), bare.
+    pub const MODALITIES: &str = "1.2.840.10008.2.16.4";
+
+    /// Whether it is a modality, whose code system is written as an OID, as a URN or as FHIR names it.
+    pub fn is_modality(&self) -> bool {
+        [Self::MODALITIES, "http://dicom.nema.org/resources/ontology/DCM"].contains(&bare(&self.system))
+    }
+
     /// Same code in the same system; displays do not matter.
     pub fn same(&self, other: &Self) -> bool {
         self.code == other.code && bare(&self.system) == bare(&other.system)
@@ -190,6 +198,16 @@ impl Dtm {
         // A month 13 has the form and is no time.
         let read = Some(Self(text.to_owned())).filter(|dtm| digits && dtm.earliest().is_some());
         read.ok_or(MessageError::Malformed("dtm"))
+    }
+
+    /// The day that a date of DICOM says (PS3.5 table 6.2-1, DA; before DICOM 3.0 it was written `2026.01.31`).
+    pub fn of_dicom_date(text: &str) -> Option<Self> {
+        let text = text.trim_matches([' ', '\0']);
+        let digits = match text.as_bytes() {
+            [_, _, _, _, b'.', _, _, b'.', _, _] => text.replace('.', ""),
+            _ => text.to_owned(),
+        };
+        Self::parse(&digits).ok().filter(|day| day.0.len() == 8)
     }
 
     /// To the second.
@@ -255,5 +273,12 @@ mod tests {
         assert_eq!(earliest("2024").as_deref(), Some("2024-01-01T00:00:00Z"));
         assert_eq!(earliest("202402030405").as_deref(), Some("2024-02-03T04:05:00Z"));
         assert!(Dtm::parse("20240203+0100").is_err());
+        let day = |text: &str| Dtm::of_dicom_date(text).map(|day| day.0);
+        for good in ["20260131", "20260131 ", "2026.01.31"] {
+            assert_eq!(day(good).as_deref(), Some("20260131"), "{good}");
+        }
+        for bad in ["", "2026", "202601311200", "2026-01-31", "20260230", "20261301", "31.01.2026", "2026.1.31", "?"] {
+            assert_eq!(day(bad), None, "{bad}");
+        }
     }
 }

@@ -154,7 +154,7 @@ pub fn document_reference(entry: &DocumentEntry, home: &HomeCommunityId, places:
 }
 
 fn modalities(entry: &DocumentEntry) -> impl Iterator<Item = Value> {
-    let codes = entry.event_codes.iter().filter(|c| c.system.trim_start_matches("urn:oid:") == "1.2.840.10008.2.16.4");
+    let codes = entry.event_codes.iter().filter(|c| c.is_modality());
     codes.map(|code| {
         json!({
             "url": "http://hl7.org/fhir/5.0/StructureDefinition/extension-DocumentReference.modality",
@@ -197,7 +197,7 @@ fn system(system: &str) -> String {
     match bare {
         "2.16.840.1.113883.6.1" => "http://loinc.org".into(),
         "2.16.840.1.113883.6.96" => "http://snomed.info/sct".into(),
-        "1.2.840.10008.2.16.4" => DCM.into(),
+        Coded::MODALITIES => DCM.into(),
         "2.16.840.1.113883.5.25" => "http://terminology.hl7.org/CodeSystem/v3-Confidentiality".into(),
         other => uri(other),
     }

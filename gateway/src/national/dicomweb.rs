@@ -25,6 +25,7 @@ use crate::policy::{Authorised, Disclose, LookUp};
 
 mod archive;
 mod http;
+mod issuers;
 mod json;
 mod listing;
 mod promised;

@@ -364,7 +364,8 @@ impl National {
     /// not answer.
     pub fn describing_of(&self, patient: &PatientId, registered: &Registered) -> Arc<Describing> {
         let entries = registered.objects.entries.iter().filter(|entry| entry.patient_id == *patient);
-        let (answered, complete) = (registered.failed.is_empty(), registered.omitted.is_empty());
+        let complete = !registered.omitted.iter().any(|omitted| omitted.reason.hides_a_description());
+        let answered = registered.failed.is_empty();
         let found = Arc::new(Describing::of(entries, answered).with_unread(!complete));
         if answered {
             self.describing.put(patient.clone(), found.clone(), found.len());

@@ -146,8 +146,9 @@ impl DocumentRegistry for EmbeddedSource {
             associations: index.groups.associations.clone(),
         };
         let theirs = index.studies.values().filter(|study| study.patient.as_ref() == Some(&of.patient));
-        let omitted = theirs.filter_map(|study| {
-            Some(Omitted::new(&self.config.name, Unit::Study(study.study.clone()), study.fewer()?))
+        let omitted = theirs.flat_map(|study| {
+            let reasons = study.fewer().into_iter().chain(study.undated());
+            reasons.map(|reason| Omitted::new(&self.config.name, Unit::Study(study.study.clone()), reason))
         });
         Ok(Registered { objects, omitted: omitted.collect(), ..Registered::default() })
     }

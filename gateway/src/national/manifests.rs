@@ -22,13 +22,17 @@ pub(crate) struct IndexedStudy {
     /// The national patient; `None` when the archive's id fits nobody.
     pub(crate) patient: Option<PatientId>,
     pub(crate) facts: ManifestPatient,
+    /// As the archive writes it, which may be no date.
     pub(crate) study_date: Option<String>,
+    /// Likewise.
     pub(crate) study_time: Option<String>,
     pub(crate) timezone: Option<String>,
     pub(crate) description: Option<String>,
     pub(crate) accession: Option<String>,
     /// Sorted by SOP Instance UID.
     pub(crate) instances: Vec<IndexedInstance>,
+    /// Instances that the archive itself counts (0020,1208), listed or not; 0 where it does not.
+    pub(crate) counted: usize,
     /// The entry of the manifest that is made of it, without hash and size, once it was asked for.
     pub(crate) described: OnceLock<Option<DocumentEntry>>,
     /// Instances that the archive has and that cannot be had here.
@@ -77,8 +81,30 @@ impl IndexedStudy {
     /// How many of its instances are listed, and how many there are; none where that is the same.
     pub(crate) fn fewer(&self) -> Option<Omission> {
         let listed = self.instances.iter().filter(|i| !i.withheld).count();
-        let counted = self.instances.len() + self.left_out.len();
+        let counted = self.total();
         (listed < counted).then_some(Omission::Fewer { listed, counted })
+    }
+
+    /// Its date, where the archive tells one that can be read.
+    fn day(&self) -> Option<Dtm> {
+        self.study_date.as_deref().and_then(Dtm::of_dicom_date)
+    }
+
+    /// Its time, likewise.
+    fn time(&self) -> Option<&str> {
+        self.study_time.as_deref().filter(|time| is_time(time))
+    }
+
+    /// Whether the archive tells a date or a time that cannot be read.
+    pub(crate) fn undated(&self) -> Option<Omission> {
+        let no_date = self.study_date.is_some() && self.day().is_none();
+        let no_time = self.study_time.is_some() && self.time().is_none();
+        (no_date || no_time).then_some(Omission::StudyDate)
+    }
+
+    /// Instances that exist, as far as anybody says.
+    fn total(&self) -> usize {
+        self.counted.max(self.instances.len() + self.left_out.len())
     }
 
     /// Instances of a series that exist, available or not.
@@ -258,6 +284,10 @@ impl ManifestSite {
         content.extend(study.left_out.iter().map(|l| l.sop_instance.as_str()));
         let withheld = listed.iter().filter(|i| i.withheld).map(|i| i.sop_instance.as_str());
         content.extend(withheld);
+        let total = study.total();
+        // What the archive counts and does not list is a part of what the manifest says.
+        let unlisted = (total > study.instances.len() + study.left_out.len()).then(|| total.to_string());
+        content.extend(unlisted.as_deref());
         let ids =
             study.facts.ids.iter().map(|issued| format!("{}^{}", issued.id, issued.label.as_deref().unwrap_or("")));
         let ids = ids.collect::<Vec<_>>().join(" ");
@@ -266,13 +296,13 @@ impl ManifestSite {
         Ok(Manifest {
             timezone: Some(timezone),
             patient: study.facts.clone(),
-            study_date: study.study_date.clone().filter(|date| date.len() == 8 && Dtm::parse(date).is_ok()),
-            study_time: study.study_time.clone().filter(|time| is_time(time)),
+            study_date: study.day().map(|day| day.to_string()),
+            study_time: study.time().map(ToOwned::to_owned),
             description: study.description.clone(),
             accession: study.accession.clone(),
             created: started.map(|at| at.strftime("%Y%m%d%H%M%S").to_string()),
             series_total: if whole { None } else { u32::try_from(study.count_of_series()).ok() },
-            instance_total: if whole { None } else { u32::try_from(study.instances.len() + study.left_out.len()).ok() },
+            instance_total: if whole { None } else { u32::try_from(total).ok() },
             series,
             ..Manifest::new(sop_instance, own_series, study.study.clone())
         })
@@ -325,13 +355,13 @@ impl ManifestSite {
                 .modalities()
                 .into_iter()
                 .filter(|m| !matches!(m.as_str(), "KO" | "PR"))
-                .map(|m| Coded::new(&m, "1.2.840.10008.2.16.4", Some(&m)))
+                .map(|m| Coded::new(&m, Coded::MODALITIES, Some(&m)))
                 .collect(),
             language: self.language.clone(),
             mime_type: "application/dicom".into(),
             title: study.description.clone(),
             comments: None,
-            creation_time: started.clone().or_else(|| Dtm::parse("1970").ok()),
+            creation_time: started.clone().or_else(|| Dtm::parse(UNDATED).ok()),
             service_start: started,
             service_stop: None,
             hash: Some(hex::encode(openssl::sha::sha1(bytes))),
@@ -344,6 +374,9 @@ impl ManifestSite {
     }
 }
 
+/// What an entry says that must have a creationTime (ITI TF-3: table 4.2.3.2-1) of which nobody knows any.
+pub(crate) const UNDATED: &str = "1970";
+
 /// Of the number in a UID made here, the part that stands for what a study holds; the part above stands for the study.
 const CONTENT_BITS: u32 = 44;
 
@@ -355,9 +388,8 @@ fn number(text: &str) -> u64 {
 
 /// Study Date and Time: by the object's own offset, else by the archive's zone.
 fn started(study: &IndexedStudy, zone: &TimeZone) -> Option<Zoned> {
-    let date = study.study_date.as_deref().filter(|d| d.len() == 8)?;
-    let time: String =
-        study.study_time.clone().unwrap_or_default().chars().take_while(char::is_ascii_digit).take(6).collect();
+    let date = study.day()?;
+    let time: String = study.time().unwrap_or_default().chars().take_while(char::is_ascii_digit).take(6).collect();
     let local = jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", format!("{date}{time:0<6}")).ok()?;
     let zone = match study.timezone.as_deref().and_then(offset) {
         Some(offset) => TimeZone::fixed(offset),
@@ -390,7 +422,40 @@ pub(crate) fn entry_uuid(unique_id: &str) -> String {
 mod tests {
     use super::*;
 
+    /// An archive that counts more instances than it lists has a manifest that says so, and is another object than one that
+    /// is whole.
+    #[test]
+    fn im_08_what_is_counted_and_not_listed_is_in_the_manifest() {
+        let made = |counted| of_study(&IndexedStudy { counted, ..study(Some("20260115"), None) });
+        let (whole, fewer, more) = (made(1), made(3), made(0));
+        assert_eq!((whole.instance_total, more.instance_total, fewer.instance_total), (None, None, Some(3)));
+        assert_eq!(fewer.announced_count(), 3);
+        assert_eq!(whole.sop_instance, more.sop_instance);
+        assert_ne!(whole.sop_instance, fewer.sop_instance);
+    }
+
+    /// What is told and cannot be read is said; what is not told is not.
+    #[test]
+    fn im_08_a_date_that_cannot_be_read_is_named() {
+        for (date, time, right) in [
+            (Some("20260115"), Some("093000.5"), None),
+            (Some("2026.01.15"), None, None),
+            (None, None, None),
+            (Some("2026-01-15"), Some("093000"), Some(Omission::StudyDate)),
+            (Some("20261301"), None, Some(Omission::StudyDate)),
+            (Some("20260115"), Some("9:30"), Some(Omission::StudyDate)),
+        ] {
+            let own = |text: Option<&str>| text.map(str::to_owned);
+            let study = IndexedStudy { study_date: own(date), study_time: own(time), ..study(None, None) };
+            assert_eq!(study.undated(), right, "{date:?} {time:?}");
+        }
+    }
+
     fn manifest(date: Option<&str>, timezone: Option<&str>) -> Manifest {
+        of_study(&study(date, timezone))
+    }
+
+    fn of_study(study: &IndexedStudy) -> Manifest {
         let code = || Code { code: "1".into(), system: "2.999.1".into(), display: None };
         let site = ManifestSite {
             name: "archive".into(),
@@ -407,8 +472,22 @@ mod tests {
                 confidentiality: vec![code()],
             },
         };
+        let patient = PatientId::parse_cx("1^^^&2.999.2&ISO").expect("a CX");
+        let (entry, bytes) = site.document(study, patient).expect("a manifest");
+        let (again, _) = site.document(study, entry.patient_id.clone()).expect("a manifest");
+        assert_eq!(again.hash, entry.hash);
+        let manifest = Manifest::read_kos(&bytes).expect("a KOS");
+        if let (Some(start), Some(offset), Some(date)) = (&entry.service_start, &manifest.timezone, study.day()) {
+            let local = format!("{date}093000{offset}");
+            let at = jiff::Zoned::strptime("%Y%m%d%H%M%S%z", &local).expect("an instant");
+            assert_eq!(*start, Dtm::of(at.timestamp()));
+        }
+        manifest
+    }
+
+    fn study(date: Option<&str>, timezone: Option<&str>) -> IndexedStudy {
         let uid = |text: &str| Uid::parse(text).expect("a UID");
-        let study = IndexedStudy {
+        IndexedStudy {
             study: uid("2.999.1"),
             patient: None,
             facts: ManifestPatient::default(),
@@ -418,6 +497,7 @@ mod tests {
             description: None,
             accession: None,
             left_out: Vec::new(),
+            counted: 0,
             instances: vec![IndexedInstance {
                 sop_instance: uid("2.999.1.1.1"),
                 sop_class: uid("1.2.840.10008.5.1.4.1.1.2"),
@@ -432,18 +512,7 @@ mod tests {
                 withheld: false,
             }],
             described: OnceLock::new(),
-        };
-        let patient = PatientId::parse_cx("1^^^&2.999.2&ISO").expect("a CX");
-        let (entry, bytes) = site.document(&study, patient).expect("a manifest");
-        let (again, _) = site.document(&study, entry.patient_id.clone()).expect("a manifest");
-        assert_eq!(again.hash, entry.hash);
-        let manifest = Manifest::read_kos(&bytes).expect("a KOS");
-        if let (Some(start), Some(offset), Some(date)) = (&entry.service_start, &manifest.timezone, date) {
-            let local = format!("{date}093000{offset}");
-            let at = jiff::Zoned::strptime("%Y%m%d%H%M%S%z", &local).expect("an instant");
-            assert_eq!(*start, Dtm::of(at.timestamp()));
         }
-        manifest
     }
 
     #[test]
@@ -454,6 +523,8 @@ mod tests {
         assert_eq!(of(Some("20260115"), Some("-0530")).as_deref(), Some("-0530"));
         assert_eq!(of(Some("20260115"), Some("local")).as_deref(), Some("+0100"));
         assert_eq!(of(None, None).as_deref(), Some("+0100"));
+        let of = |date| manifest(Some(date), None).study_date;
+        assert_eq!((of("2026.01.15").as_deref(), of("2026-01-15")), (Some("20260115"), None));
         // With another offset it is another object.
         let uid = |timezone| manifest(Some("20260115"), timezone).sop_instance;
         assert_ne!(uid(Some("+0200")), uid(None));

@@ -52,6 +52,7 @@ mod way;
 pub mod xds;
 
 pub use directory::{Located, National, Registered};
+pub(crate) use manifests::UNDATED;
 pub use omitted::{Omission, Omitted, Unit};
 
 /// Bytes of one document or instance, in order, as they come.

@@ -41,8 +41,12 @@ pub enum Omission {
         /// Counted by the archive, or listed without what an instance needs.
         counted: usize,
     },
+    /// Its study date or time cannot be read, and is not told.
+    StudyDate,
     /// It names another patient, or the same id of another issuer.
     OtherPatient,
+    /// Who issues its patient's id cannot be read, so that nobody knows whose it is.
+    Issuer,
     /// It lies in a repository that the configuration does not name.
     UnknownRepository,
     /// A date is no DTM (ITI TF-3: table 4.2.3.1.7-2).
@@ -62,7 +66,9 @@ impl Omission {
             Self::NotListed => "not-listed",
             Self::BeingRead => "being-read",
             Self::Fewer { .. } => "fewer-instances",
+            Self::StudyDate => "study-date",
             Self::OtherPatient => "other-patient",
+            Self::Issuer => "issuer",
             Self::UnknownRepository => "unknown-repository",
             Self::Date => "date",
             Self::Name => "name",
@@ -73,7 +79,12 @@ impl Omission {
 
     /// Whether the unit is in the answer, and only a part of it is not.
     pub fn leaves_the_rest(self) -> bool {
-        matches!(self, Self::Fewer { .. })
+        matches!(self, Self::Fewer { .. } | Self::StudyDate)
+    }
+
+    /// Whether what is left out might have described other units of the patient.
+    pub fn hides_a_description(self) -> bool {
+        self != Self::StudyDate
     }
 
     /// Whether asking again may help.
@@ -88,7 +99,9 @@ impl fmt::Display for Omission {
             Self::NotListed => f.write_str("the archive cannot list it"),
             Self::BeingRead => f.write_str("it is being read; ask again"),
             Self::Fewer { listed, counted } => write!(f, "{listed} of {counted} instances are listed"),
+            Self::StudyDate => f.write_str("its study date or time cannot be read"),
             Self::OtherPatient => f.write_str("it names another patient or another issuer of the id"),
+            Self::Issuer => f.write_str("who issues its patient's id cannot be read"),
             Self::UnknownRepository => f.write_str("its repository is not known"),
             Self::Date => f.write_str("a date of it cannot be read"),
             Self::Name => f.write_str("its id cannot be read"),

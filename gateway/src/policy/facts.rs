@@ -8,11 +8,10 @@
 
 use std::collections::HashMap;
 
-use jiff::{SignedDuration, Timestamp};
 use ncp_ihe::{Coded, DocumentEntry, Dtm, ReferenceId, Uid};
 
-/// Coding scheme of modalities (PS3.16 CID 29), as eventCodeList of a manifest carries them.
-const MODALITIES: &str = "1.2.840.10008.2.16.4";
+use super::calendar;
+use crate::national::UNDATED;
 
 /// What a policy and a block may know about a unit. `None` is an attribute that the unit has and whose value nobody
 /// told; an empty list is an attribute that the unit does not have.
@@ -97,10 +96,11 @@ impl Facts {
             (!list.is_empty()).then_some(list)
         };
         let code = |coded: &Coded| Some(coded.code.clone()).filter(|code| !code.is_empty());
-        let modalities = entry.event_codes.iter().filter(|c| c.system == MODALITIES).map(|c| c.code.clone());
+        let modalities = entry.event_codes.iter().filter(|c| c.is_modality()).map(|c| c.code.clone());
         let modalities = given(modalities.collect());
         let organisations = entry.authors.iter().flat_map(|a| &a.institutions).flat_map(|i| organisation(i));
         let date = entry.service_start.as_ref().or(entry.creation_time.as_ref());
+        let date = date.filter(|date| date.as_str() != UNDATED);
         Self {
             kind: if manifest { "manifest" } else { "document" },
             confidentiality: given(entry.confidentiality.iter().map(|c| c.code.clone()).collect()),
@@ -143,15 +143,12 @@ impl Facts {
 }
 
 /// The date of a document, and the other day that it may be where it was written. Times of XDS are UTC (ITI TF-3: 4.2.3.1.7),
-/// while the days of a directive are those of the patient's calendar; the civil times of the countries that exchange lie
-/// between UTC-4 (Martinique) and UTC+4 (Réunion).
+/// while the days of a directive are those of the patient's calendar.
 fn dates(date: Option<&Dtm>) -> Vec<Option<String>> {
-    const WIDEST: SignedDuration = SignedDuration::from_hours(4);
     let told = date.map(ToString::to_string);
     // A date without a time is the day that was meant.
     let at = date.filter(|date| date.as_str().len() >= "YYYYMMDDhh".len()).and_then(Dtm::earliest);
-    let day = |at: Timestamp| at.strftime("%Y%m%d").to_string();
-    let around = at.into_iter().flat_map(|at| [at.checked_sub(WIDEST), at.checked_add(WIDEST)]).flatten().map(day);
+    let around = at.into_iter().flat_map(calendar::days).map(|day| day.strftime("%Y%m%d").to_string());
     let other = around.filter(|day| !told.as_ref().is_some_and(|told| told.starts_with(day.as_str()))).map(Some);
     std::iter::once(told.clone()).chain(other.collect::<Vec<_>>()).collect()
 }
@@ -339,9 +336,12 @@ impl StudyFacts {
         union(&mut self.facts.modalities, Some(&modalities.to_vec()));
         let known: Vec<&str> =
             self.facts.descriptions.iter().filter_map(|d| d.service_date.as_deref()?.get(..8)).collect();
-        if let Some(date) = study_date.filter(|date| !known.contains(date)) {
+        // A date that is told and cannot be read may be any.
+        let service_date = study_date.map(|told| Dtm::of_dicom_date(told).map(|day| day.to_string()));
+        if let Some(service_date) = service_date.filter(|date| date.as_deref().is_none_or(|day| !known.contains(&day)))
+        {
             let like = self.facts.descriptions.first().cloned().unwrap_or_else(Description::unknown);
-            self.facts.descriptions.push(Description { service_date: Some(date.to_owned()), ..like });
+            self.facts.descriptions.push(Description { service_date, ..like });
         }
         if self.facts.descriptions.is_empty() {
             self.facts.descriptions.push(Description::unknown());

@@ -4,6 +4,7 @@
 //! one document or study. Both ask Cedar with the country's own policies; consent and blocks come from a
 //! [`ConsentSource`](consent::ConsentSource).
 
+mod calendar;
 pub mod cases;
 pub mod consent;
 pub mod decide;

@@ -10,7 +10,7 @@ use ncp_ihe::{Association, CrossGatewayQueryRequest, Folder, PatientId, Registry
 
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
-use crate::national::Omitted;
+use crate::national::{Omitted, Unit};
 use crate::policy::{Authorised, Describing, Facts, LookUp, Policy, Resource};
 
 type Asked = Authorised<LookUp<CrossGatewayQueryRequest>>;
@@ -98,7 +98,7 @@ pub async fn may_be_named(
     out
 }
 
-/// A unit of a patient of which nothing but its id could be read.
+/// A unit of a patient of which nothing but its id could be read, or not all of it.
 struct Unread {
     unit: Omitted,
     patient: PatientId,
@@ -109,8 +109,14 @@ impl Resource for Unread {
         Some(&self.patient)
     }
 
-    /// A block that asks for an attribute closes; policies see none, or no omission could ever be told.
-    fn described(&self, _: &Describing) -> (Facts, Vec<String>) {
+    /// What is missing of a study that is listed may be told to whom its manifest is. Of a unit that is not listed a block
+    /// that asks for an attribute closes; policies see none, or no omission could ever be told.
+    fn described(&self, documents: &Describing) -> (Facts, Vec<String>) {
+        if let (Unit::Study(study), true) = (&self.unit.unit, self.unit.reason.leaves_the_rest()) {
+            let (facts, mut keys) = documents.of_study(study, &[]).with_archive(&[], None);
+            keys.push(study.to_string());
+            return (Facts { kind: "manifest", ..facts }, keys);
+        }
         let facts = Facts { kind: "document", incomplete: true, ..Facts::default() };
         (facts, self.unit.unit.id().map(ToOwned::to_owned).into_iter().collect())
     }

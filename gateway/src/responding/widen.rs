@@ -13,9 +13,6 @@ use ncp_ihe::{Coded, DocumentEntry, Filtered, RegistryObjects, StoredQuery};
 use crate::translate::facets::{SNOMED, is_region};
 use crate::translate::{Known, TranslationError, Translator};
 
-/// Code system of modalities (DICOM CID 29), bare OID and as FHIR names it.
-const MODALITIES: [&str; 2] = ["1.2.840.10008.2.16.4", "http://dicom.nema.org/resources/ontology/DCM"];
-
 /// A query whose filters also take what may stand for an asked code.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Widened {
@@ -92,7 +89,7 @@ impl Widened {
         }
         let mut hinted = objects.clone();
         for entry in &mut hinted.entries {
-            if !entry.event_codes.iter().any(is_modality) {
+            if !entry.event_codes.iter().any(Coded::is_modality) {
                 entry.event_codes.push(entry.practice_setting.clone());
             }
         }
@@ -105,7 +102,7 @@ impl Widened {
 
     /// The entry names modalities, and none that was asked for.
     fn has_other_modalities(&self, entry: &DocumentEntry) -> bool {
-        let named: Vec<&Coded> = entry.event_codes.iter().filter(|c| is_modality(c)).collect();
+        let named: Vec<&Coded> = entry.event_codes.iter().filter(|c| c.is_modality()).collect();
         let fits = |any_of: &Vec<Coded>| any_of.iter().any(|asked| named.iter().any(|has| asked.code == has.code));
         !named.is_empty() && !self.modalities.iter().all(fits)
     }
@@ -122,7 +119,7 @@ struct Asked {
 impl Asked {
     fn new(what: Filtered, codes: Vec<Coded>, found: &[Vec<Coded>]) -> Self {
         let subject = match what {
-            Filtered::Event if codes.iter().all(is_modality) => Subject::Modality,
+            Filtered::Event if codes.iter().all(Coded::is_modality) => Subject::Modality,
             Filtered::Event if codes.iter().all(is_region) => Subject::Region,
             Filtered::Event => Subject::Procedure,
             _ => Subject::Other,
@@ -138,7 +135,7 @@ impl Asked {
         if self.codes.iter().any(|asked| asked.system == code.system) {
             return false;
         }
-        let says_itself = is_modality(code) || is_region(code);
+        let says_itself = code.is_modality() || is_region(code);
         match self.subject {
             _ if says_itself && self.subject != Subject::Other => false,
             Subject::Modality => !known.is_exact(code) || !known.facets.is_of_another_modality(code, &self.codes),
@@ -170,14 +167,10 @@ fn codes_of(what: Filtered, held: &RegistryObjects) -> impl Iterator<Item = &Cod
     entries.chain(sets).chain(folders)
 }
 
-fn is_modality(code: &Coded) -> bool {
-    MODALITIES.contains(&code.system.strip_prefix("urn:oid:").unwrap_or(&code.system))
-}
-
 /// The lists of a query that ask for modalities and nothing else.
 fn modalities(query: &StoredQuery) -> Vec<Vec<Coded>> {
     let StoredQuery::FindDocuments(find) = query else { return Vec::new() };
-    find.event_codes.iter().filter(|list| list.iter().all(is_modality)).cloned().collect()
+    find.event_codes.iter().filter(|list| list.iter().all(Coded::is_modality)).cloned().collect()
 }
 
 fn add(list: &mut Vec<Coded>, more: impl IntoIterator<Item = Coded>) {
@@ -216,7 +209,7 @@ mod tests {
     fn tc_02_a_code_of_which_nothing_is_known_may_fit() {
         let codes = [national("known"), national("unknown"), national("near")];
         let known = Known::default().with(&codes[0], true).with(&codes[2], false);
-        for asked in [Coded::new("24627-2", LOINC, None), Coded::new("MR", MODALITIES[0], None)] {
+        for asked in [Coded::new("24627-2", LOINC, None), Coded::new("MR", Coded::MODALITIES, None)] {
             let chosen = selected(&asked, vec![asked.clone()], &codes, &known);
             assert!(chosen.is_superset(&[1, 2].into()), "{asked:?}: {chosen:?}");
         }

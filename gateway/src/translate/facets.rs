@@ -7,8 +7,6 @@ use ncp_ihe::{Coded, DocumentEntry};
 
 /// Code system of the regions.
 pub const SNOMED: &str = "2.16.840.1.113883.6.96";
-/// Code system of modalities (DICOM CID 29), bare.
-const DCM: &str = "1.2.840.10008.2.16.4";
 /// The coarse body regions by which imaging is sought (CID IHE-MADO1; MADO 6.X.6.4).
 const REGIONS: [(&str, &str); 10] = [
     ("63337009", "Lower trunk"),
@@ -29,7 +27,7 @@ const PROJECTION: [&str; 8] = ["CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"];
 
 /// Everything that is asked for: regions, then modalities.
 pub(super) fn all() -> Vec<Coded> {
-    let modalities = MODALITIES.iter().map(|code| Coded::new(code, DCM, Some(code)));
+    let modalities = MODALITIES.iter().map(|code| Coded::new(code, Coded::MODALITIES, Some(code)));
     regions().chain(modalities).collect()
 }
 
@@ -60,7 +58,7 @@ impl Facets {
         for (asked, codes) in all().into_iter().zip(found) {
             for code in codes.into_iter().filter(|code| !code.same(&asked)) {
                 let key = (code.system, code.code);
-                if asked.system == DCM {
+                if asked.is_modality() {
                     out.modalities.entry(key).or_default().insert(asked.code.clone());
                 } else {
                     out.regions.entry(key).or_default().push(asked.clone());

@@ -179,11 +179,20 @@ fn text(item: &Item<'_>, tag: u32) -> Result<String, Unsound> {
     if value.len() > VALUE { Err(Unsound::Value) } else { Ok(value) }
 }
 
+/// The items of a sequence that identifies. Bytes that are no items might name another issuer.
+fn sequence<'a, 'b>(item: &'a Item<'b>, tag: u32) -> Result<&'a [Item<'b>], Unsound> {
+    match item.entry(tag).map(|entry| &entry.value) {
+        Some(Value::Items(items)) => Ok(items),
+        Some(Value::Bytes(bytes)) if !bytes.is_empty() => Err(Unsound::Structure),
+        _ => Ok(&[]),
+    }
+}
+
 /// Whose an object, given its tree, says that it is.
 pub(crate) fn patient(object: &Item<'_>) -> Result<PatientClaim, Unsound> {
     let id = text(object, PATIENT_ID)?;
     let (mut namespaces, mut universals) = (Vec::new(), Vec::new());
-    let others = object.items(OTHER_IDS).iter();
+    let others = sequence(object, OTHER_IDS)?.iter();
     for item in std::iter::once(object).chain(others) {
         if text(item, PATIENT_ID)? != id {
             continue;
@@ -196,7 +205,7 @@ pub(crate) fn patient(object: &Item<'_>) -> Result<PatientClaim, Unsound> {
         let (namespace, universal) = issuer_parts(&text(item, ISSUER)?);
         add(&mut namespaces, namespace);
         add(&mut universals, universal);
-        for qualifier in item.items(ISSUER_QUALIFIERS) {
+        for qualifier in sequence(item, ISSUER_QUALIFIERS)? {
             add(&mut universals, without_urn(&text(qualifier, UNIVERSAL_ENTITY_ID)?).to_owned());
         }
     }

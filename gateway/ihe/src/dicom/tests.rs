@@ -73,6 +73,25 @@ fn identifying_attributes_are_found_in_every_encoding() {
     assert_eq!(found(&implicit).series, "2.999.2");
 }
 
+/// IM-01: what stands in the place of the issuers and holds no items might name another one.
+#[test]
+fn im_01_issuers_that_are_no_items_make_an_object_nobodys() {
+    let object = |tag, vr: &[u8; 2], value: &[u8]| {
+        let mut out = meta("1.2.840.10008.1.2.1");
+        explicit(&mut out, SOP_INSTANCE, b"UI", b"2.999.3\0");
+        explicit(&mut out, PATIENT_ID, b"LO", b"P1 ");
+        explicit(&mut out, tag, vr, value);
+        explicit(&mut out, STUDY, b"UI", b"2.999.1");
+        explicit(&mut out, SERIES, b"UI", b"2.999.2");
+        out
+    };
+    for tag in [ISSUER_QUALIFIERS, OTHER_IDS] {
+        assert_eq!(found(&object(tag, b"LO", b"")).patient.id, "P1", "nothing is said");
+        let odd = DicomHeader::scan(&object(tag, b"LO", b"2.999.99"), true);
+        assert_eq!(odd, Scanned::NotDicom(Unsound::Structure));
+    }
+}
+
 #[test]
 fn a_cut_header_asks_for_more_and_never_lies() {
     let mut plain = meta("1.2.840.10008.1.2.1");

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::issuers::{OtherIds, Qualifiers, Texts};
+
 /// The longest value that is kept.
-const VALUE: usize = 1024;
-/// Further ids of one patient.
-const OTHER_IDS: usize = 256;
+pub(super) const VALUE: usize = 1024;
 
 /// One match of a search, or one object of a metadata answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -21,9 +21,9 @@ pub(super) struct Found {
     #[serde(rename = "00080018")]
     pub(super) sop_instance: Text,
     #[serde(rename = "00080020")]
-    pub(super) study_date: Text,
+    pub(super) study_date: Texts,
     #[serde(rename = "00080030")]
-    pub(super) study_time: Text,
+    pub(super) study_time: Texts,
     #[serde(rename = "00080050")]
     pub(super) accession: Text,
     #[serde(rename = "00080060")]
@@ -42,10 +42,9 @@ pub(super) struct Found {
     pub(super) patient_id: Text,
     /// Issuer of Patient ID.
     #[serde(rename = "00100021")]
-    pub(super) issuer: Text,
-    /// Universal Entity ID (0040,0032) of the Issuer of Patient ID Qualifiers Sequence.
+    pub(super) issuer: Texts,
     #[serde(rename = "00100024")]
-    pub(super) issuer_universal: Text,
+    pub(super) issuer_universal: Qualifiers,
     #[serde(rename = "00100030")]
     pub(super) birth_date: Text,
     #[serde(rename = "00100040")]
@@ -67,86 +66,48 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Whose it says that it is. Other issuers of the same id count as its own: both cannot be meant.
-    pub(super) fn claim(&self) -> PatientClaim {
+    /// Whose it says that it is. Other issuers of the same id count as its own: both cannot be meant. None where an issuer
+    /// cannot be read: nobody knows whose it is.
+    pub(super) fn claim(&self) -> Option<PatientClaim> {
         let text = |text: &Text| text.owned().unwrap_or_default();
+        let id = text(&self.patient_id);
         let (mut namespaces, mut universals) = (Vec::new(), Vec::new());
+        if self.other_ids.unread {
+            return None;
+        }
         let own = (&self.issuer, &self.issuer_universal);
-        let others = self.other_ids.0.iter().filter(|other| other.id == self.patient_id);
-        for (issuer, by) in std::iter::once(own).chain(others.map(|other| (&other.issuer, &other.issuer_universal))) {
-            let (namespace, universal) = issuer_parts(issuer.get().unwrap_or_default());
+        let others = self.other_ids.all.iter().filter(|other| other.may_be(&id));
+        for (issuer, Qualifiers(by)) in
+            std::iter::once(own).chain(others.map(|other| (&other.issuer, &other.issuer_universal)))
+        {
+            for issuer in issuer.get()? {
+                let (namespace, universal) = issuer_parts(issuer);
+                namespaces.push(namespace);
+                universals.push(universal);
+            }
             // Without a prefix, as in an object.
-            let (qualified, _) = issuer_parts(by.get().unwrap_or_default());
-            namespaces.push(namespace);
-            universals.extend([universal, qualified]);
+            universals.extend(by.get()?.iter().map(|by| issuer_parts(by).0));
         }
         let list = |names: Vec<String>| names.into_iter().filter(|name| !name.is_empty()).collect();
-        PatientClaim {
-            id: text(&self.patient_id),
+        Some(PatientClaim {
+            id,
             namespaces: list(namespaces),
             universals: list(universals),
             birth_date: text(&self.birth_date),
             name: text(&self.patient_name),
             sex: text(&self.sex),
-        }
+        })
     }
 }
 
-/// Items of the Other Patient IDs Sequence (0010,1002).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct OtherIds(Vec<OtherId>);
-
-/// One of them: an id and its issuer, in the same attributes as the patient's own.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-struct OtherId {
-    #[serde(rename = "00100020")]
-    id: Text,
-    #[serde(rename = "00100021")]
-    issuer: Text,
-    #[serde(rename = "00100024")]
-    issuer_universal: Text,
+/// A value without padding; none of one that is empty, too long, or has control characters.
+pub(super) fn kept(text: &str) -> Option<&str> {
+    let text = text.trim_matches(['\0', ' ']);
+    let kept = !text.is_empty() && text.len() <= VALUE && !text.chars().any(char::is_control);
+    kept.then_some(text)
 }
 
-impl<'de> Deserialize<'de> for OtherIds {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Items;
-        impl<'de> Visitor<'de> for Items {
-            type Value = Vec<OtherId>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("the items of a sequence")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<OtherId>, A::Error> {
-                let mut out = Vec::new();
-                while let Some(item) = items.next_element::<Option<OtherId>>()? {
-                    // One that is not looked at might name another issuer.
-                    if out.len() == OTHER_IDS {
-                        return Err(A::Error::custom("more ids of one patient than the limit"));
-                    }
-                    out.extend(item);
-                }
-                Ok(out)
-            }
-            fn visit_unit<E: Error>(self) -> Result<Vec<OtherId>, E> {
-                Ok(Vec::new())
-            }
-        }
-        struct Value(Vec<OtherId>);
-        impl<'de> Deserialize<'de> for Value {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_any(Items).map(Self)
-            }
-        }
-        #[derive(Deserialize)]
-        struct Attribute {
-            #[serde(rename = "Value")]
-            value: Option<Value>,
-        }
-        Ok(Self(Attribute::deserialize(deserializer)?.value.map(|value| value.0).unwrap_or_default()))
-    }
-}
-
-/// First value of an attribute as text; a person name with all its component groups, an issuer's item by its universal id.
+/// First value of an attribute as text; a person name with all its component groups.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Text(Option<Box<str>>);
 
@@ -221,9 +182,7 @@ impl<'de> Deserialize<'de> for Scalar {
                 f.write_str("a value")
             }
             fn visit_str<E: Error>(self, text: &str) -> Result<Scalar, E> {
-                let text = text.trim_matches(['\0', ' ']);
-                let kept = !text.is_empty() && text.len() <= VALUE && !text.chars().any(char::is_control);
-                Ok(Scalar(Text(kept.then(|| text.into()))))
+                Ok(Scalar(Text(kept(text).map(Into::into))))
             }
             fn visit_u64<E: Error>(self, number: u64) -> Result<Scalar, E> {
                 self.visit_str(&number.to_string())
@@ -245,21 +204,18 @@ impl<'de> Deserialize<'de> for Scalar {
                 Ok(Scalar::default())
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
-                let mut out = Scalar::default();
                 let mut groups: [Text; 3] = Default::default();
                 while let Some(key) = map.next_key::<Box<str>>()? {
                     let group = ["Alphabetic", "Ideographic", "Phonetic"].iter().position(|group| **group == *key);
                     if let Some(group) = group {
                         groups[group] = map.next_value::<Scalar>()?.0;
-                    } else if &*key == "00400032" {
-                        out = Scalar(map.next_value()?);
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
                 }
                 let name = groups.map(|group| group.owned().unwrap_or_default()).join("=");
                 match name.trim_end_matches('=') {
-                    "" => Ok(out),
+                    "" => Ok(Scalar::default()),
                     name => Ok(Scalar(name.into())),
                 }
             }
@@ -318,6 +274,7 @@ pub(super) fn read(bytes: &[u8], most: usize) -> Result<Vec<Found>, serde_json::
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::national::dicomweb::issuers::OTHER_IDS;
 
     #[test]
     fn values_of_every_form_are_read() {
@@ -339,10 +296,11 @@ mod tests {
         let found = read(answer.as_bytes(), 10).expect("reads").remove(0);
         assert_eq!(found.patient_name.get(), Some("Hansen^Ola=x"));
         assert_eq!(found.patient_id.get(), Some("P1"));
-        assert_eq!((found.issuer.get(), found.issuer_universal.get()), (Some("HOSPITAL-A"), Some("2.999.1")));
+        let told = found.claim().expect("read");
+        assert_eq!((told.namespaces, told.universals), (vec!["HOSPITAL-A".to_owned()], vec!["2.999.1".to_owned()]));
         let urn = answer.replace("\"2.999.1\"", "\"urn:oid:2.999.1\"");
         let urn = read(urn.as_bytes(), 10).expect("reads").remove(0);
-        assert_eq!(urn.claim().universals, found.claim().universals, "IM-01");
+        assert_eq!(urn.claim(), found.claim(), "IM-01");
         assert_eq!((found.instance_number.number(), found.frames.number()), (Some(7), Some(12)));
         for absent in [&found.accession, &found.modality, &found.study_description, &found.sop_class] {
             assert_eq!(absent.get(), None);
@@ -364,10 +322,19 @@ mod tests {
                 format!(r#"[{{"00100020":{{"vr":"LO","Value":["P1"]}},"00101002":{{"vr":"SQ","Value":[{others}]}}}}]"#);
             read(text.as_bytes(), 10)
         };
-        let claim = |others: &str| answer(others).expect("reads").remove(0).claim();
+        let read_claim = |others: &str| answer(others).expect("reads").remove(0).claim();
+        let claim = |others: &str| read_claim(others).expect("read");
         let told = claim(&[other("P1", "HOSPITAL-B", "2.999.2"), other("P2", "C", "2.999.3"), "null".into()].join(","));
         assert_eq!((told.namespaces, told.universals), (vec!["HOSPITAL-B".to_owned()], vec!["2.999.2".to_owned()]));
         assert_eq!(claim(""), PatientClaim { id: "P1".into(), ..PatientClaim::default() });
+        // Of an id that cannot be read it may be this one; what of another id cannot be read says nothing.
+        let unread = |id: &str| {
+            read_claim(&format!(
+                r#"{{"00100020":{{"vr":"LO","Value":[{id}]}},"00100024":{{"vr":"SQ","Value":["2.999.3"]}}}}"#
+            ))
+        };
+        assert_eq!((unread("\"P1\""), unread("{}"), unread("\"P2\"").is_some()), (None, None, true));
+        assert_eq!(read_claim("7"), None);
         let many = |count: usize| answer(&vec![other("P2", "C", ""); count].join(","));
         assert!(many(OTHER_IDS).is_ok() && many(OTHER_IDS + 1).is_err());
         let empty = br#"[{"00101002":{"vr":"SQ"}},{"00101002":{"vr":"SQ","Value":null}}]"#;

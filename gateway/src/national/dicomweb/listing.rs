@@ -41,21 +41,8 @@ const SLOW_LIFE: Duration = Duration::from_secs(1800);
 /// A study as its archive lists it.
 pub(super) struct Listed {
     pub(super) study: IndexedStudy,
-    /// Instances that the archive counts.
-    counted: Option<u32>,
-    /// Instances and series that it listed without what they need, or failed to list.
-    left_out: usize,
     /// What the archive says of the study.
     facts: Found,
-}
-
-impl Listed {
-    /// How many of its instances are known to exist beside those that are listed.
-    fn fewer(&self) -> Option<Omission> {
-        let listed = self.study.instances.len();
-        let counted = (self.counted.unwrap_or(0) as usize).max(listed + self.left_out);
-        (listed < counted).then_some(Omission::Fewer { listed, counted })
-    }
 }
 
 type Read = Result<Option<Arc<Listed>>, NationalError>;
@@ -244,7 +231,7 @@ impl Reader {
 
     /// A study that took long, as long as the archive says the same of it and counts its instances.
     fn known_slow(&self, study: &Uid, facts: &Found) -> Option<Arc<Listed>> {
-        self.slow.get(study).filter(|known| known.facts == *facts && known.counted.is_some())
+        self.slow.get(study).filter(|known| known.facts == *facts && facts.study_instances.number().is_some())
     }
 
     /// Joins the reading of a study, or begins it; `None` when too many are being read.
@@ -303,9 +290,8 @@ impl Reader {
         let Some(study) = facts.study.uid().filter(|_| facts.patient_id.get().is_some()) else { return Ok(None) };
         let mut out = self.whose(&facts, study.clone());
         let series = self.series_of(&study, until).await?;
-        let counted = facts.study_instances.number();
-        let (instances, mut left_out) =
-            self.instances_of(&study, &series, counted.unwrap_or(0) as usize, until).await?;
+        let counted = facts.study_instances.number().unwrap_or(0) as usize;
+        let (instances, mut left_out) = self.instances_of(&study, &series, counted, until).await?;
         for one in instances {
             let of = series.iter().find(|s| s.series.uid().is_some() && s.series == one.series);
             match instance(&one, of, |claim| self.is_of(&out, claim, &facts)) {
@@ -313,18 +299,24 @@ impl Reader {
                 None => left_out += 1,
             }
         }
-        if out.instances.is_empty() && left_out.max(counted.unwrap_or(0) as usize) > 0 {
+        // Instances and series that it listed without what they need, or failed to list, are counted as well.
+        out.counted = counted.max(out.instances.len() + left_out);
+        if out.instances.is_empty() && out.counted > 0 {
             return Err(Failure::Unreadable("archive lists no instance of a study that can be asked for").into());
         }
         out.sort();
-        Ok(Some(Arc::new(Listed { study: out, counted, left_out, facts })))
+        Ok(Some(Arc::new(Listed { study: out, facts })))
     }
 
     /// The study and its patient, without instances.
     fn whose(&self, facts: &Found, study: Uid) -> IndexedStudy {
-        let patient = self.patient_of(&facts.claim()).unwrap_or_else(|reason| {
+        let patient = match facts.claim() {
+            Some(claim) => self.patient_of(&claim).map_err(|reason| (Omission::OtherPatient, reason.to_owned())),
+            None => Err((Omission::Issuer, Omission::Issuer.to_string())),
+        };
+        let patient = patient.unwrap_or_else(|(omission, reason)| {
             let (connector, unit) = (self.connector(), crate::national::omitted::digest(study.as_str()));
-            self.archive.http.way().left_out(Omission::OtherPatient);
+            self.archive.http.way().left_out(omission);
             tracing::warn!(connector, unit, reason, "study left out");
             None
         });
@@ -337,21 +329,23 @@ impl Reader {
                 birth_date: facts.birth_date.owned(),
                 sex: facts.sex.owned(),
             },
-            study_date: facts.study_date.owned(),
-            study_time: facts.study_time.owned(),
+            study_date: facts.study_date.one(),
+            study_time: facts.study_time.one(),
             timezone: facts.timezone.owned(),
             description: facts.study_description.owned(),
             accession: facts.accession.owned(),
             instances: Vec::new(),
+            counted: 0,
             described: OnceLock::new(),
             left_out: Vec::new(),
             patient,
         }
     }
 
-    /// Whether an instance is of its study's patient. One that says no issuer has that of the study.
-    fn is_of(&self, study: &IndexedStudy, claim: PatientClaim, facts: &Found) -> bool {
-        let of_study = facts.claim();
+    /// Whether an instance is of its study's patient. One that says no issuer has that of the study; one whose issuer cannot
+    /// be read is nobody's.
+    fn is_of(&self, study: &IndexedStudy, claim: Option<PatientClaim>, facts: &Found) -> bool {
+        let Some((claim, of_study)) = claim.zip(facts.claim()) else { return false };
         let says_none = claim.namespaces.is_empty() && claim.universals.is_empty();
         let claim = if says_none && claim.id == of_study.id { of_study } else { claim };
         self.patient_of(&claim).is_ok_and(|patient| patient == study.patient)
@@ -475,13 +469,18 @@ impl Drop for Place<'_> {
 impl Studies {
     fn take(&mut self, listed: Arc<Listed>, connector: &str) {
         let unit = || Unit::Study(listed.study.study.clone());
-        self.omitted.extend(listed.fewer().map(|reason| Omitted::new(connector, unit(), reason)));
+        let reasons = listed.study.fewer().into_iter().chain(listed.study.undated());
+        self.omitted.extend(reasons.map(|reason| Omitted::new(connector, unit(), reason)));
         self.listed.push(listed);
     }
 }
 
 /// One instance; what names another patient than its study is withheld.
-fn instance(found: &Found, series: Option<&Found>, theirs: impl Fn(PatientClaim) -> bool) -> Option<IndexedInstance> {
+fn instance(
+    found: &Found,
+    series: Option<&Found>,
+    theirs: impl Fn(Option<PatientClaim>) -> bool,
+) -> Option<IndexedInstance> {
     let number = |of: fn(&Found) -> &json::Text| series.and_then(|s| of(s).number()).or_else(|| of(found).number());
     let text = |of: fn(&Found) -> &json::Text| series.and_then(|s| of(s).owned()).or_else(|| of(found).owned());
     Some(IndexedInstance {

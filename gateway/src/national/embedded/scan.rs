@@ -202,6 +202,7 @@ impl Scan<'_> {
             description: study_description,
             accession,
             instances: Vec::new(),
+            counted: 0,
             left_out,
             patient,
             described: OnceLock::new(),

@@ -29,7 +29,7 @@ pub fn kind(entry: &DocumentEntry) -> Option<OrcdKind> {
         return None;
     }
     if entry.is_manifest() {
-        let mut modalities = entry.event_codes.iter().filter(|c| c.system == "1.2.840.10008.2.16.4").peekable();
+        let mut modalities = entry.event_codes.iter().filter(|c| c.is_modality()).peekable();
         let pictures = modalities.peek().is_none() || modalities.any(|m| !WITHOUT_PICTURES.contains(&m.code.as_str()));
         return pictures.then_some(OrcdKind::Picture);
     }
