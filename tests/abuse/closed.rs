@@ -11,9 +11,11 @@ use crate::world::{Gateway, HOME, REPOSITORY, World};
 
 mod closings;
 mod paths;
+mod sources;
 
 use closings::{Closing, Files, Who, closings};
 use paths::{Cell, Target, Verdict};
+use sources::Sources;
 
 /// Where the images of the DICOMweb archive are.
 const ARCHIVE: &str = "2.999.47.21.2";
@@ -23,8 +25,8 @@ fn study() -> Study {
     crate::world::study(2, 2)
 }
 
-/// Norway's gateway on a port that stays, with its policies in the world and further connectors.
-async fn start(world: &World, port: u16, connectors: &str) -> Gateway {
+/// Norway's gateway on a port that stays, with its policies in the world and further sections of its configuration.
+async fn start(world: &World, port: u16, sections: &str) -> Gateway {
     world
         .start("closed", |text| {
             let mut out = String::new();
@@ -36,20 +38,20 @@ async fn start(world: &World, port: u16, connectors: &str) -> Gateway {
                 out.push('\n');
             }
             out.replacen("peers = \"127.0.0.1:0\"", &format!("peers = \"127.0.0.1:{port}\""), 1)
-                .replacen("[[peer]]", &format!("{connectors}[[peer]]"), 1)
+                .replacen("[[peer]]", &format!("{sections}[[peer]]"), 1)
                 .replace("country = \"FI\"\nname", "country = \"FI\"\norcd = true\nname")
         })
         .await
 }
 
 /// One line of a table.
-struct Line {
-    name: &'static str,
+struct Line<'a> {
+    closing: &'a Closing,
     cells: Vec<Cell>,
 }
 
-/// The table of one side, with what is wrong in it; its first line is of a world in which nothing is closed.
-fn table(title: &str, lines: &[Line], closings: &[Closing]) -> (String, Vec<String>) {
+/// The table of one side, with what is wrong in it.
+fn table(title: &str, lines: &[Line<'_>]) -> (String, Vec<String>) {
     let mut text = format!("## {title}\n\n| closed by |");
     let paths = &lines[0].cells;
     for cell in paths {
@@ -57,25 +59,23 @@ fn table(title: &str, lines: &[Line], closings: &[Closing]) -> (String, Vec<Stri
     }
     let _ = write!(text, "\n|---|{}\n", "---|".repeat(paths.len()));
     let mut wrong = Vec::new();
-    for (number, line) in lines.iter().enumerate() {
-        let _ = write!(text, "| {} |", line.name);
-        let closing = number.checked_sub(1).map(|at| &closings[at]);
-        for cell in &line.cells {
-            let told = closing.is_some_and(|closing| closing.may_be_told(cell.of_images));
-            let (shown, right) = match (cell.verdict, closing) {
+    for Line { closing, cells } in lines {
+        let _ = write!(text, "| {} |", closing.name);
+        for cell in cells {
+            let (shown, right) = match cell.verdict {
                 // This program draws no pictures.
-                (Verdict::Open, None) => ("open", true),
-                (_, None) => ("closed", cell.path == "OrCD"),
-                (Verdict::Closed, _) => ("closed", true),
-                (Verdict::Refused, _) if told => ("closed (told)", true),
-                (Verdict::None, Some(closing)) if closing.who == Who::Kin => ("—", true),
-                (Verdict::None, _) => ("—", false),
-                (Verdict::Refused, _) => ("refused", false),
-                (Verdict::Open, _) => ("open", false),
+                Verdict::Open if closing.opens => ("open", true),
+                _ if closing.opens => ("closed", cell.path == "OrCD"),
+                Verdict::Closed => ("closed", true),
+                Verdict::Refused if closing.may_be_told(cell.of_images) => ("closed (told)", true),
+                Verdict::None if closing.who == Who::Kin => ("—", true),
+                Verdict::None => ("—", false),
+                Verdict::Refused => ("refused", false),
+                Verdict::Open => ("open", false),
             };
             let _ = write!(text, " {shown} |");
             if !right {
-                wrong.push(format!("{title}: {}: {}: {shown}", line.name, cell.path));
+                wrong.push(format!("{title}: {}: {}: {shown}", closing.name, cell.path));
             }
         }
         text.push('\n');
@@ -103,14 +103,14 @@ async fn se_02_closed_as_manifest_is_closed_as_images() {
     gateway.stop().await;
     std::fs::write(world.path("data/registry.toml"), paths::registry(&manifest.unique_id)).expect("writes");
     let target = Target { manifest, location: REPOSITORY };
-    let treating = Treating::new(&world, port);
+    let (treating, sources) = (Treating::new(&world, port), Sources::of(&world).await);
     let closings = closings(&target.manifest.unique_id);
     let mut known: Option<Known> = None;
     let (mut at_a, mut at_b, mut at_clinic) = (Vec::new(), Vec::new(), Vec::new());
     for closing in std::iter::once(&open).chain(&closings) {
-        let (name, who) = (closing.name, closing.who);
+        let who = closing.who;
         files.write(&world, closing);
-        let gateway = start(&world, port, "").await;
+        let gateway = start(&world, port, &sources.section(&closing.source).await).await;
         let asker = treating.start(&world).await;
         let neighbour = world.neighbour("fi", &gateway);
         if known.is_none() {
@@ -118,17 +118,17 @@ async fn se_02_closed_as_manifest_is_closed_as_images() {
             known = Some(asker.learn(&token, &target.manifest.unique_id).await);
         }
         let known = known.as_ref().expect("learnt");
-        at_a.push(Line { name, cells: paths::through_a(&neighbour, who, &target).await });
-        at_b.push(Line { name, cells: paths::through_b(&asker, &neighbour, who, &target).await });
+        at_a.push(Line { closing, cells: paths::through_a(&neighbour, who, &target).await });
+        at_b.push(Line { closing, cells: paths::through_b(&asker, &neighbour, who, &target).await });
         let cells = paths::through_clinic(&asker, treating.issuer(), who, known, &target).await;
-        at_clinic.push(Line { name, cells });
+        at_clinic.push(Line { closing, cells });
         asker.gateway.stop().await;
         gateway.stop().await;
     }
     let tables = [
-        table("NCP-A: ITI-38, ITI-39, RAD-75", &at_a, &closings),
-        table("NCP-B, national consumers: ITI-18, ITI-43, RAD-69", &at_b, &closings),
-        table("NCP-B, clinicians: FHIR and DICOMweb", &at_clinic, &closings),
+        table("NCP-A: ITI-38, ITI-39, RAD-75", &at_a),
+        table("NCP-B, national consumers: ITI-18, ITI-43, RAD-69", &at_b),
+        table("NCP-B, clinicians: FHIR and DICOMweb", &at_clinic),
     ];
     report("closed-by-path.md", tables);
 }
@@ -154,17 +154,29 @@ async fn se_02_closed_in_an_archive_too() {
     gateway.stop().await;
     std::fs::write(world.path("data/registry.toml"), paths::registry(&manifest.unique_id)).expect("writes");
     let target = Target { manifest, location: ARCHIVE };
-    let closings = closings(&target.manifest.unique_id);
+    let (closings, sources) = (closings(&target.manifest.unique_id), Sources::of(&world).await);
     let mut lines = Vec::new();
     for closing in std::iter::once(&open).chain(&closings) {
         files.write(&world, closing);
-        let gateway = start(&world, port, &connectors).await;
+        let sections = connectors.clone() + &sources.section(&closing.source).await;
+        let gateway = start(&world, port, &sections).await;
         let neighbour = world.neighbour("fi", &gateway);
-        lines.push(Line { name: closing.name, cells: paths::through_a(&neighbour, closing.who, &target).await });
+        lines.push(Line { closing, cells: paths::through_a(&neighbour, closing.who, &target).await });
+        gateway.stop().await;
+    }
+    // What the archive writes is no date: it may be any day, of which the report tells another.
+    archive.dated(study().number, "2 Jan 2026");
+    let undated = closings::undated();
+    for closing in std::iter::once(&open).chain(&undated) {
+        files.write(&world, closing);
+        let sections = connectors.clone() + &sources.section(&closing.source).await;
+        let gateway = start(&world, port, &sections).await;
+        let neighbour = world.neighbour("fi", &gateway);
+        lines.push(Line { closing, cells: paths::through_a(&neighbour, closing.who, &target).await });
         gateway.stop().await;
     }
     let title = "NCP-A with a DICOMweb archive: ITI-38, ITI-39, RAD-75";
-    report("closed-by-path-archive.md", [table(title, &lines, &closings)]);
+    report("closed-by-path-archive.md", [table(title, &lines)]);
 }
 
 /// Prints and writes the tables; nothing in them may be wrong.

@@ -28,6 +28,7 @@ pub use kept::{KeptFile, LOOK, Look};
 use rule::{About, Asking, same_id};
 pub use rule::{Decision, Rule};
 
+use super::calendar;
 use super::facts::Facts;
 use crate::identity::Identity;
 
@@ -101,14 +102,19 @@ impl Directives {
         }
     }
 
-    /// Whether a rule denies, whether one that somebody stated does, and whether one permits.
+    /// Whether a rule denies, whether one that somebody stated does, and whether one permits. Around midnight it may be one
+    /// day or the next where the patient lives: what is denied on one of them is denied, what is permitted on both permitted.
     fn said(&self, identity: &Identity, now: Timestamp, about: About<'_>) -> (bool, bool, bool) {
-        let (mut denied, mut refused, mut permitted) = (false, false, false);
-        for rule in &self.rules {
-            let said = rule.says(Asking { identity, now }, about);
-            denied |= said == Some(Decision::Deny);
-            refused |= said == Some(Decision::Deny) && !rule.implied;
-            permitted |= said == Some(Decision::Permit);
+        let (mut denied, mut refused, mut permitted) = (false, false, true);
+        for today in calendar::days(now) {
+            let mut permitted_today = false;
+            for rule in &self.rules {
+                let said = rule.says(Asking { identity, now, today }, about);
+                denied |= said == Some(Decision::Deny);
+                refused |= said == Some(Decision::Deny) && !rule.implied;
+                permitted_today |= said == Some(Decision::Permit);
+            }
+            permitted &= permitted_today;
         }
         (denied, refused, permitted)
     }

@@ -1,30 +1,106 @@
-//! Periods of FHIR: when a rule is in force, and of which days the data are.
+//! Periods of FHIR: when a rule is in force, and of which days the data are. A date without a time is a day of the patient's
+//! calendar and counts whole.
 
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::{Timestamp, Zoned};
 use serde_json::Value;
 
 use super::element::{Unread, object, only, text};
-use super::rule::Condition;
+use super::rule::{Asking, Condition};
+use crate::policy::calendar;
+
+/// When something begins or ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// At this instant.
+    Instant(Timestamp),
+    /// With this day.
+    Day(Date),
+}
+
+impl Moment {
+    pub(super) fn has_begun(self, asking: Asking<'_>) -> bool {
+        match self {
+            Self::Instant(at) => at <= asking.now,
+            Self::Day(first) => first <= asking.today,
+        }
+    }
+
+    pub(super) fn has_ended(self, asking: Asking<'_>) -> bool {
+        match self {
+            Self::Instant(at) => at <= asking.now,
+            Self::Day(last) => last < asking.today,
+        }
+    }
+
+    /// Whether a period may begin so and end with the other.
+    fn may_precede(self, end: Self) -> bool {
+        match (self, end) {
+            (Self::Instant(start), Self::Instant(end)) => start < end,
+            (Self::Day(first), Self::Day(last)) => first <= last,
+            (Self::Instant(start), Self::Day(last)) => calendar::days(start).any(|first| first <= last),
+            (Self::Day(first), Self::Instant(end)) => calendar::days(end).any(|last| first <= last),
+        }
+    }
+}
+
+/// Days of a service, `YYYYMMDD`: the first and the last that a period may have, and those that it has whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Days {
+    may: (String, String),
+    surely: (String, String),
+}
+
+impl Days {
+    /// Whether the period has a day; none where that cannot be told.
+    pub(super) fn have(&self, day: &str) -> Option<bool> {
+        let within = |(from, to): &(String, String)| from.as_str() <= day && day <= to.as_str();
+        match (within(&self.surely), within(&self.may)) {
+            (true, _) => Some(true),
+            (false, false) => Some(false),
+            (false, true) => None,
+        }
+    }
+}
 
 pub(super) fn in_force(period: &Value) -> Result<Condition, Unread> {
     let (start, end) = ends(period)?;
-    let start = start.map(|text| Moment::read(text).and_then(Moment::start)).transpose()?;
-    let end = end.map(|text| Moment::read(text).and_then(Moment::end)).transpose()?;
-    if start.zip(end).is_some_and(|(start, end)| start >= end) {
+    let start = start.map(Written::read).transpose()?.map(|start| match start {
+        Written::Instant(at, _) => Moment::Instant(at.timestamp()),
+        Written::Days(first, _) => Moment::Day(first),
+    });
+    let end = end.map(Written::read).transpose()?.map(|end| match end {
+        Written::Instant(at, _) => Moment::Instant(at.timestamp()),
+        Written::Days(_, last) => Moment::Day(last),
+    });
+    if start.zip(end).is_some_and(|(start, end)| !start.may_precede(end)) {
         return Err("a period that ends before it begins");
     }
     Ok(Condition::InForce(start, end))
 }
 
-pub(super) fn days(period: &Value) -> Result<(String, String), Unread> {
+pub(super) fn days(period: &Value) -> Result<Days, Unread> {
     let (start, end) = ends(period)?;
-    let day = |text: Option<&str>, last: bool, or: &str| match text {
-        None => Ok(or.to_owned()),
-        Some(text) => Moment::read(text).map(|moment| moment.day(last)),
+    let day = |date: Date| date.strftime("%Y%m%d").to_string();
+    let open = |day: &str| (day.to_owned(), day.to_owned());
+    let (first, first_whole) = match start.map(Written::read).transpose()? {
+        None => open("00000000"),
+        Some(start) => {
+            let (may, whole) = start.first()?;
+            (day(may), day(whole))
+        }
     };
-    let (from, to) = (day(start, false, "00000000")?, day(end, true, "99999999")?);
-    if from > to { Err("a period that ends before it begins") } else { Ok((from, to)) }
+    let (last, last_whole) = match end.map(Written::read).transpose()? {
+        None => open("99999999"),
+        Some(end) => {
+            let (may, whole) = end.last()?;
+            (day(may), day(whole))
+        }
+    };
+    if first > last {
+        return Err("a period that ends before it begins");
+    }
+    Ok(Days { may: (first, last), surely: (first_whole, last_whole) })
 }
 
 fn ends(period: &Value) -> Result<(Option<&str>, Option<&str>), Unread> {
@@ -34,15 +110,17 @@ fn ends(period: &Value) -> Result<(Option<&str>, Option<&str>), Unread> {
     if start.is_none() && end.is_none() { Err("an empty period") } else { Ok((start, end)) }
 }
 
-/// A FHIR dateTime: an instant, or a year, month or day that counts whole.
-enum Moment {
-    Instant(Timestamp, Date),
+/// A FHIR dateTime: an instant, by which clock it is written, or the days of a year, a month or one day.
+enum Written {
+    /// As it is written, and whether in universal time: servers write so whatever they were told.
+    Instant(Zoned, bool),
     Days(Date, Date),
 }
 
-impl Moment {
+const NONE: Unread = "a date that is none";
+
+impl Written {
     fn read(text: &str) -> Result<Self, Unread> {
-        let wrong = "a date that is none";
         let digits = |text: &str, len: usize| text.len() == len && text.bytes().all(|b| b.is_ascii_digit());
         let first = match text.split('-').collect::<Vec<_>>().as_slice() {
             [year] if digits(year, 4) => format!("{text}-01-01"),
@@ -50,44 +128,49 @@ impl Moment {
             _ => text.to_owned(),
         };
         if text.len() > 10 {
-            let instant: Timestamp = text.parse().map_err(|_| wrong)?;
-            let day = text.get(..10).and_then(|day| day.parse().ok()).ok_or(wrong)?;
-            return Ok(Self::Instant(instant, day));
+            let pieces = jiff::fmt::temporal::Pieces::parse(text).map_err(|_| NONE)?;
+            let at: Timestamp = text.parse().map_err(|_| NONE)?;
+            let offset = pieces.to_numeric_offset().ok_or(NONE)?;
+            return Ok(Self::Instant(at.to_zoned(offset.to_time_zone()), text.ends_with(['Z', 'z'])));
         }
-        let date: Date = first.parse().map_err(|_| wrong)?;
+        let date: Date = first.parse().map_err(|_| NONE)?;
         let last = match text.len() {
             4 => date.last_of_year(),
             7 => date.last_of_month(),
             10 => date,
-            _ => return Err(wrong),
+            _ => return Err(NONE),
         };
         Ok(Self::Days(date, last))
     }
 
-    fn start(self) -> Result<Timestamp, Unread> {
+    /// The first day that a period which begins so may have, and the first that it has whole.
+    fn first(&self) -> Result<(Date, Date), Unread> {
         match self {
-            Self::Instant(at, _) => Ok(at),
-            Self::Days(first, _) => midnight(first),
+            Self::Days(first, _) => Ok((*first, *first)),
+            Self::Instant(at, false) if at.time() == jiff::civil::Time::midnight() => Ok((at.date(), at.date())),
+            Self::Instant(at, universal) => {
+                let (first, last) = around(at, *universal);
+                Ok((first, last.tomorrow().map_err(|_| NONE)?))
+            }
         }
     }
 
-    fn end(self) -> Result<Timestamp, Unread> {
+    /// The last day that a period which ends so may have, and the last that it has whole.
+    fn last(&self) -> Result<(Date, Date), Unread> {
         match self {
-            Self::Instant(at, _) => Ok(at),
-            Self::Days(_, last) => midnight(last.tomorrow().map_err(|_| "a date that is none")?),
+            Self::Days(_, last) => Ok((*last, *last)),
+            Self::Instant(at, false) if (at.hour(), at.minute()) == (23, 59) => Ok((at.date(), at.date())),
+            Self::Instant(at, universal) => {
+                let (first, last) = around(at, *universal);
+                Ok((last, first.yesterday().map_err(|_| NONE)?))
+            }
         }
-    }
-
-    fn day(&self, last: bool) -> String {
-        let date = match self {
-            Self::Instant(_, day) => day,
-            Self::Days(_, day) if last => day,
-            Self::Days(day, _) => day,
-        };
-        date.strftime("%Y%m%d").to_string()
     }
 }
 
-fn midnight(date: Date) -> Result<Timestamp, Unread> {
-    date.to_zoned(jiff::tz::TimeZone::UTC).map(|at| at.timestamp()).map_err(|_| "a date that is none")
+/// The first and the last day that an instant may be on: where it tells its clock, that clock's day.
+fn around(at: &Zoned, universal: bool) -> (Date, Date) {
+    let mut days = calendar::days(at.timestamp()).filter(|_| universal);
+    let first = days.next().unwrap_or(at.date());
+    (first, days.next().unwrap_or(first))
 }

@@ -385,8 +385,7 @@ fn conditions(provision: &Map<String, Value>) -> Result<Vec<Condition>, Unread> 
         out.extend((!kinds.is_empty()).then_some(Condition::Content(kinds)));
     }
     if let Some(period) = provision.get("dataPeriod") {
-        let (from, to) = days(period)?;
-        out.push(Condition::DataPeriod(from, to));
+        out.push(Condition::DataPeriod(days(period)?));
     }
     let mut add = |present: bool, condition: Condition| out.extend(present.then_some(condition));
     add(!actors.is_empty(), Condition::Actor(actors));

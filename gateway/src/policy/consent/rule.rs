@@ -4,8 +4,10 @@
 //! all that is nested, and what closes most counts.
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use ncp_tls::Country;
 
+use super::period::{Days, Moment};
 use crate::identity::Identity;
 use crate::policy::facts::Facts;
 
@@ -34,8 +36,8 @@ pub struct Rule {
 /// One element of a rule; one of its values is enough.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// In force from, and before.
-    InForce(Option<Timestamp>, Option<Timestamp>),
+    /// In force from, and until.
+    InForce(Option<Moment>, Option<Moment>),
     /// Who receives, or who wrote.
     Actor(Vec<Actor>),
     /// For what: codes of v3-ActReason.
@@ -46,8 +48,8 @@ pub enum Condition {
     Label(Vec<Label>),
     /// What kind of content.
     Content(Vec<Content>),
-    /// First and last day of the service, `YYYYMMDD`.
-    DataPeriod(String, String),
+    /// Days of the service.
+    DataPeriod(Days),
     /// Unique ids and Study Instance UIDs.
     Unit(Vec<String>),
 }
@@ -110,6 +112,8 @@ pub struct Asking<'a> {
     pub identity: &'a Identity,
     /// When.
     pub now: Timestamp,
+    /// The day that it is in the patient's calendar.
+    pub today: Date,
 }
 
 /// What a rule is asked about.
@@ -195,17 +199,19 @@ impl MaySay {
 }
 
 impl Condition {
-    fn holds(&self, Asking { identity, now }: Asking<'_>, about: About<'_>, decision: Decision) -> Told {
+    fn holds(&self, asking: Asking<'_>, about: About<'_>, decision: Decision) -> Told {
+        let identity = asking.identity;
         match self {
             Self::InForce(from, until) => {
-                (from.is_none_or(|from| from <= now) && until.is_none_or(|until| now < until)).into()
+                let begun = from.is_none_or(|from| from.has_begun(asking));
+                (begun && !until.is_some_and(|until| until.has_ended(asking))).into()
             }
             Self::Actor(actors) => actor(actors, identity, about, decision),
             Self::Purpose(purposes) => purposes.iter().any(|purpose| purpose.covers(identity)).into(),
             Self::Disclosure(holds) => (*holds).into(),
             Self::Label(labels) => of_unit(about, |facts, _| label(labels, facts)),
             Self::Content(kinds) => of_unit(about, |facts, _| content(kinds, facts)),
-            Self::DataPeriod(from, to) => of_unit(about, |facts, _| period(from, to, facts)),
+            Self::DataPeriod(days) => of_unit(about, |facts, _| period(days, facts)),
             Self::Unit(ids) => {
                 of_unit(about, |_, keys| keys.iter().any(|key| ids.iter().any(|id| same_id(id, key))).into())
             }
@@ -332,11 +338,8 @@ pub(super) fn is_loinc(code: &str) -> bool {
 }
 
 /// Yes when every date lies in it, no when none does.
-fn period(from: &str, to: &str, facts: &Facts) -> Told {
-    let within = |date: &Option<String>| {
-        let day = date.as_deref().and_then(|d| d.get(..8))?;
-        Some(from <= day && day <= to)
-    };
+fn period(days: &Days, facts: &Facts) -> Told {
+    let within = |date: &Option<String>| days.have(date.as_deref().and_then(|d| d.get(..8))?);
     let told: Vec<Option<bool>> = facts.descriptions.iter().map(|d| within(&d.service_date)).collect();
     if facts.incomplete || told.iter().any(|within| *within != told.first().copied().flatten()) {
         return Told::Unknown;

@@ -4,6 +4,7 @@ use super::*;
 use crate::identity::Identity;
 use crate::policy::facts::Description;
 
+mod days;
 mod permissions;
 
 fn fi() -> Country {

@@ -19,7 +19,7 @@ fn case(number: &str) -> Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
-fn patient() -> PatientId {
+pub(super) fn patient() -> PatientId {
     PatientId::parse_cx("30857710106^^^&2.16.578.1.12.4.1.4.1&ISO").expect("a CX")
 }
 
@@ -43,7 +43,7 @@ fn seen(bundle: &Value, required: bool) -> Seen {
     seen_by(bundle, required, &crate::policy::engine::tests::radiologist())
 }
 
-fn bundle(consent: Value) -> Value {
+pub(super) fn bundle(consent: Value) -> Value {
     let mut consent = consent;
     let defaults = json!({ "resourceType": "Consent", "status": "active",
         "patient": { "reference": "Patient/1" } });
