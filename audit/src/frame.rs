@@ -122,6 +122,18 @@ pub(crate) fn read_at(file: &mut File, key: &Key, offset: u64) -> std::io::Resul
     Ok(plain.map(|plain| Found::Frame(plain, offset + (HEAD + length) as u64)).map_err(|_| ()))
 }
 
+/// Whether what stands from `offset` on is the beginning of one frame, as a torn write leaves it, or nothing.
+pub(crate) fn is_tail(file: &mut File, offset: u64) -> std::io::Result<bool> {
+    let left = file.metadata()?.len().saturating_sub(offset);
+    file.seek(SeekFrom::Start(offset))?;
+    let mut head = [0; HEAD];
+    if read_full(file, &mut head)? < HEAD {
+        return Ok(true);
+    }
+    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+    Ok((NONCE + TAG..=LONGEST).contains(&length) && left < (HEAD + length) as u64)
+}
+
 fn read_full(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {

@@ -84,6 +84,8 @@ struct Apart {
     /// Not even what stands for them is taken.
     left_out: BTreeSet<(u64, u64)>,
     all: u64,
+    /// Where the last of them ends in its file.
+    end: u64,
 }
 
 /// How far a receiver is.
@@ -254,10 +256,10 @@ impl AuditSink {
             return;
         }
         match spool::apart::read(&self.inner.folder.dir, &self.inner.key, receiver) {
-            Ok((records, _)) => {
+            Ok((records, end)) => {
                 let all = records.len() as u64;
                 let numbers = records.into_iter().map(|r| ((r.epoch, r.seq), r.reason)).collect();
-                apart.insert(receiver.to_owned(), Apart { numbers, all, ..Apart::default() });
+                apart.insert(receiver.to_owned(), Apart { numbers, all, end, ..Apart::default() });
             }
             Err(error) => tracing::error!(receiver, reason = %error, "what was set apart cannot be read"),
         }
@@ -273,11 +275,12 @@ impl AuditSink {
     ) -> Result<(), AuditError> {
         let (epoch, seq) = (outgoing.epoch, outgoing.seq);
         let known = self.apart().get(receiver).is_some_and(|apart| apart.numbers.contains_key(&(epoch, seq)));
+        let mut end = self.apart().get(receiver).map_or(0, |apart| apart.end);
         if known {
             tracing::error!(receiver, epoch, seq, reason, "ALARM: not even a note of the audit record is taken");
         } else {
             let one = SetApart { epoch, seq, at: Timestamp::now(), reason: reason.to_owned(), xml: xml.to_owned() };
-            spool::apart::add(&self.inner.folder.dir, &self.inner.key, receiver, &one)?;
+            end = spool::apart::add(&self.inner.folder.dir, &self.inner.key, receiver, &one, end)?;
             tracing::error!(receiver, epoch, seq, reason, "ALARM: audit record not taken, set apart");
         }
         let mut apart = self.apart();
@@ -286,6 +289,7 @@ impl AuditSink {
             apart.left_out.insert((epoch, seq));
         } else {
             apart.all += 1;
+            apart.end = end;
             apart.numbers.insert((epoch, seq), reason.to_owned());
         }
         Ok(())

@@ -78,6 +78,14 @@ impl Running {
         Ok(found)
     }
 
+    /// Appends records of one source on one stream.
+    async fn append_all(&self, name: &str, records: Vec<Record>) {
+        let last = records.last().map_or(0, |record| record.seq);
+        let mut client = AuditFeedClient::new(self.channel(name, self.config.feed.port()));
+        let mut acks = client.append(tokio_stream::iter(records)).await.expect("answers").into_inner();
+        while acks.message().await.expect("acknowledges").expect("goes on").durable_seq < last {}
+    }
+
     async fn append(&self, name: &str, record: Record) -> Result<(), tonic::Status> {
         let mut client = AuditFeedClient::new(self.channel(name, self.config.feed.port()));
         let mut acks = client.append(tokio_stream::iter([record])).await?.into_inner();
@@ -354,4 +362,42 @@ fn se_08_a_configuration_without_names_says_what_to_add() {
     assert!(said.len() == 1 && said[0].contains("one of the writers"), "{said:?}");
     let said = problems(format!("{before}readers = [\"sha256:12\"]\nwriters = {{ ncp-no = \"ncp-no\" }}\n"));
     assert!(said.len() == 1 && said[0].contains("sha256"), "{said:?}");
+}
+
+/// A search holds some of its records at a time: what was not taken was not read, and a record that cannot be read ends the
+/// stream with an error, never as if there were no more.
+#[tokio::test]
+async fn a_search_is_read_on_as_it_is_taken() {
+    const RECORDS: u64 = 60;
+    let running = Running::start().await;
+    let record = |seq| {
+        let mut message = common::message("ncp-no", &format!("x{seq}"), 1, "2.999.1", "TREATMENT");
+        message.resize(message.len() + 200_000, b' ');
+        let facts = Some(Facts::default());
+        let (epoch, event_time_us, media_type) = (1, seq as i64, "application/xml".into());
+        Record { epoch, seq, event_time_us, media_type, message, facts, ..Record::default() }
+    };
+    running.append_all("ncp-no", (1..=RECORDS).map(record).collect()).await;
+    let all = || SearchRequest { source: "ncp-no".into(), limit: 1000, ..common::search() };
+    let channel = running.channel("auditor", running.config.query.port());
+    let mut found = AuditQueryClient::new(channel).search(all()).await.expect("answers").into_inner();
+    let seq = |found: Found| found.record.expect("a record").seq;
+    assert_eq!(found.message().await.expect("reads").map(seq), Some(RECORDS), "newest first");
+    let (stored, away) =
+        (running.config.data_dir.join("records-000000000001.log"), running.config.data_dir.join("away"));
+    std::fs::rename(&stored, &away).expect("moves");
+    let (mut read, mut ended) = (1, None);
+    while ended.is_none() {
+        match found.message().await {
+            Ok(Some(_)) => read += 1,
+            Ok(None) => panic!("{read} records, as if there were no more"),
+            Err(status) => ended = Some(status.code()),
+        }
+    }
+    assert_eq!(ended, Some(Code::Unavailable));
+    assert!(read < RECORDS / 2, "{read} of {RECORDS} had been read");
+    std::fs::rename(&away, &stored).expect("moves back");
+    let whole: Vec<u64> = running.search("auditor", all()).await.expect("answers").into_iter().map(seq).collect();
+    assert_eq!(whole, (1..=RECORDS).rev().collect::<Vec<_>>());
+    running.end().await;
 }

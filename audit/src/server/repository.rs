@@ -1,6 +1,6 @@
 //! Store and index behind one lock: one sequencer. Durable first, then the index, then the acknowledgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -302,19 +302,28 @@ impl Repository {
         self.keep(&source, vec![record])
     }
 
-    /// What fits. The reading is on the trail before anything is shown.
+    /// Where what fits lies. The reading is on the trail before anything is shown.
     ///
     /// # Errors
     /// Store or database.
-    pub(crate) fn search(
-        &mut self,
-        user: &str,
-        query: &str,
-        search: &Search,
-    ) -> Result<Vec<(Place, Found)>, AuditError> {
+    pub(crate) fn search(&mut self, user: &str, query: &str, search: &Search) -> Result<Vec<Place>, AuditError> {
         self.own_event(&Event::AuditLogUsed { user: user.to_owned(), query: query.to_owned() })?;
-        let places = self.index.search(search)?;
-        places.into_iter().map(|place| Ok((place, self.store.read(place)?))).collect()
+        self.index.search(search)
+    }
+
+    /// The next records of a search: they end with the one by which their messages pass so many bytes.
+    ///
+    /// # Errors
+    /// The store's.
+    pub(crate) fn next_of(&mut self, places: &mut VecDeque<Place>, bytes: usize) -> Result<Vec<Found>, AuditError> {
+        let (mut out, mut taken) = (Vec::new(), 0);
+        while taken < bytes {
+            let Some(place) = places.pop_front() else { break };
+            let found = self.store.read(place)?;
+            taken += size(&found);
+            out.push(found);
+        }
+        Ok(out)
     }
 
     /// A page of a search: it ends before the record with which its messages would pass so many bytes, and says whether it
@@ -333,7 +342,7 @@ impl Repository {
         let mut out = Vec::new();
         for place in self.index.search(search)? {
             let found = self.store.read(place)?;
-            let size = found.record.as_ref().map_or(0, |record| record.message.len());
+            let size = size(&found);
             if size > bytes && !out.is_empty() {
                 return Ok((out, true));
             }
@@ -442,6 +451,11 @@ fn index_by_message(source: &str, record: &mut Record) {
 
 fn patient_hash(key: &Key, patient: &str) -> String {
     if patient.is_empty() { String::new() } else { key.hmac(&format!("patient:{patient}")) }
+}
+
+/// Bytes of a record's message.
+fn size(found: &Found) -> usize {
+    found.record.as_ref().map_or(0, |record| record.message.len())
 }
 
 /// A message of a foreign sender, or the bytes that were none and why.

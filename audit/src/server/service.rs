@@ -1,12 +1,13 @@
 //! The repository's listeners: gRPC feed and query, syslog, FHIR, admin.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use futures_util::{Stream, StreamExt};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use ncp_proto::audit::audit_feed_server::{AuditFeed, AuditFeedServer};
 use ncp_proto::audit::audit_query_server::{AuditQuery, AuditQueryServer};
@@ -30,6 +31,8 @@ use crate::throttle::Throttle;
 
 /// Records made durable together at most.
 const GROUP: usize = 256;
+/// Bytes of messages of one search that are held at a time, and one record beyond them.
+const HELD: usize = 1 << 20;
 const H2: &[u8] = b"\x02h2";
 /// A number that is missing for so long is a loss, not a delay, µs.
 const MISSING: i64 = 5 * 60 * 1_000_000;
@@ -333,6 +336,20 @@ fn unreadable(status: &Status) -> Option<&'static str> {
     }
 }
 
+/// The records of a search, read as fast as they are taken: no more than some are held at a time. One that cannot be read
+/// ends the stream with an error.
+fn read_on(shared: Shared, places: VecDeque<Place>) -> impl Stream<Item = Result<Found, Status>> + Send {
+    let groups = futures_util::stream::try_unfold((shared, places), |(shared, mut places)| async move {
+        if places.is_empty() {
+            return Ok::<_, Status>(None);
+        }
+        let work = move |repository: &mut Repository| Ok((repository.next_of(&mut places, HELD)?, places));
+        let (found, places) = shared.blocking(work).await.map_err(|error| internal(&error))?;
+        Ok(Some((futures_util::stream::iter(found.into_iter().map(Ok)), (shared, places))))
+    });
+    groups.try_flatten()
+}
+
 /// Why somebody reads the trail: the reading needs it, and its record holds it.
 pub(super) fn reason(text: &str) -> Result<&str, &'static str> {
     match text.trim() {
@@ -371,8 +388,8 @@ impl AuditQuery for Service {
             let search = Search::of(&filter, &repository.patient_hash(&filter.patient));
             repository.search(&user, &told(&filter), &search)
         };
-        let found = self.0.blocking(work).await.map_err(|error| internal(&error))?;
-        Ok(Response::new(Box::pin(futures_util::stream::iter(found.into_iter().map(|(_, found)| Ok(found))))))
+        let places = self.0.blocking(work).await.map_err(|error| internal(&error))?;
+        Ok(Response::new(Box::pin(read_on(self.0.clone(), places.into()))))
     }
 
     async fn gaps(&self, request: Request<GapsRequest>) -> Result<Response<GapsReply>, Status> {

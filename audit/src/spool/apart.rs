@@ -65,15 +65,122 @@ pub(crate) fn read(dir: &Path, key: &Key, receiver: &str) -> Result<(Vec<SetApar
     Ok((out, offset))
 }
 
-/// Adds one; durable when this returns.
-pub(crate) fn add(dir: &Path, key: &Key, receiver: &str, one: &SetApart) -> Result<(), AuditError> {
-    // A frame behind a torn one would never be read.
-    let (_, end) = read(dir, key, receiver)?;
+/// Adds one behind the last whole frame, which ends at `end` as far as the caller knows; durable when this returns. The
+/// answer is where it ends.
+pub(crate) fn add(dir: &Path, key: &Key, receiver: &str, one: &SetApart, end: u64) -> Result<u64, AuditError> {
+    let path = path(dir, receiver);
+    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+    let mut end = end;
+    // What another start, a torn write or an operator left is looked at; else nothing of the file is read.
+    if file.metadata()?.len() != end {
+        end = whole(&path, dir, key, receiver)?;
+        file = OpenOptions::new().create(true).append(true).open(&path)?;
+        file.set_len(end)?;
+    }
     let sealed = frame::seal(key, &serde_json::to_vec(one).map_err(std::io::Error::other)?)?;
-    let mut file = OpenOptions::new().create(true).append(true).open(path(dir, receiver))?;
-    file.set_len(end)?;
-    file.write_all(&sealed)?;
-    file.sync_data()?;
-    File::open(dir)?.sync_all()?;
-    Ok(())
+    if let Err(error) = file.write_all(&sealed).and_then(|()| file.sync_data()) {
+        // A frame behind a torn one would never be read; where the cut fails too, the next one looks.
+        let _ = file.set_len(end);
+        return Err(error.into());
+    }
+    if end == 0 {
+        File::open(dir)?.sync_all()?;
+    }
+    Ok(end + sealed.len() as u64)
+}
+
+/// Where the last whole frame ends. What follows a damaged one cannot be read, and is not cut away: the file is put aside.
+fn whole(path: &Path, dir: &Path, key: &Key, receiver: &str) -> Result<u64, AuditError> {
+    let (_, end) = read(dir, key, receiver)?;
+    if frame::is_tail(&mut File::open(path)?, end)? {
+        return Ok(end);
+    }
+    let damaged = dir.join(format!("damaged-letters-{receiver}-{}", Timestamp::now().as_microsecond()));
+    std::fs::rename(path, &damaged)?;
+    tracing::error!(receiver, file = %damaged.display(), "what was set apart is damaged; a new file is begun");
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    use super::*;
+
+    struct Folder(tempfile::TempDir, Key);
+
+    impl Folder {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a folder");
+            let file = dir.path().join("key");
+            let mut key = OpenOptions::new().write(true).create(true).mode(0o600).open(&file).expect("a file");
+            key.write_all("07".repeat(32).as_bytes()).expect("writes");
+            let key = Key::load(&file).expect("a key");
+            Self(dir, key)
+        }
+
+        fn add(&self, seq: u64, end: u64) -> u64 {
+            let (at, reason, xml) = (Timestamp::UNIX_EPOCH, "why".into(), "<AuditMessage/>".into());
+            let one = SetApart { epoch: 1, seq, at, reason, xml };
+            add(self.0.path(), &self.1, "feed", &one, end).expect("adds")
+        }
+
+        fn seqs(&self) -> Vec<u64> {
+            let (all, _) = read(self.0.path(), &self.1, "feed").expect("reads");
+            all.iter().map(|one| one.seq).collect()
+        }
+
+        fn bytes(&self) -> Vec<u8> {
+            std::fs::read(path(self.0.path(), "feed")).expect("reads")
+        }
+
+        fn write(&self, bytes: &[u8]) {
+            std::fs::write(path(self.0.path(), "feed"), bytes).expect("writes");
+        }
+
+        fn damaged(&self) -> usize {
+            let names = std::fs::read_dir(self.0.path()).expect("a folder").flatten();
+            names.filter(|entry| entry.file_name().to_string_lossy().starts_with("damaged-letters-feed-")).count()
+        }
+    }
+
+    /// A thousand letters are a thousand frames written; what stands before them is not read again.
+    #[test]
+    fn a_letter_is_appended_and_nothing_before_it_is_read() {
+        let folder = Folder::new();
+        let end = folder.add(2, folder.add(1, 0));
+        let mut bytes = folder.bytes();
+        assert_eq!((folder.seqs(), bytes.len() as u64), (vec![1, 2], end));
+        // Whoever read the first frame again would find it damaged.
+        bytes[20] ^= 1;
+        folder.write(&bytes);
+        let after = folder.add(3, end);
+        bytes[20] ^= 1;
+        let third = folder.bytes().split_off(end as usize);
+        folder.write(&[bytes, third].concat());
+        assert_eq!((folder.seqs(), folder.damaged()), (vec![1, 2, 3], 0));
+        assert_eq!(folder.bytes().len() as u64, after);
+    }
+
+    /// After a start, a torn write, or an operator's hand the file is looked at first, and no letter is lost.
+    #[test]
+    fn what_stands_there_is_kept_whatever_became_of_it() {
+        let folder = Folder::new();
+        let end = folder.add(2, folder.add(1, 0));
+        let whole = folder.bytes();
+        // Another start, that knows nothing yet.
+        folder.add(3, 0);
+        assert_eq!(folder.seqs(), [1, 2, 3]);
+        folder.write(&[&whole[..], &[0, 0, 1]].concat());
+        folder.add(4, end);
+        assert_eq!((folder.seqs(), folder.damaged()), (vec![1, 2, 4], 0), "a torn tail is cut");
+        std::fs::remove_file(path(folder.0.path(), "feed")).expect("removes");
+        let one = folder.add(5, end);
+        assert_eq!(folder.seqs(), [5], "an operator took the file");
+        let mut damaged = [folder.bytes(), whole].concat();
+        damaged[20] ^= 1;
+        folder.write(&damaged);
+        folder.add(6, one);
+        assert_eq!((folder.seqs(), folder.damaged()), (vec![6], 1), "what cannot be read is put aside, not cut");
+    }
 }
