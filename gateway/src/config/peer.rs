@@ -124,7 +124,7 @@ impl Peer {
 
     /// Longest wait for the root of any of its answers; none: the times in `[limits]`.
     pub fn deadline(&self) -> Option<Duration> {
-        self.deadline.or_else(|| self.is_incumbent().then_some(INCUMBENT_DEADLINE))
+        self.deadline.or_else(|| (self.kind == PeerKind::Openncp).then_some(INCUMBENT_DEADLINE))
     }
 
     /// Whether hash and size of retrieved documents must fit the metadata; OpenNCP announces others than it sends.
@@ -170,8 +170,8 @@ impl Peer {
         self.next_of_kin_any_subject.unwrap_or(self.kind == PeerKind::Openncp)
     }
 
-    /// OrCD views exist for OpenNCP only, so a peer with `orcd = true` is answered as one; what it is asked, and what of
-    /// its answers is verified, changes with `kind` alone.
+    /// OrCD views exist for OpenNCP only, so a peer with `orcd = true` is answered as one; what it is asked, how long it is
+    /// waited for, and what of its answers is verified, changes with `kind` alone.
     fn is_incumbent(&self) -> bool {
         self.kind == PeerKind::Openncp || self.orcd == Some(true)
     }
@@ -237,6 +237,7 @@ mod tests {
         let one = peer("orcd = true");
         assert!(one.orcd() && !one.orcd_only() && one.addressing_optional() && one.errors_as_warnings());
         assert!(one.verify_hash() && !one.next_of_kin_any_subject() && one.class_codes().is_empty());
+        assert_eq!(one.deadline(), None, "how long it is waited for is no matter of what it is offered");
     }
 
     #[test]
