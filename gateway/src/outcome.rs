@@ -234,7 +234,7 @@ impl GatewayError {
         reference: &str,
     ) -> RegistryError {
         let row = self.row();
-        let text = self.retry_after().map_or_else(|| row.text.to_owned(), retry_after::told);
+        let text = self.told();
         let code = match transaction {
             TransactionName::Iti39 | TransactionName::Rad75 => row.retrieve,
             TransactionName::Iti38 | TransactionName::Iti55 => row.query,
@@ -251,6 +251,11 @@ impl GatewayError {
             severity: Severity::Error,
             location,
         }
+    }
+
+    /// The text of an answer: when to ask again, where somebody said so.
+    pub fn told(&self) -> String {
+        self.retry_after().map_or_else(|| self.row().text.to_owned(), retry_after::told)
     }
 
     /// The coding or charset that could not be read, so that whoever sent it can change it.

@@ -1,65 +1,47 @@
-//! `Retry-After` (RFC 9110 10.2.3): when somebody who is busy wants to be asked again.
+//! When somebody who is busy wants to be asked again: in a header (RFC 9110 10.2.3), and in an error of XDS or XCPD.
 
 use std::time::Duration;
 
-use http::{HeaderMap, header};
-use jiff::Timestamp;
+use http::{HeaderMap, StatusCode};
+pub(crate) use ncp_tls::retry_after::{read, seconds};
 
-/// What lies further ahead is not waited for by anybody; an absurd value is no more than this.
+/// What lies further ahead is not waited for by anybody.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
-
-/// The time that a header says, in seconds or as a date.
-pub(crate) fn read(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    parse(text, Timestamp::now())
-}
-
-fn parse(text: &str, now: Timestamp) -> Option<Duration> {
-    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        return Some(text.parse().map_or(LONGEST, Duration::from_secs).min(LONGEST));
-    }
-    let at = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default().min(LONGEST))
-}
-
-/// Whole seconds, as a header says them: never too early.
-pub(crate) fn seconds(after: Duration) -> u64 {
-    after.as_secs() + u64::from(after.subsec_nanos() > 0)
-}
-
-/// As an error of XDS tells it, in its codeContext: the one form that [`of_text`] reads.
-pub(crate) fn told(after: Duration) -> String {
-    format!("{BUSY}{} s", seconds(after))
-}
-
-/// The time that a codeContext of ours tells.
-pub(crate) fn of_text(context: &str) -> Option<Duration> {
-    let seconds = context.strip_prefix(BUSY)?.split(' ').next()?.parse().ok()?;
-    Some(Duration::from_secs(seconds).min(LONGEST))
-}
-
 /// When somebody busy is asked again who does not say when.
 pub(crate) const UNSAID: Duration = Duration::from_secs(30);
 const BUSY: &str = "busy, try again in ";
 
+/// The time that a refusal for overload says (RFC 6585 4, RFC 9110 15.6.4).
+pub(crate) fn of_overload(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE).then(|| read(headers)).flatten()
+}
+
+/// As an error tells it in its text: the one form that [`of_text`] reads.
+pub(crate) fn told(after: Duration) -> String {
+    format!("{BUSY}{} s", seconds(after))
+}
+
+/// The time that a text of ours tells.
+pub(crate) fn of_text(text: &str) -> Option<Duration> {
+    let seconds = text.strip_prefix(BUSY)?.split(' ').next()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST))
+}
+
 #[cfg(test)]
 mod tests {
+    use http::header;
+
     use super::*;
 
     #[test]
-    fn seconds_and_dates_are_read() {
-        let now: Timestamp = "2026-11-30T08:00:00Z".parse().expect("an instant");
-        let read = |text| parse(text, now);
-        assert_eq!(read("2"), Some(Duration::from_secs(2)));
-        assert_eq!(read("Mon, 30 Nov 2026 08:01:30 GMT"), Some(Duration::from_secs(90)));
-        assert_eq!(read("Mon, 30 Nov 2026 07:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("99999999999999999999999"), Some(LONGEST));
-        for nothing in ["", "-1", "1.5", "soon"] {
-            assert_eq!(read(nothing), None, "{nothing}");
-        }
-        assert_eq!(seconds(Duration::from_millis(1500)), 2);
+    fn what_is_told_is_read() {
         let said = told(Duration::from_secs(600));
         assert_eq!(of_text(&format!("{said} (reference 1)")), Some(Duration::from_secs(600)));
         assert_eq!(of_text("busy, try again later"), None);
+        let headers = HeaderMap::from_iter([(header::RETRY_AFTER, header::HeaderValue::from_static("7"))]);
+        for (status, right) in [(429, Some(7)), (503, Some(7)), (500, None), (404, None), (200, None)] {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(of_overload(status, &headers).map(|after| after.as_secs()), right, "{status}");
+        }
     }
 }

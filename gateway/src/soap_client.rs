@@ -259,7 +259,7 @@ async fn answer(
         return Ok(None);
     }
     let mut headers = parts.headers;
-    let later = matches!(parts.status.as_u16(), 429 | 503).then(|| retry_after::read(&headers)).flatten();
+    let later = retry_after::of_overload(parts.status, &headers);
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
     let limits = MessageLimits { root_bytes, parts: PARTS, idle, ..MessageLimits::default() };
     let refused = |error: SoapError| match (parts.status.is_success(), later) {

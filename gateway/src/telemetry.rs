@@ -115,49 +115,6 @@ pub struct ReportLabels {
     pub severity: String,
 }
 
-/// Codes of reports that have a time series of their own (ITI TF-3: table 4.2.4.1-2, `openncp-wire.md` 1.5).
-const REPORTED: [&str; 39] = [
-    "1001",
-    "1002",
-    "1031",
-    "1100",
-    "1101",
-    "1102",
-    "1103",
-    "1104",
-    "4103",
-    "4203",
-    "4206",
-    "4701",
-    "4702",
-    "4703",
-    "AnswerNotAvailable",
-    "ERROR_GENERIC_SERVICE_SIGNIFIER_UNKNOWN",
-    "ERROR_HPI_AUTHENTICATION_NOT_RECEIVED",
-    "ERROR_ORCD_GENERIC",
-    "ERROR_PI_GENERIC",
-    "ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED",
-    "ERROR_SEC_GENERIC",
-    "InsufficientRights",
-    "InternalError",
-    "ResponderBusy",
-    "WARNING_ORCD_GENERIC",
-    "WARNING_ORCD_MISSING_MANDATORY_METADATA",
-    "XDSDocumentUniqueIdError",
-    "XDSMissingHomeCommunityId",
-    "XDSRegistryBusy",
-    "XDSRegistryError",
-    "XDSRepositoryBusy",
-    "XDSRepositoryError",
-    "XDSStoredQueryMissingParam",
-    "XDSTooManyResults",
-    "XDSUnavailableCommunity",
-    "XDSUnknownCommunity",
-    "XDSUnknownPatientId",
-    "XDSUnknownRepositoryId",
-    "no code",
-];
-
 /// Labels of a national system.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ConnectorLabels {
@@ -404,9 +361,8 @@ impl Metrics {
         self.left_out.get_or_create(&labels).inc_by(units as u64);
     }
 
-    /// Counts an error or a warning that a country reported.
-    pub fn peer_report(&self, country: Country, transaction: TransactionName, code: &str, severity: &str) {
-        let code = if REPORTED.contains(&code) { code } else { "other" };
+    /// Counts an error or a warning that a country reported, by the series of its code.
+    pub fn peer_report(&self, country: Country, transaction: TransactionName, code: &'static str, severity: &str) {
         let labels = ReportLabels {
             country: country.to_string(),
             transaction: transaction.as_str().to_owned(),

@@ -38,6 +38,8 @@ pub(crate) struct Holdings {
     /// What the supplier says of the person beside who it is: the status in ITI-47, members of the entry in ITI-119.
     pub(crate) status: Option<&'static str>,
     pub(crate) entry: serde_json::Value,
+    /// ITI-119 is refused for overload, to be asked again after so many seconds.
+    pub(crate) busy: Option<u32>,
     /// Submission sets, folders and associations.
     pub(crate) groups: RegistryObjects,
     pub(crate) entries: Vec<DocumentEntry>,
@@ -204,6 +206,10 @@ impl Domain {
     }
 
     async fn matched(&self, request: Request<Incoming>) -> Response<Body> {
+        if let Some(after) = self.0.lock().expect("not poisoned").busy {
+            let busy = Response::builder().status(503).header(header::RETRY_AFTER, after);
+            return busy.body(Full::default().map_err(|never| match never {}).boxed_unsync()).expect("a response");
+        }
         let body = request.into_body().collect().await.expect("a body").to_bytes();
         let parameters: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         let asked = &parameters["parameter"][0]["resource"]["identifier"][0];

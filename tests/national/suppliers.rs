@@ -115,3 +115,18 @@ async fn co_05_a_record_out_of_use_or_merely_possible_is_nobodys_in_iti_119() {
         assert_eq!(found(&asker, None, None, None).await, expected, "{entry}");
     }
 }
+
+/// IM-18 for persons: a supplier of ITI-119 that is busy says when, and the other country hears it.
+#[tokio::test]
+async fn im_18_a_busy_supplier_says_when_to_ask_again() {
+    let (_world, domain, asker) = supplied("ITI-119").await;
+    domain.0.lock().expect("not poisoned").busy = Some(600);
+    let query = PatientQuery::new(oid("2.999.246"), oid(HOME), vec![patient()], None, None, None);
+    let hcp = asker.hcp(&asker.claims(), Timestamp::now()).await.expect("signs");
+    let body = query.to_element(Timestamp::now());
+    let answer = asker.call(actions::ITI55_REQUEST, XCPD, &[hcp], body).await.expect("an answer");
+    let answer = PatientResponse::read(&answer.body).expect("ITI-55");
+    let PatientAnswer::Refused(refusal) = answer else { panic!("{answer:?}") };
+    assert_eq!(refusal.reason, "ResponderBusy");
+    assert!(refusal.text.starts_with("busy, try again in 600 s"), "{refusal:?}");
+}

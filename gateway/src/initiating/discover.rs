@@ -9,6 +9,7 @@ use super::{Call, PeerError, close};
 use crate::audit_scope::{Recorder, Trail};
 use crate::identity::TransactionName;
 use crate::outcome::{GatewayError, Indicator};
+use crate::retry_after;
 
 /// What is known of the person sought.
 #[derive(Clone, Default)]
@@ -88,6 +89,9 @@ async fn ask(call: &Call, query: &PatientQuery, recorder: &Recorder) -> Result<D
             let mut reports = Reports::default();
             reports.add(code, Severity::Error);
             call.reported(TransactionName::Iti55, &reports);
+            if refusal.is_busy() {
+                return Err(PeerError::Later(retry_after::of_text(&refusal.text).unwrap_or(retry_after::UNSAID)).into());
+            }
             Err(PeerError::Refused(super::peers::code_only(code)).into())
         }
     }

@@ -30,6 +30,7 @@ use crate::telemetry::ExchangeLabels;
 
 pub mod announced;
 pub mod asynchronous;
+pub mod codes;
 pub mod discover;
 pub mod guard;
 pub mod images;

@@ -5,49 +5,22 @@ use std::time::Duration;
 
 use ncp_ihe::{RegistryError, Severity, Status};
 
+use super::codes::{About, Code};
 use super::{Call, PeerError};
 use crate::identity::TransactionName;
 use crate::outcome::Indicator;
 use crate::retry_after;
-use crate::soap_client::code_only;
 
 /// Codes of one answer that are kept.
 const MOST: usize = 16;
-
-/// What a code is about, and so what its reader is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum About {
-    /// The country shows nothing of the patient, or no more: an unknown person, no consent, an absent document. All are
-    /// told by one sentence, so that the sentence does not say which.
-    Nothing,
-    /// The caller may not ask: strength of the login, role, purpose, permission.
-    Caller,
-    /// Everything else.
-    Technical,
-}
-
-impl About {
-    fn of(code: &str) -> Self {
-        match code {
-            "4701" | "1100" | "1101" | "1102" | "1103" | "1104" => Self::Nothing,
-            "XDSUnknownPatientId" | "XDSDocumentUniqueIdError" | "XDSMissingDocument" | "ERROR_PI_NO_MATCH" => {
-                Self::Nothing
-            }
-            "4702" | "4703" => Self::Caller,
-            _ => Self::Technical,
-        }
-    }
-}
 
 /// One entry of an error list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// Its code, and nothing else of its text.
-    pub code: String,
+    pub code: Code,
     /// Its severity.
     pub severity: Severity,
-    /// What it is about.
-    pub about: About,
     /// When a busy country wants to be asked again, where it says so.
     pub after: Option<Duration>,
 }
@@ -57,15 +30,15 @@ pub struct Report {
 pub struct Reports(Vec<Report>);
 
 impl Reports {
-    /// Reads an error list. An answer that did not succeed and gives no reason has the code `no code`.
+    /// Reads an error list. An answer that did not succeed and gives no reason has a code of ours.
     pub fn read(status: Status, errors: &[RegistryError]) -> Self {
         let mut out = Self::default();
         for error in errors {
             out.take(&error.code, error.severity, retry_after::of_text(&error.context));
         }
         if status != Status::Success && out.0.is_empty() {
-            let code = if status == Status::Missing { "no status" } else { "no code" };
-            out.0.push(Report { code: code.into(), severity: Severity::Error, about: About::Technical, after: None });
+            let code = if status == Status::Missing { Code::NO_STATUS } else { Code::NONE };
+            out.0.push(Report { code, severity: Severity::Error, after: None });
         }
         out
     }
@@ -76,14 +49,7 @@ impl Reports {
     }
 
     fn take(&mut self, code: &str, severity: Severity, after: Option<Duration>) {
-        let code = match code_only(code) {
-            code if code.is_empty() => "no code".to_owned(),
-            // A long number is no code that anybody defines; it may be an identifier of a person.
-            code if code.len() > 6 && code.bytes().all(|b| b.is_ascii_digit()) => "unknown code".to_owned(),
-            code => code,
-        };
-        let about = About::of(&code);
-        let report = Report { code, severity, about, after };
+        let report = Report { code: Code::of(code), severity, after };
         if self.0.len() < MOST && !self.0.contains(&report) {
             self.0.push(report);
         }
@@ -92,31 +58,31 @@ impl Reports {
     /// Why an answer without any content is no answer; none when it says that there is nothing.
     pub fn refusal(&self, status: Status) -> Option<PeerError> {
         let counts = |r: &&Report| r.severity == Severity::Error || status != Status::Success;
-        let about = |about| self.0.iter().filter(counts).find(|r| r.about == about);
+        let about = |about| self.0.iter().filter(counts).find(|r| r.code.about() == about);
         let first = about(About::Caller).or_else(|| about(About::Technical))?;
         if matches!(first.code.as_str(), "XDSRepositoryBusy" | "XDSRegistryBusy") {
             return Some(PeerError::Later(first.after.unwrap_or(retry_after::UNSAID)));
         }
-        Some(PeerError::Refused(first.code.clone()))
+        Some(PeerError::Refused(first.code.to_string()))
     }
 
     /// Codes by which an answer with content is not whole. A status that says so without any error counts as well.
     pub fn errors(&self, status: Status) -> Vec<String> {
         let errors = self.codes(|r| r.severity == Severity::Error);
         if errors.is_empty() && status != Status::Success {
-            return vec!["no code".into()];
+            return vec![Code::NONE.to_string()];
         }
         errors.into_iter().filter(|code| code != "4701").collect()
     }
 
     /// Codes of technical warnings. That one class of documents is empty is no news beside those of another.
     pub fn warnings(&self) -> Vec<String> {
-        self.codes(|r| r.severity == Severity::Warning && r.about != About::Nothing)
+        self.codes(|r| r.severity == Severity::Warning && r.code.about() != About::Nothing)
     }
 
     /// Whether a part is withheld for want of consent.
     pub fn withholds(&self) -> bool {
-        self.0.iter().any(|r| r.code == "4701")
+        self.0.iter().any(|r| r.code.as_str() == "4701")
     }
 
     /// What the trail says of an exchange whose answer had this list: 8 for a failure, 4 for a part that failed.
@@ -124,32 +90,32 @@ impl Reports {
         let error = self.0.iter().find(|r| r.severity == Severity::Error);
         match (status, error) {
             (Status::Failure | Status::Missing, _) => {
-                Some((Indicator::Serious, error.or(self.0.first()).map_or("no code", |r| &r.code)))
+                Some((Indicator::Serious, error.or(self.0.first()).map_or(Code::NONE.series(), |r| r.code.as_str())))
             }
-            (_, Some(error)) => Some((Indicator::Minor, &error.code)),
-            (Status::PartialSuccess, None) => Some((Indicator::Minor, "no code")),
+            (_, Some(error)) => Some((Indicator::Minor, error.code.as_str())),
+            (Status::PartialSuccess, None) => Some((Indicator::Minor, Code::NONE.series())),
             (Status::Success, None) => None,
         }
     }
 
     fn codes(&self, which: impl Fn(&Report) -> bool) -> Vec<String> {
-        self.0.iter().filter(|r| which(r)).map(|r| r.code.clone()).collect()
+        self.0.iter().filter(|r| which(r)).map(|r| r.code.to_string()).collect()
     }
 }
 
 impl Call {
     /// Puts what a country reported into the log and the metrics.
     pub(super) fn reported(&self, transaction: TransactionName, reports: &Reports) {
-        for Report { code, severity, about, .. } in &reports.0 {
+        for Report { code, severity, .. } in &reports.0 {
             let severity = if *severity == Severity::Error { "error" } else { "warning" };
             let (country, of) = (self.peer.country, transaction.as_str());
-            match about {
+            match code.about() {
                 About::Nothing => {
-                    tracing::info!(%country, ncp.transaction = of, code, severity, "country shows nothing")
+                    tracing::info!(%country, ncp.transaction = of, %code, severity, "country shows nothing")
                 }
-                _ => tracing::warn!(%country, ncp.transaction = of, code, severity, "country reported a failure"),
+                _ => tracing::warn!(%country, ncp.transaction = of, %code, severity, "country reported a failure"),
             }
-            self.app.metrics.peer_report(country, transaction, code, severity);
+            self.app.metrics.peer_report(country, transaction, code.series(), severity);
         }
     }
 }
@@ -157,6 +123,7 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::soap_client::code_only;
 
     fn error(code: &str, severity: Severity) -> RegistryError {
         RegistryError { code: code.into(), context: "a person's name".into(), severity, location: None }

@@ -110,7 +110,7 @@ fn refusal_answer(error: &GatewayError, query: &PatientQuery, reference: &str) -
             reason: reason.to_owned(),
             system: system.to_owned(),
             detail: row.xcpd_detail.to_owned(),
-            text: format!("{} (reference {reference})", row.text),
+            text: format!("{} (reference {reference})", error.told()),
             attributes: gender.into_iter().collect(),
         }),
     }

@@ -1,13 +1,14 @@
 //! What a country says of its own answer reaches the clinician: each entry, each error, each omission.
 
 use ncp_ihe::{
-    Association, Content, DocumentEntry, DocumentRequest, DocumentResponse, Oid, QueryResponse, RegistryError,
-    RegistryObjects, RetrieveResponse, Severity, Status, actions,
+    Association, Content, DocumentEntry, DocumentRequest, DocumentResponse, Oid, PatientAnswer, PatientQuery,
+    PatientResponse, QueryResponse, RegistryError, RegistryObjects, RetrieveResponse, Severity, Status, actions,
 };
+use ncp_tests::asking::PATIENTS;
 use ncp_tests::country::{Asked, Reaction};
 use ncp_xml::{Element, Limits};
 use proptest::prelude::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::clinicians::{base, call, code, confirm, knowing, matches, sent};
 use crate::{Others, World, entry, home, patient};
@@ -187,6 +188,27 @@ async fn on_12_an_answer_without_status_is_a_refusal() {
     let (shown, _) = shown(body).await;
     assert_eq!(shown.status, 502, "{shown:?}");
     assert!(shown.says("country-error", "no status"), "{shown:?}");
+}
+
+/// A country that is busy when it is asked for a person: the clinician hears when to ask again, as it says itself or not.
+#[tokio::test]
+async fn im_18_a_country_that_is_busy_says_when_to_ask_again() {
+    for (text, after) in [("busy, try again in 600 s (reference 1)", "600"), ("Tolvan Exempel", "30")] {
+        let busy = move |asked: &Asked| {
+            let query = PatientQuery::read(&asked.body).expect("ITI-55");
+            let answer =
+                PatientAnswer::refused("ResponderBusy", "1.3.6.1.4.1.19376.1.2.27.3", "ERROR_PI_GENERIC", text);
+            let body = PatientResponse::element(&query, &answer, &home(SE).0, jiff::Timestamp::now());
+            Reaction::Simple(actions::ITI55_RESPONSE, body)
+        };
+        let (world, _countries) = Others::none().with("SE", SE, busy).await.clinicians().world("").await;
+        let identifier = json!({ "system": format!("urn:oid:{PATIENTS}"), "value": patient().extension });
+        let person = json!({ "resourceType": "Patient", "identifier": [identifier] });
+        let (head, body) = sent(&world, "/fhir/Patient/$match", ("prefer", ""), Some(&person)).await;
+        let told = head.headers.get("retry-after").and_then(|value| value.to_str().ok());
+        assert_eq!((head.status.as_u16(), told), (503, Some(after)));
+        assert!(!String::from_utf8_lossy(&body).contains("Tolvan"), "a country's text is not passed on");
+    }
 }
 
 /// FO-05: an entry without a community is dropped and said, one that is listed twice is one line, and two documents under

@@ -12,6 +12,7 @@ mod grpc;
 mod http;
 mod names;
 mod ocsp;
+pub mod retry_after;
 mod revocation;
 mod roots;
 mod stamp;

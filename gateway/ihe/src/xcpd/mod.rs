@@ -105,6 +105,11 @@ impl Refusal {
     /// Code system of the attributes that may be asked for (ITI TF-2: 3.55.4.2.2.6).
     pub const ATTRIBUTES: &str = "1.3.6.1.4.1.19376.1.2.27.1";
 
+    /// Whether it is for overload, and passes (ITI TF-2: 3.55.4.2.3, case 5).
+    pub fn is_busy(&self) -> bool {
+        self.reason == "ResponderBusy"
+    }
+
     /// Codes that ask for more go under `triggerFor`, all others under `mitigatedBy`.
     pub fn asks_for_more(&self) -> bool {
         matches!(

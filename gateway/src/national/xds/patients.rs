@@ -20,6 +20,7 @@ use crate::config::{PatientTransaction, XdsPatients};
 use crate::http_get::{IDENTITY, coding};
 use crate::national::NationalError;
 use crate::policy::{Authorised, LookUp};
+use crate::retry_after;
 use crate::soap_client::{CallError, Packaging};
 
 const ANSWER_BYTES: usize = 4 << 20;
@@ -129,6 +130,9 @@ impl Supplier {
         let unreachable = |_| NationalError::down("supplier cannot be reached");
         let response = self.http.request(request).await.map_err(unreachable)?;
         let status = response.status();
+        if let Some(after) = retry_after::of_overload(status, response.headers()) {
+            return Err(of_call(CallError::Later(after)));
+        }
         if let Some(coding) = coding(response.headers()) {
             return Err(NationalError::broken(format!("supplier answered in the content coding {coding}")));
         }
@@ -173,7 +177,9 @@ fn persons(body: &Element, community: &HomeCommunityId) -> Result<Vec<PatientRec
     match PatientResponse::read_supplier(body, community) {
         Ok(PatientAnswer::Matches(matches)) => Ok(matches.into_iter().map(|m| m.record).collect()),
         Ok(PatientAnswer::NoMatch { .. }) => Ok(Vec::new()),
-        Ok(PatientAnswer::Refused(refusal)) if refusal.reason == "ResponderBusy" => Err(NationalError::Busy(None)),
+        Ok(PatientAnswer::Refused(refusal)) if refusal.is_busy() => {
+            Err(NationalError::Busy(retry_after::of_text(&refusal.text)))
+        }
         Ok(PatientAnswer::Refused(refusal)) if refusal.asks_for_more() => Err(NationalError::Ambiguous),
         Ok(PatientAnswer::Refused(_)) => Err(NationalError::broken("supplier refused the query")),
         Err(_) => Err(NationalError::broken("supplier's answer is no PRPA_IN201306UV02")),
