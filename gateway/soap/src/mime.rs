@@ -316,18 +316,19 @@ where
             let empty_line = empty_line.map(|at| at + seen.saturating_sub(3));
             let from = seen.saturating_sub(self.delimiter.len() - 1);
             let delimiter = memchr::memmem::find(&self.buffer[from..], &self.delimiter).map(|at| at + from);
+            // A delimiter's line ends with CR LF (RFC 2046 5.1.1): without it the end of no header would be found.
+            if self.buffer.iter().find(|byte| !PADDING.contains(byte)).is_some_and(|byte| *byte != b'\r') {
+                return Err(SoapError::Mime);
+            }
             match (empty_line, delimiter) {
                 (Some(line), Some(at)) if at < line => break (at, false),
                 (None, Some(at)) => break (at, false),
                 (Some(line), _) => break (line, true),
                 (None, None) => {}
             }
-            // A delimiter's line ends with CR LF (RFC 2046 5.1.1): without it the end of no header would be found.
-            if self.buffer.iter().find(|byte| !matches!(byte, b' ' | b'\t')).is_some_and(|byte| *byte != b'\r') {
-                return Err(SoapError::Mime);
-            }
             seen = self.buffer.len();
-            if seen > limit {
+            // The end may have begun among the last bytes.
+            if seen > limit + self.delimiter.len() {
                 return Err(SoapError::TooLarge(SizeLimit::Headers));
             }
             self.more().await?;
@@ -360,6 +361,8 @@ fn possible_start(data: &[u8], delimiter: &[u8]) -> usize {
     memchr::memchr_iter(b'\r', tail).find(|at| delimiter.starts_with(&tail[*at..])).map_or(0, |at| longest - at)
 }
 
+/// What may stand behind a boundary on its line (RFC 2046 5.1.1).
+const PADDING: [u8; 2] = *b" \t";
 /// Fields that say what a part is: one of them twice would leave open which is meant.
 const ONCE: [&str; 4] = ["content-id", "content-type", "content-transfer-encoding", "content-encoding"];
 
@@ -367,8 +370,7 @@ fn parse_headers(block: &[u8]) -> Result<PartHeaders, SoapError> {
     let text = std::str::from_utf8(block).map_err(|_| SoapError::Mime)?;
     let mut fields: Vec<(String, String)> = Vec::new();
     let mut lines = text.split("\r\n");
-    // What follows the boundary on its own line is transport padding.
-    if !lines.next().unwrap_or_default().trim().is_empty() {
+    if lines.next().unwrap_or_default().bytes().any(|byte| !PADDING.contains(&byte)) {
         return Err(SoapError::Mime);
     }
     for line in lines.filter(|line| !line.is_empty()) {
