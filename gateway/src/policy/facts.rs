@@ -486,6 +486,33 @@ mod tests {
         }
     }
 
+    /// The archive tells a date in no form of DICOM, and a manifest that must say a time says one that nobody knows: either
+    /// may be any day, whatever day a report tells.
+    #[test]
+    fn se_02_a_date_that_cannot_be_read_may_be_any() {
+        let dated = Made { manifest: true, by_accession: false, code: None, institution: None, date: Some("20260101") };
+        let describing = Describing::of(&[entry(0, &dated)], true);
+        let period = Some(("20300101".to_owned(), "20300101".to_owned()));
+        let block = Block { period, ..Block::default() };
+        let directives = Directives { blocks: vec![block], ..Directives::default() };
+        let closes = |facts: &Facts| directives.closes(facts, &[], &radiologist(), jiff::Timestamp::UNIX_EPOCH);
+        for (told, closed) in [
+            (None, false),
+            (Some("20260102"), false),
+            (Some("2026.01.02"), false),
+            (Some("20300101"), true),
+            (Some("2 Jan 2026"), true),
+            (Some("2026-01-02"), true),
+        ] {
+            let (facts, _) = describing.of_study(&Uid::parse(STUDY).expect("a UID"), &[]).with_archive(&[], told);
+            assert_eq!(closes(&facts), closed, "{told:?}");
+        }
+        let undated =
+            DocumentEntry { creation_time: Dtm::parse(UNDATED).ok(), ..entry(0, &Made { date: None, ..dated }) };
+        assert!(closes(&Facts::of_entry(&undated)));
+        assert_eq!(Facts::of_entry(&undated).descriptions[0].service_date, None, "policies see none");
+    }
+
     #[test]
     fn se_02_a_manifest_that_names_no_study_may_be_of_any() {
         let made = Made { manifest: true, by_accession: false, code: Some("R"), institution: None, date: None };
