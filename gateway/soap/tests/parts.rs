@@ -401,6 +401,15 @@ fn wi_01_no_declaration_hides_in_another_field() {
     }
 }
 
+/// WI-12: a body of bare line feeds has no part whose header ends, and is refused where that can be told.
+#[test]
+fn wi_12_a_bare_line_feed_behind_a_delimiter() {
+    let lines = format!("--{BOUNDARY}\nContent-Type: application/dicom\n\nx\n--{BOUNDARY}--\n");
+    assert!(matches!(parts(lines.as_bytes(), &[]), Err(SoapError::Mime)));
+    let mixed = format!("--{BOUNDARY}\r\n\r\nx\r\n--{BOUNDARY}\nContent-Type: text/plain\r\n\r\ny\r\n--{BOUNDARY}--");
+    assert!(matches!(parts(mixed.as_bytes(), &[]), Err(SoapError::Mime)));
+}
+
 /// What stands before the first boundary is passed over, and is no place to keep a reader busy.
 #[test]
 fn wi_02_a_preamble_has_an_end() {
