@@ -158,13 +158,20 @@ fn signatures(rows: &mut Rows<'_>) -> Result<(), Error> {
     ] {
         rows.search("T-TOK-5", input, TOKEN, authorization);
     }
-    let twice = Asked {
-        authorization: good.clone(),
-        url: "/fhir/Patient/$match",
-        header: ("Authorization", "Bearer x"),
-        body: Some(rows.of.person().to_string()),
-    };
-    rows.push("T-TOK-7", "two tokens", &[TOKEN, BAD], &twice);
+    let nothing = "Bearer x";
+    for (input, first, second) in [
+        ("two tokens, the first of which is good", good.as_str(), nothing),
+        ("two tokens, the last of which is good", nothing, &good),
+        ("the same token twice", &good, &good),
+    ] {
+        let asked = Asked {
+            authorization: second.to_owned(),
+            url: "/fhir/Patient/$match",
+            header: ("Authorization", first),
+            body: Some(rows.of.person().to_string()),
+        };
+        rows.push("T-TOK-7", input, &[TOKEN, BAD], &asked);
+    }
     let long = Asked {
         authorization: format!("Bearer {}", "x".repeat(40 << 10)),
         url: "/fhir/Patient/$match",
