@@ -19,7 +19,7 @@ WORK = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolut
 PACKAGES = ["ncp-xml", "ncp-soap", "ncp-saml", "ncp-ihe", "ncp-tls", "ncp-audit", "ncp-gateway", "ncp-tests"]
 LIBRARIES = {name.removeprefix("ncp-") for name in PACKAGES}
 # A mutated program that hangs is caught, but not by what it should be.
-LIMIT_S = 300
+LIMIT_S = 900
 
 
 def table():
