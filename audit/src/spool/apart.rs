@@ -113,7 +113,7 @@ mod tests {
         fn new() -> Self {
             let dir = tempfile::tempdir().expect("a folder");
             let file = dir.path().join("key");
-            let mut key = OpenOptions::new().write(true).create(true).mode(0o600).open(&file).expect("a file");
+            let mut key = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).expect("a file");
             key.write_all("07".repeat(32).as_bytes()).expect("writes");
             let key = Key::load(&file).expect("a key");
             Self(dir, key)

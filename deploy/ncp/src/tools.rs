@@ -46,7 +46,7 @@ pub(crate) async fn commands(demo: &Demo, sources: &Path, neighbour: &Neighbour)
     Ok(json!({ "certificates": events, "policy_cases": cases }))
 }
 
-/// `ncp attack` against the Norwegian gateway.
+/// `ncp attack` as a peer of Norway, as a consumer and a clinician of Finland, and at the trail.
 pub(crate) async fn attack(demo: &Demo) -> Result<Value, Error> {
     let (dir, report) = (demo.dir.display().to_string(), demo.dir.join("attack.md"));
     let said = good(&["attack", "--dir", &dir, "--out", &report.display().to_string()]).await?;
