@@ -77,7 +77,7 @@ def copied(texts):
 
 
 def built(source, names):
-    """Test binaries by name, each with the folder of its package."""
+    """Test binaries by name, each with the folder of its package; two packages may have one of the same name."""
     command = ["cargo", "test", "--locked", "--no-run", "--message-format=json-render-diagnostics", "--lib"]
     command += [word for package in PACKAGES for word in ("-p", package)]
     command += [word for name in sorted(names - LIBRARIES) for word in ("--test", name)]
@@ -90,27 +90,30 @@ def built(source, names):
         artifact = json.loads(line)
         if artifact.get("executable") and artifact["profile"]["test"]:
             name = artifact["target"]["name"].removeprefix("ncp_")
-            out[name] = (artifact["executable"], pathlib.Path(artifact["manifest_path"]).parent)
+            out.setdefault(name, []).append((artifact["executable"], pathlib.Path(artifact["manifest_path"]).parent))
     return out
 
 
 def run(binaries, test, mutation=None):
     """Whether the test passes, how many there were, and the first that failed."""
     binary, name = test.split(" ", 1)
-    executable, folder = binaries[binary]
     environment = {k: v for k, v in os.environ.items() if k != "NCP_MUTATION"}
     if mutation:
         environment["NCP_MUTATION"] = mutation
-    try:
-        done = subprocess.run(
-            [executable, name], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S
-        )
-    except subprocess.TimeoutExpired:
-        return False, 1, f"{test} (no end)"
-    ran = re.search(r"(\d+) passed; (\d+) failed", done.stdout)
-    failed = re.search(r"^test (\S+) \.\.\. FAILED", done.stdout, re.MULTILINE)
-    count = sum(int(n) for n in ran.groups()) if ran else 0
-    return done.returncode == 0, count, f"{binary} {failed.group(1)}" if failed else test
+    count = 0
+    for executable, folder in binaries[binary]:
+        try:
+            done = subprocess.run(
+                [executable, name], cwd=folder, env=environment, capture_output=True, text=True, timeout=LIMIT_S
+            )
+        except subprocess.TimeoutExpired:
+            return False, 1, f"{test} (no end)"
+        ran = re.search(r"(\d+) passed; (\d+) failed", done.stdout)
+        failed = re.search(r"^test (\S+) \.\.\. FAILED", done.stdout, re.MULTILINE)
+        count += sum(int(n) for n in ran.groups()) if ran else 0
+        if done.returncode:
+            return False, count, f"{binary} {failed.group(1)}" if failed else test
+    return True, count, test
 
 
 def main():
