@@ -151,7 +151,7 @@ async fn served(neighbour: &Asker) -> usize {
 type Row = (&'static str, &'static str, fn() -> Response);
 
 /// What an archive answers to a search for the instances of one study.
-const SEARCHES: [Row; 8] = [
+const SEARCHES: [Row; 9] = [
     ("T-FHR-5", "nested 10,000 deep", || json(&format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)))),
     ("T-FHR-5", "objects nested 10,000 deep", || {
         json(&format!("[{}{}]", "{\"a\":".repeat(10_000), "}".repeat(10_000)))
@@ -161,6 +161,9 @@ const SEARCHES: [Row; 8] = [
     ("T-KOS-4", "60,000 instances", || {
         let one = r#"{"00080018":{"vr":"UI","Value":["2.999.1"]}}"#;
         json(&format!("[{}]", vec![one; 60_000].join(",")))
+    }),
+    ("T-KOS-4", "one instance, without what is needed to ask for it", || {
+        json(r#"[{"00080018":{"vr":"UI","Value":["2.999.1"]}}]"#)
     }),
     ("T-FHR-5", "no JSON", || json("<html/>")),
     ("T-FHR-5", "half of an answer", || json(r#"[{"00080018":{"vr":"UI","Val"#)),
