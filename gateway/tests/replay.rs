@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use ncp_gateway::responding::replay::{Claims, HcpClaim, Memory, OnLoss, RedisOptions, ReplayError, ReplaySet, Seen};
+use ncp_tests::ports::free;
 use rustix::process::{Pid, Signal, kill_process};
 
 struct Redis {
@@ -111,7 +112,7 @@ impl Servers {
     }
 
     fn add(&mut self, first: &[&str], arguments: &[&str]) -> u16 {
-        let port = free();
+        let port = free().port();
         let own = self.dir.path().join(port.to_string());
         std::fs::create_dir(&own).expect("a folder");
         let child = Command::new("redis-server")
@@ -153,11 +154,6 @@ impl Servers {
 fn stop(child: &Child, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid")).expect("a pid");
     kill_process(pid, signal).expect("signals");
-}
-
-fn free() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// Asks with fresh assertions until one is served.
@@ -242,7 +238,7 @@ async fn what_no_replica_holds_is_not_answered() {
 async fn a_cluster_is_one_memory() {
     let mut servers = Servers::new();
     for _ in 0..6 {
-        let bus = free().to_string();
+        let bus = free().port().to_string();
         let sync = ["--repl-diskless-sync-delay", "0"];
         servers.add(&[], &[&["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus], &sync[..]].concat());
     }

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use ncp_tests::archive::Archive;
+use ncp_tests::ports::free;
 use ncp_tests::synth::Study;
 
 use crate::treating::{Known, Treating};
@@ -84,16 +85,11 @@ fn table(title: &str, lines: &[Line<'_>]) -> (String, Vec<String>) {
     (text, wrong)
 }
 
-/// A port that nobody has.
-fn free() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
-}
-
 /// The study lies in a folder of NCP-A. It is asked for at NCP-A as another country does, and at NCP-B on its national and on
 /// its clinicians' side. NCP-B starts anew for each row, so that it has kept nothing from before.
 #[tokio::test(flavor = "multi_thread")]
 async fn se_02_closed_as_manifest_is_closed_as_images() {
-    let (world, port) = (World::new(), free());
+    let (world, port) = (World::new(), free().port());
     study().write(&world.path("data/dicom/2")).expect("a study");
     let files = Files::of(&world);
     let open = Closing::nothing();
@@ -136,7 +132,7 @@ async fn se_02_closed_as_manifest_is_closed_as_images() {
 /// The same study in a DICOMweb archive behind NCP-A.
 #[tokio::test(flavor = "multi_thread")]
 async fn se_02_closed_in_an_archive_too() {
-    let (world, port) = (World::new(), free());
+    let (world, port) = (World::new(), free().port());
     let archive = Archive::default();
     archive.hold(&study(), world.dir.path());
     archive.dated(study().number, "20260102");

@@ -1,7 +1,7 @@
 //! What `/metrics` tells of the audit spool and of its way to a repository that is away, and comes.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use ncp_audit::SpoolOptions;
 use ncp_audit::server::{Config, Engine};
 use ncp_ihe::{PatientId, actions};
 use ncp_tests::neighbour::{Neighbour, XCA};
+use ncp_tests::ports::free;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::{Gateway, PATIENT, World};
@@ -42,10 +43,6 @@ fn taken(spool: &Path) -> u64 {
     let files = std::fs::read_dir(spool).expect("a folder").map(|entry| entry.expect("a file").path());
     let segments = files.filter(|path| path.extension().is_some_and(|end| end == "spool"));
     segments.map(|path| path.metadata().expect("a file").blocks() * 512).sum()
-}
-
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port")
 }
 
 fn repository(world: &World, feed: SocketAddr) -> Config {

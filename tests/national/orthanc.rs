@@ -28,7 +28,7 @@ impl Drop for Orthanc {
 impl Orthanc {
     /// Starts it on a free port with the files of a folder.
     async fn start(dir: &Path, files: &[PathBuf]) -> Self {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a port").port();
+        let port = ncp_tests::ports::free().port();
         let config = serde_json::json!({
             "StorageDirectory": dir.join("orthanc"),
             "IndexDirectory": dir.join("orthanc"),

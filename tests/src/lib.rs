@@ -11,4 +11,5 @@ pub mod issuer;
 pub mod messages;
 pub mod neighbour;
 pub mod pki;
+pub mod ports;
 pub mod synth;

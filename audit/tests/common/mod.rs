@@ -5,12 +5,12 @@ pub mod process;
 pub mod receivers;
 pub mod relay;
 
-use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use ncp_audit::server::{Config, Engine};
+pub use ncp_tests::ports::free;
 use ncp_tls::{Names, TlsFiles};
 use openssl::asn1::Asn1Time;
 use openssl::bn::BigNum;
@@ -87,19 +87,6 @@ pub fn secret(path: &Path, text: &str) -> PathBuf {
     std::fs::write(path, text).expect("writes");
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
     path.to_owned()
-}
-
-/// A port that nobody listens on, below those that the system gives to outgoing connections: one that is bound later must
-/// not have been taken by another test's client.
-pub fn free() -> SocketAddr {
-    static NEXT: std::sync::atomic::AtomicU16 = std::sync::atomic::AtomicU16::new(0);
-    let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap_or(0);
-    loop {
-        let port = first + NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        if let Ok(address) = TcpListener::bind(("127.0.0.1", port)).and_then(|l| l.local_addr()) {
-            return address;
-        }
-    }
 }
 
 pub fn names(names: &[&str]) -> Names {

@@ -1,7 +1,6 @@
 //! `ncp bench terminology`: the service as a process of its own with a large snapshot: time to ready, memory, and a
 //! snapshot that takes the place of another under load.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use ncp_proto::translation as pb;
 use ncp_proto::translation::translation_client::TranslationClient;
 use ncp_tests::pki::CountryPki;
+use ncp_tests::ports::free;
 use ncp_tls::TlsFiles;
 use ncp_translation::snapshot::Snapshot;
 use serde_json::json;
@@ -49,7 +49,7 @@ pub(crate) async fn run(dir: &Path, snapshots: &Path, files: [&Path; 2], full: b
     std::fs::write(snapshots.join("current"), &digests[0])?;
     let pki = dir.join("pki-service");
     CountryPki::create(&pki, "NO", ncp_tests::pki::Algorithm::Rsa2048)?;
-    let [listen, admin] = [free()?, free()?];
+    let [listen, admin] = [free(), free()];
     let config = dir.join("translation.toml");
     let path = |name: &str| pki.join(name).display().to_string();
     std::fs::write(
@@ -126,10 +126,6 @@ pub(crate) async fn run(dir: &Path, snapshots: &Path, files: [&Path; 2], full: b
         return Err("the swap was seen by callers".into());
     }
     Ok(())
-}
-
-fn free() -> Result<SocketAddr, Error> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?)
 }
 
 fn spawned(config: &Path) -> Result<Child, Error> {

@@ -12,6 +12,7 @@ use ncp_tests::consumer::Consumer;
 use ncp_tests::country::{Country, Reaction};
 use ncp_tests::neighbour::Neighbour;
 use ncp_tests::pki::CountryPki;
+use ncp_tests::ports::free;
 use serde_json::json;
 use tokio::process::Command;
 
@@ -62,7 +63,7 @@ async fn fanout(dir: &Path, sources: &Path, count: usize) -> Result<(), Error> {
         .iter()
         .map(|(pki, home, country)| Known { pki, home: home.clone(), country, lines: String::new() })
         .collect();
-    let [admin, consumers] = [free_port()?, free_port()?];
+    let [admin, consumers] = [free().port(), free().port()];
     let policies = std::path::absolute(sources.join("gateway/policies/no"))?;
     let config =
         asking.write([0, admin, consumers], &format!("query = \"{}s\"", DEADLINE.as_secs()), &policies, &known)?;
@@ -141,8 +142,4 @@ async fn one_after_the_other(
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
-}
-
-fn free_port() -> Result<u16, Error> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ncp_ihe::{Oid, PatientAnswer, PatientId};
 use ncp_tests::neighbour::Neighbour;
 use ncp_tests::pki::{Algorithm, CountryPki};
+use ncp_tests::ports::free;
 use ncp_tests::synth::Study;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -51,11 +52,6 @@ pub(crate) fn study(number: u32) -> Study {
         instances: 3,
         side: 16,
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -126,8 +122,8 @@ impl World {
         let files = study(11).write(&dir.path().join("data/dicom/11")).expect("a study");
         crate::orcd::note(&study(11), MARKED, &files[0], &dir.path().join("data/dicom/11/note.dcm"));
         study(12).write(&second.join("dicom/12")).expect("a study");
-        let port = free_port();
-        let config = config(port, free_port()) + &more(&no).await;
+        let [port, admin] = [free().port(), free().port()];
+        let config = config(port, admin) + &more(&no).await;
         std::fs::write(dir.path().join("gateway.toml"), config).expect("writes");
         let log = std::fs::File::create(dir.path().join("gateway.log")).expect("a log");
         let gateway = Command::new(env!("CARGO_BIN_EXE_ncp-gateway"))

@@ -290,7 +290,7 @@ impl Served<'_> {
 
     /// Starts IPF; the port.
     async fn start(&self, classpath: &str, world: &World) -> Result<(Counterpart, u16), Error> {
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let port = ncp_tests::ports::free().port();
         let dir = tempfile::tempdir_in(world.dir.path())?.keep();
         let [certificate, key, anchors] = &self.tls;
         let shown = |path: &Path| path.display().to_string();
