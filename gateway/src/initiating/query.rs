@@ -11,6 +11,7 @@ use ncp_xml::Element;
 use super::told::Reports;
 use super::{Call, PeerError, close};
 use crate::audit_scope::Recorder;
+use crate::bounds;
 use crate::identity::TransactionName;
 use crate::outcome::{GatewayError, Indicator};
 
@@ -51,10 +52,12 @@ pub async fn query(call: &Call, query: StoredQuery) -> Result<Found, GatewayErro
 /// As [`query`].
 pub async fn forward(call: &Call, request: &CrossGatewayQueryRequest, asked: &Element) -> Result<Found, GatewayError> {
     let option = asked.child(ncp_ihe::ns::QUERY, "ResponseOption").cloned();
-    let mut adhoc =
-        asked.child(ncp_ihe::ns::RIM, "AdhocQuery").cloned().ok_or(MessageError::Malformed("AdhocQuery"))?;
+    let adhoc = asked.child(ncp_ihe::ns::RIM, "AdhocQuery").ok_or(MessageError::Malformed("AdhocQuery"))?;
+    let mut adhoc = CrossGatewayQueryRequest::fitting(adhoc)?;
     adhoc.set_attr("", "home", call.peer.home_community_id.to_string());
     let body = Element::new(ncp_ihe::ns::QUERY, "AdhocQueryRequest").with_all(option).with(adhoc);
+    // Lists that were divided are longer than they were.
+    bounds::check(&body, body.to_xml().as_bytes())?;
     carry(call, request, body).await
 }
 

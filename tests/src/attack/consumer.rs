@@ -18,7 +18,7 @@ const LOGIN: &str = "wsse:FailedAuthentication";
 const SECURITY: &str = "wsse:InvalidSecurity";
 
 /// Rows with another answer than the fault for a peer's code.
-const DIFFERS: [(&str, &str); 7] = [
+const DIFFERS: [(&str, &str); 8] = [
     // `emergency_after_login` is off where nothing says otherwise.
     ("T-BND-6f", CHECK),
     ("T-CNS-7b", CHECK),
@@ -29,6 +29,8 @@ const DIFFERS: [(&str, &str); 7] = [
     // Roles of the country are those that the configuration names, by their codes and whatever they are called.
     ("T-ROL-8", SERVED),
     ("T-ROL-9", SERVED),
+    // A Value has at most 256 characters where it crosses a border.
+    ("T-LOG-9b", MALFORMED),
     // Texts of a user are at most 512 bytes long.
     ("T-SAM-40", TOKEN),
 ];

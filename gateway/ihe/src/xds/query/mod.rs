@@ -386,6 +386,14 @@ impl CrossGatewayQueryRequest {
         Ok(Self { home, return_type, query: parameters::read(adhoc)? })
     }
 
+    /// An AdhocQuery as another community takes it: as it was written, a list that is too long for one Value in several.
+    ///
+    /// # Errors
+    /// A text that is too long for a Value and no list.
+    pub fn fitting(adhoc: &Element) -> Result<Element, MessageError> {
+        parameters::fitting(adhoc)
+    }
+
     /// An AdhocQueryRequest, as it was written, with its class codes in one Value; where the query has none, with these.
     /// A query that is not for documents of a patient stays as it is.
     pub fn with_class_codes(&self, body: Element, otherwise: &[Coded]) -> Element {

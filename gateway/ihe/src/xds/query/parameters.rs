@@ -362,6 +362,38 @@ pub(super) fn class_codes_in_one_value(codes: &[Coded]) -> Element {
     ebrim::slot(CLASS, [format!("({})", codes.join(","))])
 }
 
+/// An AdhocQuery whose lists stand in Values of the length that one may have (ITI TF-2: 3.18.4.1.2.3.5).
+///
+/// # Errors
+/// A text that is longer and no list, or that is so in a list.
+pub(super) fn fitting(adhoc: &Element) -> Result<Element, MessageError> {
+    let mut out = Element::new(adhoc.ns(), adhoc.local());
+    for attribute in adhoc.attributes() {
+        out.set_attr(attribute.ns(), attribute.local(), attribute.value());
+    }
+    for slot in adhoc.elements() {
+        out.push(if ebrim::values_of(slot).iter().any(is_long) { divided(slot)? } else { slot.clone() });
+    }
+    Ok(out)
+}
+
+fn is_long(value: impl AsRef<str>) -> bool {
+    value.as_ref().chars().count() > VALUE_LENGTH
+}
+
+fn divided(slot: &Element) -> Result<Element, MessageError> {
+    const LONG: MessageError = MessageError::Malformed("a Value of more than 256 characters");
+    let mut texts = Vec::new();
+    for value in ebrim::values_of(slot) {
+        let list = value.trim().starts_with('(').then(|| split_value(&value)).flatten();
+        texts
+            .extend(list.filter(|texts| !texts.iter().any(|text| is_long(format!("({})", quoted(text))))).ok_or(LONG)?);
+    }
+    let mut out = Slots::default();
+    out.list(slot.get("name").unwrap_or_default(), texts);
+    out.0.pop().ok_or(LONG)
+}
+
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
@@ -465,6 +497,37 @@ impl Slots {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    proptest::proptest! {
+        /// Whatever a consumer lists, no Value that crosses the border is too long, and no text is lost or another.
+        #[test]
+        fn no_value_is_too_long(
+            lists in proptest::collection::vec(proptest::collection::vec("[a-z,()' ]{0,300}", 1..40), 1..4),
+        ) {
+            let written = |texts: &Vec<String>| format!("({})", texts.iter().map(|t| quoted(t)).collect::<Vec<_>>().join(","));
+            let slot = ebrim::slot("$x", lists.iter().map(written));
+            let adhoc = Element::new(RIM, "AdhocQuery").attr("id", "x").with(slot);
+            match fitting(&adhoc) {
+                Ok(out) => {
+                    let values = ebrim::slot_values(&out, "$x");
+                    proptest::prop_assert!(!values.iter().any(is_long));
+                    let read: Vec<String> = values.iter().filter_map(|value| split_value(value)).flatten().collect();
+                    proptest::prop_assert_eq!((read, out.get("id")), (lists.concat(), Some("x")));
+                }
+                Err(_) => proptest::prop_assert!(lists.concat().iter().any(|text| quoted(text).len() > VALUE_LENGTH - 2)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_text_is_no_list() {
+        for (text, fits) in
+            [("x".repeat(256), true), ("x".repeat(257), false), (format!("('{}')", "x".repeat(253)), false)]
+        {
+            let adhoc = Element::new(RIM, "AdhocQuery").with(ebrim::slot("$x", [text]));
+            assert_eq!(fitting(&adhoc).is_ok(), fits);
+        }
+    }
 
     #[test]
     fn values_have_many_spellings() {
