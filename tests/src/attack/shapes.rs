@@ -112,6 +112,9 @@ fn wrapping(rows: &mut Rows<'_>, hcp: &str, trc: &str) {
     let bytes =
         into_body(rows.attacker.query(&[hcp, trc].concat()), &format!("<x xmlns=\"urn:x\" {wsu} wsu:Id=\"{id}\"/>"));
     rows.bytes("T-XSW-13e", "another element has the value in wsu:Id", REFUSED_OR_MALFORMED, s, bytes);
+    let third = into_body(rows.attacker.query(&[hcp, trc].concat()), &renamed(hcp));
+    let input = "one more in the Body, beside good ones";
+    rows.bytes("T-XSW-12c", input, REFUSED_OR_MALFORMED, "assertion.elsewhere", third);
     let issuer = part(hcp, "<saml:Issuer ", "</saml:Issuer>");
     let swapped = hcp.replace(&issuer, "").replacen(&signature, &format!("{signature}{issuer}"), 1);
     rows.row("T-XSW-14", "Signature before Issuer", s, &[&swapped, trc]);
