@@ -110,7 +110,7 @@ async fn fo_01_on_03_an_association_of_an_entry_with_itself_hides_nothing() {
 async fn fo_01_no_association_makes_a_document_vanish() {
     let all = || (1..=3).map(|n| entry(SE, n)).collect::<Vec<_>>();
     type Links = fn(&mut Vec<DocumentEntry>) -> Vec<Association>;
-    let shapes: [(&str, Links, usize); 5] = [
+    let shapes: [(&str, Links, usize); 6] = [
         ("a ring of two", |e| vec![xfrm(&e[0], &e[1]), xfrm(&e[1], &e[0])], 3),
         ("a ring of three", |e| vec![xfrm(&e[0], &e[1]), xfrm(&e[1], &e[2]), xfrm(&e[2], &e[0])], 3),
         ("a chain", |e| vec![xfrm(&e[0], &e[1]), xfrm(&e[1], &e[2])], 2),
@@ -123,6 +123,11 @@ async fn fo_01_no_association_makes_a_document_vanish() {
             3,
         ),
         ("a translation", |e| vec![xfrm(&e[0], &e[1])], 2),
+        (
+            "a translation, and each entry with itself",
+            |e| e.iter().map(|e| xfrm(e, e)).chain([xfrm(&e[0], &e[1])]).collect(),
+            2,
+        ),
     ];
     for (name, shape, expected) in shapes {
         let mut entries = all();
