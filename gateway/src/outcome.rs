@@ -1,6 +1,6 @@
 //! The one error table: every layer's error to what the peer is told, what the operator reads and what the trail says.
 //!
-//! Codes: `style.md` of IPF's ErrorCode and OpenNCP's OpenNCPErrorCode; fault codes SOAP 1.2 Part 2 table 20. The peer's
+//! Codes: as IPF's ErrorCode and OpenNCP's OpenNCPErrorCode have them; fault codes SOAP 1.2 Part 2 table 20. The peer's
 //! text comes from this table, never from `Display` of an error. A unit test walks every row.
 
 use std::time::Duration;
@@ -406,7 +406,7 @@ mod tests {
     use super::*;
     use crate::instance::Foreign;
 
-    /// The table of `style.md` 2.6: error, XCPD reason, ITI-38 code, ITI-39 and RAD-75 code, outcome.
+    /// The table: error, XCPD reason, ITI-38 code, ITI-39 and RAD-75 code, outcome.
     #[test]
     fn every_row_is_as_decided() {
         let integrity = "ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED";

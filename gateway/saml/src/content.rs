@@ -87,7 +87,7 @@ use Holds::{Anything, ByName, Children, Text};
 /// As many children as a row has.
 const CHILDREN: usize = 8;
 
-/// The table (SAML core 2.0 and `openncp-wire.md` 2.2, 2.3; clauses are of the core).
+/// The table (SAML core 2.0 and the assertions of the eHDSI SAML profile; clauses are of the core).
 const TABLE: &[Row] = &[
     Row {
         ns: SAML,
