@@ -14,7 +14,7 @@ use crate::audit_scope::Trail;
 use crate::config::Peer;
 use crate::identity::TransactionName;
 use crate::initiating::ask_all;
-use crate::initiating::query::{Found, forward};
+use crate::initiating::query::{Forwarded, Found};
 use crate::outcome::{GatewayError, Indicator};
 use crate::wire::{Answer, Request};
 
@@ -31,13 +31,13 @@ pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut 
         return Err(GatewayError::PatientBinding);
     }
     let (peers, mut errors) = targets(exchange, &asked, body, named)?;
+    let forwarded = Arc::new(Forwarded::new(asked, body)?);
     trail.decided().await?;
 
     let calls = peers.iter().map(|peer| treating.call(exchange, peer));
-    let shared = Arc::new((asked, body.clone()));
     let answers = ask_all(calls, |call| {
-        let shared = shared.clone();
-        async move { forward(&call, &shared.0, &shared.1).await }
+        let forwarded = forwarded.clone();
+        async move { forwarded.ask(&call).await }
     })
     .await;
     let mut merged = Merged::default();

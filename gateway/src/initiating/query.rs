@@ -46,19 +46,42 @@ pub async fn query(call: &Call, query: StoredQuery) -> Result<Found, GatewayErro
     carry(call, &request, body).await
 }
 
-/// A national consumer's query as it was asked: parameters that we do not know go on too (3.38.4.1.3).
-///
-/// # Errors
-/// As [`query`].
-pub async fn forward(call: &Call, request: &CrossGatewayQueryRequest, asked: &Element) -> Result<Found, GatewayError> {
-    let option = asked.child(ncp_ihe::ns::QUERY, "ResponseOption").cloned();
-    let adhoc = asked.child(ncp_ihe::ns::RIM, "AdhocQuery").ok_or(MessageError::Malformed("AdhocQuery"))?;
-    let mut adhoc = CrossGatewayQueryRequest::fitting(adhoc)?;
-    adhoc.set_attr("", "home", call.peer.home_community_id.to_string());
-    let body = Element::new(ncp_ihe::ns::QUERY, "AdhocQueryRequest").with_all(option).with(adhoc);
-    // Lists that were divided are longer than they were.
-    bounds::check(&body, body.to_xml().as_bytes())?;
-    carry(call, request, body).await
+/// A national consumer's query in the form in which every community can be asked.
+#[derive(Debug)]
+pub struct Forwarded {
+    request: CrossGatewayQueryRequest,
+    option: Option<Element>,
+    adhoc: Element,
+}
+
+impl Forwarded {
+    /// What the consumer asked; parameters that we do not know go on too (3.38.4.1.3), lists that are too long are divided.
+    ///
+    /// # Errors
+    /// A Value is longer than rim.xsd allows, or the query longer than its record holds.
+    pub fn new(request: CrossGatewayQueryRequest, asked: &Element) -> Result<Self, GatewayError> {
+        let option = asked.child(ncp_ihe::ns::QUERY, "ResponseOption").cloned();
+        let adhoc = asked.child(ncp_ihe::ns::RIM, "AdhocQuery").ok_or(MessageError::Malformed("AdhocQuery"))?;
+        let out = Self { request, option, adhoc: CrossGatewayQueryRequest::fitting(adhoc)? };
+        // Lists that were divided are longer than they were.
+        let body = out.body(out.adhoc.clone());
+        bounds::check(&body, body.to_xml().as_bytes())?;
+        Ok(out)
+    }
+
+    fn body(&self, adhoc: Element) -> Element {
+        Element::new(ncp_ihe::ns::QUERY, "AdhocQueryRequest").with_all(self.option.clone()).with(adhoc)
+    }
+
+    /// What the country of the call lists.
+    ///
+    /// # Errors
+    /// As [`query`].
+    pub async fn ask(&self, call: &Call) -> Result<Found, GatewayError> {
+        let mut adhoc = self.adhoc.clone();
+        adhoc.set_attr("", "home", call.peer.home_community_id.to_string());
+        carry(call, &self.request, self.body(adhoc)).await
+    }
 }
 
 async fn carry(call: &Call, request: &CrossGatewayQueryRequest, body: Element) -> Result<Found, GatewayError> {

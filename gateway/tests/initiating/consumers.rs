@@ -6,6 +6,7 @@ use ncp_ihe::{
 };
 use ncp_tests::country::Reaction;
 use ncp_tests::neighbour::{Neighbour, retrieve_response};
+use ncp_xml::Element;
 
 use crate::{Held, Others, World, entry, failed, home, images, listed, parts, patient, second};
 
@@ -108,6 +109,38 @@ async fn iti18_asks_all_that_know_the_patient_each_with_its_deadline() {
     let (response, _) = QueryResponse::read(&answer.body).expect("a response");
     assert_eq!((response.status, response.objects.entries.len()), (Status::Success, 1));
     assert_eq!(countries[0].asked().len(), 1);
+}
+
+/// A Value has at most 256 characters in rim.xsd: a consumer's longer list is divided, its longer text is its own error, and
+/// no country is asked with it.
+#[tokio::test]
+async fn a_long_value_is_the_consumers_error_before_anybody_is_asked() {
+    let others = Others::none().with("AA", "2.999.101", |_| listed(Vec::new())).await;
+    let (world, countries) = others.with("BB", "2.999.102", |_| listed(Vec::new())).await.world("").await;
+    let asked_with = async |value: String| {
+        let rim = ncp_ihe::ns::RIM;
+        let value = Element::new(rim, "Value").text(value);
+        let slot = Element::new(rim, "Slot").attr("name", "$XDSDocumentEntryAuthorPerson");
+        let slot = slot.with(Element::new(rim, "ValueList").with(value));
+        let request = Neighbour::find_documents(&patient()).to_element();
+        let query = request.child(rim, "AdhocQuery").cloned().expect("a query").with(slot);
+        let option = request.child(ncp_ihe::ns::QUERY, "ResponseOption").cloned();
+        let body = Element::new(ncp_ihe::ns::QUERY, "AdhocQueryRequest").with_all(option).with(query);
+        ask(&world, body).await
+    };
+    let refused = asked_with("x".repeat(257)).await;
+    assert_eq!((refused.status.as_u16(), refused.fault().map(|fault| fault.code)), (400, Some("Sender".into())));
+    assert!(countries.iter().all(|country| country.asked().is_empty()));
+
+    let names = (0..40).map(|n| format!("'%{n}^Hansen'")).collect::<Vec<_>>().join(",");
+    let answer = asked_with(format!("({names})")).await;
+    assert_eq!(QueryResponse::read(&answer.body).expect("a response").0.status, Status::Success);
+    for country in &countries {
+        let sent = country.asked().pop().expect("asked").body.to_xml();
+        let values = sent.split("Value>").filter(|text| text.contains("Hansen"));
+        let lengths: Vec<usize> = values.map(|text| text.trim_end_matches("</").chars().count()).collect();
+        assert!(lengths.len() > 1 && lengths.iter().all(|length| *length <= 256), "{lengths:?}");
+    }
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ const DIFFERS: [(&str, &str); 8] = [
     ("T-ROL-8", SERVED),
     ("T-ROL-9", SERVED),
     // A Value has at most 256 characters where it crosses a border.
-    ("T-LOG-9b", "XDSRegistryError"),
+    ("T-LOG-9b", MALFORMED),
     // Texts of a user are at most 512 bytes long.
     ("T-SAM-40", TOKEN),
 ];
