@@ -46,8 +46,7 @@ pub async fn query(call: &Call, query: StoredQuery) -> Result<Found, GatewayErro
     carry(call, &request, body).await
 }
 
-/// A national consumer's query in the form in which every community can be asked.
-#[derive(Debug)]
+/// A national consumer's query in the form in which every community can be asked. It names the patient, so it has no `Debug`.
 pub struct Forwarded {
     request: CrossGatewayQueryRequest,
     option: Option<Element>,
