@@ -1,12 +1,14 @@
 //! CO-03: a receiver that cannot store takes nothing for delivered, and gets everything later, over every way of delivery.
+//! SK-04: one that is interrupted again and again gets it soon.
 
 mod common;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::receivers::{
-    By, Manner, Ours, StandIn, apart, config, count, delivered, delivery, options, rules, until, write,
+    By, Manner, Ours, StandIn, apart, config, count, delivered, delivery, fhir_repository, options, rules, until, write,
 };
 use common::{Cluster, Pki};
 use ncp_audit::server::Engine;
@@ -89,4 +91,45 @@ async fn co_03_a_repository_that_stops_takes_nothing_unread_for_received() {
     count("a repository stops and starts while syslog comes", 400, &all, &[]);
     sending.abort();
     ours.stop().await;
+}
+
+/// SK-04: two of three streams break off before anything is acknowledged, again and again. Each record that is acknowledged
+/// in between shows that the receiver is there: the pauses stay short.
+#[tokio::test(flavor = "multi_thread")]
+async fn sk_04_a_feed_that_is_interrupted_again_and_again_resumes_soon() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = Pki::create(&dir.path().join("pki"));
+    let receiver = StandIn::new(Manner::Third);
+    let port = receiver.feed(&pki).await;
+    let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
+    let sending = By::Feed.spawn(&sink, &pki, port, "");
+    // With pauses that double from one interruption to the next these take ten minutes.
+    let each = async {
+        for n in 0..8 {
+            write(&sink, n..n + 1).await;
+            delivered(&sink).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), each).await.expect("delivery resumes within seconds");
+    count("a feed that is interrupted again and again", 8, &receiver.rules(), &[]);
+    sending.abort();
+}
+
+/// SK-04 by FHIR: every second record fails once.
+#[tokio::test(flavor = "multi_thread")]
+async fn sk_04_what_was_taken_before_a_failure_shows_that_the_receiver_is_there() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = Pki::create(&dir.path().join("pki"));
+    let tries = Arc::new(AtomicUsize::new(0));
+    let answer =
+        move |_: &str| if tries.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { (201, 0) } else { (500, 0) };
+    let (port, posted) = fhir_repository(&pki, answer).await;
+    let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
+    write(&sink, 0..12).await;
+    let sending = By::Fhir.spawn(&sink, &pki, port, "/fhir");
+    tokio::time::timeout(Duration::from_secs(60), delivered(&sink)).await.expect("delivery resumes within seconds");
+    let posted = posted.lock().expect("no panic").clone();
+    let taken: String = posted.into_iter().filter(|one| one.status == 201).map(|one| one.body).collect();
+    count("a FHIR repository fails every second time", 12, &rules(&taken), &[]);
+    sending.abort();
 }

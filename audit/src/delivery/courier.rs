@@ -89,18 +89,25 @@ pub(super) struct Courier<R> {
     failures: u32,
     /// No later record could tell a refusal from a receiver that is down.
     alone: bool,
+    /// Something was acknowledged since this was last asked.
+    progress: bool,
 }
 
 impl<R: Receiver> Courier<R> {
     pub(super) fn new(sink: AuditSink, to: R) -> Self {
         let name = to.name();
         let (cursor, reader) = sink.resume(&name);
-        Self { name, to, sink, cursor, reader, failures: 0, alone: false }
+        Self { name, to, sink, cursor, reader, failures: 0, alone: false, progress: false }
     }
 
     /// Begins again behind the last record that was taken.
     pub(super) fn resume(&mut self) {
         (self.cursor, self.reader) = self.sink.resume(&self.name);
+    }
+
+    /// Whether something was acknowledged since this was last asked: the receiver is there, whatever failed after.
+    pub(super) fn progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
     }
 
     /// Reads and delivers what is there; whether there was anything.
@@ -135,7 +142,7 @@ impl<R: Receiver> Courier<R> {
 
     fn taken(&mut self, cursor: Cursor) -> Result<(), AuditError> {
         self.sink.delivered(&self.name, cursor)?;
-        (self.failures, self.alone) = (0, false);
+        (self.failures, self.alone, self.progress) = (0, false, true);
         Ok(())
     }
 

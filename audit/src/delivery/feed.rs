@@ -7,12 +7,13 @@ use std::time::Duration;
 use ncp_proto::audit::audit_feed_client::AuditFeedClient;
 use ncp_proto::audit::{Ack, Record, Refusal};
 use prost::Message;
+use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use super::{Courier, Delivered, FEED_BYTES, Failure, Receiver, SHORTEST_PAUSE, longer};
 use crate::AuditError;
 use crate::sink::AuditSink;
-use crate::spool::{Cursor, Outgoing, Reader};
+use crate::spool::{Cursor, Outgoing, Position, Reader};
 
 const RECEIVER: &str = "feed";
 /// A record that is sent by itself is acknowledged within this time.
@@ -24,11 +25,15 @@ type Sent = Arc<Mutex<VecDeque<Outgoing>>>;
 /// Our repository.
 struct Feed(Channel);
 
-/// Sends the spool's records to the repository until the process ends.
-pub async fn feed(sink: AuditSink, channel: Channel) {
+/// Sends the spool's records to the repository until the process ends. The repository is known to the spool when this
+/// returns.
+pub fn feed(sink: AuditSink, channel: Channel) -> impl Future<Output = ()> + Send {
+    let end = sink.end();
+    send(Courier::new(sink, Feed(channel)), end)
+}
+
+async fn send(mut courier: Courier<Feed>, mut end: watch::Receiver<Position>) {
     let mut pause = SHORTEST_PAUSE;
-    let mut end = sink.end();
-    let mut courier = Courier::new(sink, Feed(channel));
     let mut failures = 0;
     loop {
         let (progress, error) = run(&courier).await;
@@ -43,6 +48,9 @@ pub async fn feed(sink: AuditSink, channel: Channel) {
             let until = *end.borrow_and_update();
             while let Ok(true) = courier.carry(until).await {
                 failures = 0;
+            }
+            if courier.progress() {
+                pause = SHORTEST_PAUSE;
             }
         }
         courier.wait(pause, &mut end).await;

@@ -35,8 +35,8 @@ pub struct FhirTarget {
 }
 
 /// Sends the spool's records until the process ends.
-pub async fn fhir_feed(sink: AuditSink, target: FhirTarget) {
-    super::deliver(sink, target).await;
+pub fn fhir_feed(sink: AuditSink, target: FhirTarget) -> impl Future<Output = ()> + Send {
+    super::deliver(sink, target)
 }
 
 impl Receiver for FhirTarget {

@@ -13,10 +13,11 @@ use courier::{Courier, Delivered, Failure, Receiver};
 pub use feed::feed;
 pub use fhir::{FhirTarget, fhir_feed};
 pub use syslog::{SyslogTarget, syslog};
+use tokio::sync::watch;
 
 use crate::message::Dialect;
 use crate::sink::AuditSink;
-use crate::spool::Outgoing;
+use crate::spool::{Outgoing, Position};
 
 /// What our own repository takes of its feed and by FHIR, bytes of one record.
 pub const FEED_BYTES: usize = 16 << 20;
@@ -33,15 +34,22 @@ fn longer(pause: Duration) -> Duration {
     (pause * 2).min(LONGEST_PAUSE)
 }
 
-/// Delivers the spool's records until the process ends.
-async fn deliver<R: Receiver>(sink: AuditSink, to: R) {
-    let mut end = sink.end();
+/// Delivers the spool's records until the process ends. The receiver is known to the spool when this returns.
+fn deliver<R: Receiver>(sink: AuditSink, to: R) -> impl Future<Output = ()> + Send {
+    let end = sink.end();
+    carry(Courier::new(sink, to), end)
+}
+
+async fn carry<R: Receiver>(mut courier: Courier<R>, mut end: watch::Receiver<Position>) {
     let mut pause = SHORTEST_PAUSE;
-    let mut courier = Courier::new(sink, to);
     loop {
         let until = *end.borrow_and_update();
-        match courier.carry(until).await {
-            Ok(true) => pause = SHORTEST_PAUSE,
+        let carried = courier.carry(until).await;
+        if courier.progress() {
+            pause = SHORTEST_PAUSE;
+        }
+        match carried {
+            Ok(true) => {}
             Ok(false) => {
                 if end.changed().await.is_err() {
                     return;

@@ -55,8 +55,8 @@ pub struct SyslogTarget {
 }
 
 /// Sends the spool's records until the process ends.
-pub async fn syslog(sink: AuditSink, target: SyslogTarget) {
-    super::deliver(sink, target).await;
+pub fn syslog(sink: AuditSink, target: SyslogTarget) -> impl Future<Output = ()> + Send {
+    super::deliver(sink, target)
 }
 
 impl Receiver for SyslogTarget {

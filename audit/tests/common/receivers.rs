@@ -83,6 +83,8 @@ pub enum Manner {
     Fails,
     /// Takes nothing, for so many tries.
     Down(usize),
+    /// Takes nothing but at every third try.
+    Third,
 }
 
 /// A repository of manners; it keeps the rules of what it took.
@@ -110,6 +112,7 @@ impl StandIn {
     pub fn take(&self, message: &str) -> bool {
         let takes = match self.manner {
             Manner::Down(tries) => self.tries.load(Ordering::Relaxed) > tries,
+            Manner::Third => self.tries.load(Ordering::Relaxed).is_multiple_of(3),
             _ => !message.contains("rule 7."),
         };
         if takes {
