@@ -3,7 +3,8 @@
 # Sender, repository and gateway are killed ROUNDS times each under load; disks fill up and are freed; 576,000 records queue
 # while the repository is away; connections are cut inside frames, stall and are slow; clocks are off; rsyslog receives and
 # sends; PostgreSQL restarts and is away; a repository refuses one record or cannot store, by feed, syslog and FHIR; an old
-# spool holds a record that nobody takes. Needs the right to mount (small disks are tmpfs). Last lines: the counts, and "lost 0".
+# spool holds a record that nobody takes; a small disk fills with what is acknowledged; a feed is interrupted again and again;
+# two processes share one spool. Needs the right to mount (small disks are tmpfs). Last lines: the counts, and "lost 0".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/install.sh
@@ -16,7 +17,7 @@ mkdir -p "$target"
 log="$target/faults.log"
 cargo build --release --locked -q --workspace --all-targets
 failed=0
-NCP_FAULTS=long cargo test --release --locked -q --workspace --test faults --test poison --test away --test delivery --test repository --no-fail-fast -- \
+NCP_FAULTS=long cargo test --release --locked -q --workspace --test faults --test poison --test away --test delivery --test repository --test keeping --no-fail-fast -- \
   --nocapture --test-threads=1 2>&1 | tee "$log" || failed=1
 "$target/release/ncp" faults --rounds "$rounds" --sources "$PWD" 2>&1 | tee -a "$log" || failed=1
 awk '

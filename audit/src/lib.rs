@@ -34,7 +34,7 @@ pub use message::{
     of_exchange,
 };
 pub use sink::{AuditSink, Delivery, Exchange, OnFailure, SpoolOptions, heartbeat};
-pub use spool::{SetApart, SpoolContent, SpoolLevel, SpoolLimits, Status, read_spool};
+pub use spool::{SetApart, SpoolContent, SpoolLevel, SpoolLimits, Status, lock, read_spool};
 
 /// The record could not be stored; nothing may be disclosed.
 #[derive(Debug, thiserror::Error)]

@@ -152,7 +152,7 @@ impl AuditSink {
 
     /// How the spool is.
     pub fn status(&self) -> Status {
-        *self.inner.status.borrow()
+        Status { given_up: self.inner.folder.given_up(), ..*self.inner.status.borrow() }
     }
 
     /// Space that the primary folder's segments take, bytes.
@@ -228,6 +228,8 @@ impl AuditSink {
         let mut receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
         receivers.insert(receiver.to_owned(), cursor);
         drop(receivers);
+        let folder = &self.inner.folder;
+        folder.set_acknowledged(folder.acknowledged().min(cursor.segment));
         self.load_apart(receiver);
         (cursor, Reader::new(self.inner.folder.clone(), self.inner.key.clone(), cursor.segment))
     }
@@ -240,10 +242,17 @@ impl AuditSink {
         if before.is_some_and(|before| before.segment == cursor.segment) {
             return Ok(());
         }
-        let least = receivers.values().map(|cursor| cursor.segment).min().unwrap_or(0);
         drop(receivers);
+        self.acknowledged();
         let first_open = self.inner.ledger.lock().unwrap_or_else(|p| p.into_inner()).first_open();
-        self.inner.folder.prune(least.min(first_open))
+        self.inner.folder.prune(self.inner.folder.acknowledged().min(first_open))
+    }
+
+    /// Says which segments all receivers have.
+    fn acknowledged(&self) {
+        let receivers = self.inner.receivers.lock().unwrap_or_else(|p| p.into_inner());
+        let least = receivers.values().map(|cursor| cursor.segment).min().unwrap_or(0);
+        self.inner.folder.set_acknowledged(least);
     }
 
     fn apart(&self) -> MutexGuard<'_, BTreeMap<String, Apart>> {
@@ -310,6 +319,8 @@ impl AuditSink {
 pub async fn heartbeat(sink: AuditSink) {
     loop {
         tokio::time::sleep(HEARTBEAT).await;
+        // By now every receiver of the configuration is known: one that is no longer in it holds nothing back.
+        sink.acknowledged();
         let suppressed = sink.inner.throttle.take().map(|(count, since)| {
             let rule = "calls without a valid token or certificate".to_owned();
             Event::Suppressed { rule, count, since }

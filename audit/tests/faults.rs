@@ -24,6 +24,9 @@ fn spread(round: u64, most: u64) -> u64 {
 }
 
 fn limits(dir: &Path) -> SpoolLimits {
+    if dir.join("shipped").exists() {
+        return SpoolLimits::default();
+    }
     match dir.join("small-disk").exists() {
         // The bound is that of the disk, so that what is acknowledged makes room.
         true => SpoolLimits { segment: 256 << 10, reserve: 256 << 10, most: 2 << 20, second: Some(dir.join("second")) },
@@ -82,7 +85,7 @@ async fn child_sends_until_killed() {
     let port = std::env::var("NCP_FAULTS_PORT").ok().and_then(|p| p.parse().ok()).expect("a port");
     println!();
     let sink = connected(&dir, port).await;
-    let stop = dir.join("stop");
+    let (stop, steady) = (dir.join("stop"), dir.join("shipped").exists());
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..8 {
         let (sink, stop) = (sink.clone(), stop.clone());
@@ -90,6 +93,10 @@ async fn child_sends_until_killed() {
             let mut n = 0u64;
             while !stop.exists() {
                 n += 1;
+                // No faster than the repository takes them.
+                while steady && sink.deliveries().iter().any(|d| d.waiting > 200) {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
                 let id = format!("e{}-{task}-{n}", sink.epoch());
                 let Ok(mut exchange) = sink.intent(intent(id.clone(), jiff::Timestamp::now())).await else {
                     println!("refused {id}");
@@ -270,6 +277,42 @@ fn spool_disk_full_and_freed() {
     let index = world.index();
     let count = world.finish("spool disk full and freed", sender, server, &index);
     assert!(count.disclosed >= disclosed);
+}
+
+/// SK-01: the shipped bounds on a small disk, and a healthy repository: what is acknowledged is kept as long as there is
+/// room, and stops neither disclosure nor a start, also where somebody else fills the disk.
+#[test]
+fn sk_01_acknowledged_records_on_a_small_disk_stop_nothing() {
+    let world = World::new();
+    let spool = world.path().join("spool");
+    std::fs::write(world.path().join("shipped"), "").expect("writes");
+    let kib = if long() { 24 << 10 } else { 6 << 10 };
+    let disk = Namespace::with(&[(&spool, kib)]);
+    let (server, port) = (world.server(), world.config.feed.port());
+    let mut sender = world.sender(port, Some(&disk));
+    let held = || -> u64 {
+        let files = std::fs::read_dir(disk.path(&spool)).expect("the spool").flatten();
+        let segments = files.filter(|file| file.file_name().to_string_lossy().starts_with("segment-"));
+        segments.map(|file| file.metadata().map_or(0, |m| m.len())).sum()
+    };
+    world.more(20);
+    let first = || disk.path(&spool.join("segment-000000000001.spool")).exists();
+    until("the first segment is kept until space is short", 120, || !first());
+    assert!(held() > u64::from(kib) << 8, "a quarter of the disk at least holds what is acknowledged");
+    for round in 0..2 {
+        world.more(if long() { 6000 } else { 1000 });
+        sender.kill();
+        if round == 1 {
+            disk.fill(&spool.join("filler"), 0);
+        }
+        sender = world.sender(port, Some(&disk));
+    }
+    world.more(200);
+    let index = world.index();
+    world.finish("acknowledged records on a small disk", sender, server, &index);
+    let said = world.said.lock().expect("no panic");
+    assert_eq!(said.refused, 0, "{:?}", said.levels);
+    assert!(said.levels.iter().all(|level| level == "Free" || level == "Warning"), "{:?}", said.levels);
 }
 
 /// The repository's disk is a small one: nothing is acknowledged while it is full; freed, everything comes again.

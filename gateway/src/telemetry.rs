@@ -180,6 +180,7 @@ struct AuditMetrics {
     level: Gauge,
     bytes: Gauge,
     records: Gauge,
+    given_up: Gauge,
     waiting: Family<ReceiverLabels, Gauge>,
     oldest: Family<ReceiverLabels, Gauge>,
     apart: Family<ReceiverLabels, Gauge>,
@@ -187,10 +188,12 @@ struct AuditMetrics {
 
 impl AuditMetrics {
     fn register(&self, registry: &mut Registry) {
-        let levels = "0 room, 1 at 70 %, 2 at 90 %, 3 reserve in use, 4 second folder in use, 5 nothing is taken";
+        let levels = "what is not acknowledged: 0 room, 1 at 70 %, 2 at 90 %, 3 reserve in use, 4 second folder in use, 5 nothing is taken";
         registry.register("audit_spool_level", levels, self.level.clone());
         registry.register_with_unit("audit_spool", "space that the spool takes", Unit::Bytes, self.bytes.clone());
         registry.register("audit_spool_records", "records since the start", self.records.clone());
+        let given_up = "acknowledged segments that were removed before seven days, since the start: space was short";
+        registry.register("audit_spool_given_up_segments", given_up, self.given_up.clone());
         let waiting = "records that a repository has not acknowledged";
         registry.register("audit_waiting_records", waiting, self.waiting.clone());
         let oldest = "age of the oldest record that a repository has not acknowledged";
@@ -302,6 +305,7 @@ impl Metrics {
         self.audit.level.set(level);
         self.audit.bytes.set(number(sink.used()));
         self.audit.records.set(number(status.last_seq));
+        self.audit.given_up.set(number(status.given_up));
         let now = Timestamp::now();
         for delivery in sink.deliveries() {
             let age = delivery.oldest.map_or(0, |oldest| now.duration_since(oldest).as_secs().max(0));

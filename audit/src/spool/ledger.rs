@@ -1,8 +1,16 @@
 //! What lies where in the spool, without reading it: how many records a receiver lacks, how old the oldest is, what is open.
+//!
+//! The ledger is written down now and then and with each segment that is closed ([`Checkpoint`]), so that a start reads
+//! only what came after, and the exchanges that were open then, whatever the spool keeps.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
+use std::path::Path;
 
-use super::Cursor;
+use serde::{Deserialize, Serialize};
+
+use super::{Cursor, Position};
+use crate::frame::{self, Found, Key};
 
 /// Marks that are kept; when there are more, every second one goes.
 const MARKS: usize = 4096;
@@ -10,12 +18,52 @@ const MARKS: usize = 4096;
 const APART: i64 = 1_000_000;
 
 /// The last number of each epoch, and when records were made, to the second; coarser when they span hours.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     ends: BTreeMap<u64, u64>,
     marks: VecDeque<((u64, u64), i64)>,
-    /// Exchanges without an end, and where they began.
-    open: BTreeMap<String, u64>,
+    /// Exchanges without an end, and no later than where they began.
+    open: BTreeMap<String, Position>,
+}
+
+/// The ledger as of a place in the spool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Checkpoint {
+    version: u32,
+    pub(super) at: Position,
+    pub(super) ledger: Ledger,
+}
+
+impl Checkpoint {
+    const VERSION: u32 = 1;
+    const NAME: &str = "ledger";
+
+    pub(super) fn new(at: Position, ledger: Ledger) -> Self {
+        Self { version: Self::VERSION, at, ledger }
+    }
+
+    /// From here on a start must read: what came after, and the exchanges that were open.
+    pub(super) fn from(&self) -> Position {
+        self.ledger.open.values().copied().min().map_or(self.at, |open| open.min(self.at))
+    }
+
+    /// Encrypted as the spool is; a checkpoint that is lost costs a longer start and nothing else.
+    pub(super) fn store(&self, dir: &Path, key: &Key) -> std::io::Result<()> {
+        let fresh = dir.join("ledger.new");
+        let written = std::fs::write(&fresh, frame::seal(key, &serde_json::to_vec(self)?)?)
+            .and_then(|()| std::fs::rename(&fresh, dir.join(Self::NAME)));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&fresh);
+        }
+        written
+    }
+
+    /// None where there is none, or none that this release reads.
+    pub(super) fn load(dir: &Path, key: &Key) -> Option<Self> {
+        let mut file = File::open(dir.join(Self::NAME)).ok()?;
+        let Ok(Ok(Found::Frame(plain, _))) = frame::read_at(&mut file, key, 0) else { return None };
+        serde_json::from_slice(&plain).ok().filter(|checkpoint: &Self| checkpoint.version == Self::VERSION)
+    }
 }
 
 impl Ledger {
@@ -36,17 +84,21 @@ impl Ledger {
         }
     }
 
-    pub(super) fn begin(&mut self, exchange_id: &str, segment: u64) {
-        self.open.insert(exchange_id.to_owned(), segment);
+    pub(super) fn begin(&mut self, exchange_id: &str, at: Position) {
+        self.open.insert(exchange_id.to_owned(), at);
     }
 
     pub(super) fn close(&mut self, exchange_id: &str) {
         self.open.remove(exchange_id);
     }
 
+    pub(super) fn keep_open(&mut self, keep: impl Fn(&str) -> bool) {
+        self.open.retain(|id, _| keep(id));
+    }
+
     /// The first segment that holds the beginning of an exchange without an end: recovery needs it.
     pub(crate) fn first_open(&self) -> u64 {
-        self.open.values().copied().min().unwrap_or(u64::MAX)
+        self.open.values().map(|at| at.segment).min().unwrap_or(u64::MAX)
     }
 
     /// The last epoch that has records, and its last number; zeroes when there is none.

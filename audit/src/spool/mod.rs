@@ -3,12 +3,14 @@
 pub(crate) mod apart;
 mod folder;
 mod ledger;
+mod lock;
 mod packed;
 mod reader;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, mpsc};
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +19,9 @@ use tokio::sync::{oneshot, watch};
 pub use apart::SetApart;
 pub(crate) use folder::Folder;
 pub use folder::{SpoolLevel, SpoolLimits};
+use ledger::Checkpoint;
 pub(crate) use ledger::Ledger;
+pub use lock::lock;
 pub(crate) use reader::{Cursor, Outgoing, Reader};
 
 use crate::AuditError;
@@ -51,10 +55,10 @@ impl Item {
         Self::Records { closes, epoch: 0, first_seq: 0, records, ended: (0, 0) }
     }
 
-    /// Notes what a segment now holds.
-    fn note(&self, segment: u64, ledger: &mut Ledger) {
+    /// Notes what lies at a place, or not before it.
+    fn note(&self, at: Position, ledger: &mut Ledger) {
         match self {
-            Self::Intent(intent) => ledger.begin(&intent.exchange_id, segment),
+            Self::Intent(intent) => ledger.begin(&intent.exchange_id, at),
             Self::Decision { .. } => {}
             Self::Records { closes, epoch, first_seq, records, .. } => {
                 let at = records.first().map_or(0, |r| r.event_time_us);
@@ -72,7 +76,7 @@ pub(crate) struct Job {
 }
 
 /// Where the durable end is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Position {
     pub(crate) segment: u64,
     pub(crate) offset: u64,
@@ -93,6 +97,8 @@ pub struct Status {
     pub last_seq: u64,
     /// Groups made durable since the start; one sync each.
     pub groups: u64,
+    /// Acknowledged segments that were removed before their seven days since the start, because space was short.
+    pub given_up: u64,
 }
 
 /// What a start found.
@@ -105,8 +111,10 @@ pub(crate) struct Opened {
     pub(crate) ledger: Arc<Mutex<Ledger>>,
 }
 
-/// Opens the folder: counts the start, cuts a torn tail, finds exchanges without an end, starts the writer.
+/// Opens the folder: keeps other processes out, counts the start, cuts a torn tail, finds exchanges without an end, starts
+/// the writer.
 pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
+    let locks = folder.lock()?;
     let mut segments = folder.segments()?;
     let last = segments.last().map_or(0, |(number, _)| *number);
     // A segment that was begun and never written holds nothing but space.
@@ -114,12 +122,39 @@ pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
         let empty = path.metadata().is_ok_and(|m| m.len() == 0);
         !(empty && std::fs::remove_file(path).is_ok())
     });
-    let mut open: BTreeMap<String, (Intent, Decision)> = BTreeMap::new();
-    let mut ledger = Ledger::default();
-    for (index, (number, path)) in segments.iter().enumerate() {
+    let (ledger, open) = recover(folder, key, &segments)?;
+    folder.set_acknowledged(Cursor::least(&folder.dir)?);
+    folder.make_room_to_start(folder.acknowledged().min(ledger.first_open()));
+    folder.hold_reserve();
+    let epoch = folder.count_epoch(ledger.end().0)?;
+    let (queue, jobs) = mpsc::sync_channel(4096);
+    let (tell, end) = watch::channel(Position { segment: last, offset: 0 });
+    let (report, status) = watch::channel(Status { epoch, ..Status::default() });
+    let numbers = (epoch, ledger.end());
+    let ledger = Arc::new(Mutex::new(ledger));
+    let writer = writer::Writer::new((folder.clone(), key.clone()), numbers, last, ledger.clone(), tell, report);
+    let work = move || {
+        writer.run(&jobs);
+        drop(locks);
+    };
+    std::thread::Builder::new().name("audit-spool".into()).spawn(work)?;
+    Ok(Opened { epoch, unfinished: open.into_values().collect(), queue, end, status, ledger })
+}
+
+/// Reads from the last checkpoint on, or everything where there is none that fits: what lies where, and which exchanges
+/// have no end. Cuts a torn tail.
+fn recover(folder: &Folder, key: &Key, segments: &[(u64, PathBuf)]) -> Result<(Ledger, Open), AuditError> {
+    let length = |at: u64| segments.iter().find(|(number, _)| *number == at).and_then(|(_, path)| path.metadata().ok());
+    let checkpoint = Checkpoint::load(&folder.dir, key)
+        .filter(|checkpoint| length(checkpoint.at.segment).is_some_and(|m| m.len() >= checkpoint.at.offset));
+    let from = checkpoint.as_ref().map_or(Position::default(), Checkpoint::from);
+    let (known, mut ledger) = checkpoint.map_or_else(Default::default, |checkpoint| (checkpoint.at, checkpoint.ledger));
+    let mut open = Open::new();
+    for (index, (number, path)) in segments.iter().enumerate().filter(|(_, (number, _))| *number >= from.segment) {
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-        let mut offset = 0;
+        let mut at = Position { segment: *number, offset: if *number == from.segment { from.offset } else { 0 } };
         loop {
+            let Position { segment, offset } = at;
             match frame::read_at(&mut file, key, offset)?.map_err(|()| AuditError::OtherKey)? {
                 Found::End => break,
                 Found::Torn if index + 1 == segments.len() => {
@@ -127,37 +162,34 @@ pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
                     break;
                 }
                 Found::Torn => {
-                    let segment = number;
                     tracing::error!(segment, offset, "spool segment is damaged, what follows in it is not read");
                     break;
                 }
                 Found::Frame(plain, next) => {
                     let item = Item::from_bytes(&plain)?;
-                    item.note(*number, &mut ledger);
+                    if at >= known {
+                        item.note(at, &mut ledger);
+                    }
                     replay(&mut open, item);
-                    offset = next;
+                    at.offset = next;
                 }
             }
         }
         if index + 1 == segments.len() {
             // Also gives back the space that a killed process had reserved.
-            file.set_len(offset)?;
+            file.set_len(at.offset)?;
             file.sync_all()?;
         }
     }
-    folder.hold_reserve();
-    let epoch = folder.count_epoch()?;
-    let (queue, jobs) = mpsc::sync_channel(4096);
-    let (tell, end) = watch::channel(Position { segment: last, offset: 0 });
-    let (report, status) = watch::channel(Status { epoch, ..Status::default() });
-    let numbers = (epoch, ledger.end());
-    let ledger = Arc::new(Mutex::new(ledger));
-    let writer = writer::Writer::new((folder.clone(), key.clone()), numbers, last, ledger.clone(), tell, report);
-    std::thread::Builder::new().name("audit-spool".into()).spawn(move || writer.run(&jobs))?;
-    Ok(Opened { epoch, unfinished: open.into_values().collect(), queue, end, status, ledger })
+    // What cannot be read cannot be closed either, and must hold nothing back.
+    ledger.keep_open(|id| open.contains_key(id));
+    Ok((ledger, open))
 }
 
-fn replay(open: &mut BTreeMap<String, (Intent, Decision)>, item: Item) {
+/// Exchanges without an end.
+type Open = BTreeMap<String, (Intent, Decision)>;
+
+fn replay(open: &mut Open, item: Item) {
     match item {
         Item::Intent(intent) => {
             open.insert(intent.exchange_id.clone(), (intent, Decision::default()));

@@ -12,6 +12,9 @@ use crate::message::AuditRecord;
 /// Of longer records fewer are read at once, bytes.
 const BATCH: usize = 8 << 20;
 
+/// Of the files that say where receivers stand.
+const PREFIX: &str = "delivered-";
+
 /// A record on its way to a receiver.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
@@ -49,6 +52,14 @@ impl Cursor {
         Self { epoch: next(), seq: next(), segment: next() }
     }
 
+    /// The first segment that some receiver of this folder still needs; 0 where there is no receiver.
+    pub(super) fn least(dir: &Path) -> std::io::Result<u64> {
+        let names = std::fs::read_dir(dir)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let cursors =
+            names.filter_map(|name| name.strip_prefix(PREFIX).map(|receiver| Self::load(dir, receiver).segment));
+        Ok(cursors.min().unwrap_or(0))
+    }
+
     /// Written in its place: so few bytes lie in one sector, and are there or not.
     pub(crate) fn store(self, dir: &Path, receiver: &str) -> std::io::Result<()> {
         let text = format!("{:020} {:020} {:020}\n", self.epoch, self.seq, self.segment);
@@ -62,7 +73,7 @@ impl Cursor {
 }
 
 fn file(dir: &Path, receiver: &str) -> PathBuf {
-    dir.join(format!("delivered-{receiver}"))
+    dir.join(format!("{PREFIX}{receiver}"))
 }
 
 /// Reads frame by frame.

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
 
 use super::folder::{Folder, Rung, SpoolLevel};
-use super::{Item, Job, Ledger, Position, Status};
+use super::{Checkpoint, Item, Job, Ledger, Position, Status};
 use crate::AuditError;
 use crate::frame::{self, Key};
 
@@ -18,6 +18,9 @@ use crate::frame::{self, Key};
 const GROUP: usize = 256;
 /// Outcomes that the disk did not take are held for a later group.
 const HELD: usize = 10_000;
+
+/// Between two checkpoints within a segment, bytes: a start reads so much in some 60 ms.
+const CHECKPOINT: u64 = 16 << 20;
 
 /// The segment that is written.
 struct Current {
@@ -34,6 +37,10 @@ pub(super) struct Writer {
     pub(super) epoch: u64,
     next_seq: u64,
     groups: u64,
+    /// Where the last checkpoint stands.
+    noted: Position,
+    /// The first segment that was needed when the level was last looked at.
+    needed: u64,
     /// The last segment may hold half a group under these numbers: no number is given twice.
     renumber: bool,
     /// The epoch before and its last number, for the first records of this one.
@@ -63,6 +70,8 @@ impl Writer {
             epoch,
             next_seq: 1,
             groups: 0,
+            noted: at,
+            needed: 0,
             renumber: false,
             ended,
             ledger,
@@ -88,6 +97,15 @@ impl Writer {
             self.commit(group);
         }
         self.close();
+        if self.noted != self.at && self.at.offset > 0 {
+            self.checkpoint();
+        }
+    }
+
+    /// The first segment that a receiver or a recovery needs.
+    fn needed(&self) -> u64 {
+        let first_open = self.ledger.lock().unwrap_or_else(|p| p.into_inner()).first_open();
+        self.folder.acknowledged().min(first_open)
     }
 
     /// Writes a group and makes it durable. A group that the current segment does not take goes to a new one, climbing
@@ -96,17 +114,21 @@ impl Writer {
         let mut held: Vec<Item> = self.held.drain(..).collect();
         let mut failure = std::io::Error::from(std::io::ErrorKind::StorageFull);
         for _ in 0..3 {
+            let before = self.at;
             match self.write(&mut held, &mut group) {
                 Ok(()) => {
                     self.groups += 1;
                     let mut ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner());
                     let items = held.iter().chain(group.iter().map(|job| &job.item));
-                    items.for_each(|item| item.note(self.at.segment, &mut ledger));
+                    items.for_each(|item| item.note(before, &mut ledger));
                     drop(ledger);
                     self.tell.send_replace(self.at);
                     self.report();
                     for job in group {
                         let _ = job.done.send(Ok(()));
+                    }
+                    if self.noted.segment != self.at.segment || self.at.offset - self.noted.offset >= CHECKPOINT {
+                        self.checkpoint();
                     }
                     return;
                 }
@@ -176,15 +198,26 @@ impl Writer {
         }
     }
 
+    /// Writes the ledger down as of what is durable now; where that fails, a start reads more.
+    fn checkpoint(&mut self) {
+        let ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner()).clone();
+        match Checkpoint::new(self.at, ledger).store(&self.folder.dir, &self.key) {
+            Ok(()) => self.noted = self.at,
+            Err(error) => {
+                tracing::warn!(reason = %error, "audit spool: no checkpoint, a start reads from the last one")
+            }
+        }
+    }
+
     fn rotate(&mut self) -> std::io::Result<()> {
         if self.renumber {
             if self.next_seq > 1 {
                 self.ended = (self.epoch, self.next_seq - 1);
             }
-            (self.epoch, self.next_seq, self.renumber) = (self.folder.count_epoch()?, 1, false);
+            (self.epoch, self.next_seq, self.renumber) = (self.folder.count_epoch(self.epoch)?, 1, false);
         }
         let number = self.at.segment + 1;
-        let (file, rung, capacity) = self.folder.begin(number)?;
+        let (file, rung, capacity) = self.folder.begin(number, self.needed())?;
         self.current = Some(Current { file, capacity, rung });
         self.at = Position { segment: number, offset: 0 };
         if rung == Rung::Primary {
@@ -194,22 +227,27 @@ impl Writer {
         Ok(())
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
         let rung = self.current.as_ref().map(|c| c.rung);
         let before = *self.status.borrow();
         // Walking the folder for every group would cost more than the group.
-        let walk = before.segment != self.at.segment || rung.is_none();
-        let level = if walk { self.folder.level(rung) } else { before.level };
+        let needed = self.needed();
+        let walk = before.segment != self.at.segment || rung.is_none() || needed != self.needed;
+        self.needed = needed;
+        let level = if walk { self.folder.level(rung, needed) } else { before.level };
         let used = if walk { self.folder.used() } else { before.used };
         if level > before.level {
             match level {
                 SpoolLevel::Free => {}
-                SpoolLevel::Warning => tracing::warn!(used, "audit spool is at 70 % of its bound"),
+                SpoolLevel::Warning => {
+                    tracing::warn!(used, "audit spool: what is not acknowledged takes 70 % of its space")
+                }
                 _ => tracing::error!(used, level = ?level, "audit spool runs out of space"),
             }
         }
         let (segment, last_seq) = (self.at.segment, self.next_seq - 1);
-        let status = Status { level, used, segment, epoch: self.epoch, last_seq, groups: self.groups };
+        let (epoch, groups, given_up) = (self.epoch, self.groups, self.folder.given_up());
+        let status = Status { level, used, segment, epoch, last_seq, groups, given_up };
         self.status.send_replace(status);
     }
 
