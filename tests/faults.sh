@@ -4,7 +4,8 @@
 # while the repository is away; connections are cut inside frames, stall and are slow; clocks are off; rsyslog receives and
 # sends; PostgreSQL restarts and is away; a repository refuses one record or cannot store, by feed, syslog and FHIR; an old
 # spool holds a record that nobody takes; a small disk fills with what is acknowledged; a feed is interrupted again and again;
-# two processes share one spool. Needs the right to mount (small disks are tmpfs). Last lines: the counts, and "lost 0".
+# two processes share one folder; the replay journal is full, torn and long. Needs the right to mount (small disks are tmpfs).
+# Last lines: the counts, and "lost 0".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . deploy/install.sh
@@ -19,6 +20,7 @@ cargo build --release --locked -q --workspace --all-targets
 failed=0
 NCP_FAULTS=long cargo test --release --locked -q --workspace --test faults --test poison --test away --test delivery --test repository --test keeping --no-fail-fast -- \
   --nocapture --test-threads=1 2>&1 | tee "$log" || failed=1
+cargo test --release --locked -q -p ncp-gateway --lib -- responding::replay --nocapture --test-threads=1 2>&1 | tee -a "$log" || failed=1
 "$target/release/ncp" faults --rounds "$rounds" --sources "$PWD" 2>&1 | tee -a "$log" || failed=1
 awk '
   /^fault / { for (i = 1; i < NF; i++) if ($i ~ /^(accepted|disclosed|recorded|lost)$/ && $(i + 1) ~ /^[0-9]+$/) sum[$i] += $(i + 1) }

@@ -159,6 +159,8 @@ pub struct Metrics {
     connector_circuits: Family<ConnectorLabels, Gauge>,
     certificate_ends: Family<CertificateLabels, Gauge>,
     audit: AuditMetrics,
+    replay_entries: Gauge,
+    replay_share: Gauge,
     smp_ages: Family<ServiceLabels, Gauge>,
     /// Service metadata that were not taken.
     pub smp_failures: Counter,
@@ -230,6 +232,10 @@ impl Default for Metrics {
         registry.register("certificate_not_after_timestamp", help, certificate_ends.clone());
         let audit = AuditMetrics::default();
         audit.register(&mut registry);
+        let (replay_entries, replay_share) = (Gauge::default(), Gauge::default());
+        registry.register("replay_entries", "assertions and messages that are remembered", replay_entries.clone());
+        let help = "of its share of the replay memory, what the peer with the most entries holds";
+        registry.register("replay_share_percent", help, replay_share.clone());
         let (smp_ages, smp_failures) = (Family::default(), Counter::default());
         registry.register_with_unit("smp_age", "since the SMP last said so", Unit::Seconds, smp_ages.clone());
         registry.register("smp_failures", "service metadata that were not taken", smp_failures.clone());
@@ -263,6 +269,8 @@ impl Default for Metrics {
             connector_circuits,
             certificate_ends,
             audit,
+            replay_entries,
+            replay_share,
             smp_ages,
             smp_failures,
             consent_age,
@@ -314,6 +322,12 @@ impl Metrics {
             self.audit.oldest.get_or_create(&labels).set(age);
             self.audit.apart.get_or_create(&labels).set(number(delivery.apart));
         }
+    }
+
+    /// Sets how full the replay memory of this process is.
+    pub fn replay(&self, fill: crate::responding::replay::Fill) {
+        self.replay_entries.set(i64::try_from(fill.entries).unwrap_or(i64::MAX));
+        self.replay_share.set(i64::try_from(fill.share).unwrap_or(i64::MAX));
     }
 
     /// Sets the age of the consent file and how many of its rows are wrong.

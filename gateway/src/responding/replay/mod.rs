@@ -7,8 +7,8 @@
 //! same peer with the same body is carried out again and recorded as a repeat (OpenNCP resends so); with another body,
 //! or from another peer, it is refused.
 //!
-//! The memory is this process (`local.rs`, with a journal that survives a restart) or Redis shared by the replicas
-//! (`redis.rs`). It is never open: what cannot be looked up is refused, or, where configured, looked up in this process
+//! The memory is this process (`local.rs`, with a journal that survives a restart, `journal.rs`) or Redis shared by the
+//! replicas (`redis.rs`). It is never open: what cannot be looked up is refused, or, where configured, looked up in this process
 //! alone.
 
 use std::path::PathBuf;
@@ -17,10 +17,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use openssl::sha::Sha256;
 
+mod journal;
 mod local;
 mod redis;
 
-pub use local::Local;
+pub use local::{Fill, Local};
 pub use redis::{OnLoss, RedisOptions, RedisSet};
 
 /// How long a MessageID is remembered, in seconds.
@@ -64,8 +65,8 @@ pub enum ReplayError {
     /// A MessageID was used for another message.
     #[error("message id was used for another message")]
     DuplicateMessageId,
-    /// The set is full.
-    #[error("replay set is full")]
+    /// The peer has taken its share of the set, or what was bound cannot be written down.
+    #[error("replay set takes no more of this peer")]
     Full,
     /// The shared memory does not answer and the configuration says to refuse then.
     #[error("replay set is not reachable")]
@@ -153,6 +154,14 @@ impl ReplaySet {
         }
     }
 
+    /// How full the memory of this process is.
+    pub fn fill(&self) -> Fill {
+        match self {
+            Self::Local(local) => local.fill(),
+            Self::Redis(redis) => redis.fill(),
+        }
+    }
+
     /// Binds at first use, checks the binding afterwards.
     ///
     /// # Errors
@@ -160,8 +169,8 @@ impl ReplaySet {
     pub async fn admit(&self, claims: &Claims<'_>, now: Timestamp) -> Result<Seen, ReplayError> {
         let bindings = bindings(claims, now);
         let new = match self {
-            Self::Local(local) => local.bind(&bindings, now)?,
-            Self::Redis(redis) => redis.bind(&bindings, now).await?,
+            Self::Local(local) => local.bind(claims.peer, &bindings, now)?,
+            Self::Redis(redis) => redis.bind(claims.peer, &bindings, now).await?,
         };
         // The message, where there is one, is the last.
         match (claims.message, new.last()) {

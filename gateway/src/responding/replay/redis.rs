@@ -22,7 +22,7 @@ use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Private};
 use openssl::sign::Signer;
 
-use super::{Binding, Local, ReplayError, until};
+use super::{Binding, Fill, Local, ReplayError, until};
 
 /// After a failure Redis is left alone for so long, and requests are answered at once.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -111,7 +111,16 @@ impl RedisSet {
         Ok(Self { options, mac, servers, connection: Default::default(), state: Default::default(), local })
     }
 
-    pub(super) async fn bind(&self, bindings: &[Binding], now: Timestamp) -> Result<Vec<bool>, ReplayError> {
+    pub(super) fn fill(&self) -> Fill {
+        self.local.fill()
+    }
+
+    pub(super) async fn bind(
+        &self,
+        peer: &str,
+        bindings: &[Binding],
+        now: Timestamp,
+    ) -> Result<Vec<bool>, ReplayError> {
         // The process's own memory is asked first: it outlives a Redis that was emptied.
         self.local.check(bindings, now)?;
         match self.shared(bindings, now).await {
@@ -122,7 +131,7 @@ impl RedisSet {
                     self.take_back(bindings, &shared).await;
                     return Err(ReplayError::Forgotten);
                 }
-                self.local.bind(bindings, now)?;
+                self.local.bind(peer, bindings, now)?;
                 Ok(shared)
             }
             Err(Failed::Refused(error)) => Err(error),
@@ -130,7 +139,7 @@ impl RedisSet {
                 tracing::error!(reason, "redis is lost; replay set as configured");
                 match self.options.on_loss {
                     OnLoss::Refuse => Err(ReplayError::Unreachable),
-                    OnLoss::Local => self.local.bind(bindings, now),
+                    OnLoss::Local => self.local.bind(peer, bindings, now),
                 }
             }
         }
