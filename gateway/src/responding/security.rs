@@ -103,14 +103,15 @@ pub async fn authenticate<T>(
         }),
         message: message.request.addressing.message_id.as_deref().map(|id| (id, digest.as_str())),
     };
-    let seen = exchange.app.replay.admit(&claims, now).await?;
     let asked = Asked {
         peer: &country,
         point_of_care: &hcp.locality,
         professional: &hcp.name_id,
         patient: trc.as_ref().map(|trc| trc.patient.as_str()),
     };
+    // Of what comes too often nothing is remembered: the rate is what bounds a peer's share of the memory.
     exchange.app.rate.admit(&asked, now)?;
+    let seen = exchange.app.replay.admit(&claims, now).await?;
 
     let identity = Identity {
         country: peer.country,

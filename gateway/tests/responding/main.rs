@@ -10,6 +10,7 @@ mod incumbent;
 mod orcd;
 mod pages;
 mod pins;
+mod replay;
 mod terminology;
 mod trail;
 mod transactions;

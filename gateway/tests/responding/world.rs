@@ -169,6 +169,11 @@ impl World {
         crate::common::trail::read(self.dir.path())
     }
 
+    /// Bytes of the replay journal.
+    pub(crate) fn remembered(&self) -> u64 {
+        std::fs::metadata(self.dir.path().join("spool/replay.bindings")).expect("a journal").len()
+    }
+
     /// Where peers are served.
     pub(crate) fn port(&self) -> u16 {
         self.port
