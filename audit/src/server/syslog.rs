@@ -1,13 +1,13 @@
 //! Receives syslog over mutual TLS from the ATNA sources that the configuration names. The name in the certificate says who
 //! it is, whatever the message says.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use ncp_tls::{SslAcceptor, TlsStream};
+use ncp_tls::{SslAcceptor, TlsError, TlsStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::framing::{FrameError, Frames, message};
 use super::repository::Incoming;
@@ -16,42 +16,33 @@ use super::service::Shared;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A sender that says nothing for so long is let go.
 const IDLE: Duration = Duration::from_secs(600);
-const CONNECTIONS: usize = 256;
 /// Messages made durable together at most.
 const GROUP: usize = 256;
 /// Of a connection with a framing error so much is kept.
 const KEPT: usize = 64 << 10;
 
-/// Accepts senders until told to stop.
+/// Accepts senders until told to stop; returns once the last connection has ended.
 pub(super) async fn serve(
     shared: Shared,
     listener: TcpListener,
     acceptor: SslAcceptor,
     mut stop: watch::Receiver<bool>,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut open = tokio::task::JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
-        };
-        let Ok((tcp, address)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let Ok(slot) = slots.clone().try_acquire_owned() else { continue };
-        let (shared, acceptor, stop) = (shared.clone(), acceptor.clone(), stop.clone());
-        while open.try_join_next().is_some() {}
-        open.spawn(async move {
-            match ncp_tls::accept(&acceptor, tcp, HANDSHAKE).await {
+    let (open, mut none_open) = mpsc::channel::<()>(1);
+    let told = stop.clone();
+    let each = move |accepted: Result<TlsStream, TlsError>, address: SocketAddr| {
+        let (shared, stop, open) = (shared.clone(), told.clone(), open.clone());
+        async move {
+            match accepted {
                 Ok(stream) => connection(&shared, stream, stop).await,
                 Err(error) => tracing::info!(reason = %error, address = %address.ip(), "syslog handshake refused"),
             }
-            drop(slot);
-        });
-    }
-    while open.join_next().await.is_some() {}
+            drop(open);
+        }
+    };
+    let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
+    ncp_tls::accept_until(listener, || Some(acceptor.clone()), HANDSHAKE, stopped, each).await;
+    none_open.recv().await;
 }
 
 /// Reads a connection to its end. `close_notify` is our only acknowledgement (RFC 5425 4.4): it is given where the sender

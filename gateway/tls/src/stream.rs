@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_openssl::SslStream;
 
+use crate::paced::Paced;
+use crate::shares::Place;
 use crate::{CertificateFacts, TlsError, ssl_error};
 
 /// Bytes read from and written to the socket at once. OpenSSL asks for a record's head and body apart and writes record
@@ -23,7 +25,12 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 16 << 20;
 
 /// A TLS connection.
-pub struct TlsStream(SslStream<BufStream<TcpStream>>, End);
+pub struct TlsStream {
+    tls: SslStream<BufStream<Paced<TcpStream>>>,
+    end: End,
+    /// The permit of an accepted connection.
+    _place: Option<Place>,
+}
 
 /// What is still to be done once the last byte was written.
 enum End {
@@ -38,24 +45,33 @@ enum End {
 impl TlsStream {
     fn new(ssl: Ssl, tcp: TcpStream, end: End) -> Result<Self, TlsError> {
         tcp.set_nodelay(true)?;
-        let gathered = BufStream::with_capacity(GATHERED, GATHERED, tcp);
-        Ok(Self(SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?, end))
+        let gathered = BufStream::with_capacity(GATHERED, GATHERED, Paced::new(tcp));
+        Ok(Self { tls: SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?, end, _place: None })
+    }
+
+    /// The permit of an accepted connection is given back when the stream is dropped.
+    pub(crate) fn holding(self, place: Place) -> Self {
+        Self { _place: Some(place), ..self }
     }
 
     /// The session.
     pub fn ssl(&self) -> &SslRef {
-        self.0.ssl()
+        self.tls.ssl()
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        self.tls.get_ref().get_ref().get_ref()
     }
 
     /// Whether the other end said that it ends (`close_notify`).
     pub fn notified(&self) -> bool {
-        crate::ffi::ended_by_peer(self.0.ssl())
+        crate::ffi::ended_by_peer(self.tls.ssl())
     }
 
     /// Ends the connection with a reset, so that the other end takes nothing of it for received.
     pub fn reset(self) {
         // A socket that is gone needs no reset.
-        let _ = self.0.get_ref().get_ref().set_zero_linger();
+        let _ = self.tcp().set_zero_linger();
     }
 
     /// Our own end.
@@ -63,7 +79,7 @@ impl TlsStream {
     /// # Errors
     /// The socket is gone.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.get_ref().get_ref().local_addr()
+        self.tcp().local_addr()
     }
 }
 
@@ -73,7 +89,7 @@ impl AsyncRead for TlsStream {
         let before = buf.filled().len();
         while buf.remaining() > 0 {
             let filled = buf.filled().len();
-            match Pin::new(&mut self.0).poll_read(cx, buf) {
+            match Pin::new(&mut self.tls).poll_read(cx, buf) {
                 Poll::Ready(Ok(())) if buf.filled().len() > filled => {}
                 // The end, and what goes wrong behind bytes that were read, shows again at the next read.
                 other if filled == before => return other,
@@ -86,15 +102,15 @@ impl AsyncRead for TlsStream {
 
 impl AsyncWrite for TlsStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        Pin::new(&mut self.tls).poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.tls).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self(stream, end) = &mut *self;
+        let Self { tls: stream, end, .. } = &mut *self;
         if !matches!(end, End::Lingering(..)) {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
             if matches!(end, End::Linger) {
@@ -126,7 +142,7 @@ pub async fn accept(acceptor: &SslAcceptor, tcp: TcpStream, limit: Duration) -> 
         tcp.readable().await?;
         let ssl = Ssl::new(acceptor.context()).map_err(ssl_error("tls"))?;
         let mut stream = TlsStream::new(ssl, tcp, End::Linger)?;
-        Pin::new(&mut stream.0).accept().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
+        Pin::new(&mut stream.tls).accept().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
         Ok(stream)
     };
     tokio::time::timeout(limit, work).await.map_err(|_| TlsError::Timeout)?
@@ -150,7 +166,7 @@ pub async fn connect(
         // Asks for a stapled answer; `ServerOf` reads it.
         ssl.set_status_type(StatusType::OCSP).map_err(ssl_error("tls"))?;
         let mut stream = TlsStream::new(ssl, tcp, End::Plain)?;
-        Pin::new(&mut stream.0).connect().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
+        Pin::new(&mut stream.tls).connect().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
         Ok(stream)
     };
     tokio::time::timeout(limit, work).await.map_err(|_| TlsError::Timeout)?
