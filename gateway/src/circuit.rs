@@ -1,7 +1,8 @@
 //! A circuit breaker: what fails again and again is not asked for a while, so that nobody is kept waiting for it.
 //!
 //! It opens after so many failures in a row, or when half of the calls of the last 30 s failed. After a pause one call
-//! probes; if it fails the pause doubles, up to five minutes.
+//! probes; if it fails the pause doubles, up to 15 s: a guard must not outlive its cause by more than that. Whoever could not
+//! be reached and can be again is asked at once, by everybody.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -11,14 +12,16 @@ const WINDOW: Duration = Duration::from_secs(30);
 /// A share of fewer calls says nothing.
 const CALLS: usize = 10;
 /// Longest pause.
-const LONGEST: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_secs(15);
 
 /// How a call went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// There was an answer, whatever it says.
     Answered,
-    /// The way or the system itself failed.
+    /// There was no way to the system.
+    Unreachable,
+    /// The system itself failed.
     Failed,
     /// Nobody waited for the end.
     Abandoned,
@@ -39,7 +42,7 @@ pub(crate) struct Circuit {
 
 enum State {
     Closed { in_a_row: u32, recent: VecDeque<(Instant, bool)> },
-    Open { until: Instant, pause: Duration },
+    Open { until: Instant, pause: Duration, is_unreachable: bool },
     HalfOpen { pause: Duration },
 }
 
@@ -53,7 +56,7 @@ impl Circuit {
     pub(crate) fn allows(&mut self, now: Instant) -> bool {
         match self.state {
             State::Closed { .. } => true,
-            State::Open { until, pause } if until <= now => {
+            State::Open { until, pause, .. } if until <= now => {
                 self.state = State::HalfOpen { pause };
                 true
             }
@@ -61,12 +64,34 @@ impl Circuit {
         }
     }
 
+    /// How long no call may be made: the rest of the pause, or until the call that probes has ended.
+    pub(crate) fn closed_for(&self, now: Instant) -> Option<Duration> {
+        match self.state {
+            State::Closed { .. } => None,
+            State::Open { until, .. } => until.checked_duration_since(now).filter(|left| !left.is_zero()),
+            State::HalfOpen { pause } => Some(pause),
+        }
+    }
+
+    /// Whether it is open because there was no way to the system.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(self.state, State::Open { is_unreachable: true, .. })
+    }
+
+    /// There is a way again: calls are made. The next failure opens the circuit again.
+    pub(crate) fn reached(&mut self) {
+        if self.is_unreachable() {
+            self.state = State::Closed { in_a_row: self.most.saturating_sub(1), recent: VecDeque::new() };
+        }
+    }
+
     /// What became of a call.
     pub(crate) fn tell(&mut self, outcome: Outcome, now: Instant) {
+        let is_unreachable = outcome == Outcome::Unreachable;
         match (&mut self.state, outcome) {
             (State::Closed { .. }, Outcome::Abandoned) | (State::Open { .. }, _) => {}
             (State::Closed { in_a_row, recent }, _) => {
-                let failed = outcome == Outcome::Failed;
+                let failed = outcome != Outcome::Answered;
                 *in_a_row = if failed { *in_a_row + 1 } else { 0 };
                 recent.push_back((now, failed));
                 while recent.len() > 1000 || recent.front().is_some_and(|(at, _)| *at + WINDOW < now) {
@@ -74,16 +99,19 @@ impl Circuit {
                 }
                 let failures = recent.iter().filter(|(_, failed)| *failed).count();
                 if *in_a_row >= self.most || (recent.len() >= CALLS && failures * 2 >= recent.len()) {
-                    self.state = State::Open { until: now + self.first_pause, pause: self.first_pause };
+                    let pause = self.first_pause;
+                    self.state = State::Open { until: now + pause, pause, is_unreachable };
                 }
             }
             (State::HalfOpen { .. }, Outcome::Answered) => *self = Self::new(self.most, self.first_pause),
-            (State::HalfOpen { pause }, Outcome::Failed) => {
+            (State::HalfOpen { pause }, Outcome::Failed | Outcome::Unreachable) => {
                 let pause = (*pause * 2).min(LONGEST.max(self.first_pause));
-                self.state = State::Open { until: now + pause, pause };
+                self.state = State::Open { until: now + pause, pause, is_unreachable };
             }
             // The next call probes.
-            (State::HalfOpen { pause }, Outcome::Abandoned) => self.state = State::Open { until: now, pause: *pause },
+            (State::HalfOpen { pause }, Outcome::Abandoned) => {
+                self.state = State::Open { until: now, pause: *pause, is_unreachable };
+            }
         }
     }
 
@@ -124,9 +152,10 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_up_to_its_end() {
-        let (mut circuit, mut now) = (Circuit::new(1, PAUSE), Instant::now());
+        let first = Duration::from_secs(2);
+        let (mut circuit, mut now) = (Circuit::new(1, first), Instant::now());
         circuit.tell(Outcome::Failed, now);
-        let mut pause = PAUSE;
+        let mut pause = first;
         for _ in 0..8 {
             assert!(!circuit.allows(now + pause - Duration::from_millis(1)));
             now += pause;
@@ -163,5 +192,25 @@ mod tests {
         assert!(circuit.allows(now + PAUSE));
         circuit.tell(Outcome::Abandoned, now + PAUSE);
         assert!(circuit.allows(now + PAUSE));
+    }
+
+    /// SK-03: who could not be reached is asked by everybody once there is a way again; who failed itself waits its pause.
+    #[test]
+    fn sk_03_a_way_that_is_there_again_closes_a_circuit() {
+        let now = Instant::now();
+        let mut circuit = Circuit::new(3, PAUSE);
+        for _ in 0..3 {
+            assert_eq!(circuit.closed_for(now), None);
+            circuit.tell(Outcome::Unreachable, now);
+        }
+        assert_eq!(circuit.closed_for(now), Some(PAUSE));
+        circuit.reached();
+        assert!(circuit.allows(now) && circuit.allows(now), "not one alone");
+        circuit.tell(Outcome::Unreachable, now);
+        assert!(!circuit.allows(now), "one failure is enough after that");
+        let mut circuit = Circuit::new(1, PAUSE);
+        circuit.tell(Outcome::Failed, now);
+        circuit.reached();
+        assert!(!circuit.allows(now), "a system that was reached and failed");
     }
 }

@@ -155,11 +155,13 @@ pub struct Limits {
     pub first_byte: Duration,
     /// Exchanges carried at once, all peers together.
     pub concurrency: usize,
-    /// Share of them that one peer may take, percent; as many calls may be open towards it.
+    /// Share of them that one peer may take, percent, and one national consumer; nine tenths as many calls may be open
+    /// towards a peer.
     pub peer_share_percent: u8,
     /// Failures in a row after which a country is not asked for a while.
     pub circuit_failures: u32,
-    /// That while; it doubles with each failure, up to five minutes.
+    /// How long a circuit stays open at first. The pause doubles after each call that fails then, up to 15 s; a country that
+    /// could not be reached is looked for every second besides.
     #[serde(deserialize_with = "duration")]
     pub circuit_pause: Duration,
     /// Time for the TLS handshake and for the headers.
@@ -188,7 +190,7 @@ impl Default for Limits {
             concurrency: 256,
             peer_share_percent: 40,
             circuit_failures: 5,
-            circuit_pause: Duration::from_secs(15),
+            circuit_pause: Duration::from_secs(2),
             handshake: Duration::from_secs(10),
             idle: Duration::from_secs(30),
             request: Duration::from_secs(120),

@@ -3,6 +3,7 @@
 //! Read `responding/pipeline.rs` first: it is the life of a request that another country sends. `clinician/` is the
 //! life of a request of our own users, which goes out through `initiating/`.
 
+pub mod admission;
 pub mod app;
 pub mod audit_scope;
 pub mod bounds;

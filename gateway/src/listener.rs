@@ -1,10 +1,9 @@
 //! The peers' listener: mutual TLS, who is at the other end, load shedding. And the types of a reply.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,13 +16,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ncp_audit::{Event, PeerFacts};
 use ncp_soap::{BoxError, OutPart};
-use ncp_tls::{CertificateFacts, Country, Flushed, Flushes, SslAcceptor, TlsError, TlsStream};
+use ncp_tls::{CertificateFacts, Flushed, Flushes, TlsStream};
 use openssl::x509::X509;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::admission::{AGAIN, Authenticated, Capacity};
 use crate::app::{App, Snapshot};
-use crate::config::Peer;
+use crate::config::{Limits, Peer};
 use crate::initiating::asynchronous;
 use crate::orderly::{Orderly, Way};
 use crate::responding::pipeline::{self, Replied};
@@ -35,9 +34,6 @@ pub type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
 pub type Reply = http::Response<ReplyBody>;
 /// Parts of an answer as they come.
 pub type OutParts = Pin<Box<dyn Stream<Item = Result<OutPart, BoxError>> + Send>>;
-
-/// Connections held at once.
-const CONNECTIONS: usize = 2048;
 
 /// A body that is there already.
 pub fn full(bytes: impl Into<Bytes>) -> ReplyBody {
@@ -65,9 +61,21 @@ struct Shown {
     verified: AtomicU64,
 }
 
+impl Authenticated for PeerConnection {
+    /// The country, or the system of our own one by the name in its certificate.
+    fn subject(&self) -> String {
+        let country = self.peer.as_ref().map(|peer| peer.country.to_string());
+        country.unwrap_or_else(|| self.certificate.common_name.clone())
+    }
+
+    fn address(&self) -> IpAddr {
+        self.address.ip()
+    }
+}
+
 impl PeerConnection {
-    /// A connection of somebody who is no country: a system of our own one.
-    pub fn national(certificate: Arc<CertificateFacts>, address: SocketAddr, own: SocketAddr) -> Self {
+    /// The connection of a system of our own country whose certificate was checked.
+    pub(crate) fn national(certificate: Arc<CertificateFacts>, address: SocketAddr, own: SocketAddr) -> Self {
         Self { certificate, address, own, peer: None, shown: None }
     }
 
@@ -83,35 +91,6 @@ impl PeerConnection {
             shown.verified.store(snapshot.generation, Ordering::Release);
         }
         good
-    }
-}
-
-/// Accepts connections until the drain begins; `each` gets them after the handshake, or why it failed. The acceptor is
-/// asked for at every connection, since a reload makes a new one.
-pub async fn accept_until_drained<F, Done>(
-    listener: TcpListener,
-    acceptor: impl Fn() -> Option<SslAcceptor>,
-    handshake: Duration,
-    drain: Drain,
-    each: F,
-) where
-    F: Fn(Result<TlsStream, TlsError>, SocketAddr) -> Done + Clone + Send + Sync + 'static,
-    Done: Future<Output = ()> + Send,
-{
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let accepted = tokio::select! { accepted = listener.accept() => accepted, () = drain.stopping() => return };
-        let Ok((tcp, address)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let Ok(slot) = connections.clone().try_acquire_owned() else { continue };
-        let Some(acceptor) = acceptor() else { continue };
-        let each = each.clone();
-        tokio::spawn(async move {
-            each(ncp_tls::accept(&acceptor, tcp, handshake).await, address).await;
-            drop(slot);
-        });
     }
 }
 
@@ -150,17 +129,24 @@ where
     }
 }
 
+/// What a listener of systems carries at once: all of them together, and each system or country.
+pub(crate) fn capacity(limits: &Limits) -> Capacity {
+    let share = limits.concurrency * usize::from(limits.peer_share_percent) / 100;
+    Capacity::new(limits.concurrency, share, limits.concurrency)
+}
+
 /// Accepts peers until the drain begins.
 pub async fn serve_peers(app: Arc<App>, listener: TcpListener) {
-    let load = Arc::new(Load::new(&app));
+    let capacity = Arc::new(capacity(&app.config.limits));
     let handshake = app.config.limits.handshake;
     let source = app.clone();
     let acceptor = move || Some(source.snapshot.load().peer_acceptor.clone());
-    accept_until_drained(listener, acceptor, handshake, app.drain.clone(), move |accepted, address| {
-        let (app, load) = (app.clone(), load.clone());
+    let drain = app.drain.clone();
+    ncp_tls::accept_until(listener, acceptor, handshake, drain.stopping(), move |accepted, address| {
+        let (app, capacity) = (app.clone(), capacity.clone());
         async move {
             match accepted {
-                Ok(stream) => connection(app, stream, address, load).await,
+                Ok(stream) => connection(app, stream, address, capacity).await,
                 Err(error) => handshake_failed(&app, address, &error.to_string()).await,
             }
         }
@@ -178,7 +164,7 @@ pub(crate) async fn handshake_failed(app: &App, address: SocketAddr, rule: &str)
     }
 }
 
-async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, load: Arc<Load>) {
+async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, capacity: Arc<Capacity>) {
     let Some(certificate) = ncp_tls::peer_certificate(&stream).map(Arc::new) else { return };
     let Some(leaf) = stream.ssl().peer_certificate() else { return };
     let sent: Vec<X509> =
@@ -197,13 +183,13 @@ async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, load:
     let who = PeerConnection { certificate, address, own, peer: Some(peer), shown };
     let drain = app.drain.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (app, who, load) = (app.clone(), who.clone(), load.clone());
-        async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &load).await) }
+        let (app, who, capacity) = (app.clone(), who.clone(), capacity.clone());
+        async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &capacity).await) }
     });
     serve_connection(stream, service, &drain).await;
 }
 
-async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>, load: &Load) -> Reply {
+async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>, capacity: &Capacity) -> Reply {
     let snapshot = app.snapshot.load_full();
     if !who.still_good(&snapshot).await {
         handshake_failed(&app, who.address, "certificate is no longer good").await;
@@ -213,27 +199,30 @@ async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>
     }
     let peer = who.certificate.country.and_then(|country| snapshot.peers.by_country(country)).cloned();
     let who = PeerConnection { peer, ..who };
-    let Some(permits) = load.enter(&who) else { return busy() };
     if request.method() != http::Method::POST {
         return empty(StatusCode::METHOD_NOT_ALLOWED);
     }
+    let Some(permit) = capacity.enter(&who).await else {
+        app.metrics.shed("peers");
+        return busy();
+    };
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     if app.config.listener.reply_paths.contains(&path) {
-        return held_by(permits, asynchronous::receive(&app, &who, &parts.headers, body).await);
+        return held_by(permit, asynchronous::receive(&app, &who, &parts.headers, body).await);
     }
     let open = app.drain.hold();
     let reply = match pipeline::respond(app, who, &path, &parts.headers, body).await {
         Replied::Now(reply) => reply,
         Replied::Later(work) => {
             tokio::spawn(async move {
-                let _held = (open, permits);
+                let _held = (open, permit);
                 work.await;
             });
             return empty(StatusCode::ACCEPTED);
         }
     };
-    held_by(permits, reply)
+    held_by(permit, reply)
 }
 
 /// The exchange has its place until the last byte of the reply has gone.
@@ -256,34 +245,6 @@ pub(crate) fn empty(status: StatusCode) -> Reply {
 /// Early refusal under load.
 pub(crate) fn busy() -> Reply {
     let mut reply = empty(StatusCode::SERVICE_UNAVAILABLE);
-    reply.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("5"));
+    reply.headers_mut().insert(header::RETRY_AFTER, AGAIN.as_secs().into());
     reply
-}
-
-/// Bounded concurrency, in all and by country.
-struct Load {
-    all: Arc<Semaphore>,
-    share: usize,
-    by_country: Mutex<BTreeMap<Country, Arc<Semaphore>>>,
-}
-
-impl Load {
-    fn new(app: &App) -> Self {
-        let limits = &app.config.limits;
-        let share = (limits.concurrency * usize::from(limits.peer_share_percent) / 100).max(1);
-        Self { all: Arc::new(Semaphore::new(limits.concurrency)), share, by_country: Mutex::default() }
-    }
-
-    fn enter(&self, who: &PeerConnection) -> Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)> {
-        let own = match &who.peer {
-            Some(peer) => {
-                // A country that a reload added gets its share when it first comes.
-                let mut all = self.by_country.lock().unwrap_or_else(|p| p.into_inner());
-                let semaphore = all.entry(peer.country).or_insert_with(|| Arc::new(Semaphore::new(self.share)));
-                Some(semaphore.clone().try_acquire_owned().ok()?)
-            }
-            None => None,
-        };
-        Some((self.all.clone().try_acquire_owned().ok()?, own))
-    }
 }

@@ -9,6 +9,7 @@ use ncp_ihe::{MessageError, RegistryError, Severity};
 use ncp_saml::AssertionError;
 use ncp_soap::SoapError;
 
+use crate::admission::AGAIN;
 use crate::identity::TransactionName;
 use crate::initiating::PeerError;
 use crate::national::NationalError;
@@ -255,7 +256,14 @@ impl GatewayError {
 
     /// The text of an answer: when to ask again, where somebody said so.
     pub fn told(&self) -> String {
-        self.retry_after().map_or_else(|| self.row().text.to_owned(), retry_after::told)
+        match (self, self.retry_after()) {
+            (Self::Peer(PeerError::Open(_)), Some(after)) => {
+                let again = retry_after::seconds(after);
+                format!("the community could not be reached a moment ago and was not tried, again in {again} s")
+            }
+            (_, Some(after)) => retry_after::told(after),
+            (_, None) => self.row().text.to_owned(),
+        }
     }
 
     /// The coding or charset that could not be read, so that whoever sent it can change it.
@@ -270,7 +278,10 @@ impl GatewayError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::National(NationalError::Busy(after)) => *after,
-            Self::Peer(PeerError::Later(after)) => Some(*after),
+            Self::Peer(PeerError::Later(after) | PeerError::Open(after)) => Some(*after),
+            Self::Peer(PeerError::Busy) | Self::Busy | Self::Replay(ReplayError::Full | ReplayError::Unreachable) => {
+                Some(AGAIN)
+            }
             _ => None,
         }
     }

@@ -82,6 +82,12 @@ pub struct PeerLabels {
     pub transaction: String,
 }
 
+/// Labels of calls that were shed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ListenerLabels {
+    listener: &'static str,
+}
+
 /// Labels of calls that were not made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusedLabels {
@@ -154,6 +160,7 @@ pub struct Metrics {
     bytes: Family<StreamLabels, Counter>,
     circuits: Family<PeerLabels, Gauge>,
     calls_refused: Family<RefusedLabels, Counter>,
+    shed: Family<ListenerLabels, Counter>,
     left_out: Family<LeftOutLabels, Counter>,
     peer_reports: Family<ReportLabels, Counter>,
     connector_circuits: Family<ConnectorLabels, Gauge>,
@@ -214,6 +221,9 @@ impl Default for Metrics {
         let bytes = Family::default();
         let circuits = Family::default();
         let calls_refused = Family::default();
+        let shed = Family::default();
+        let help = "calls that were told to come again, since all permits or all of their caller were taken";
+        registry.register("calls_shed", help, shed.clone());
         let left_out = Family::default();
         let connector_circuits = Family::default();
         let help = "calls to a national system: 0 made, 1 probed, 2 not made";
@@ -264,6 +274,7 @@ impl Default for Metrics {
             bytes,
             circuits,
             calls_refused,
+            shed,
             left_out,
             peer_reports,
             connector_circuits,
@@ -366,6 +377,11 @@ impl Metrics {
         let PeerLabels { country, transaction } = labels;
         let labels = RefusedLabels { country, transaction, reason: reason.to_owned() };
         self.calls_refused.get_or_create(&labels).inc();
+    }
+
+    /// Counts a call that a listener told to come again.
+    pub fn shed(&self, listener: &'static str) {
+        self.shed.get_or_create(&ListenerLabels { listener }).inc();
     }
 
     /// State of a national system's circuit: 0 closed, 1 half open, 2 open.

@@ -61,6 +61,8 @@ pub enum Reaction {
     Coded(Box<Reaction>, &'static str),
     /// An HTTP status without a body.
     Status(u16),
+    /// Too busy (503), and the seconds after which to come again.
+    Busy(u64),
 }
 
 type React = dyn Fn(&Asked) -> Reaction + Send + Sync;
@@ -91,12 +93,25 @@ impl Country {
         asking: &Path,
         react: impl Fn(&Asked) -> Reaction + Send + Sync + 'static,
     ) -> Result<Self, Error> {
+        Self::start_at(0, pki, asking, react).await
+    }
+
+    /// The same on a given port: one that comes back.
+    ///
+    /// # Errors
+    /// Files, OpenSSL, the network.
+    pub async fn start_at(
+        port: u16,
+        pki: &CountryPki,
+        asking: &Path,
+        react: impl Fn(&Asked) -> Reaction + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
         let material = Material::load(&pki.path("tls-server.pem"), &pki.path("tls-server.key"))?;
         let client = Material::load(&pki.path("tls-client.pem"), &pki.path("tls-client.key"))?;
         let connector = client.connector(&[asking.to_owned()], b"\x08http/1.1")?;
         let http: Http = ncp_tls::http_client(connector, None, Duration::from_secs(10));
         let acceptor = material.acceptor(ClientAuth::Required, &[asking.to_owned()], b"\x08http/1.1")?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let address = listener.local_addr()?;
         let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
         let (seen, react): (_, Arc<React>) = (asked.clone(), Arc::new(react));
@@ -229,6 +244,11 @@ fn reply<'a>(
             // Only the country itself can post; inside another reaction it says nothing.
             Reaction::Elsewhere(_) => status(StatusCode::ACCEPTED),
             Reaction::Status(code) => status(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)),
+            Reaction::Busy(after) => {
+                let mut busy = status(StatusCode::SERVICE_UNAVAILABLE);
+                busy.headers_mut().insert(header::RETRY_AFTER, after.into());
+                busy
+            }
         }
     })
 }

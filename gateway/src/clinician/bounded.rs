@@ -2,6 +2,7 @@
 //! length and digest.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -14,14 +15,24 @@ use super::{Clinic, Context};
 
 /// Bodies of requests: parameters, never documents.
 const BODY_BYTES: usize = 64 << 10;
+/// Time for such a body, which is short: a call holds its permit while its body comes.
+const BODY_TIME: Duration = Duration::from_secs(10);
 const BODY_TOO_LONG: &str = "the body of the call is longer than 64 KiB";
 const TEXT_TOO_LONG: &str = "a text of the call is longer than 4 KiB";
 
 /// Reads the body of a call whose caller is known.
 ///
 /// # Errors
-/// It is longer than 64 KiB, or it broke off.
-pub(super) async fn body(mut body: Body) -> Result<Bytes, Problem> {
+/// It is longer than 64 KiB, it broke off, or it did not come in time.
+pub(super) async fn body(body: Body) -> Result<Bytes, Problem> {
+    within(BODY_TIME, body).await
+}
+
+async fn within(time: Duration, body: Body) -> Result<Bytes, Problem> {
+    tokio::time::timeout(time, read(body)).await.unwrap_or(Err(Problem::Slow))
+}
+
+async fn read(mut body: Body) -> Result<Bytes, Problem> {
     let announced = body.size_hint().exact();
     let mut read = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -89,5 +100,19 @@ mod tests {
         let sha256 = digest(&vec![b'x'; BODY_BYTES]);
         let told = format!("{BODY_TOO_LONG} (more than 65536 bytes, SHA-256 of the first 65536 bytes {sha256})");
         assert_eq!(found.to_string(), told);
+    }
+    /// A body that comes byte by byte, or never, is not waited for.
+    #[tokio::test]
+    async fn se_04_a_slow_body_ends() {
+        let time = Duration::from_millis(50);
+        for pause in [time / 5, time * 1000] {
+            let bytes = futures_util::stream::unfold((), move |()| async move {
+                tokio::time::sleep(pause).await;
+                Some((Ok::<_, std::io::Error>(Bytes::from_static(b"{")), ()))
+            });
+            let body = Body::from_stream(bytes);
+            let read = tokio::time::timeout(time * 200, within(time, body)).await.expect("ends");
+            assert!(matches!(read, Err(Problem::Slow)));
+        }
     }
 }

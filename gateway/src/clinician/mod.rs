@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! token     who calls, from a verified JWT
+//! authenticated  the caller's proof, and the permit that is made from it
 //! sealed    what an earlier call found, from the base URL
 //! fhir      $match, $confirm-treatment                          => initiating
 //! search    DocumentReference                                  => initiating
@@ -24,24 +25,25 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use http_body_util::BodyExt;
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
-use ncp_audit::{Event, PeerFacts};
+use ncp_audit::Event;
 use ncp_ihe::PatientId;
 use ncp_saml::Purpose;
 use openssl::hash::MessageDigest;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use self::status::Statuses;
+use crate::admission::Capacity;
 use crate::app::App;
 use crate::config::{Clinician, Peer};
 use crate::initiating::{Call, Caller, Treatment};
-use crate::listener::{accept_until_drained, serve_connection};
+use crate::listener::serve_connection;
 use crate::recent::Recent;
 
+mod authenticated;
 mod bounded;
 pub mod dicomweb;
 pub mod documents;
@@ -57,17 +59,20 @@ pub mod search;
 mod status;
 pub mod token;
 
-use dpop::{Called, Proofs};
+pub use authenticated::Authenticated;
+
+use authenticated::Admitted;
+use dpop::Proofs;
 use problem::Problem;
 use sealed::{Hcp, Sealed, Sealer, Treated};
-use token::{Bearer, Binding, TokenError};
+use token::Bearer;
 
 /// Media type of FHIR.
 pub const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
 /// Header fields of a request, bytes, as on the other listeners (T-HTTP-3).
 const HEADER_BYTES: usize = 32 << 10;
-/// Calls carried at once.
-const CALLS: usize = 256;
+/// Calls carried at once: in all, for one professional, and for one network.
+const CALLS: (usize, usize, usize) = (256, 32, 192);
 
 /// The clinicians' side.
 pub struct Clinic {
@@ -81,7 +86,7 @@ pub struct Clinic {
     manifests: Recent<String, dicomweb::Shown>,
     /// What became of the instances of studies that were shown.
     statuses: Statuses,
-    calls: Arc<Semaphore>,
+    capacity: Capacity,
 }
 
 /// Where a call came from and under which reference the trail, the log and the caller know it.
@@ -95,6 +100,7 @@ pub struct Context {
     pub called: (Method, String),
     /// The client certificate of the connection.
     certificate: Certificate,
+    admitted: Admitted,
 }
 
 /// SHA-256 of the client certificate that a connection shows, base64url; none when it shows none.
@@ -115,71 +121,8 @@ impl Clinic {
             proofs: Proofs::default(),
             manifests: Recent::default(),
             statuses: Statuses::default(),
-            calls: Arc::new(Semaphore::new(CALLS)),
+            capacity: Capacity::new(CALLS.0, CALLS.1, CALLS.2),
         })
-    }
-
-    /// The caller, with a scope that gives the right (`r` to read, `s` to search) to one of the resources. A bad token leaves a record.
-    async fn bearer(
-        &self,
-        context: &Context,
-        headers: &HeaderMap,
-        (covering, right): (&[(&'static str, &'static str)], char),
-        scope: &'static str,
-    ) -> Result<Bearer, Problem> {
-        let header = ncp_tls::authorization(headers);
-        let snapshot = self.app.snapshot.load_full();
-        let checked = match &snapshot.tokens {
-            Some(tokens) => {
-                let now = Timestamp::now();
-                let checked = tokens.check(header, &self.config, &self.app.config.gateway, now);
-                checked.and_then(|bearer| self.proved(&bearer, headers, context, now).map(|()| bearer))
-            }
-            None => Err(TokenError::Token(ncp_tls::TokenError::Signature)),
-        };
-        let (rule, problem) = match checked {
-            Ok(bearer) if covering.iter().any(|(name, resource)| bearer.may(name, resource, right)) => {
-                return Ok(bearer);
-            }
-            Ok(_) => ("token lacks the scope".to_owned(), Problem::Scope(scope)),
-            Err(error) => (error.to_string(), Problem::Token),
-        };
-        tracing::info!(ncp.reference = %context.reference, rule, "token refused");
-        let peer = PeerFacts { address: context.address.ip().to_string(), ..PeerFacts::default() };
-        let address = peer.address.clone();
-        let event = Event::UserAuthenticationFailed { rule, peer };
-        // Whoever has no token must not be able to fill the spool.
-        if let Err(error) = self.app.audit.refused_caller(&event, &context.reference, &address).await {
-            tracing::error!(reason = %error, "event not stored");
-            return Err(Problem::Internal);
-        }
-        Err(problem)
-    }
-
-    /// That the caller holds the key or the certificate that the token is bound to, where it is bound.
-    fn proved(
-        &self,
-        bearer: &Bearer,
-        headers: &HeaderMap,
-        context: &Context,
-        now: Timestamp,
-    ) -> Result<(), TokenError> {
-        let thumbprint = match &bearer.binding {
-            Binding::Free => return Ok(()),
-            Binding::Certificate(bound) => {
-                let shown = context.certificate.0.as_ref() == Some(bound);
-                return if shown { Ok(()) } else { Err(TokenError::Certificate) };
-            }
-            Binding::Key(thumbprint) => thumbprint,
-        };
-        let mut proofs = headers.get_all("dpop").iter();
-        let (Some(proof), None) = (proofs.next(), proofs.next()) else { return Err(TokenError::Proof("not one")) };
-        let proof = proof.to_str().map_err(|_| TokenError::Proof("form"))?;
-        let header = ncp_tls::authorization(headers);
-        let (token, _) = token::presented(header).ok_or(TokenError::Token(ncp_tls::TokenError::Missing))?;
-        let (method, path) = &context.called;
-        let url = format!("{}{path}", self.config.base_url);
-        self.proofs.check(proof, thumbprint, &Called { method: method.as_str(), url: &url, token }, now)
     }
 
     async fn record(&self, event: &Event, context: &Context) -> Result<(), Problem> {
@@ -307,36 +250,34 @@ fn dicomweb_routes() -> Router<Arc<Clinic>> {
         .route("/studies/{study}/series/{series}/instances/{instance}/metadata", get(dicomweb::metadata))
 }
 
-/// Around every call: its place among the others, its reference, the headers of every answer.
+/// Around every call: its reference, and the headers of every answer. A call has a permit once its caller is known.
 async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: Next) -> Response {
     let reference = uuid::Uuid::new_v4().to_string();
     let address = request.extensions().get::<SocketAddr>().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
     let called = (request.method().clone(), request.uri().path().to_owned());
     let certificate = request.extensions().get::<Certificate>().cloned().unwrap_or_default();
-    let context = Context { address, reference: reference.clone(), called, certificate };
+    let admitted = Admitted::default();
+    let context = Context { address, reference: reference.clone(), called, certificate, admitted: admitted.clone() };
     request.extensions_mut().insert(context.clone());
     let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    let response = match clinic.calls.clone().try_acquire_owned() {
-        Err(_) => Problem::Busy.response(&reference),
-        Ok(_) if header_bytes > HEADER_BYTES => Problem::Headers.response(&reference),
-        Ok(permit) => {
-            let response = next.run(request).await;
-            let response = match response.extensions().get::<Arc<Problem>>() {
-                Some(problem) => {
-                    tracing::info!(ncp.reference = %reference, reason = ?problem, "refused");
-                    clinic.recorded(problem.clone(), &context).await.response(&reference)
-                }
-                None => response,
-            };
-            // The call has its place until the last byte has gone.
-            response.map(|body| {
-                let held = permit;
-                Body::new(body.map_frame(move |frame| {
-                    let _ = &held;
-                    frame
-                }))
-            })
-        }
+    let response = if header_bytes > HEADER_BYTES {
+        Problem::Headers.response(&reference)
+    } else {
+        let response = next.run(request).await;
+        let response = match response.extensions().get::<Arc<Problem>>() {
+            Some(problem) => {
+                tracing::info!(ncp.reference = %reference, reason = ?problem, "refused");
+                clinic.recorded(problem.clone(), &context).await.response(&reference)
+            }
+            None => response,
+        };
+        // The call has its permit until the last byte has gone.
+        response.map(|body| {
+            Body::new(body.map_frame(move |frame| {
+                let _ = &admitted;
+                frame
+            }))
+        })
     };
     with_headers(response, &reference)
 }
@@ -370,7 +311,7 @@ pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener) {
     let (routes, drain, app) = (routes(clinic.clone()), clinic.app.drain.clone(), clinic.app.clone());
     let (handshake, draining) = (app.config.limits.handshake, drain.clone());
     let acceptor = move || app.snapshot.load().clinician_acceptor.clone();
-    accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
+    ncp_tls::accept_until(listener, acceptor, handshake, drain.stopping(), move |accepted, address| {
         let (routes, drain) = (routes.clone(), draining.clone());
         async move {
             match accepted {

@@ -1,5 +1,7 @@
 //! Errors of the clinicians' side: one table to status and OperationOutcome.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -7,6 +9,7 @@ use ncp_audit::TooLong;
 use ncp_ihe::HomeCommunityId;
 use serde_json::{Value, json};
 
+use crate::admission::AGAIN;
 use crate::initiating::PeerError;
 use crate::outcome::{GatewayError, REPLACED};
 use crate::policy::PolicyError;
@@ -33,6 +36,8 @@ pub enum Problem {
     Method,
     /// 406
     NotAcceptable,
+    /// 408: the body did not come in time.
+    Slow,
     /// 409
     Conflict,
     /// 410: a list is another than that of the earlier pages.
@@ -88,6 +93,10 @@ impl Problem {
                 let text = "None of the requested media types can be produced.";
                 (S::NOT_ACCEPTABLE, "not-supported", "not-acceptable", text.into())
             }
+            Self::Slow => {
+                let text = "The body of the call did not come in time.";
+                (S::REQUEST_TIMEOUT, "timeout", "request-timeout", text.into())
+            }
             Self::Conflict => {
                 let text = "The search has expired; search the patient again.";
                 (S::CONFLICT, "conflict", "expired", text.into())
@@ -109,7 +118,9 @@ impl Problem {
                 let text = "An identifier of a country that is asked through this gateway is needed.";
                 (S::UNPROCESSABLE_ENTITY, "invalid", "match-input", text.into())
             }
-            Self::Busy => (S::SERVICE_UNAVAILABLE, "transient", "busy", "Busy; try again.".into()),
+            Self::Busy => {
+                (S::SERVICE_UNAVAILABLE, "transient", "busy", format!("Busy; try again in {} s.", AGAIN.as_secs()))
+            }
             Self::Internal => {
                 let text = "The call could not be carried out; the reference leads to the log.";
                 (S::INTERNAL_SERVER_ERROR, "exception", "internal", text.into())
@@ -131,7 +142,14 @@ impl Problem {
         let mut response =
             (status, [(header::CONTENT_TYPE, super::FHIR_JSON)], Body::from(body.to_string())).into_response();
         let headers = response.headers_mut();
+        if let Some(after) = self.retry_after() {
+            headers.insert(header::RETRY_AFTER, retry_after::seconds(after).into());
+        }
         match self {
+            // What is left of the body is not waited for (RFC 9110 15.5.9).
+            Self::Slow => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             Self::Token => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
             }
@@ -139,15 +157,18 @@ impl Problem {
                 let value = format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"");
                 headers.extend(HeaderValue::try_from(value).ok().map(|v| (header::WWW_AUTHENTICATE, v)));
             }
-            Self::Busy | Self::Country(_, GatewayError::Peer(PeerError::Busy)) => {
-                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-            }
-            Self::Country(_, GatewayError::Peer(PeerError::Later(after))) => {
-                headers.insert(header::RETRY_AFTER, retry_after::seconds(*after).into());
-            }
             _ => {}
         }
         response
+    }
+
+    /// When the caller may come again, where that is known.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Busy => Some(AGAIN),
+            Self::Country(_, error) => error.retry_after(),
+            _ => None,
+        }
     }
 }
 
@@ -177,6 +198,10 @@ pub fn of_community(mut issue: Value, home: &HomeCommunityId) -> Value {
     issue
 }
 
+fn again(error: &GatewayError) -> String {
+    format!("{} s", retry_after::seconds(error.retry_after().unwrap_or(AGAIN)))
+}
+
 fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &'static str, String) {
     use StatusCode as S;
     match error {
@@ -184,12 +209,21 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
             (S::GATEWAY_TIMEOUT, "timeout", "country-timeout", format!("{name} did not answer in time."))
         }
         GatewayError::Peer(PeerError::Busy) => {
-            (S::SERVICE_UNAVAILABLE, "transient", "country-busy", format!("Too many calls to {name} at once."))
+            let text = format!("Too many calls to {name} at once; try again in {}.", again(error));
+            (S::SERVICE_UNAVAILABLE, "transient", "country-busy", text)
         }
-        GatewayError::Peer(PeerError::Later(_)) => {
-            (S::SERVICE_UNAVAILABLE, "transient", "country-busy", format!("{name} is busy; try again later."))
+        GatewayError::Peer(PeerError::Later(_)) => (
+            S::SERVICE_UNAVAILABLE,
+            "transient",
+            "country-busy",
+            format!("{name} is busy; try again in {}.", again(error)),
+        ),
+        GatewayError::Peer(PeerError::Open(_)) => {
+            let text =
+                format!("{name} could not be reached a moment ago and was not tried; again in {}.", again(error));
+            (S::SERVICE_UNAVAILABLE, "transient", "country-not-tried", text)
         }
-        GatewayError::Peer(PeerError::Unreachable(_) | PeerError::Http(_) | PeerError::Open) => {
+        GatewayError::Peer(PeerError::Unreachable(_) | PeerError::Http(_)) => {
             (S::BAD_GATEWAY, "transient", "country-unreachable", format!("{name} cannot be reached."))
         }
         // It was reached, and what it sent ended early: mostly one object behind it is to blame.

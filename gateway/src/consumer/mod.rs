@@ -26,14 +26,14 @@ use ncp_soap::SoapError;
 use ncp_tls::TlsStream;
 use openssl::x509::X509;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
+use crate::admission::Capacity;
 use crate::app::{App, Snapshot};
 use crate::audit_scope::Trail;
 use crate::bounds;
 use crate::config;
 use crate::identity::TransactionName;
-use crate::listener::{self, PeerConnection, Reply, accept_until_drained, serve_connection};
+use crate::listener::{self, PeerConnection, Reply, serve_connection};
 use crate::outcome::GatewayError;
 use crate::telemetry::ExchangeLabels;
 use crate::wire::{self, Answer};
@@ -95,7 +95,7 @@ impl From<Asked> for Transaction {
 pub struct Consumers {
     app: Arc<App>,
     config: config::Consumer,
-    calls: Arc<Semaphore>,
+    capacity: Capacity,
 }
 
 /// What a consumer's handshake showed, and under which snapshot it was good.
@@ -116,8 +116,8 @@ struct Exchange {
 impl Consumers {
     /// Nothing is bound.
     pub fn new(app: Arc<App>, config: &config::Consumer) -> Self {
-        let calls = Arc::new(Semaphore::new(app.config.limits.concurrency));
-        Self { app, config: config.clone(), calls }
+        let capacity = listener::capacity(&app.config.limits);
+        Self { app, config: config.clone(), capacity }
     }
 
     /// Whether a client certificate is good under the trust of this moment, which a reload changes.
@@ -155,7 +155,7 @@ pub async fn serve(consumers: Arc<Consumers>, listener: TcpListener) {
     let app = consumers.app.clone();
     let acceptor = move || app.snapshot.load().consumers.as_ref().map(|trust| trust.acceptor.clone());
     let (handshake, drain) = (consumers.app.config.limits.handshake, consumers.app.drain.clone());
-    accept_until_drained(listener, acceptor, handshake, drain, move |accepted, address| {
+    ncp_tls::accept_until(listener, acceptor, handshake, drain.stopping(), move |accepted, address| {
         let consumers = consumers.clone();
         async move {
             match accepted {
@@ -198,10 +198,13 @@ fn no_longer() -> Reply {
 }
 
 async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request: Request<Incoming>) -> Reply {
-    let Ok(permit) = consumers.calls.clone().try_acquire_owned() else { return listener::busy() };
     if request.method() != Method::POST {
         return listener::empty(StatusCode::METHOD_NOT_ALLOWED);
     }
+    let Some(permit) = consumers.capacity.enter(&connection).await else {
+        consumers.app.metrics.shed("consumers");
+        return listener::busy();
+    };
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let asked = match (consumers.expected_at(path), consumers.token_at(path)) {

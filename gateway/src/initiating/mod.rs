@@ -40,11 +40,17 @@ pub mod relay;
 pub mod retrieve;
 pub mod told;
 
+use guard::Found;
 pub use peers::PeerError;
 use peers::{Outgoing, PeerAnswer};
 
 /// Life of an HCP identity assertion.
 const HCP_LIFE: Duration = Duration::from_secs(4 * 3600);
+/// How long, and how often, a country that is busy is waited for; beyond that the caller is told when to come again.
+const BUSY: Duration = Duration::from_secs(6);
+const BUSY_TIMES: usize = 2;
+/// What must be left for its answer then: a call that is cut short would be told as a country that does not answer.
+const ANSWERING: Duration = Duration::from_secs(2);
 
 /// The health professional of one call. The assertion is issued from these facts at every sending, with the same ID
 /// and instant, so that nothing has to be kept between calls.
@@ -145,18 +151,14 @@ impl Call {
     }
 
     fn endpoint(&self, transaction: TransactionName) -> Result<&str, PeerError> {
-        let endpoint = match transaction {
-            TransactionName::Iti55 => &self.peer.xcpd,
-            TransactionName::Iti38 | TransactionName::Iti39 => &self.peer.xca,
-            TransactionName::Rad75 => &self.peer.xcai,
-        };
-        endpoint.as_deref().ok_or(PeerError::NotServed)
+        endpoint(&self.peer, transaction)
     }
 
     /// Issues the assertions, sends one message, reads the root of its answer.
     ///
-    /// A query or a document that did not reach the country is asked for once more, within the same time (R-RT-1). The
-    /// call has its place in the country's bulkhead until the answer is dropped.
+    /// A query or a document that did not reach the country is asked for once more, within the same time (R-RT-1). A country
+    /// that is busy and says for how short a time is asked again after it: it has begun nothing. The call has its permit in
+    /// the country's bulkhead until the answer is dropped.
     ///
     /// # Errors
     /// [`PeerError`] as [`GatewayError`]; the seal.
@@ -166,8 +168,8 @@ impl Call {
         body: Element,
         recorder: &Recorder,
     ) -> Result<Answered, GatewayError> {
+        let pass = self.app.guards.enter(self.peer.country, transaction).await?;
         let began = Instant::now();
-        let pass = self.app.guards.enter(self.peer.country, transaction)?;
         let assertions = self.assertions().await?;
         let route = self.snapshot.routes.get(&self.peer.country).ok_or(PeerError::NotServed)?;
         let patience = self.patience(transaction);
@@ -183,14 +185,26 @@ impl Call {
             evidence: self.app.audit.keeps_evidence().then_some(recorder),
             trail: recorder,
         };
-        let once = |patience| peers::send(&message, body.clone(), patience);
-        let mut answer = once(patience).await;
-        if transaction != TransactionName::Rad75 && matches!(answer, Err(PeerError::Unreachable(_))) {
-            let pause = Duration::from_millis(50 + u64::from(uuid::Uuid::new_v4().as_bytes()[0]));
-            if let Some(left) = patience.checked_sub(began.elapsed() + pause) {
-                tokio::time::sleep(pause).await;
-                answer = once(left).await;
-            }
+        let mut answer = peers::send(&message, body.clone(), patience).await;
+        let (mut unreachable, mut busy) = (0, 0);
+        loop {
+            let pause = match &answer {
+                Err(PeerError::Unreachable(_)) if transaction != TransactionName::Rad75 && unreachable == 0 => {
+                    unreachable += 1;
+                    Duration::from_millis(50)
+                }
+                Err(PeerError::Later(after))
+                    if *after <= BUSY && busy < BUSY_TIMES && began.elapsed() + *after + ANSWERING <= patience =>
+                {
+                    busy += 1;
+                    *after
+                }
+                _ => break,
+            };
+            let pause = pause + Duration::from_millis(u64::from(uuid::Uuid::new_v4().as_bytes()[0]));
+            let Some(left) = patience.checked_sub(began.elapsed() + pause) else { break };
+            tokio::time::sleep(pause).await;
+            answer = peers::send(&message, body.clone(), left).await;
         }
         let outcome = match &answer {
             Ok(_) => "success",
@@ -204,8 +218,29 @@ impl Call {
         };
         self.app.metrics.exchange(labels, began.elapsed());
         let place = pass.answered(&answer);
+        if matches!(answer, Err(PeerError::Unreachable(_))) {
+            self.seek(transaction);
+        }
         let PeerAnswer { body, listed, parts, taken } = answer?;
         Ok(Answered { body, listed, parts, held: Held { _place: place, _taken: taken } })
+    }
+
+    /// Looks for the country until it is back, by the addresses that are configured by then.
+    fn seek(&self, transaction: TransactionName) {
+        let (app, country) = (Arc::downgrade(&self.app), self.peer.country);
+        self.app.guards.seek(country, transaction, move || {
+            let app = app.clone();
+            async move {
+                let Some(app) = app.upgrade() else { return Found::NoLonger };
+                let snapshot = app.snapshot.load_full();
+                let peer = snapshot.peers.by_country(country);
+                let endpoint = peer.and_then(|peer| endpoint(peer, transaction).ok());
+                match endpoint.zip(snapshot.routes.get(&country)) {
+                    Some((endpoint, route)) => peers::look(route, endpoint).await,
+                    None => Found::NoLonger,
+                }
+            }
+        });
     }
 
     /// Time until the root of an answer.
@@ -243,6 +278,15 @@ impl Call {
         }
         Ok(out)
     }
+}
+
+fn endpoint(peer: &Peer, transaction: TransactionName) -> Result<&str, PeerError> {
+    let endpoint = match transaction {
+        TransactionName::Iti55 => &peer.xcpd,
+        TransactionName::Iti38 | TransactionName::Iti39 => &peer.xca,
+        TransactionName::Rad75 => &peer.xcai,
+    };
+    endpoint.as_deref().ok_or(PeerError::NotServed)
 }
 
 /// Asks several countries at once. The answers come in the order of the calls, when the last has answered or failed: each

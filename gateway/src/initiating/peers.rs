@@ -4,19 +4,26 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Request;
+use http_body_util::{BodyExt, Empty};
 use ncp_ihe::actions;
 use ncp_saml::SignedAssertion;
 use ncp_soap::SoapError;
 use ncp_tls::{Anchors, Country, Material, ServerOf, http_client};
 use ncp_xml::Element;
 
+use super::guard::Found;
 use crate::audit_scope::Recorder;
+use crate::circuit::Outcome;
 use crate::compare::Misfit;
 use crate::config::{Client, Limits, Peer};
 use crate::identity::TransactionName;
 pub(super) use crate::soap_client::code_only;
 use crate::soap_client::{CallError, Elsewhere, Packaging, SoapCall};
 pub use crate::soap_client::{Route, SoapAnswer as PeerAnswer};
+
+/// How long a country is looked for each time.
+const LOOKING: Duration = Duration::from_secs(2);
 
 /// Why a country gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -64,20 +71,29 @@ pub enum PeerError {
     /// The country is busy and says when to come back.
     #[error("peer is busy")]
     Later(Duration),
-    /// The country failed too often of late and is not asked for a while.
+    /// The country failed too often of late and is not asked for so long.
     #[error("peer is not asked after its failures")]
-    Open,
+    Open(Duration),
 }
 
 impl PeerError {
     /// Whether there was no answer of the transaction at all (ITI TF-3: table 4.2.4.1-2, XDSUnavailableCommunity).
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::NotServed | Self::Http(_) | Self::Fault | Self::Open) || self.is_of_the_way()
+        matches!(self, Self::NotServed | Self::Http(_) | Self::Fault | Self::Open(_)) || self.is_of_the_way()
     }
 
     /// Whether the way to the peer failed, or the peer itself.
     pub fn is_of_the_way(&self) -> bool {
         matches!(self, Self::BrokeOff) || self.opens_a_circuit()
+    }
+
+    /// What a circuit makes of it.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unreachable(_) => Outcome::Unreachable,
+            error if error.opens_a_circuit() => Outcome::Failed,
+            _ => Outcome::Answered,
+        }
     }
 
     /// Whether the peer as a whole does not answer: what a circuit counts. An answer that breaks off counts against its
@@ -186,4 +202,15 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
         evidence,
     };
     Ok(call.send(route).await?)
+}
+
+/// Whether a country's gateway answers at all. Nothing is asked: what it says to a request without a message does not matter,
+/// unless somebody before it says that there is none behind.
+pub(super) async fn look(route: &Route, endpoint: &str) -> Found {
+    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    let Ok(request) = Request::head(endpoint).body(body) else { return Found::NoLonger };
+    match tokio::time::timeout(LOOKING, route.request(request)).await {
+        Ok(Ok(answer)) if !answer.status().is_server_error() => Found::There,
+        _ => Found::NotYet,
+    }
 }

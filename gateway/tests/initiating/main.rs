@@ -36,6 +36,7 @@ mod losses;
 mod mime;
 mod odd;
 mod scopes;
+mod shares;
 mod sts;
 mod terminology;
 mod told;

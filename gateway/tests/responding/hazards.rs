@@ -361,6 +361,28 @@ async fn t_http_7_idle_connections() {
     }
 }
 
+/// SE-17: half-open connections of one address, renewed when they are ended, close the port for nobody: another address is
+/// served, and those that were there first give way.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_17_half_open_connections_close_no_port() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).expect("more descriptors");
+    let world = World::start().await;
+    let mut half_open = Vec::new();
+    for _ in 0..2_600 {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(std::net::SocketAddr::from(([127, 0, 0, 2], 0))).expect("another address");
+        let port = std::net::SocketAddr::from(([127, 0, 0, 1], world.port()));
+        half_open.push(socket.connect(port).await.expect("connects"));
+    }
+    assert!(world.serves().await);
+    let mut byte = [0];
+    let ended = tokio::time::timeout(Duration::from_secs(5), half_open[0].read(&mut byte)).await;
+    assert!(matches!(ended, Ok(Ok(0) | Err(_))), "the first gave way");
+    assert!(world.serves().await);
+}
+
 /// T-HTTP-9: a length beside chunks. The chunks count, and what a length would leave over is never another request.
 #[tokio::test(flavor = "multi_thread")]
 async fn t_http_9_length_and_chunks() {

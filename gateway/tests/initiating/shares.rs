@@ -1,0 +1,157 @@
+//! What all callers share is taken by nobody alone: not by who has no token, not by one professional, not by a country that is
+//! busy or away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ncp_ihe::{QueryResponse, Status};
+use ncp_tests::asking::PATIENTS;
+use ncp_tests::country::{Asked, Country, Reaction};
+use ncp_tests::neighbour::Neighbour;
+use ncp_tls::TlsStream;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::clinicians::{code, knows, matches, sent};
+use crate::consumers::ask;
+use crate::{Others, World, listed, patient, second};
+
+const SE: &str = "2.999.752";
+
+async fn sweden(limits: &str) -> (World, Vec<Country>) {
+    let country = Others::none().with("SE", SE, knows(SE, "19800101", || listed(Vec::new()))).await;
+    country.clinicians().world(limits).await
+}
+
+/// Connections with the head of a search for a person whose body does not come.
+async fn half_requests(world: &World, number: usize, token: Option<&str>) -> Vec<TlsStream> {
+    let clinic = world.clinic.as_ref().expect("a clinicians' side");
+    let connector = ncp_tls::anonymous_connector(std::slice::from_ref(&world.anchors), b"\x08http/1.1");
+    let connector = connector.expect("a connector");
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let head = format!(
+        "POST /fhir/Patient/$match HTTP/1.1\r\nHost: localhost\r\n{token}Content-Type: application/fhir+json\r\nContent-Length: 60000\r\n\r\n{{"
+    );
+    let mut half = Vec::new();
+    for _ in 0..number {
+        let stream = ncp_tls::connect(&connector, "localhost", clinic.0.port(), "localhost", second() * 20).await;
+        let mut stream = stream.expect("connects");
+        stream.write_all(head.as_bytes()).await.expect("sends");
+        stream.flush().await.expect("sends");
+        half.push(stream);
+    }
+    half
+}
+
+/// The head of its answer.
+async fn head_of(mut stream: TlsStream) -> String {
+    let mut head = Vec::new();
+    let reading = async {
+        while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("an answer"));
+        }
+    };
+    tokio::time::timeout(second() * 60, reading).await.expect("in time");
+    String::from_utf8_lossy(&head).to_ascii_lowercase()
+}
+
+/// SE-04: half requests without a token are refused by their heads, and keep nobody out.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_04_half_requests_without_a_token_take_nothing() {
+    let (world, _countries) = sweden("").await;
+    let half = half_requests(&world, 260, None).await;
+    assert_eq!(matches(&world).await.len(), 1);
+    for stream in half {
+        let head = head_of(stream).await;
+        assert!(head.starts_with("http/1.1 401"), "{head}");
+    }
+}
+
+/// SE-04, SE-11: of one professional's half requests some have a permit until their time is over, the others are told "busy";
+/// another's call is served meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_04_one_professional_takes_no_others_share() {
+    let (world, _countries) = sweden("").await;
+    let token = world.clinic.as_ref().expect("a clinicians' side").1.token("hpr-9").expect("signs");
+    let half = half_requests(&world, 40, Some(&token)).await;
+    assert_eq!(matches(&world).await.len(), 1);
+    for head in futures_util::future::join_all(half.into_iter().map(head_of)).await {
+        let is_busy = head.starts_with("http/1.1 503") && head.contains("retry-after: 5");
+        assert!(is_busy || head.starts_with("http/1.1 408"), "{head}");
+    }
+}
+
+/// A search for the patient: status, Retry-After, the issue's code and text.
+async fn searched(world: &World) -> (u16, String, String, String) {
+    let identifier = json!({ "system": format!("urn:oid:{PATIENTS}"), "value": patient().extension });
+    let person = json!({ "resourceType": "Patient", "identifier": [identifier] });
+    let (head, body) = sent(world, "/fhir/Patient/$match", ("prefer", ""), Some(&person)).await;
+    let after = head.headers.get("retry-after").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    let text = body["issue"][0]["details"]["text"].as_str().unwrap_or_default().to_owned();
+    (head.status.as_u16(), after, code(&body["issue"][0]).to_owned(), text)
+}
+
+/// SK-06: a neighbour that is busy for a moment is waited for; its load is no outage.
+#[tokio::test]
+async fn sk_06_a_busy_neighbour_is_waited_for() {
+    let (asked, found) = (Arc::new(AtomicUsize::new(0)), knows(SE, "19800101", || listed(Vec::new())));
+    let times = asked.clone();
+    let react = move |message: &Asked| match times.fetch_add(1, Ordering::AcqRel) % 2 {
+        0 => Reaction::Busy(0),
+        _ => found(message),
+    };
+    let (world, _countries) = Others::none().with("SE", SE, react).await.clinicians().world("").await;
+    for _ in 0..3 {
+        assert_eq!(matches(&world).await.len(), 1);
+    }
+    assert_eq!(asked.load(Ordering::Acquire), 6);
+}
+
+/// SK-06: for longer the caller is told when to come again, clinician and consumer, and the circuit stays as it is.
+#[tokio::test]
+async fn sk_06_a_busy_neighbour_is_told_as_busy() {
+    let (world, countries) =
+        Others::none().with("SE", SE, |_| Reaction::Busy(600)).await.clinicians().world("circuit_failures = 2").await;
+    for times in 1..=6 {
+        let (status, after, code, text) = searched(&world).await;
+        assert_eq!((status, after.as_str(), code.as_str()), (503, "600", "country-busy"));
+        assert!(text.contains("busy; try again in 600 s"), "{text}");
+        assert_eq!(countries[0].asked().len(), times, "is asked each time, and once");
+    }
+    let answer = ask(&world, Neighbour::find_documents(&patient()).to_element()).await;
+    assert_eq!(QueryResponse::read(&answer.body).expect("a response").0.status, Status::Failure);
+    assert_eq!(answer.codes(), ["XDSRegistryBusy"]);
+}
+
+/// SK-03: a neighbour that is away is not tried for a moment, which is told with its end, and is asked again when it is back.
+#[tokio::test]
+async fn sk_03_a_neighbour_that_is_back_is_asked() {
+    let (world, mut countries) = sweden("circuit_pause = \"1h\"").await;
+    let gone = countries.remove(0);
+    let port = gone.address.port();
+    // Its port is closed once the task has ended.
+    drop(gone);
+    while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    let refused = loop {
+        let (status, after, code, text) = searched(&world).await;
+        assert_ne!(status, 200);
+        if status == 503 {
+            break (after, code, text);
+        }
+        assert_eq!((status, code.as_str()), (502, "country-unreachable"));
+    };
+    assert!(matches!(refused.0.as_str(), "1" | "2"), "{refused:?}");
+    assert_eq!(refused.1, "country-not-tried");
+    assert!(refused.2.contains("was not tried; again in"), "{refused:?}");
+    let react = knows(SE, "19800101", || listed(Vec::new()));
+    let _back = Country::start_at(port, &world.others[0], &world.anchors, react).await.expect("is back");
+    let served = async {
+        while searched(&world).await.0 != 200 {
+            tokio::time::sleep(second() / 10).await;
+        }
+    };
+    tokio::time::timeout(second() * 10, served).await.expect("is asked again");
+}
