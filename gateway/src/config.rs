@@ -141,6 +141,10 @@ pub struct Limits {
     /// Memory for documents that wait to be compared with hash and size, all exchanges together.
     #[serde(deserialize_with = "size")]
     pub compare_bytes: usize,
+    /// Memory for messages that are being read, all exchanges and both sides together. A message that finds none left is
+    /// answered as busy.
+    #[serde(deserialize_with = "size")]
+    pub reading_bytes: usize,
     /// XML part of a peer's answer.
     #[serde(deserialize_with = "size")]
     pub answer_bytes: usize,
@@ -183,6 +187,7 @@ impl Default for Limits {
             message_bytes: 16 << 20,
             document_bytes: 64 << 20,
             compare_bytes: 128 << 20,
+            reading_bytes: 384 << 20,
             answer_bytes: 64 << 20,
             discovery: Duration::from_secs(10),
             query: Duration::from_secs(10),

@@ -138,6 +138,8 @@ impl GatewayError {
     pub fn row(&self) -> Row {
         use AssertionError as A;
         match self {
+            // Nothing is wrong with the message: there is no memory to read it now.
+            Self::Soap(SoapError::Busy) => Row { as_fault: true, ..Self::Busy.row() },
             Self::Soap(error) => Row { as_fault: true, ..fault_row(error) },
             Self::Assertion(A::NoHcp) => {
                 let code = "ERROR_HPI_AUTHENTICATION_NOT_RECEIVED";
@@ -292,7 +294,14 @@ impl GatewayError {
             Indicator::Success => "success",
             Indicator::Minor => "refused",
             Indicator::Serious
-                if matches!(self, Self::National(_) | Self::Peer(_) | Self::Busy | Self::TranslationRequired) =>
+                if matches!(
+                    self,
+                    Self::Soap(SoapError::Busy)
+                        | Self::National(_)
+                        | Self::Peer(_)
+                        | Self::Busy
+                        | Self::TranslationRequired
+                ) =>
             {
                 "failed"
             }

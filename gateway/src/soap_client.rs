@@ -159,6 +159,8 @@ impl From<SoapError> for CallError {
             SoapError::Timeout => Self::Timeout,
             SoapError::TooLarge(_) => Self::TooLarge,
             SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
+            // It is we who have no memory for the answer: nothing is wrong with it.
+            SoapError::Busy => Self::Later(retry_after::OWN),
             declared if declared.is_of_part() => Self::Unreadable(declared.to_string()),
             _ => Self::Malformed("soap"),
         }
@@ -273,9 +275,10 @@ async fn answer(
         let take = &mut |object: Element| listed.take(&object);
         ncp_soap::read_lifting(&headers, body, limits, RegistryObjects::LISTED, take).await.map_err(refused)?
     } else {
-        let message = ncp_soap::read_message(&headers, body, &limits).await.map_err(refused)?;
+        let mut message = ncp_soap::read_message(&headers, body, &limits).await.map_err(refused)?;
         let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
-        (Envelope::read(&message.root, &xml).map_err(refused)?, message.parts)
+        let envelope = Envelope::read_charged(&message.root, &xml, message.parts.charge()).map_err(refused)?;
+        (envelope, message.parts)
     };
     if listed.too_many {
         Err(CallError::TooLarge)

@@ -8,7 +8,7 @@ use http_body_util::StreamBody;
 use ncp_audit::TooLong;
 use ncp_ihe::QueryResponse;
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, SizeLimit, SoapError};
-use ncp_xml::{Element, Limits};
+use ncp_xml::{Charge, Element, Limits};
 
 use crate::config;
 use crate::listener::{OutParts, Reply, ReplyBody, full};
@@ -46,6 +46,8 @@ pub struct Request {
     pub answer_at: Option<String>,
     /// MessageID of the answer.
     pub answer_id: String,
+    /// What the request holds of the budget of all messages, until it is dropped.
+    _charge: Charge,
 }
 
 /// To what and where an answer goes.
@@ -86,12 +88,13 @@ impl Back<'_> {
 ///
 /// # Errors
 /// MIME, limits, XML, mustUnderstand. Of a message that is too long: its length as announced, and the digest of what was read
-/// of its envelope.
+/// of its envelope. Busy where the messages that are being read leave no memory for it; what it holds itself is given back
+/// with the charge.
 pub async fn read_envelope<B>(
     limits: &config::Limits,
     headers: &HeaderMap,
     body: B,
-) -> Result<(Bytes, Envelope, Option<String>), GatewayError>
+) -> Result<(Bytes, Envelope, Option<String>, Charge), GatewayError>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -110,17 +113,18 @@ where
         let (action, mut parts) = ncp_soap::read_root(headers, body, &bounds, &mut root).await?;
         // The message must have come to its end.
         parts.drain(TRAILING_BYTES).await?;
-        Ok(action)
+        Ok((action, parts.into_charge()))
     };
     let read = tokio::time::timeout(limits.request, reading).await.unwrap_or(Err(SoapError::Timeout));
-    let action = read.map_err(|error| match error {
+    let (action, mut charge) = read.map_err(|error| match error {
         SoapError::TooLarge(SizeLimit::Body) => GatewayError::from(TooLong::begun(TOO_LONG, announced, &root)),
         other => other.into(),
     })?;
     let bytes = root.freeze();
-    let envelope = Envelope::read(&bytes, &Limits { bytes: limits.message_bytes, ..Limits::REQUEST })?;
+    let bounds = Limits { bytes: limits.message_bytes, ..Limits::REQUEST };
+    let envelope = Envelope::read_charged(&bytes, &bounds, &mut charge)?;
     envelope.check_must_understand(UNDERSTOOD)?;
-    Ok((bytes, envelope, action))
+    Ok((bytes, envelope, action, charge))
 }
 
 /// Reads a request, which has no binary part in any of the transactions. `reply_to` is the one address beside the
@@ -140,11 +144,11 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let (bytes, envelope, declared) = read_envelope(limits, headers, body).await?;
+    let (bytes, envelope, declared, charge) = read_envelope(limits, headers, body).await?;
     let addressing = Addressing::read_or(&envelope, || implied(declared, &envelope.body))?;
     let answer_at = addressing.reply_address(reply_to)?.map(ToOwned::to_owned);
     let answer_id = uuid::Uuid::new_v4().urn().to_string();
-    Ok(Request { bytes, envelope, addressing, answer_at, answer_id })
+    Ok(Request { bytes, envelope, addressing, answer_at, answer_id, _charge: charge })
 }
 
 /// What a transaction answers: a value that knows no connection.
@@ -210,7 +214,14 @@ pub fn fault(error: &GatewayError, back: Back<'_>, reference: &str) -> Reply {
     let bytes = envelope(ncp_soap::FAULT_ACTION, back, fault.to_element());
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut reply = reply(status, ncp_soap::soap_content_type(ncp_soap::FAULT_ACTION), full(bytes));
-    let ends = matches!(error, GatewayError::Soap(SoapError::TooLarge(_) | SoapError::Timeout | SoapError::Truncated));
+    let ends = matches!(
+        error,
+        GatewayError::Soap(SoapError::TooLarge(_) | SoapError::Timeout | SoapError::Truncated | SoapError::Busy)
+    );
+    if matches!(error, GatewayError::Soap(SoapError::Busy)) {
+        // As the text of the fault says.
+        reply.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    }
     if ends || matches!(error, GatewayError::TooLong(_)) {
         reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -232,4 +243,22 @@ fn reply(status: StatusCode, content_type: HeaderValue, body: ReplyBody) -> Repl
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use ncp_xml::XmlError;
+
+    use super::*;
+
+    #[test]
+    fn se_07_no_memory_is_told_as_busy() {
+        let error = GatewayError::from(SoapError::from(XmlError::Busy));
+        let reply = fault(&error, Back::default(), "r");
+        assert_eq!(reply.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(reply.headers().get(header::RETRY_AFTER).map(HeaderValue::as_bytes), Some(&b"5"[..]));
+        assert_eq!((error.class(), error.row().alert.is_some()), ("failed", false));
+        let beyond = fault(&GatewayError::from(SoapError::from(XmlError::Memory)), Back::default(), "r");
+        assert_eq!(beyond.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    }
 }

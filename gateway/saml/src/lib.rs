@@ -33,7 +33,9 @@ pub use xua::{XuaClaims, xua_template};
 /// # Errors
 /// [`AssertionError`].
 pub fn check_structure(envelope: &ncp_xml::Element) -> Result<usize, AssertionError> {
-    structure::locate(envelope, structure::Profile::CrossBorder, jiff::Timestamp::now()).map(|found| found.len())
+    let walk = |see: &mut dyn FnMut(&ncp_xml::Element)| structure::descendants(envelope, see);
+    let found = structure::locate(envelope, &walk, structure::Profile::CrossBorder, jiff::Timestamp::now())?;
+    Ok(found.len())
 }
 
 /// Names of SAML and of the eHDSI profile.

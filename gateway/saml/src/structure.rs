@@ -6,7 +6,7 @@
 
 use base64::Engine;
 use jiff::Timestamp;
-use ncp_xml::{Element, Node, is_for_us};
+use ncp_xml::{Attribute, Element, Node, is_for_us};
 
 use crate::AssertionError as E;
 use crate::assertion::{SKEW_S, instant};
@@ -14,7 +14,7 @@ use crate::content;
 use crate::error::Oversize;
 use crate::names::{DSIG, EXC_C14N, HCP, NOK, SAML, SMP, TRC};
 
-const SOAP: &str = "http://www.w3.org/2003/05/soap-envelope";
+pub(crate) const SOAP: &str = "http://www.w3.org/2003/05/soap-envelope";
 const WSSE: &str = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd";
 const WSU: &str = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd";
 /// What may stand in a Security header beside assertions: of a signature over the message nothing is taken.
@@ -57,8 +57,13 @@ pub(crate) enum Profile {
     National,
 }
 
-/// Finds the assertions by fixed path and checks their structure. A Security header for another node is not ours.
-pub(crate) fn locate(envelope: &Element, expected: Profile, now: Timestamp) -> Result<Vec<Located>, E> {
+/// Goes through all elements of a message.
+pub(crate) type Walk<'a> = &'a dyn Fn(&mut dyn FnMut(&Element));
+
+/// Finds the assertions by fixed path and checks their structure. A Security header for another node is not ours. Of the
+/// envelope only its Header is read; `walk` goes through the whole message, in which no other element may carry the ID of an
+/// assertion.
+pub(crate) fn locate(envelope: &Element, walk: Walk<'_>, expected: Profile, now: Timestamp) -> Result<Vec<Located>, E> {
     if !envelope.is(SOAP, "Envelope") {
         return Err(E::Structure("envelope"));
     }
@@ -87,12 +92,19 @@ pub(crate) fn locate(envelope: &Element, expected: Profile, now: Timestamp) -> R
             return Err(E::Structure("assertion.twice"));
         }
         let (id, certificate) = profile(assertion)?;
-        if count_id(envelope, &id) != 1 {
-            return Err(E::Structure("id.twice"));
-        }
         found.push(Located { kind, path: vec![header_at, security_at, at], id, certificate });
     }
-    if count_assertions(envelope) != security.elements().filter(|e| e.is(SAML, "Assertion")).count() {
+    let (mut assertions, mut ids) = (0, vec![0_usize; found.len()]);
+    walk(&mut |element| {
+        assertions += usize::from(element.is(SAML, "Assertion") || element.is(SAML, "EncryptedAssertion"));
+        for (count, known) in ids.iter_mut().zip(&found) {
+            *count += element.attributes().iter().filter(|a| is_id(a, &known.id)).count();
+        }
+    });
+    if ids.iter().any(|count| *count != 1) {
+        return Err(E::Structure("id.twice"));
+    }
+    if assertions != security.elements().filter(|e| e.is(SAML, "Assertion")).count() {
         return Err(E::Structure("assertion.elsewhere"));
     }
     if found.iter().all(|f| f.kind != Kind::Hcp) {
@@ -296,7 +308,8 @@ fn exactly<'a, const N: usize>(parent: &'a Element, names: [(&str, &str); N]) ->
     children.iter().zip(names).all(|(e, (ns, local))| e.is(ns, local)).then_some(children)
 }
 
-fn descendants<'a>(root: &'a Element, visit: &mut impl FnMut(&'a Element)) {
+/// Goes through an element and all in it.
+pub(crate) fn descendants<'a>(root: &'a Element, visit: &mut dyn FnMut(&'a Element)) {
     let mut stack = vec![root];
     while let Some(element) = stack.pop() {
         visit(element);
@@ -310,16 +323,7 @@ fn count(root: &Element, ns: &str, local: &str) -> usize {
     n
 }
 
-fn count_assertions(root: &Element) -> usize {
-    count(root, SAML, "Assertion") + count(root, SAML, "EncryptedAssertion")
-}
-
-/// How many attributes that some reader takes for an ID carry this value.
-fn count_id(root: &Element, id: &str) -> usize {
-    let mut n = 0;
-    descendants(root, &mut |e| {
-        let ids = e.attributes().iter().filter(|a| a.local().eq_ignore_ascii_case("id") && a.value() == id);
-        n += ids.count();
-    });
-    n
+/// Whether some reader takes an attribute for an ID of this value.
+fn is_id(attribute: &Attribute, id: &str) -> bool {
+    attribute.local().eq_ignore_ascii_case("id") && attribute.value() == id
 }

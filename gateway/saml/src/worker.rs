@@ -9,7 +9,7 @@ use std::sync::{Mutex, mpsc};
 use bytes::Bytes;
 use jiff::Timestamp;
 use ncp_tls::{Anchors, CertificateFacts, Country, Material};
-use ncp_xml::{Element, Limits};
+use ncp_xml::{Element, Extent, Limits};
 use openssl::asn1::Asn1Time;
 use openssl::pkey::Id;
 use openssl::x509::{X509, X509Ref};
@@ -337,7 +337,7 @@ impl Checks {
     /// times and all that the digested bytes say are the caller's to check, each time.
     fn digested(&mut self, message: &[u8], assertion: &Located) -> Result<Arc<[u8]>, E> {
         let extent = ncp_xml::extent(message, &assertion.path).ok_or(E::Structure("path"))?;
-        Oversize::check("assertion", extent.element.as_bytes(), LONGEST)?;
+        let alone = alone(&extent)?;
         let mut digest = openssl::sha::Sha256::new();
         for piece in extent.around.iter().chain([&extent.element]) {
             digest.update(&(piece.len() as u64).to_be_bytes());
@@ -350,11 +350,25 @@ impl Checks {
             return Ok(digested.clone());
         }
         let known = self.signer(&assertion.certificate)?;
-        let signed = Signed::Element { path: &assertion.path, id: &assertion.id };
-        let digested: Arc<[u8]> = ffi::verify(message, signed, &mut known.key)?.into();
+        let signed = Signed::Element { path: &vec![0; extent.around.len()], id: &assertion.id };
+        let digested: Arc<[u8]> = ffi::verify(alone.as_bytes(), signed, &mut known.key)?.into();
         verified().put(name, digested.clone());
         Ok(digested)
     }
+}
+
+/// An assertion as the only one in the elements around it: what libxml2 parses, however long the message is. Their start
+/// tags declare namespaces and nothing else of them bears on what is signed.
+fn alone(extent: &Extent<'_>) -> Result<String, E> {
+    Oversize::check("assertion", extent.element.as_bytes(), LONGEST)?;
+    let mut out = extent.around.concat();
+    Oversize::check("start tags around an assertion", out.as_bytes(), LONGEST)?;
+    out.push_str(extent.element);
+    for tag in extent.around.iter().rev() {
+        let name = tag.trim_start_matches('<').split(|c: char| c.is_ascii_whitespace() || c == '>').next();
+        out.extend(["</", name.unwrap_or_default(), ">"]);
+    }
+    Ok(out)
 }
 
 /// Verifies the Security header of messages.
@@ -476,8 +490,11 @@ fn all<T>(
     profile: Profile,
     read: impl Fn(&[u8], Country) -> Result<(String, T), E>,
 ) -> Result<All<T>, E> {
-    let envelope = Element::parse(message, &Limits::REQUEST).map_err(|_| E::Structure("xml"))?;
-    let located = structure::locate(&envelope, profile, now)?;
+    let outline = |kept, see: &mut dyn FnMut(&Element)| Element::outline(message, &Limits::REQUEST, kept, see);
+    let envelope = outline((structure::SOAP, "Header"), &mut |_| ()).map_err(|_| E::Structure("xml"))?;
+    // The same bytes were read just before.
+    let walk = |see: &mut dyn FnMut(&Element)| drop(outline(("", ""), see));
+    let located = structure::locate(&envelope, &walk, profile, now)?;
     let (mut user, mut trc, mut nok) = (None, None, None);
     for assertion in located {
         let signer = trust.signer(&checks.signer(&assertion.certificate)?.certificate).map_err(E::Trust)?;
@@ -545,4 +562,23 @@ fn bound<T>(
         return Err(E::TrcBinding("signed by another country"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn se_07_libxml2_parses_an_assertion_and_no_message() {
+        let other = "<x y=\"1\"/>".repeat(100_000);
+        let message = format!(
+            "<s:E xmlns:s='u'\n><!-- --><s:H><w a='>'>{other}<a ID='1'>2</a>{other}</w></s:H><s:B>{other}</s:B></s:E>"
+        );
+        let extent = ncp_xml::extent(message.as_bytes(), &[0, 0, 100_000]).expect("an assertion");
+        let parsed = alone(&extent).expect("bounded");
+        assert_eq!(parsed, "<s:E xmlns:s='u'\n><s:H><w a='>'><a ID='1'>2</a></w></s:H></s:E>");
+        let around = "<w a='".to_owned() + &"x".repeat(LONGEST) + "'>";
+        let extent = Extent { around: vec![&around], element: "<a/>" };
+        assert!(matches!(alone(&extent), Err(E::Oversize(_))));
+    }
 }

@@ -1,6 +1,6 @@
 //! The SOAP 1.2 envelope.
 
-use ncp_xml::{Element, Limits, is_for_us, must_be_understood};
+use ncp_xml::{Charge, Element, Limits, is_for_us, must_be_understood};
 
 use crate::SoapError;
 use crate::ns::{SOAP, SOAP11, WSA, WSSE};
@@ -21,6 +21,14 @@ impl Envelope {
     /// XML errors, SOAP 1.1, or a shape that is no envelope with exactly one body element.
     pub fn read(bytes: &[u8], limits: &Limits) -> Result<Self, SoapError> {
         Self::from_element(Element::parse(bytes, limits)?)
+    }
+
+    /// The same of a message; what it holds is taken from the budget of its charge.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`SoapError::Busy`].
+    pub fn read_charged(bytes: &[u8], limits: &Limits, charge: &mut Charge) -> Result<Self, SoapError> {
+        Self::from_element(Element::parse_charged(bytes, limits, charge)?)
     }
 
     /// The same of a tree that was read.

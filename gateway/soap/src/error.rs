@@ -1,6 +1,6 @@
 //! What can be wrong with a message on its way in, and the fault that says so.
 
-use ncp_xml::XmlError;
+use ncp_xml::{Busy, XmlError};
 
 use crate::Fault;
 
@@ -22,7 +22,10 @@ pub enum SizeLimit {
 pub enum SoapError {
     /// Unreadable XML.
     #[error("xml: {0}")]
-    Xml(#[from] XmlError),
+    Xml(XmlError),
+    /// The messages that are being read leave no memory for this one: it is to be sent again.
+    #[error("no memory for the message now")]
+    Busy,
     /// Not an envelope with one body element.
     #[error("not a soap envelope")]
     Envelope,
@@ -91,6 +94,18 @@ pub enum SoapError {
     Connection,
 }
 
+impl From<XmlError> for SoapError {
+    fn from(error: XmlError) -> Self {
+        if error == XmlError::Busy { Self::Busy } else { Self::Xml(error) }
+    }
+}
+
+impl From<Busy> for SoapError {
+    fn from(_: Busy) -> Self {
+        Self::Busy
+    }
+}
+
 impl SoapError {
     /// Whether only the present part is concerned: the parts behind it can still be read. The text tells the sender what to
     /// change: a declaration of content and its value.
@@ -105,6 +120,7 @@ impl SoapError {
             Self::TooLarge(SizeLimit::Headers) => 431,
             Self::TooLarge(SizeLimit::Body) => 413,
             Self::Xml(error) if error.is_size() => 413,
+            Self::Busy => 503,
             Self::Timeout => 408,
             Self::MediaType | Self::ContentEncoding(_) | Self::Charset(_) => 415,
             Self::Version | Self::MustUnderstand => 500,
@@ -118,6 +134,7 @@ impl SoapError {
         match self {
             Self::Version => Fault::new("VersionMismatch", "", "", &text("SOAP 1.2 is required")),
             Self::MustUnderstand => Fault::new("MustUnderstand", "", "", &text("a header was not understood")),
+            Self::Busy => Fault::receiver(&text("busy, try again in 5 s")),
             Self::Action => Fault::sender("wsa:ActionNotSupported", &text("action not supported")),
             Self::ActionMismatch => Fault::new(
                 "Sender",

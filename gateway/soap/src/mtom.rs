@@ -10,7 +10,7 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use ncp_xml::{Element, LiftError, Limits};
+use ncp_xml::{Charge, Element, IN_FLIGHT, LiftError, Limits};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use tokio_util::io::StreamReader;
 
@@ -73,6 +73,7 @@ pub struct Parts<B> {
     current: Option<Result<Bytes, SoapError>>,
     root_id: String,
     seen: BTreeSet<String>,
+    charge: Charge,
 }
 
 /// Reads the root of a message: `application/soap+xml`, or `multipart/related` with a XOP root named by `start`.
@@ -110,6 +111,7 @@ where
 {
     let mut root = Root::open(headers, body, limits).await?;
     while let Some(chunk) = root.chunk().await? {
+        root.charge.grow(chunk.len())?;
         append(bytes, &chunk, limits.root_bytes)?;
     }
     Ok((root.action.take(), root.into_parts()))
@@ -132,17 +134,19 @@ where
     B::Error: Into<BoxError>,
 {
     let mut root = Root::open(headers, body, limits).await?;
+    let mut charge = std::mem::replace(&mut root.charge, IN_FLIGHT.charge());
     let coming = &mut root;
     let chunks = async_stream::stream! {
         while let Some(chunk) = coming.chunk().await.map_err(std::io::Error::other).transpose() {
             yield chunk;
         }
     };
-    let tree = Element::parse_lifting(StreamReader::new(Box::pin(chunks)), xml, lifted, take).await;
+    let tree = Element::parse_lifting(StreamReader::new(Box::pin(chunks)), xml, lifted, take, &mut charge).await;
     let tree = tree.map_err(|error| match error {
         LiftError::Xml(error) => SoapError::from(error),
         LiftError::Source(error) => error.downcast().unwrap_or(SoapError::Connection),
     })?;
+    root.charge = charge;
     Ok((Envelope::from_element(tree)?, root.into_parts()))
 }
 
@@ -153,6 +157,8 @@ struct Root<B> {
     early: VecDeque<EarlyPart>,
     id: String,
     seen: BTreeSet<String>,
+    /// What the message holds of the budget of all messages.
+    charge: Charge,
 }
 
 enum Source<B> {
@@ -179,7 +185,8 @@ where
                 }
                 let source = Source::Whole(body, limits.idle);
                 let action = media_type.parameter("action").map(ToOwned::to_owned);
-                Ok(Self { source, action, early: VecDeque::new(), id: String::new(), seen: BTreeSet::new() })
+                let (early, id, seen) = (VecDeque::new(), String::new(), BTreeSet::new());
+                Ok(Self { source, action, early, id, seen, charge: IN_FLIGHT.charge() })
             }
             "text/xml" => Err(SoapError::Version),
             "multipart/related" => Self::of_package(&media_type, body, limits).await,
@@ -193,7 +200,7 @@ where
         let mime = MimeLimits { parts: limits.parts, idle: limits.idle, ..MimeLimits::default() };
         let mut reader = MultipartReader::new(body, boundary, mime)?;
         let mut early = VecDeque::new();
-        let mut early_bytes = 0;
+        let (mut early_bytes, mut charge) = (0, IN_FLIGHT.charge());
         let mut seen = BTreeSet::new();
         while let Some(part) = reader.next_part().await? {
             let id = part.content_id().unwrap_or_default().to_owned();
@@ -204,12 +211,15 @@ where
                 let declared = part.content_type();
                 charset_of_envelope(declared.as_ref().and_then(|declared| declared.parameter("charset")))?;
                 let action = declared_action(media_type, declared.as_ref());
-                return Ok(Self { source: Source::Package(reader), action, early, id, seen });
+                return Ok(Self { source: Source::Package(reader), action, early, id, seen, charge });
             }
             let mut bytes = BytesMut::new();
             let content = loop {
                 match reader.next_chunk().await {
-                    Ok(Some(chunk)) => append(&mut bytes, &chunk, limits.before_root_bytes - early_bytes)?,
+                    Ok(Some(chunk)) => {
+                        charge.grow(chunk.len())?;
+                        append(&mut bytes, &chunk, limits.before_root_bytes - early_bytes)?;
+                    }
                     Ok(None) => break Ok(bytes.freeze()),
                     Err(error) if error.is_of_part() => break Err(error),
                     Err(error) => return Err(error),
@@ -242,12 +252,12 @@ where
     }
 
     fn into_parts(self) -> Parts<B> {
-        let Self { source, early, id, seen, .. } = self;
+        let Self { source, early, id, seen, charge, .. } = self;
         let reader = match source {
             Source::Whole(..) => None,
             Source::Package(reader) => Some(reader),
         };
-        Parts { reader, early, current: None, root_id: id, seen }
+        Parts { reader, early, current: None, root_id: id, seen, charge }
     }
 }
 
@@ -293,6 +303,16 @@ impl<B> Parts<B> {
     /// Content-ID of the root; an Include of it is a loop.
     pub fn root_id(&self) -> &str {
         &self.root_id
+    }
+
+    /// What the message holds of the budget of all messages; given back when the parts are dropped.
+    pub fn charge(&mut self) -> &mut Charge {
+        &mut self.charge
+    }
+
+    /// The same, where nothing is wanted of the parts.
+    pub fn into_charge(self) -> Charge {
+        self.charge
     }
 }
 

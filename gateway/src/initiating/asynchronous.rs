@@ -45,8 +45,9 @@ async fn hand_over(app: &App, who: &PeerConnection, headers: &HeaderMap, body: I
     let country = who.peer.as_ref().map(|p| p.country).ok_or(SoapError::Addressing)?;
     let bounds =
         MessageLimits { root_bytes: limits.answer_bytes, parts: PARTS, idle: limits.idle, ..MessageLimits::default() };
-    let message = ncp_soap::read_message(headers, body, &bounds).await?;
-    let envelope = Envelope::read(&message.root, &Limits { bytes: limits.answer_bytes, ..Limits::ANSWER })?;
+    let mut message = ncp_soap::read_message(headers, body, &bounds).await?;
+    let bounds = Limits { bytes: limits.answer_bytes, ..Limits::ANSWER };
+    let envelope = Envelope::read_charged(&message.root, &bounds, message.parts.charge())?;
     let relates = Addressing::read(&envelope)?.relates_to.ok_or(SoapError::Addressing)?;
     let waiting = app.pending.take(&relates, country).ok_or(SoapError::Addressing)?;
     let (taken, done) = oneshot::channel();

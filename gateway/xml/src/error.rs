@@ -31,11 +31,17 @@ pub enum XmlError {
     /// Too many bytes in all or in one text.
     #[error("too large")]
     TooLarge,
+    /// Its tree takes more memory than a document of its length may.
+    #[error("takes too much memory")]
+    Memory,
+    /// The messages that are being read leave no memory for it now. It may be sound.
+    #[error("no memory for it now")]
+    Busy,
 }
 
 impl XmlError {
     /// True when a limit was passed and the document may be well-formed otherwise.
     pub fn is_size(self) -> bool {
-        matches!(self, Self::TooDeep | Self::TooManyAttributes | Self::TooManyNodes | Self::TooLarge)
+        matches!(self, Self::TooDeep | Self::TooManyAttributes | Self::TooManyNodes | Self::TooLarge | Self::Memory)
     }
 }

@@ -4,7 +4,8 @@ use quick_xml::NsReader;
 use quick_xml::events::Event;
 
 use crate::XmlError;
-use crate::reader::{Builder, Limits, Progress, Sink, is_xml_char};
+use crate::builder::Builder;
+use crate::reader::{Limits, Progress, Sink, is_xml_char};
 use crate::tree::{Attribute, Element, Name};
 
 /// The beginning of a document.
@@ -27,8 +28,14 @@ impl Element {
     pub fn leading(text: &str, limits: &Limits, sought: (&str, &str)) -> Result<Leading, XmlError> {
         let mut reader = NsReader::from_str(text);
         reader.config_mut().check_end_names = true;
-        let mut progress = Progress::default();
-        let mut sink = Children { builder: Builder::default(), sought, found: Vec::new(), ended: false };
+        let mut progress = Progress::of(text.len());
+        let mut sink = Children {
+            builder: Builder::new(limits.held.most(text.len())),
+            sought,
+            found: Vec::new(),
+            held: 0,
+            ended: false,
+        };
         while !sink.ended {
             let event = match reader.read_event() {
                 Ok(Event::Eof) | Err(quick_xml::Error::Syntax(_)) => break,
@@ -40,10 +47,10 @@ impl Element {
                 return Err(XmlError::Encoding);
             }
             progress.event(event, reader.resolver(), limits, &mut sink)?;
+            progress.budget(limits, &sink, None)?;
         }
-        let Children { mut builder, found, ended, .. } = sink;
-        let root = if builder.open.is_empty() { builder.root } else { Some(builder.open.swap_remove(0)) };
-        Ok(Leading { root: root.ok_or(XmlError::Malformed)?, found, open: !ended })
+        let Children { builder, found, ended, .. } = sink;
+        Ok(Leading { root: builder.into_root().ok_or(XmlError::Malformed)?, found, open: !ended })
     }
 }
 
@@ -52,31 +59,41 @@ struct Children<'a> {
     builder: Builder,
     sought: (&'a str, &'a str),
     found: Vec<Element>,
+    /// What those hold.
+    held: usize,
     ended: bool,
 }
 
 impl Sink for Children<'_> {
     fn open(&mut self, name: Name, attributes: Vec<Attribute>) {
-        let depth = self.builder.open.len();
+        let depth = self.builder.depth();
         self.builder.open(name, attributes);
-        let is_sought = self.builder.open.last().is_some_and(|child| child.is(self.sought.0, self.sought.1));
+        let is_sought = self.builder.innermost().is_some_and(|child| child.is(self.sought.0, self.sought.1));
         self.ended = depth == 1 && !is_sought && !self.found.is_empty();
     }
 
     fn text(&mut self, text: &str) {
-        if self.builder.open.len() > 1 {
+        if self.builder.depth() > 1 {
             self.builder.text(text);
         }
     }
 
     fn close(&mut self) {
-        if self.builder.open.len() == 2 {
-            let child = self.builder.open.pop();
-            self.found.extend(child.filter(|child| child.is(self.sought.0, self.sought.1)));
+        if self.builder.depth() == 2 {
+            let whole = self.builder.held();
+            let child = self.builder.take().filter(|child| child.is(self.sought.0, self.sought.1));
+            if let Some(child) = child {
+                self.held += size_of::<Element>() + whole - self.builder.held();
+                self.found.push(child);
+            }
         } else {
-            self.ended |= self.builder.open.len() == 1;
+            self.ended |= self.builder.depth() == 1;
             self.builder.close();
         }
+    }
+
+    fn held(&self) -> usize {
+        self.held + self.builder.held()
     }
 
     const BUILDS: bool = true;

@@ -9,7 +9,9 @@ use quick_xml::events::Event;
 use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 
 use crate::XmlError;
-use crate::reader::{Builder, Limits, Progress, Sink, is_xml_char};
+use crate::budget::Charge;
+use crate::builder::Builder;
+use crate::reader::{Limits, Progress, Sink, is_xml_char};
 use crate::tree::{Attribute, Element, Name};
 
 /// Why a document that comes in pieces was not read.
@@ -25,7 +27,8 @@ pub enum LiftError {
 
 impl Element {
     /// Reads a document as it comes, within the limits; `text_bytes` bounds one tag too. Each element called `lifted`
-    /// (namespace, local name) goes to `take` when it closes; the tree that is returned lacks them.
+    /// (namespace, local name) goes to `take` when it closes; the tree that is returned lacks them. What is held takes from
+    /// the budget of `charge`.
     ///
     /// # Errors
     /// As [`crate::scan`]; the source's failure.
@@ -34,6 +37,7 @@ impl Element {
         limits: &Limits,
         lifted: (&str, &str),
         take: &mut (dyn FnMut(Self) + Send),
+        charge: &mut Charge,
     ) -> Result<Self, LiftError>
     where
         R: AsyncBufRead + Unpin,
@@ -42,7 +46,7 @@ impl Element {
             Metered { source, left: limits.bytes.saturating_add(1), event: 0, event_bytes: limits.text_bytes };
         let mut reader = NsReader::from_reader(metered);
         reader.config_mut().check_end_names = true;
-        let mut lift = Lift { builder: Builder::default(), lifted, take };
+        let mut lift = Lift { builder: Builder::new(limits.held.most(0)), lifted, take };
         let mut progress = Progress::default();
         let mut buffer = Vec::new();
         loop {
@@ -56,6 +60,9 @@ impl Element {
                 return Err(XmlError::Encoding.into());
             }
             progress.event(event, reader.resolver(), limits, &mut lift)?;
+            progress.read = limits.bytes.saturating_sub(reader.get_ref().left);
+            lift.builder.most = limits.held.most(progress.read);
+            progress.budget(limits, &lift, Some(charge))?;
         }
         progress.end()?;
         Ok(lift.builder.root.ok_or(XmlError::Malformed)?)
@@ -93,10 +100,14 @@ impl Sink for Lift<'_> {
 
     fn close(&mut self) {
         let (namespace, local) = self.lifted;
-        match self.builder.open.pop_if(|innermost| innermost.is(namespace, local)) {
-            Some(done) => (self.take)(done),
-            None => self.builder.close(),
+        match self.builder.innermost().is_some_and(|innermost| innermost.is(namespace, local)) {
+            true => self.builder.take().into_iter().for_each(&mut *self.take),
+            false => self.builder.close(),
         }
+    }
+
+    fn held(&self) -> usize {
+        self.builder.held()
     }
 
     const BUILDS: bool = true;

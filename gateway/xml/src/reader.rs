@@ -7,7 +7,9 @@ use quick_xml::name::{NamespaceResolver, PrefixDeclaration, ResolveResult};
 use quick_xml::{NsReader, XmlVersion};
 
 use crate::XmlError;
-use crate::tree::{Attribute, Element, Name, Node, intern};
+use crate::budget::{Charge, Held};
+use crate::builder::Builder;
+use crate::tree::{Attribute, Element, Name, intern};
 
 /// Bounds on one document. Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Limits {
     pub text_bytes: usize,
     /// Elements and text nodes.
     pub nodes: u32,
+    /// Memory of the tree.
+    pub held: Held,
 }
 
 impl Limits {
@@ -35,9 +39,16 @@ impl Limits {
         attribute_bytes: 64 << 10,
         text_bytes: 16 << 20,
         nodes: 200_000,
+        held: Held { base: 24 << 20, per_byte: 2 },
     };
     /// For what peers answer.
-    pub const ANSWER: Self = Self { bytes: 64 << 20, text_bytes: 64 << 20, nodes: 2_000_000, ..Self::REQUEST };
+    pub const ANSWER: Self = Self {
+        bytes: 64 << 20,
+        text_bytes: 64 << 20,
+        nodes: 2_000_000,
+        held: Held { base: 40 << 20, per_byte: 6 },
+        ..Self::REQUEST
+    };
     /// For long lists that are read with [`Element::parse_lifting`]: what bounds them is the caller's count.
     pub const LISTED: Self = Self { bytes: 1 << 30, text_bytes: 1 << 20, nodes: 8_000_000, ..Self::REQUEST };
 }
@@ -50,12 +61,12 @@ impl Limits {
 /// # Errors
 /// The first thing that is wrong.
 pub fn scan(bytes: &[u8], limits: &Limits) -> Result<(), XmlError> {
-    walk(bytes, limits, &mut Nothing)
+    walk(bytes, limits, &mut Nothing, None)
 }
 
-pub(crate) fn parse(bytes: &[u8], limits: &Limits) -> Result<Element, XmlError> {
-    let mut builder = Builder::default();
-    walk(bytes, limits, &mut builder)?;
+pub(crate) fn parse(bytes: &[u8], limits: &Limits, charge: Option<&mut Charge>) -> Result<Element, XmlError> {
+    let mut builder = Builder::new(limits.held.most(bytes.len()));
+    walk(bytes, limits, &mut builder, charge)?;
     builder.root.ok_or(XmlError::Malformed)
 }
 
@@ -64,6 +75,8 @@ pub(crate) trait Sink {
     fn open(&mut self, name: Name, attributes: Vec<Attribute>);
     fn text(&mut self, text: &str);
     fn close(&mut self);
+    /// Bytes that it holds.
+    fn held(&self) -> usize;
     /// Whether names and values are wanted at all.
     const BUILDS: bool;
 }
@@ -74,45 +87,18 @@ impl Sink for Nothing {
     fn open(&mut self, _: Name, _: Vec<Attribute>) {}
     fn text(&mut self, _: &str) {}
     fn close(&mut self) {}
+    fn held(&self) -> usize {
+        0
+    }
     const BUILDS: bool = false;
 }
 
-/// Builds the tree.
-#[derive(Default)]
-pub(crate) struct Builder {
-    /// Elements that are open, outermost first.
-    pub(crate) open: Vec<Element>,
-    /// The document's element when it is closed.
-    pub(crate) root: Option<Element>,
-}
-
-impl Sink for Builder {
-    fn open(&mut self, name: Name, attributes: Vec<Attribute>) {
-        self.open.push(Element { name, attributes, children: Vec::new(), declared: Vec::new() });
-    }
-
-    fn text(&mut self, text: &str) {
-        let Some(parent) = self.open.last_mut() else { return };
-        // Text around a comment or a CDATA section is one text.
-        if let Some(Node::Text(before)) = parent.children.last_mut() {
-            before.push_str(text);
-        } else {
-            parent.children.push(Node::Text(text.to_owned()));
-        }
-    }
-
-    fn close(&mut self) {
-        let Some(done) = self.open.pop() else { return };
-        match self.open.last_mut() {
-            Some(parent) => parent.children.push(Node::Element(done)),
-            None => self.root = Some(done),
-        }
-    }
-
-    const BUILDS: bool = true;
-}
-
-fn walk<S: Sink>(bytes: &[u8], limits: &Limits, sink: &mut S) -> Result<(), XmlError> {
+pub(crate) fn walk<S: Sink>(
+    bytes: &[u8],
+    limits: &Limits,
+    sink: &mut S,
+    mut charge: Option<&mut Charge>,
+) -> Result<(), XmlError> {
     if bytes.len() > limits.bytes {
         return Err(XmlError::TooLarge);
     }
@@ -123,12 +109,13 @@ fn walk<S: Sink>(bytes: &[u8], limits: &Limits, sink: &mut S) -> Result<(), XmlE
     }
     let mut reader = NsReader::from_str(text);
     reader.config_mut().check_end_names = true;
-    let mut progress = Progress::default();
+    let mut progress = Progress::of(bytes.len());
     loop {
         match reader.read_event().map_err(|_| XmlError::Malformed)? {
             Event::Eof => return progress.end(),
             event => progress.event(event, reader.resolver(), limits, sink)?,
         }
+        progress.budget(limits, sink, charge.as_deref_mut())?;
     }
 }
 
@@ -141,9 +128,44 @@ pub(crate) struct Progress {
     text_run: usize,
     seen_root: bool,
     begun: bool,
+    /// Bytes of the document that were read.
+    pub(crate) read: usize,
+    /// Declarations that are in scope, and what they hold, of each open element.
+    scopes: Vec<Scope>,
+    scope: Scope,
+    /// What the message held before its tree grew.
+    before: Option<usize>,
+}
+
+/// Namespace declarations in scope: their number and the bytes that resolving them holds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Scope {
+    declarations: u32,
+    bytes: usize,
 }
 
 impl Progress {
+    /// Of a document of so many bytes.
+    pub(crate) fn of(read: usize) -> Self {
+        Self { read, ..Self::default() }
+    }
+
+    /// Checks what the tree holds by now, and takes it from what all messages may hold.
+    pub(crate) fn budget<S: Sink>(
+        &mut self,
+        limits: &Limits,
+        sink: &S,
+        charge: Option<&mut Charge>,
+    ) -> Result<(), XmlError> {
+        let held = sink.held().saturating_add(self.scope.bytes);
+        if held > limits.held.most(self.read) {
+            return Err(XmlError::Memory);
+        }
+        let Some(charge) = charge else { return Ok(()) };
+        let before = *self.before.get_or_insert(charge.used());
+        Ok(charge.cover(before + held)?)
+    }
+
     /// Checks one event and tells it. The characters of a document are checked by whoever has its bytes.
     pub(crate) fn event<S: Sink>(
         &mut self,
@@ -156,16 +178,18 @@ impl Progress {
             Event::Start(start) => {
                 self.open(limits)?;
                 self.depth += 1;
-                element(names, &start, limits, sink)?;
+                self.scopes.push(self.scope);
+                self.scope = element(names, &start, (limits, self.scope), sink)?;
             }
             Event::Empty(start) => {
                 self.open(limits)?;
-                element(names, &start, limits, sink)?;
+                element(names, &start, (limits, self.scope), sink)?;
                 sink.close();
             }
             Event::End(_) => {
                 self.depth = self.depth.checked_sub(1).ok_or(XmlError::Malformed)?;
                 self.text_run = 0;
+                self.scope = self.scopes.pop().unwrap_or_default();
                 sink.close();
             }
             Event::Text(content) => {
@@ -244,9 +268,9 @@ impl Progress {
 fn element<S: Sink>(
     resolver: &NamespaceResolver,
     start: &BytesStart<'_>,
-    limits: &Limits,
+    (limits, mut scope): (&Limits, Scope),
     sink: &mut S,
-) -> Result<(), XmlError> {
+) -> Result<Scope, XmlError> {
     let (mut attributes, mut declarations) = (0u32, 0u32);
     let mut out = Vec::new();
     let mut names = HashSet::new();
@@ -264,7 +288,12 @@ fn element<S: Sink>(
         } else {
             attributes += 1
         }
-        if attributes > limits.attributes || declarations > limits.attributes {
+        if declaration.is_some() {
+            scope.declarations += 1;
+            // Two vectors that may have grown to twice what they need.
+            scope.bytes += 2 * (attribute.key.as_ref().len() + attribute.value.len() + DECLARATION);
+        }
+        if attributes > limits.attributes || declarations > limits.attributes || scope.declarations > IN_SCOPE {
             return Err(XmlError::TooManyAttributes);
         }
         let value = unescaped(&attribute.value)?;
@@ -296,6 +325,10 @@ fn element<S: Sink>(
                 if S::BUILDS {
                     let name =
                         Name { namespace: intern(namespace.unwrap_or_default()), local: intern(local.into_inner()) };
+                    // Most elements have one, for which a vector would reserve four.
+                    if out.is_empty() {
+                        out.reserve_exact(1);
+                    }
                     out.push(Attribute { name, value });
                 }
             }
@@ -312,10 +345,16 @@ fn element<S: Sink>(
         return Err(XmlError::Malformed);
     }
     if S::BUILDS {
+        out.shrink_to_fit();
         sink.open(Name { namespace: intern(namespace), local: intern(local) }, out);
     }
-    Ok(())
+    Ok(scope)
 }
+
+/// Namespace declarations in scope at once: each prefix is looked for among them all.
+const IN_SCOPE: u32 = 512;
+/// What resolving a declaration takes beside its bytes.
+const DECLARATION: usize = 32;
 
 const XML: &str = "http://www.w3.org/XML/1998/namespace";
 const XMLNS: &str = "http://www.w3.org/2000/xmlns/";

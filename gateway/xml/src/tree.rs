@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::budget::Charge;
 use crate::reader::{self, Limits};
 use crate::{XmlError, writer};
 
@@ -194,7 +195,15 @@ impl Element {
     /// # Errors
     /// As [`crate::scan`].
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, XmlError> {
-        reader::parse(bytes, limits)
+        reader::parse(bytes, limits, None)
+    }
+
+    /// The same of a message; what its tree holds is taken from the budget of its charge.
+    ///
+    /// # Errors
+    /// As [`crate::scan`]; [`XmlError::Busy`] where other messages have the memory.
+    pub fn parse_charged(bytes: &[u8], limits: &Limits, charge: &mut Charge) -> Result<Self, XmlError> {
+        reader::parse(bytes, limits, Some(charge))
     }
 
     /// An empty element.

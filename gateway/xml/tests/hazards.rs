@@ -1,6 +1,6 @@
 //! XML hazards of the threat table (ids T-XML-…) and round trips.
 
-use ncp_xml::{Element, LiftError, Limits, XmlError, scan};
+use ncp_xml::{Element, IN_FLIGHT, LiftError, Limits, XmlError, scan};
 use proptest::prelude::*;
 
 fn check(xml: &str) -> Result<(), XmlError> {
@@ -22,7 +22,7 @@ fn apart(bytes: &[u8], limits: &Limits, lifted: (&str, &str)) -> Result<(Element
     let mut taken = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     let take = &mut |element| taken.push(element);
-    let tree = runtime.block_on(Element::parse_lifting(source, limits, lifted, take));
+    let tree = runtime.block_on(Element::parse_lifting(source, limits, lifted, take, &mut IN_FLIGHT.charge()));
     match tree {
         Ok(tree) => Ok((tree, taken)),
         Err(LiftError::Xml(error)) => Err(error),
@@ -89,6 +89,19 @@ fn t_xml_9_to_14_sizes() {
     let limits = Limits { text_bytes: 10, ..Limits::REQUEST };
     assert_eq!(scanned(b"<a>0123456789<![CDATA[x]]></a>", &limits), Err(XmlError::TooLarge));
     assert_eq!(scanned(&[b' '; 100], &Limits { bytes: 99, ..limits }), Err(XmlError::TooLarge));
+}
+
+#[test]
+fn se_07_namespaces_in_scope_have_an_end() {
+    let declared = |depth: usize, each: usize| {
+        let names = |at: usize| (0..each).map(|i| format!(" xmlns:p{at}x{i}='u'")).collect::<String>();
+        let open: String = (0..depth).map(|at| format!("<a{}>", names(at))).collect();
+        format!("<r>{open}{}<b xmlns='u'/></r>", "</a>".repeat(depth))
+    };
+    assert_eq!(check(&declared(8, 64)), Ok(()));
+    assert_eq!(check(&declared(9, 64)), Err(XmlError::TooManyAttributes));
+    // What is out of scope counts no longer.
+    check(&format!("<r>{}</r>", "<a xmlns:p='u'/>".repeat(2000))).expect("one at a time");
 }
 
 #[test]

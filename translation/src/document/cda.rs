@@ -21,6 +21,7 @@ pub const LIMITS: Limits = Limits {
     attribute_bytes: 64 << 10,
     text_bytes: BYTES,
     nodes: 2_000_000,
+    held: Limits::ANSWER.held,
 };
 
 /// Translates; what is no CDA document, or carries a signature, stays as it is.
