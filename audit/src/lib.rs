@@ -58,4 +58,10 @@ pub enum AuditError {
     /// A record that a database will never take as it is, however often it is tried.
     #[error("unfit for the database: {0}")]
     Unfit(String),
+    /// A search took longer than any may.
+    #[error("the search takes too long")]
+    TooCostly,
+    /// All readers of the repository are at work, or as many as one caller may have.
+    #[error("too many searches at once")]
+    Busy,
 }

@@ -3,6 +3,8 @@
 //! Statements are written once, with `$1` placeholders in order of appearance, which both understand.
 
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::AuditError;
 
@@ -75,6 +77,9 @@ fn failed(error: impl std::fmt::Display) -> AuditError {
 
 /// A value that this database cannot hold (SQLSTATE classes 22 and 54) is no failure of the database.
 fn of_postgres(error: postgres::Error) -> AuditError {
+    if error.code() == Some(&postgres::error::SqlState::QUERY_CANCELED) {
+        return AuditError::TooCostly;
+    }
     let class = error.code().map(|state| state.code().get(..2).unwrap_or_default().to_owned());
     match class.as_deref() {
         Some("22" | "54") => AuditError::Unfit(error.to_string()),
@@ -82,8 +87,19 @@ fn of_postgres(error: postgres::Error) -> AuditError {
     }
 }
 
+fn of_sqlite(error: rusqlite::Error) -> AuditError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::OperationInterrupted) => AuditError::TooCostly,
+        _ => failed(error),
+    }
+}
+
 /// SQLite in WAL mode.
-pub struct Sqlite(rusqlite::Connection);
+pub struct Sqlite {
+    db: rusqlite::Connection,
+    /// The longest that one query may take.
+    limit: Option<Duration>,
+}
 
 impl Sqlite {
     /// Opens or makes the file.
@@ -96,7 +112,38 @@ impl Sqlite {
         db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;")
             .map_err(failed)?;
         db.set_prepared_statement_cache_capacity(64);
-        Ok(Self(db))
+        Ok(Self { db, limit: None })
+    }
+
+    /// Opens the file for reading beside the one that writes. A query that takes longer than `limit` ends with
+    /// [`AuditError::TooCostly`].
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn reader(path: &Path, limit: Duration) -> Result<Self, AuditError> {
+        let reader = Self::open(path)?;
+        reader.db.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192;").map_err(failed)?;
+        Ok(Self { limit: Some(limit), ..reader })
+    }
+
+    fn read(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Vec<Value>>, AuditError> {
+        use rusqlite::types::ValueRef;
+        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
+        let columns = statement.column_count();
+        let mut rows = statement.query(rusqlite::params_from_iter(values)).map_err(of_sqlite)?;
+        let mut out = Vec::new();
+        while let Some(row) = rows.next().map_err(of_sqlite)? {
+            let value = |index| {
+                Ok(match row.get_ref(index).map_err(failed)? {
+                    ValueRef::Integer(n) => Value::Int(n),
+                    ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+                    ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
+                    _ => Value::Int(0),
+                })
+            };
+            out.push((0..columns).map(value).collect::<Result<_, AuditError>>()?);
+        }
+        Ok(out)
     }
 }
 
@@ -113,32 +160,28 @@ impl rusqlite::ToSql for Value {
 
 impl Database for Sqlite {
     fn batch(&mut self, sql: &str) -> Result<(), AuditError> {
-        self.0.execute_batch(sql).map_err(failed)
+        self.db.execute_batch(sql).map_err(failed)
     }
 
     fn execute(&mut self, sql: &str, values: &[Value]) -> Result<(), AuditError> {
-        let mut statement = self.0.prepare_cached(sql).map_err(failed)?;
+        let mut statement = self.db.prepare_cached(sql).map_err(failed)?;
         statement.execute(rusqlite::params_from_iter(values)).map(drop).map_err(failed)
     }
 
     fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Vec<Value>>, AuditError> {
-        use rusqlite::types::ValueRef;
-        let mut statement = self.0.prepare_cached(sql).map_err(failed)?;
-        let columns = statement.column_count();
-        let mut rows = statement.query(rusqlite::params_from_iter(values)).map_err(failed)?;
-        let mut out = Vec::new();
-        while let Some(row) = rows.next().map_err(failed)? {
-            let value = |index| {
-                Ok(match row.get_ref(index).map_err(failed)? {
-                    ValueRef::Integer(n) => Value::Int(n),
-                    ValueRef::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
-                    ValueRef::Blob(bytes) => Value::Bytes(bytes.to_vec()),
-                    _ => Value::Int(0),
-                })
-            };
-            out.push((0..columns).map(value).collect::<Result<_, AuditError>>()?);
-        }
-        Ok(out)
+        let Some(limit) = self.limit else { return self.read(sql, values) };
+        let running = self.db.get_interrupt_handle();
+        let (done, over) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if over.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+                    running.interrupt();
+                }
+            });
+            let rows = self.read(sql, values);
+            drop(done);
+            rows
+        })
     }
 
     fn partitioned(&self) -> bool {
@@ -157,6 +200,8 @@ pub struct Postgres {
     client: Option<postgres::Client>,
     prepared: std::collections::HashMap<String, postgres::Statement>,
     in_transaction: bool,
+    /// The longest that one query may take.
+    limit: Option<Duration>,
 }
 
 impl Postgres {
@@ -165,7 +210,21 @@ impl Postgres {
     /// # Errors
     /// The server's.
     pub fn open(url: &str) -> Result<Self, AuditError> {
-        let mut out = Self { url: url.to_owned(), client: None, prepared: Default::default(), in_transaction: false };
+        Self::within(url, None)
+    }
+
+    /// Connects for reading beside the one that writes. A query that takes longer than `limit` ends with
+    /// [`AuditError::TooCostly`].
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn reader(url: &str, limit: Duration) -> Result<Self, AuditError> {
+        Self::within(url, Some(limit))
+    }
+
+    fn within(url: &str, limit: Option<Duration>) -> Result<Self, AuditError> {
+        let (prepared, in_transaction) = (Default::default(), false);
+        let mut out = Self { url: url.to_owned(), client: None, prepared, in_transaction, limit };
         out.connected()?;
         Ok(out)
     }
@@ -181,7 +240,12 @@ impl Postgres {
             let builder = openssl::ssl::SslConnector::builder(openssl::ssl::SslMethod::tls_client()).map_err(failed)?;
             let tls = postgres_openssl::MakeTlsConnector::new(builder.build());
             // The error of a failed connection may name the URL's user; only its kind goes on.
-            let client = postgres::Client::connect(&self.url, tls).map_err(|_| failed("cannot connect"))?;
+            let mut client = postgres::Client::connect(&self.url, tls).map_err(|_| failed("cannot connect"))?;
+            if let Some(limit) = self.limit {
+                let limits =
+                    format!("SET statement_timeout = {}; SET default_transaction_read_only = on", limit.as_millis());
+                client.batch_execute(&limits).map_err(failed)?;
+            }
             self.client = Some(client);
         }
         self.client.as_mut().ok_or_else(|| failed("cannot connect"))
@@ -246,7 +310,7 @@ impl Database for Postgres {
     fn rows(&mut self, sql: &str, values: &[Value]) -> Result<Vec<Vec<Value>>, AuditError> {
         let statement = self.statement(sql)?;
         let parameters: Vec<_> = values.iter().map(|v| v as &(dyn postgres::types::ToSql + Sync)).collect();
-        let rows = self.connected()?.query(&statement, &parameters).map_err(failed)?;
+        let rows = self.connected()?.query(&statement, &parameters).map_err(of_postgres)?;
         let value = |row: &postgres::Row, index: usize| {
             use postgres::types::Type;
             let kind = row.columns()[index].type_();

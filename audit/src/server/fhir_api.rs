@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Config;
+use super::bundle::{self, Told, Unread};
 use super::iti81::{self, Parameters, QueryError};
 use super::repository::{Incoming, Kept};
 use super::service::{Shared, reason};
@@ -34,6 +35,8 @@ const BODY: Duration = Duration::from_secs(30);
 const PAGE: usize = 16 << 20;
 /// A Bundle may be so long, bytes.
 const LONGEST: usize = 16 << 20;
+/// A form of search parameters may be so long, bytes: a query with every byte escaped.
+const FORM: usize = 4 * iti81::LONGEST;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -58,6 +61,14 @@ impl Reader {
         match self {
             Self::Auditor { name, .. } => name.clone(),
             Self::Patient { by, .. } => format!("patient by {by}"),
+        }
+    }
+
+    /// Whose share of the readers it takes.
+    fn name(&self) -> String {
+        match self {
+            Self::Auditor { name, .. } => name.clone(),
+            Self::Patient { patient, .. } => format!("patient {patient}"),
         }
     }
 
@@ -154,7 +165,7 @@ fn fhir(status: StatusCode, body: &Value) -> Response {
         .into_response()
 }
 
-fn outcome(code: &str, text: &str) -> Value {
+pub(super) fn outcome(code: &str, text: &str) -> Value {
     let issue = json!({ "severity": "error", "code": code, "diagnostics": text });
     json!({ "resourceType": "OperationOutcome", "issue": [issue] })
 }
@@ -167,11 +178,32 @@ fn unavailable() -> Response {
     problem(StatusCode::SERVICE_UNAVAILABLE, "transient", "Records cannot be stored or read now.")
 }
 
-async fn body_of(body: Body) -> Result<Vec<u8>, Response> {
-    let read = tokio::time::timeout(BODY, to_bytes(body, LONGEST)).await;
+/// Why nothing was read.
+fn unread(error: &AuditError) -> Response {
+    match error {
+        AuditError::TooCostly => problem(
+            StatusCode::BAD_REQUEST,
+            "too-costly",
+            "The search takes too long: ask for less time or for fewer values.",
+        ),
+        AuditError::Busy => {
+            let mut busy = problem(StatusCode::SERVICE_UNAVAILABLE, "throttled", "Too many searches at once.");
+            busy.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+            busy
+        }
+        _ => unavailable(),
+    }
+}
+
+async fn body_of(body: Body, longest: usize) -> Result<Vec<u8>, Response> {
+    let read = tokio::time::timeout(BODY, to_bytes(body, longest)).await;
     match read {
         Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "timeout", "The body did not come.")),
-        Ok(Err(_)) => Err(problem(StatusCode::PAYLOAD_TOO_LARGE, "too-long", "The body is longer than 16 MiB.")),
+        Ok(Err(_)) => Err(problem(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-long",
+            &format!("The body is longer than {} KiB.", longest >> 10),
+        )),
         Ok(Ok(bytes)) => Ok(bytes.into()),
     }
 }
@@ -187,8 +219,9 @@ impl Api {
         match kept {
             Kept::Stored(place) => (StatusCode::CREATED, Some(self.url(place)), String::new()),
             Kept::Duplicate(place) => (StatusCode::OK, place.map(|place| self.url(place)), String::new()),
-            Kept::Rejected(why) => {
-                let text = format!("The body was not taken as an AuditEvent ({why}); it was kept apart.");
+            Kept::Rejected { why, apart } => {
+                let kept = if apart { "was" } else { "was not" };
+                let text = format!("The body was not taken as an AuditEvent ({why}); it {kept} kept apart.");
                 (StatusCode::UNPROCESSABLE_ENTITY, None, text)
             }
         }
@@ -213,7 +246,7 @@ async fn create(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>
         Ok(source) => source,
         Err(response) => return response,
     };
-    let kept = match body_of(body).await {
+    let kept = match body_of(body, LONGEST).await {
         Ok(bytes) => keep(&api, source, vec![bytes]).await,
         Err(response) => return response,
     };
@@ -237,35 +270,38 @@ async fn bundle(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>
         Ok(source) => source,
         Err(response) => return response,
     };
-    let bytes = match body_of(body).await {
+    let bytes = match body_of(body, LONGEST).await {
         Ok(bytes) => bytes,
         Err(response) => return response,
     };
-    let value: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-    let entries = value.get("entry").and_then(Value::as_array);
-    let (Some("Bundle"), Some(entries)) = (value.get("resourceType").and_then(Value::as_str), entries) else {
-        return problem(StatusCode::BAD_REQUEST, "invalid", "Expected a Bundle of AuditEvent resources.");
-    };
-    let resources =
-        entries.iter().map(|e| e.get("resource").unwrap_or(&Value::Null).to_string().into_bytes()).collect();
-    match keep(&api, source, resources).await {
-        Err(response) => response,
-        Ok(kept) => {
-            let entry = |kept: Kept| {
-                let (status, location, problems) = api.told(kept);
-                let mut response = json!({ "status": status.as_u16().to_string() });
-                if let Some(url) = location {
-                    response["location"] = url.into();
-                }
-                if !problems.is_empty() {
-                    response["outcome"] = outcome("invalid", &problems);
-                }
-                json!({ "response": response })
-            };
-            let entries: Vec<Value> = kept.into_iter().map(entry).collect();
-            fhir(StatusCode::OK, &json!({ "resourceType": "Bundle", "type": "batch-response", "entry": entries }))
+    let entries = match bundle::read(&bytes) {
+        Ok(entries) => entries,
+        Err(Unread::NotBundle) => {
+            return problem(StatusCode::BAD_REQUEST, "invalid", "Expected a Bundle of AuditEvent resources.");
         }
-    }
+        Err(Unread::TooMany) => {
+            let text = format!("A Bundle has at most {} entries.", bundle::MOST);
+            return problem(StatusCode::PAYLOAD_TOO_LARGE, "too-long", &text);
+        }
+    };
+    let resources = entries.iter().flatten().map(|resource| resource.as_bytes().to_vec()).collect();
+    let mut kept = match keep(&api, source, resources).await {
+        Ok(kept) => kept.into_iter(),
+        Err(response) => return response,
+    };
+    let told = entries.iter().map(|entry| {
+        let told = entry.and_then(|_| kept.next()).map(|kept| api.told(kept));
+        // An entry that holds no resource is answered and nothing of it is kept.
+        let nothing = || (StatusCode::UNPROCESSABLE_ENTITY, None, "The entry holds no resource.".to_owned());
+        let (status, location, why) = told.unwrap_or_else(nothing);
+        Told { status: status.as_u16(), location, why }
+    });
+    (
+        StatusCode::OK,
+        [(header::CONTENT_TYPE, "application/fhir+json"), (header::CACHE_CONTROL, "no-store")],
+        bundle::answer(told),
+    )
+        .into_response()
 }
 
 /// Who may read one event (`r`) or search (`s`); a token, where there is one, decides.
@@ -338,7 +374,7 @@ async fn search_by_post(
     if !headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(form.as_bytes())) {
         return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-supported", &format!("Expected {form}."));
     }
-    match body_of(body).await {
+    match body_of(body, FORM).await {
         Ok(body) => {
             let query = format!("{}&{}", query.unwrap_or_default(), String::from_utf8_lossy(&body));
             page(&api, reader, &query).await
@@ -356,19 +392,26 @@ async fn page(api: &Api, reader: Reader, query: &str) -> Response {
         }
         Err(error) => return problem(StatusCode::BAD_REQUEST, error.code(), &error.to_string()),
     };
-    let told = reader.told(&parameters.told());
-    let asked = parameters.clone();
-    let searched = api.shared.blocking(move |repository| {
-        let mut search = asked.search(&|cx| repository.patient_hash(cx));
-        // One more than shown tells whether there is another page.
-        search.limit += 1;
-        let (by, alone) = (reader.shown(), asked.total_alone);
-        search.limit = if alone { 0 } else { search.limit };
-        let (found, cut) = repository.page(&by, &told, &search, PAGE)?;
-        let total = (alone || asked.total).then(|| repository.count(&search)).transpose()?;
+    let query = reader.told(&parameters.told());
+    let (by, asked) = (reader.shown(), parameters.clone());
+    // The reading is on the trail before anything is read.
+    let noted = api.shared.blocking(move |repository| {
+        repository.own_event(&crate::Event::AuditLogUsed { user: by, query })?;
+        Ok(asked.search(&|cx| repository.patient_hash(cx)))
+    });
+    let Ok(mut search) = noted.await else { return unavailable() };
+    let (alone, counted, name) = (parameters.total_alone, parameters.total, reader.name());
+    // One more than shown tells whether there is another page.
+    search.limit = if alone { 0 } else { search.limit + 1 };
+    let searched = api.shared.readers().run(&name, move |reader| {
+        let (found, cut) = reader.page(&search, PAGE)?;
+        let total = (alone || counted).then(|| reader.count(&search)).transpose()?;
         Ok((found, cut, total))
     });
-    let Ok((mut found, cut, total)) = searched.await else { return unavailable() };
+    let (mut found, cut, total) = match searched.await {
+        Ok(searched) => searched,
+        Err(error) => return unread(&error),
+    };
     let more = cut || found.len() > parameters.count as usize;
     found.truncate(parameters.count as usize);
     // The last page knows it without counting, unless it is beyond the end.
@@ -408,12 +451,14 @@ async fn read(
     let place = Place::of_id(&id);
     let missing = || problem(StatusCode::NOT_FOUND, "not-found", "No such AuditEvent.");
     let Some(place) = place else { return missing() };
-    let read = api.shared.blocking(move |repository| {
-        let query = reader.told(&format!("AuditEvent/{}", place.id()));
-        repository.own_event(&crate::Event::AuditLogUsed { user: reader.shown(), query })?;
-        repository.read(place)
-    });
-    match read.await {
+    let (name, user) = (reader.name(), reader.shown());
+    let query = reader.told(&format!("AuditEvent/{}", place.id()));
+    let noted = api.shared.blocking(move |r| r.own_event(&crate::Event::AuditLogUsed { user, query })).await;
+    if noted.is_err() {
+        return unavailable();
+    }
+    match api.shared.readers().run(&name, move |reader| reader.read(place)).await {
+        Err(AuditError::Busy) => unread(&AuditError::Busy),
         Ok(found) if found.record.as_ref().is_some_and(|r| r.rejected.is_empty()) && is_of(&found, only.as_deref()) => {
             fhir(StatusCode::OK, &resource(place, &found))
         }

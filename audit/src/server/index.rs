@@ -180,6 +180,11 @@ impl Index {
         Ok(Self { db, next, month: String::new() })
     }
 
+    /// The tables, which somebody else made and writes, for reading.
+    pub(super) fn beside(db: Box<dyn Database>) -> Self {
+        Self { db, next: 0, month: String::new() }
+    }
+
     /// The last place that is indexed.
     ///
     /// # Errors

@@ -34,6 +34,12 @@ pub(super) const PARAMETERS: [(&str, &str); 22] = [
     ("action", "token"),
 ];
 
+/// The names and values of a query may be so long, bytes: the links of its answer repeat them twice, escaped.
+pub(super) const LONGEST: usize = 16 << 10;
+/// Parameters of a query, each of which is a search of its own, and their values all together.
+const PARAMETERS_AT_MOST: usize = 32;
+const VALUES_AT_MOST: usize = 256;
+
 /// Why a query is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueryError {
@@ -102,11 +108,14 @@ impl Parameters {
             to_us: i64::MAX,
             ..Self::default()
         };
-        let mut dated = false;
+        let (mut dated, mut valued, mut bytes) = (false, 0, 0);
         for (name, value) in pairs(query) {
             // FHIR R4 asks for a reference by identifier with a modifier, ITI-81 with a chained parameter.
             let name = name.replace(":identifier", ".identifier");
-            if out.query.len() > 64 || value.len() > 4096 {
+            valued += 1 + value.matches(',').count();
+            bytes += if name == "_page" { 0 } else { name.len() + value.len() };
+            let many = out.query.len() >= PARAMETERS_AT_MOST || valued > VALUES_AT_MOST;
+            if many || bytes > LONGEST || value.len() > 4096 {
                 return Err(QueryError::TooMany);
             }
             // A parameter without a value says nothing (FHIR R4 3.1.1.2).
@@ -337,6 +346,23 @@ mod tests {
         for bad in ["", "x", "ge", "2026-13", "yesterday", "ge2026-11-23T99:00:00Z", "åå"] {
             assert_eq!(dates(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn se_05_values_and_parameters_have_a_bound() {
+        let query = |values: usize, times: usize| {
+            let values = vec!["x"; values].join(",");
+            format!("date=ge2026{}", format!("&type={values}").repeat(times))
+        };
+        assert!(Parameters::read(&query(255, 1), None).is_ok());
+        assert!(Parameters::read(&query(1, 31), None).is_ok());
+        // As the case has it: 16 times 2040 values; and the same number in other shapes.
+        for (values, times) in [(2040, 16), (256, 1), (128, 2), (1, 32), (9, 30)] {
+            let read = Parameters::read(&query(values, times), None);
+            assert_eq!(read, Err(QueryError::TooMany), "{times} of {values}");
+        }
+        let long = format!("date=ge2026{}", format!("&type={}", "x".repeat(4000)).repeat(5));
+        assert_eq!(Parameters::read(&long, None), Err(QueryError::TooMany));
     }
 
     #[test]

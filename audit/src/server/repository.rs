@@ -1,16 +1,17 @@
-//! Store and index behind one lock: one sequencer. Durable first, then the index, then the acknowledgement.
+//! Store and index behind one lock: one sequencer. Durable first, then the index, then the acknowledgement. Readers are
+//! apart from it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use ncp_proto::audit::{Facts, Found, GapsReply, Record, RejectedMessage};
+use ncp_proto::audit::{Facts, Found, Record};
 use tokio::sync::broadcast;
 
 use super::access::Access;
 use super::config::{Config, Engine};
 use super::database::{Database, Postgres, Sqlite};
-use super::index::{Entry, Index, Search};
+use super::index::{Entry, Index};
 use super::store::{Place, RecordStore, Segments, Table};
 use crate::AuditError;
 use crate::event::Event;
@@ -19,8 +20,10 @@ use crate::message::{self, Message, Site};
 
 /// A message without number that comes again within this time is a duplicate, µs.
 const REPEATED: i64 = 7 * 24 * 3600 * 1_000_000;
-/// A source that sends nothing for so long is silent, µs.
-const SILENT: i64 = 5 * 60 * 1_000_000;
+/// What a refused message that is kept apart takes beside its bytes: its frame, its reason and its row.
+const APART: usize = 512;
+/// Of the messages that come together, refused ones of so many bytes are kept apart, and twice what came.
+const KEPT_APART: usize = 16 << 10;
 
 /// What became of a message of a foreign sender, and where it lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +32,13 @@ pub(crate) enum Kept {
     Stored(Place),
     /// It was there already; one of the same group has no place yet.
     Duplicate(Option<Place>),
-    /// No audit message, and why.
-    Rejected(String),
+    /// No audit message.
+    Rejected {
+        /// Why.
+        why: String,
+        /// Its bytes are kept apart.
+        apart: bool,
+    },
 }
 
 /// The repository.
@@ -44,6 +52,8 @@ pub struct Repository {
     own: (u64, u64),
     /// Arrival counts of foreign senders.
     arrivals: BTreeMap<String, u64>,
+    /// What refused messages of each of them may still take.
+    refused: BTreeMap<String, Quota>,
     /// The index lacks something that the store has.
     behind: bool,
     /// Everything that is kept, for who watches.
@@ -79,9 +89,10 @@ impl Repository {
             Site { source: config.source.clone(), enterprise_site: config.enterprise_site.clone(), ..Site::default() };
         let key = Key::load(&config.key_file)?;
         let (kept, _) = broadcast::channel(1024);
-        let arrivals = BTreeMap::new();
+        let (arrivals, refused) = (BTreeMap::new(), BTreeMap::new());
         let access = Access::new(config);
-        let mut repository = Self { store, index, key, site, access, own: (0, 0), arrivals, behind: true, kept };
+        let mut repository =
+            Self { store, index, key, site, access, own: (0, 0), arrivals, refused, behind: true, kept };
         repository.catch_up()?;
         let own = repository.index.last_of(&config.source)?;
         repository.own = (own.0 + 1, 0);
@@ -200,8 +211,9 @@ impl Repository {
         Ok(places)
     }
 
-    /// Keeps messages of a foreign sender: `source` is the name in its certificate. What is no audit message is kept
-    /// apart, with the reason, as it came.
+    /// Keeps messages of a foreign sender that came together: `source` is the name in its certificate. What is no audit
+    /// message is kept apart, with the reason, as it came, for as long as there is room for what this source sends amiss;
+    /// the log has one line for all of them.
     ///
     /// # Errors
     /// Store or database.
@@ -217,6 +229,10 @@ impl Repository {
         // For each message what became of it; a new one has its place when it is stored.
         let mut out: Vec<Option<Kept>> = Vec::new();
         let mut here = std::collections::HashSet::new();
+        let came: usize = messages.iter().map(Incoming::len).sum();
+        let quota = self.refused.entry(source.to_owned()).or_insert_with(|| Quota::new(now));
+        let given = quota.left(now).min(KEPT_APART + 2 * came);
+        let (mut room, mut refused, mut first) = (given, (0_u32, 0_u32), String::new());
         for incoming in messages {
             let Incoming { media_type, content } = incoming;
             let mut record = Record {
@@ -256,13 +272,35 @@ impl Repository {
                     record.seq = self.arrival(source)?;
                     out.push(None);
                 }
-                Err(reason) => {
-                    tracing::warn!(source, reason, "audit message refused, its bytes are kept apart");
-                    record.rejected.clone_from(&reason);
-                    out.push(Some(Kept::Rejected(reason)));
+                Err(why) => {
+                    if first.is_empty() {
+                        first.clone_from(&why);
+                    }
+                    record.rejected.clone_from(&why);
+                    let needed = record.message.len() + why.len() + APART;
+                    let apart = needed <= room;
+                    refused = (refused.0 + 1, refused.1 + u32::from(!apart));
+                    out.push(Some(Kept::Rejected { why, apart }));
+                    if !apart {
+                        continue;
+                    }
+                    room -= needed;
                 }
             }
             records.push(record);
+        }
+        if let Some(quota) = self.refused.get_mut(source) {
+            quota.take(given - room);
+        }
+        if refused.0 > 0 {
+            let (count, lost) = refused;
+            tracing::warn!(
+                source,
+                count,
+                lost,
+                reason = first,
+                "audit messages refused; all but the lost are kept apart"
+            );
         }
         let rejected: Vec<bool> = records.iter().map(|r| !r.rejected.is_empty()).collect();
         let places = self.append(source, records)?;
@@ -302,64 +340,6 @@ impl Repository {
         self.keep(&source, vec![record])
     }
 
-    /// Where what fits lies. The reading is on the trail before anything is shown.
-    ///
-    /// # Errors
-    /// Store or database.
-    pub(crate) fn search(&mut self, user: &str, query: &str, search: &Search) -> Result<Vec<Place>, AuditError> {
-        self.own_event(&Event::AuditLogUsed { user: user.to_owned(), query: query.to_owned() })?;
-        self.index.search(search)
-    }
-
-    /// The next records of a search: they end with the one by which their messages pass so many bytes.
-    ///
-    /// # Errors
-    /// The store's.
-    pub(crate) fn next_of(&mut self, places: &mut VecDeque<Place>, bytes: usize) -> Result<Vec<Found>, AuditError> {
-        let (mut out, mut taken) = (Vec::new(), 0);
-        while taken < bytes {
-            let Some(place) = places.pop_front() else { break };
-            let found = self.store.read(place)?;
-            taken += size(&found);
-            out.push(found);
-        }
-        Ok(out)
-    }
-
-    /// A page of a search: it ends before the record with which its messages would pass so many bytes, and says whether it
-    /// did. It has one record at least.
-    ///
-    /// # Errors
-    /// As [`search`](Self::search).
-    pub(crate) fn page(
-        &mut self,
-        user: &str,
-        query: &str,
-        search: &Search,
-        mut bytes: usize,
-    ) -> Result<(Vec<(Place, Found)>, bool), AuditError> {
-        self.own_event(&Event::AuditLogUsed { user: user.to_owned(), query: query.to_owned() })?;
-        let mut out = Vec::new();
-        for place in self.index.search(search)? {
-            let found = self.store.read(place)?;
-            let size = size(&found);
-            if size > bytes && !out.is_empty() {
-                return Ok((out, true));
-            }
-            bytes = bytes.saturating_sub(size);
-            out.push((place, found));
-        }
-        Ok((out, false))
-    }
-
-    /// How many fit, on all pages; beside a search, which is on the trail.
-    ///
-    /// # Errors
-    /// The database's.
-    pub(crate) fn count(&mut self, search: &Search) -> Result<u64, AuditError> {
-        self.index.count(search)
-    }
-
     /// Whether records can be stored now.
     ///
     /// # Errors
@@ -367,62 +347,6 @@ impl Repository {
     pub(crate) fn check(&mut self) -> Result<(), AuditError> {
         self.store.check()?;
         self.index.check()
-    }
-
-    /// Sources, gaps, and what was refused.
-    ///
-    /// # Errors
-    /// Store or database.
-    pub(crate) fn state(&mut self, user: &str) -> Result<GapsReply, AuditError> {
-        self.own_event(&Event::AuditLogUsed { user: user.to_owned(), query: "sources and gaps".into() })?;
-        let now = Timestamp::now().as_microsecond();
-        let sources = self.index.sources()?;
-        let newest: BTreeMap<&str, i64> = sources.iter().map(|s| (s.source.as_str(), s.last_received_us)).collect();
-        let numbered = |name: &str| sources.iter().any(|s| s.source == name && s.epoch > 0);
-        let own = self.site.source.as_str();
-        let silent = newest
-            .iter()
-            .filter(|(name, last)| **name != own && numbered(name) && now - **last > SILENT)
-            .map(|(name, _)| (*name).to_owned())
-            .collect();
-        let rejected = self.index.rejected(100)?;
-        let rejected = rejected
-            .into_iter()
-            .map(|r| RejectedMessage {
-                source: r.source,
-                received_us: r.received_us,
-                reason: r.reason,
-                segment: r.place.segment,
-                offset: r.place.offset,
-            })
-            .collect();
-        Ok(GapsReply { gaps: self.index.gaps()?, silent, rejected, sources })
-    }
-
-    /// Numbers that never came.
-    ///
-    /// # Errors
-    /// The database's.
-    pub(crate) fn gaps(&mut self) -> Result<Vec<ncp_proto::audit::Gap>, AuditError> {
-        self.index.gaps()
-    }
-
-    /// Records, missing numbers, refused messages.
-    ///
-    /// # Errors
-    /// The database's.
-    pub(crate) fn counts(&mut self) -> Result<(u64, u64, u64), AuditError> {
-        let records = self.index.sources()?.iter().map(|s| s.records).sum();
-        let missing = self.index.gaps()?.iter().map(|g| g.last_seq - g.first_seq + 1).sum();
-        Ok((records, missing, self.index.rejected_count()?))
-    }
-
-    /// A record, or a refused message as it came.
-    ///
-    /// # Errors
-    /// Store.
-    pub(crate) fn read(&mut self, place: Place) -> Result<Found, AuditError> {
-        self.store.read(place)
     }
 
     /// All that is kept from now on.
@@ -453,16 +377,49 @@ fn patient_hash(key: &Key, patient: &str) -> String {
     if patient.is_empty() { String::new() } else { key.hmac(&format!("patient:{patient}")) }
 }
 
-/// Bytes of a record's message.
-fn size(found: &Found) -> usize {
-    found.record.as_ref().map_or(0, |record| record.message.len())
-}
-
 /// A message of a foreign sender, or the bytes that were none and why.
 #[derive(Debug, Clone)]
 pub(crate) struct Incoming {
     pub(crate) media_type: &'static str,
     pub(crate) content: Result<Vec<u8>, (Vec<u8>, String)>,
+}
+
+impl Incoming {
+    fn len(&self) -> usize {
+        match &self.content {
+            Ok(bytes) | Err((bytes, _)) => bytes.len(),
+        }
+    }
+}
+
+/// Bytes that the refused messages of one source may take: so many at once, and as many again within a day.
+struct Quota {
+    left: usize,
+    filled_us: i64,
+}
+
+impl Quota {
+    const MOST: usize = 64 << 20;
+    const DAY_US: i64 = 24 * 3600 * 1_000_000;
+
+    fn new(now_us: i64) -> Self {
+        Self { left: Self::MOST, filled_us: now_us }
+    }
+
+    fn left(&mut self, now_us: i64) -> usize {
+        let passed = i128::from((now_us - self.filled_us).clamp(0, Self::DAY_US));
+        let more = passed * Self::MOST as i128 / i128::from(Self::DAY_US);
+        // What is less than a byte is counted the next time.
+        if more > 0 {
+            self.filled_us = now_us;
+            self.left = Self::MOST.min(self.left + usize::try_from(more).unwrap_or(Self::MOST));
+        }
+        self.left
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.left = self.left.saturating_sub(bytes);
+    }
 }
 
 fn reason(media_type: &str, bytes: &[u8]) -> String {

@@ -19,6 +19,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::access::Access;
 use super::index::Search;
+use super::reader::{Reader, Readers};
 use super::repository::{Incoming, Kept, Repository};
 use super::store::Place;
 use super::{Config, fhir_api, syslog};
@@ -41,6 +42,8 @@ const MISSING: i64 = 5 * 60 * 1_000_000;
 #[derive(Clone)]
 pub(super) struct Shared {
     repository: Arc<Mutex<Repository>>,
+    readers: Arc<Readers>,
+    counters: Arc<Readers>,
     access: Arc<Access>,
     refusals: Arc<Throttle>,
     /// The last records could not be stored.
@@ -50,7 +53,15 @@ pub(super) struct Shared {
 impl Shared {
     fn new(repository: Repository, config: &Config) -> Self {
         let access = Arc::new(Access::new(config));
-        Self { repository: Arc::new(Mutex::new(repository)), access, refusals: Arc::default(), failing: Arc::default() }
+        let readers = Arc::new(Readers::searching(config.clone()));
+        let counters = Arc::new(Readers::counting(config.clone()));
+        let (refusals, failing) = Default::default();
+        Self { repository: Arc::new(Mutex::new(repository)), readers, counters, access, refusals, failing }
+    }
+
+    /// Who reads, apart from the one who writes.
+    pub(super) fn readers(&self) -> &Arc<Readers> {
+        &self.readers
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Repository> {
@@ -196,7 +207,9 @@ async fn look_for_gaps(shared: Shared, mut told: watch::Receiver<bool>) {
             _ = told.wait_for(|stop| *stop) => return,
         }
         let now = Timestamp::now().as_microsecond();
-        let Ok(gaps) = shared.blocking(|r| r.gaps()).await else { continue };
+        let gaps = shared.counters.run("gaps", |r| r.gaps()).await;
+        let gaps = gaps.inspect_err(|error| tracing::error!(reason = %error, "missing records cannot be looked for"));
+        let Ok(gaps) = gaps else { continue };
         for gap in gaps.into_iter().filter(|gap| now - gap.seen_us > MISSING) {
             let (source, epoch) = (gap.source, gap.epoch);
             tracing::error!(source, epoch, first = gap.first_seq, last = gap.last_seq, "audit records are missing");
@@ -213,7 +226,7 @@ async fn readiness(shared: Shared) -> (StatusCode, &'static str) {
 }
 
 async fn render(shared: Shared) -> String {
-    let counted = shared.blocking(|r| r.counts()).await;
+    let counted = shared.counters.run("metrics", |r| r.counts()).await;
     let Ok((records, missing, rejected)) = counted else { return "# EOF\n".to_owned() };
     format!(
         "# TYPE ncp_audit_records gauge\nncp_audit_records {records}\n\
@@ -252,6 +265,11 @@ impl Service {
 }
 
 fn internal(error: &AuditError) -> Status {
+    match error {
+        AuditError::TooCostly => return Status::resource_exhausted("the search takes too long: narrow it"),
+        AuditError::Busy => return Status::unavailable("too many searches at once, try again in 2 s"),
+        _ => {}
+    }
     tracing::error!(reason = %error, "repository failed");
     Status::unavailable("records cannot be stored or read now")
 }
@@ -338,14 +356,17 @@ fn unreadable(status: &Status) -> Option<&'static str> {
 
 /// The records of a search, read as fast as they are taken: no more than some are held at a time. One that cannot be read
 /// ends the stream with an error.
-fn read_on(shared: Shared, places: VecDeque<Place>) -> impl Stream<Item = Result<Found, Status>> + Send {
-    let groups = futures_util::stream::try_unfold((shared, places), |(shared, mut places)| async move {
-        if places.is_empty() {
-            return Ok::<_, Status>(None);
+fn read_on(shared: Shared, user: String, places: VecDeque<Place>) -> impl Stream<Item = Result<Found, Status>> + Send {
+    let groups = futures_util::stream::try_unfold((shared, places), move |(shared, mut places)| {
+        let user = user.clone();
+        async move {
+            if places.is_empty() {
+                return Ok::<_, Status>(None);
+            }
+            let work = move |reader: &mut Reader| Ok((reader.next_of(&mut places, HELD)?, places));
+            let (found, places) = shared.readers().run(&user, work).await.map_err(|error| internal(&error))?;
+            Ok(Some((futures_util::stream::iter(found.into_iter().map(Ok)), (shared, places))))
         }
-        let work = move |repository: &mut Repository| Ok((repository.next_of(&mut places, HELD)?, places));
-        let (found, places) = shared.blocking(work).await.map_err(|error| internal(&error))?;
-        Ok(Some((futures_util::stream::iter(found.into_iter().map(Ok)), (shared, places))))
     });
     groups.try_flatten()
 }
@@ -384,17 +405,24 @@ impl AuditQuery for Service {
         if [&filter.purpose, &filter.study, &filter.transaction].into_iter().any(|text| text.len() > TEXT) {
             return Err(Status::invalid_argument("a text of the search is longer than 4 KiB"));
         }
-        let work = move |repository: &mut Repository| {
-            let search = Search::of(&filter, &repository.patient_hash(&filter.patient));
-            repository.search(&user, &told(&filter), &search)
-        };
-        let places = self.0.blocking(work).await.map_err(|error| internal(&error))?;
-        Ok(Response::new(Box::pin(read_on(self.0.clone(), places.into()))))
+        let by = user.clone();
+        // The reading is on the trail before anything is read.
+        let noted = self.0.blocking(move |repository: &mut Repository| {
+            repository.own_event(&Event::AuditLogUsed { user: by, query: told(&filter) })?;
+            Ok(Search::of(&filter, &repository.patient_hash(&filter.patient)))
+        });
+        let search = noted.await.map_err(|error| internal(&error))?;
+        let places = self.0.readers().run(&user, move |reader| reader.search(&search)).await;
+        let places = places.map_err(|error| internal(&error))?;
+        Ok(Response::new(Box::pin(read_on(self.0.clone(), user, places.into()))))
     }
 
     async fn gaps(&self, request: Request<GapsRequest>) -> Result<Response<GapsReply>, Status> {
         let user = self.reader(&request).await?;
-        self.0.blocking(move |r| r.state(&user)).await.map(Response::new).map_err(|error| internal(&error))
+        let used = Event::AuditLogUsed { user: user.clone(), query: "sources and gaps".into() };
+        self.0.blocking(move |r| r.own_event(&used)).await.map_err(|error| internal(&error))?;
+        let state = self.0.counters.run(&user, |reader| reader.state()).await;
+        state.map(Response::new).map_err(|error| internal(&error))
     }
 
     async fn rejected(&self, request: Request<ncp_proto::audit::RejectedRequest>) -> Result<Response<Found>, Status> {
@@ -402,11 +430,13 @@ impl AuditQuery for Service {
         let at = request.into_inner();
         let place = Place { segment: at.segment, offset: at.offset };
         let query = format!("refused message reason={}", reason(&at.reason).map_err(Status::invalid_argument)?);
-        let read = move |r: &mut Repository| {
-            r.own_event(&Event::AuditLogUsed { user, query })?;
-            r.read(place)
-        };
-        self.0.blocking(read).await.map(Response::new).map_err(|_| Status::not_found("no record there"))
+        let used = Event::AuditLogUsed { user: user.clone(), query };
+        self.0.blocking(move |r| r.own_event(&used)).await.map_err(|error| internal(&error))?;
+        let read = self.0.readers().run(&user, move |reader| reader.read(place)).await;
+        read.map(Response::new).map_err(|error| match error {
+            AuditError::Busy => internal(&error),
+            _ => Status::not_found("no record there"),
+        })
     }
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -45,12 +45,6 @@ pub trait RecordStore: Send {
     /// The disk or the server; nothing of the group counts then.
     fn append(&mut self, records: &[Found]) -> Result<Vec<Place>, AuditError>;
 
-    /// Reads one record.
-    ///
-    /// # Errors
-    /// The disk, or no record there.
-    fn read(&mut self, place: Place) -> Result<Found, AuditError>;
-
     /// Whether records can be stored now, as far as can be told without storing one.
     ///
     /// # Errors
@@ -62,6 +56,47 @@ pub trait RecordStore: Send {
     /// # Errors
     /// The disk, another key, or the visitor's.
     fn walk(&mut self, after: Option<Place>, visit: Visitor<'_>) -> Result<(), AuditError>;
+}
+
+/// Reads records beside the one who appends.
+pub(super) trait RecordReader: Send {
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// The disk or the server, or no record there.
+    fn read(&mut self, place: Place) -> Result<Found, AuditError>;
+}
+
+/// Segment files, for reading.
+pub(super) struct SegmentReader {
+    pub(super) dir: PathBuf,
+    pub(super) key: Key,
+}
+
+impl RecordReader for SegmentReader {
+    fn read(&mut self, place: Place) -> Result<Found, AuditError> {
+        let mut file = File::open(path(&self.dir, place.segment))?;
+        match frame::read_at(&mut file, &self.key, place.offset)? {
+            Ok(frame::Found::Frame(plain, _)) => decode(&plain),
+            _ => Err(AuditError::OtherKey),
+        }
+    }
+}
+
+/// The table of records, for reading.
+pub(super) struct TableReader {
+    pub(super) db: Box<dyn Database>,
+    pub(super) key: Key,
+}
+
+impl RecordReader for TableReader {
+    fn read(&mut self, place: Place) -> Result<Found, AuditError> {
+        let rows = self.db.rows("SELECT frame FROM stored WHERE id = $1", &[Value::Int(place.offset as i64)])?;
+        let Some(Value::Bytes(bytes)) = rows.first().and_then(|row| row.first()) else {
+            return Err(AuditError::Repository("no such record".into()));
+        };
+        decode(&frame::open(&self.key, bytes)?)
+    }
 }
 
 fn decode(plain: &[u8]) -> Result<Found, AuditError> {
@@ -152,14 +187,6 @@ impl RecordStore for Segments {
             self.next_segment()?;
         }
         Ok(places)
-    }
-
-    fn read(&mut self, place: Place) -> Result<Found, AuditError> {
-        let mut file = File::open(path(&self.dir, place.segment))?;
-        match frame::read_at(&mut file, &self.key, place.offset)? {
-            Ok(frame::Found::Frame(plain, _)) => decode(&plain),
-            _ => Err(AuditError::OtherKey),
-        }
     }
 
     fn check(&mut self) -> Result<(), AuditError> {
@@ -255,14 +282,6 @@ impl RecordStore for Table {
         self.next += records.len() as i64;
         self.uncertain = false;
         Ok(places)
-    }
-
-    fn read(&mut self, place: Place) -> Result<Found, AuditError> {
-        let rows = self.db.rows("SELECT frame FROM stored WHERE id = $1", &[Value::Int(place.offset as i64)])?;
-        let Some(Value::Bytes(bytes)) = rows.first().and_then(|row| row.first()) else {
-            return Err(AuditError::Repository("no such record".into()));
-        };
-        decode(&frame::open(&self.key, bytes)?)
     }
 
     fn check(&mut self) -> Result<(), AuditError> {
