@@ -5,6 +5,10 @@ use std::path::Path;
 
 use ncp_ihe::imaging::{ImageFacts, MetadataView, PIXELS, header_end, metadata};
 use ncp_ihe::{DicomHeader, Manifest, StructureScan, for_parser};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// The most memory that the process ever had, in KiB.
 fn peak() -> u64 {
@@ -51,4 +55,70 @@ fn p7_im_03_fo_02_memory_follows_from_the_bytes_that_were_read() {
     }
     let grown = peak() - before;
     assert!(grown < 16 << 10, "{grown} KiB");
+    se_07_memory_follows_from_the_bytes_in_every_shape();
+}
+
+/// What the work held at its most, beside what was held before.
+fn held<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    let out = work();
+    (out, ALLOCATOR.peak_usage() - before)
+}
+
+/// A data set of Explicit VR Little Endian that repeats one thing up to so many bytes, in front of the patient of a sound
+/// object.
+fn repeated(file: &[u8], begin: &[u8], piece: &[u8], end: &[u8], bytes: usize) -> Vec<u8> {
+    let at = file.windows(6).position(|w| w == b"\x10\x00\x10\x00PN").expect("the patient");
+    let pieces = piece.repeat(bytes / piece.len());
+    [&file[..at], begin, &pieces, end, &file[at..]].concat()
+}
+
+/// Every reader whose result follows from the tree or from the walk.
+fn se_07_memory_follows_from_the_bytes_in_every_shape() {
+    let good = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/cases/imaging/IM-03/good1.dcm");
+    let file = std::fs::read(good).expect("a case");
+    let sequence = b"\x08\x00\x15\x11SQ\0\0\xff\xff\xff\xff";
+    let private = b"\x09\x00\x01\x10UN\0\0\xff\xff\xff\xff";
+    let ends = b"\xfe\xff\xdd\xe0\0\0\0\0";
+    let item = b"\xfe\xff\x00\xe0\0\0\0\0";
+    let open = b"\xfe\xff\x00\xe0\xff\xff\xff\xff";
+    let closed = b"\xfe\xff\x0d\xe0\0\0\0\0";
+    let one = b"\xfe\xff\x00\xe0\x08\0\0\0\x08\x00\x50\x11UI\0\0";
+    let deep: Vec<u8> = [&sequence[..], open].concat().repeat(60);
+    let out: Vec<u8> = [&closed[..], ends].concat().repeat(60);
+    let nested = [&deep[..], &out].concat();
+    let within = |outer: &[u8]| [outer, &open[..]].concat();
+    let after = [&closed[..], ends].concat();
+    for bytes in [1 << 20, 12 << 20] {
+        for (shape, object) in [
+            ("empty elements", repeated(&file, b"", b"\x08\x00\x80\x00LO\0\0", b"", bytes)),
+            ("empty items", repeated(&file, sequence, item, ends, bytes)),
+            ("items of one element", repeated(&file, sequence, one, ends, bytes)),
+            ("empty elements in an item", repeated(&file, &within(sequence), b"\x08\x00\x50\x11UI\0\0", &after, bytes)),
+            ("nested sequences", repeated(&file, b"", &nested, b"", bytes)),
+            ("private UN of items", repeated(&file, private, item, ends, bytes)),
+            ("private UN of elements", repeated(&file, &within(private), b"\x09\x00\x01\x10\0\0\0\0", &after, bytes)),
+            ("private elements", repeated(&file, b"", b"\x09\x00\x01\x10LO\0\0", b"", bytes)),
+        ] {
+            let most = 64_000_000 + 8 * object.len();
+            let check = |reader: &str, held: usize| assert!(held <= most, "{shape}, {reader}: {held} of {most}");
+            check("header", held(|| DicomHeader::scan(&object, true)).1);
+            check("facts", held(|| ImageFacts::read(&object[..])).1);
+            check("manifest", held(|| Manifest::read(&object)).1);
+            check("end", held(|| header_end(&object, PIXELS, true)).1);
+            check("for a parser", held(|| for_parser(&object)).1);
+            let scanned = held(|| {
+                let mut scan = StructureScan::new(Some(object.len() as u64));
+                scan.push(&object).and_then(|()| scan.finish())
+            });
+            assert!(scanned.1 < 1 << 20, "{shape}: a scan needs no memory");
+            // The model in JSON has a bound of its own: an object of many frames has many attributes.
+            let told = held(|| metadata(&object, &MetadataView { retrieve_url: None, patient_id: None }));
+            assert!(told.1 <= most + (128 << 20) + 8 * object.len(), "{shape}, metadata: {}", told.1);
+        }
+    }
+    let values = repeated(&file, b"\x08\x00\x62\x00UC\0\0\0\0\x40\0", b"\\", b"", 4 << 20);
+    let told = held(|| metadata(&values, &MetadataView { retrieve_url: None, patient_id: None }).err());
+    assert!(told.1 < 256 << 20 && told.0.is_some(), "four million values: {}", told.1);
 }

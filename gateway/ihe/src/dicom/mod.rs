@@ -25,6 +25,9 @@ pub(crate) const EXPLICIT_BE: &str = "1.2.840.10008.1.2.2";
 const DEFLATED: [&str; 3] = ["1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"];
 /// The longest identifying value that is read.
 const VALUE: usize = 1024;
+/// What the tree of an object may hold, bytes: of any, and for each byte that was read.
+const HELD: usize = 16 << 20;
+const PER_BYTE: usize = 4;
 /// Inflated bytes that are read for the identifying attributes.
 const INFLATED: usize = 1 << 20;
 
@@ -64,6 +67,9 @@ pub enum Unsound {
     /// More than four million elements.
     #[error("too many elements")]
     Elements,
+    /// What stands in it takes more memory than an object of its length may.
+    #[error("takes too much memory")]
+    Memory,
     /// An item outside a sequence, an element where an item must be.
     #[error("items and sequences are mixed up")]
     Structure,
@@ -301,7 +307,7 @@ impl<'a> Begun<'a> {
 
     /// The wanted elements before `until`; none when the bytes end before they do.
     pub(crate) fn tree(&self, until: u32, wanted: fn(u32) -> bool) -> Result<Option<Item<'_>>, Unsound> {
-        let mut builder = Builder::new(&self.data, Some(until), wanted);
+        let mut builder = Builder::new(&self.data, Some(until), wanted, HELD + PER_BYTE * self.given);
         self.walk(&mut builder)?.map(|_| builder.finish()).transpose()
     }
 }

@@ -11,6 +11,8 @@ use super::walk::{Element, Flow, Form, Visitor, Walk};
 
 /// Elements and items that are kept of one object.
 const ELEMENTS: usize = 4_000_000;
+/// A list of more is not shrunk when it is whole.
+const SHRUNK: usize = 1024;
 pub(super) const SPECIFIC_CHARACTER_SET: u32 = 0x0008_0005;
 
 /// The data set of an object, or an item of one of its sequences.
@@ -93,6 +95,9 @@ pub(crate) struct Builder<'a> {
     /// Sequences and items open inside one that is not wanted.
     ignored: usize,
     count: usize,
+    /// Bytes that the tree holds, and that it may hold.
+    held: usize,
+    most: usize,
     beyond: Option<Unsound>,
 }
 
@@ -103,9 +108,33 @@ enum Open<'a> {
 
 impl<'a> Builder<'a> {
     /// Builds from `data`, in which positions of the walk count.
-    pub(crate) fn new(data: &'a [u8], until: Option<u32>, wanted: fn(u32) -> bool) -> Self {
+    pub(crate) fn new(data: &'a [u8], until: Option<u32>, wanted: fn(u32) -> bool, most: usize) -> Self {
         let root = Item { entries: Vec::new(), characters: Characters::default() };
-        Self { data, open: vec![Open::Item(root)], until, wanted, ignored: 0, count: 0, beyond: None }
+        Self { data, open: vec![Open::Item(root)], until, wanted, ignored: 0, count: 0, held: 0, most, beyond: None }
+    }
+
+    /// Appends within what the tree may hold.
+    fn push<T>((held, most): (&mut usize, usize), list: &mut Vec<T>, one: T) -> Result<(), Unsound> {
+        let before = list.capacity();
+        if list.len() == before {
+            let grown = (2 * before).max(4);
+            // While a vector grows there are two of it.
+            if *held + grown * size_of::<T>() > most {
+                return Err(Unsound::Memory);
+            }
+            list.reserve_exact(grown - before);
+            *held += (list.capacity() - before) * size_of::<T>();
+        }
+        list.push(one);
+        Ok(())
+    }
+
+    /// Gives back what a list that is whole does not need. A long one stays as it is: for a moment there would be two.
+    fn shrink<T>(held: &mut usize, list: &mut Vec<T>) {
+        if list.len() < SHRUNK {
+            *held -= (list.capacity() - list.len()) * size_of::<T>();
+            list.shrink_to_fit();
+        }
     }
 
     fn characters(&self) -> Characters {
@@ -132,22 +161,35 @@ impl<'a> Builder<'a> {
         {
             item.characters = known;
         }
-        item.entries.push(Entry { tag: element.tag, vr: element.vr, form: element.form, value });
+        let entry = Entry { tag: element.tag, vr: element.vr, form: element.form, value };
+        if let Err(beyond) = Self::push((&mut self.held, self.most), &mut item.entries, entry) {
+            self.beyond = Some(beyond);
+        }
     }
 
-    /// The items of a sequence that was written as UN of defined length.
-    fn items_in(&self, value: &'a [u8]) -> Option<Vec<Item<'a>>> {
-        let mut inner = Builder::new(value, None, |_| true);
+    /// The items of a sequence that was written as UN of defined length; none where its bytes are no items.
+    fn items_in(&mut self, value: &'a [u8]) -> Option<Vec<Item<'a>>> {
+        let mut inner = Builder::new(value, None, |_| true, self.most);
+        (inner.held, inner.count) = (self.held, self.count);
         let sequence = Element { tag: 0, vr: None, length: 0, form: Form::IMPLICIT };
         inner.open = vec![
             Open::Item(Item { entries: Vec::new(), characters: self.characters() }),
             Open::Sequence(sequence, Vec::new()),
         ];
         let mut walk = Walk::in_sequence(Form::IMPLICIT, value.len() as u64);
-        walk.push(value, &mut inner).ok()?;
-        walk.finish(&mut inner).ok()?;
+        let walked = walk.push(value, &mut inner).and_then(|()| walk.finish(&mut inner));
+        self.count = inner.count;
+        if let Some(beyond) = inner.beyond.or(walked.err().filter(|e| matches!(e, Unsound::Elements | Unsound::Memory)))
+        {
+            self.beyond = Some(beyond);
+            return None;
+        }
+        walked.ok()?;
         match inner.open.pop() {
-            Some(Open::Sequence(_, items)) if inner.open.len() == 1 => Some(items),
+            Some(Open::Sequence(_, items)) if inner.open.len() == 1 => {
+                self.held = inner.held;
+                Some(items)
+            }
             _ => None,
         }
     }
@@ -206,11 +248,13 @@ impl Visitor for Builder<'_> {
         }
         match (self.open.pop(), self.open.last_mut()) {
             (Some(Open::Item(mut item)), Some(Open::Sequence(_, items))) => {
-                item.entries.shrink_to_fit();
-                items.push(item);
+                Self::shrink(&mut self.held, &mut item.entries);
+                if let Err(beyond) = Self::push((&mut self.held, self.most), items, item) {
+                    self.beyond = Some(beyond);
+                }
             }
             (Some(Open::Sequence(element, mut items)), Some(Open::Item(_))) => {
-                items.shrink_to_fit();
+                Self::shrink(&mut self.held, &mut items);
                 self.keep(&element, Value::Items(items));
             }
             _ => {}

@@ -16,6 +16,13 @@ pub const PIXELS: Tag = Tag(0x7FE0, 0);
 const INLINE: usize = 1024;
 /// Inflated bytes that are read for the attributes of one object.
 const INFLATED: usize = 8 << 20;
+/// What the model of an object may hold, bytes: of any, and for each byte that was read. An object of thousands of frames
+/// has a hundred thousand attributes of some bytes each.
+const MODEL: usize = 128 << 20;
+const PER_BYTE: usize = 8;
+/// What an attribute holds in the model beside its values, and what a value does beside its text.
+const ATTRIBUTE: usize = 1024;
+const VALUE: usize = 128;
 
 /// What of an object is told in another way than its bytes say (PS3.18 10.4).
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +51,7 @@ pub fn header_end(bytes: &[u8], until: Tag, whole: bool) -> Result<Option<usize>
 pub fn metadata(header: &[u8], view: &MetadataView<'_>) -> Result<Value, Unsound> {
     let begun = Begun::read(header, true, INFLATED)?.ok_or(Unsound::Ends)?;
     let object = begun.tree(dicom::key(PIXELS), |_| true)?.ok_or(Unsound::Ends)?;
-    let mut out = attributes(&object);
+    let mut out = attributes(&object, &mut Room(MODEL + PER_BYTE * header.len()))?;
     for tag in [tags::RETRIEVE_AE_TITLE, tags::RETRIEVE_URL, dicom::LOCATION] {
         out.remove(&key(dicom::key(tag)));
     }
@@ -64,8 +71,18 @@ fn key(tag: u32) -> String {
     format!("{tag:08X}")
 }
 
+/// Bytes that the model may still take.
+struct Room(usize);
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> Result<(), Unsound> {
+        self.0 = self.0.checked_sub(bytes).ok_or(Unsound::Memory)?;
+        Ok(())
+    }
+}
+
 /// The walk bounded the nesting.
-fn attributes(object: &Item<'_>) -> Map<String, Value> {
+fn attributes(object: &Item<'_>, room: &mut Room) -> Result<Map<String, Value>, Unsound> {
     let mut out = Map::new();
     for entry in object.entries() {
         let tag = entry.tag;
@@ -74,6 +91,7 @@ fn attributes(object: &Item<'_>) -> Map<String, Value> {
             continue;
         }
         let vr = entry.vr();
+        room.take(ATTRIBUTE)?;
         let mut attribute = Map::new();
         // A sequence whose items cannot be read is passed on as it is, as what is unknown.
         let told = match (&entry.value, vr) {
@@ -84,7 +102,9 @@ fn attributes(object: &Item<'_>) -> Map<String, Value> {
         attribute.insert("vr".into(), told.to_string().into());
         match &entry.value {
             Held::Items(items) => {
-                let items: Vec<Value> = items.iter().map(|item| Value::Object(attributes(item))).collect();
+                room.take(VALUE.saturating_mul(items.len()))?;
+                let model = |item| attributes(item, room).map(Value::Object);
+                let items: Vec<Value> = items.iter().map(model).collect::<Result<_, _>>()?;
                 if !items.is_empty() {
                     attribute.insert("Value".into(), items.into());
                 }
@@ -99,6 +119,11 @@ fn attributes(object: &Item<'_>) -> Map<String, Value> {
                 }
             }
             Held::Bytes(bytes) => {
+                let values = match unit(vr) {
+                    1 => 1 + bytes.iter().filter(|byte| **byte == b'\\').count(),
+                    unit => bytes.len() / unit as usize,
+                };
+                room.take(VALUE.saturating_mul(values).saturating_add(4 * bytes.len()))?;
                 let values = match vr {
                     VR::US | VR::SS | VR::UL | VR::SL | VR::SV | VR::UV | VR::FL | VR::FD | VR::AT => {
                         numbers(bytes, vr, entry.big_endian())
@@ -112,7 +137,7 @@ fn attributes(object: &Item<'_>) -> Map<String, Value> {
         }
         out.insert(key(tag), Value::Object(attribute));
     }
-    out
+    Ok(out)
 }
 
 fn is_binary(vr: VR) -> bool {

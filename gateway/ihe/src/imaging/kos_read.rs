@@ -27,6 +27,9 @@ impl Manifest {
     }
 }
 
+/// Inflated bytes of a manifest that are read: it is held beside its tree.
+const INFLATED: usize = 16 << 20;
+
 pub(super) fn read(bytes: &[u8]) -> Result<(Manifest, ManifestForm), ManifestError> {
     if bytes.get(128..132) != Some(b"DICM") {
         return Err(ManifestError::NotDicom);
@@ -34,7 +37,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Manifest, ManifestForm), ManifestErr
     if bytes.len() > MOST_BYTES {
         return Err(ManifestError::TooMany);
     }
-    let begun = Begun::read(bytes, true, MOST_BYTES).and_then(|begun| begun.ok_or(Unsound::Ends));
+    let begun = Begun::read(bytes, true, INFLATED).and_then(|begun| begun.ok_or(Unsound::Ends));
     let begun = begun.map_err(ManifestError::Unbounded)?;
     let object = begun.tree(u32::MAX, |_| true).and_then(|object| object.ok_or(Unsound::Ends));
     read_object(&object.map_err(ManifestError::Unbounded)?)
