@@ -112,10 +112,15 @@ impl Parameters {
         for (name, value) in pairs(query) {
             // FHIR R4 asks for a reference by identifier with a modifier, ITI-81 with a chained parameter.
             let name = name.replace(":identifier", ".identifier");
-            valued += 1 + value.matches(',').count();
-            bytes += if name == "_page" { 0 } else { name.len() + value.len() };
-            let many = out.query.len() >= PARAMETERS_AT_MOST || valued > VALUES_AT_MOST;
-            if many || bytes > LONGEST || value.len() > 4096 {
+            // Which page of a search it is belongs to no search.
+            if name != "_page" {
+                (valued, bytes) = (valued + 1 + value.matches(',').count(), bytes + name.len() + value.len());
+                let many = out.query.len() >= PARAMETERS_AT_MOST || valued > VALUES_AT_MOST;
+                if many || bytes > LONGEST {
+                    return Err(QueryError::TooMany);
+                }
+            }
+            if value.len() > 4096 {
                 return Err(QueryError::TooMany);
             }
             // A parameter without a value says nothing (FHIR R4 3.1.1.2).
@@ -356,6 +361,11 @@ mod tests {
         };
         assert!(Parameters::read(&query(255, 1), None).is_ok());
         assert!(Parameters::read(&query(1, 31), None).is_ok());
+        // The link of a page is read where its search was.
+        for longest in [query(255, 1), query(7, 31)] {
+            let link = Parameters::read(&longest, None).expect("reads").link(0);
+            assert!(Parameters::read(&link, None).is_ok(), "{link}");
+        }
         // As the case has it: 16 times 2040 values; and the same number in other shapes.
         for (values, times) in [(2040, 16), (256, 1), (128, 2), (1, 32), (9, 30)] {
             let read = Parameters::read(&query(values, times), None);
