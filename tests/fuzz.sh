@@ -15,7 +15,7 @@ root="$PWD"
 work="$root/${CARGO_TARGET_DIR:-target}/fuzz"
 case "${CARGO_TARGET_DIR:-}" in /*) work="$CARGO_TARGET_DIR/fuzz" ;; esac
 mkdir -p "$work/findings"
-all="soap:mime soap:message soap:coding saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest ihe:dicom ihe:narrative gateway:consent gateway:consent-file"
+all="xml:budget soap:mime soap:message soap:coding saml:structure ihe:ebrim ihe:hl7v3 ihe:manifest ihe:dicom ihe:narrative gateway:consent gateway:consent-file audit:search audit:batch"
 for target in "$@"; do
   case " $all " in *":$target "*) ;; *) echo "no target called $target; there are $all" >&2; exit 64 ;; esac
 done
@@ -37,7 +37,8 @@ corpus() {
   local target="$1" to="$work/corpus/$1"
   mkdir -p "$to"
   case "$target" in
-    mime | message | coding) cp tests/fuzz/seeds/"$target"/* "$to" ;;
+    mime | message | coding | search | batch) cp tests/fuzz/seeds/"$target"/* "$to" ;;
+    budget) cp tests/fixtures/ihe-samples/*.xml tests/fuzz/seeds/budget/* "$to" ;;
     structure | ebrim | hl7v3)
       cp tests/fixtures/ihe-samples/*.xml "$to"
       # The targets of ihe read bodies, not envelopes.
@@ -71,6 +72,7 @@ for pair in $all; do
   options=()
   # It reads JSON and TOML in safe Rust and chooses elements by its recipes: without the sanitizer and without tracing what
   # is compared with what it makes five times as many runs, each with its properties.
+  [ "$crate" != gateway/audit ] || crate=audit
   [ "$crate" != gateway/gateway ] || { crate=gateway && options=(--sanitizer none --no-trace-compares); }
   [ "${NCP_FUZZ:-}" != fast ] || options=(--sanitizer none --no-trace-compares)
   [ $# = 0 ] || printf '%s\n' "$@" | grep -qx "$target" || continue
