@@ -8,7 +8,6 @@ use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use ncp_tls::HttpClient;
 
 /// The one content coding that our clients take. Without the field a server may choose any (RFC 9110 12.5.3).
@@ -25,7 +24,7 @@ pub fn coding(headers: &HeaderMap) -> Option<String> {
 /// A client of one server.
 pub enum HttpGet {
     /// `http://`
-    Plain(Client<HttpConnector, Empty<Bytes>>),
+    Plain(Box<Client<HttpConnector, Empty<Bytes>>>),
     /// `https://`
     Tls(HttpClient<Empty<Bytes>>),
 }
@@ -37,7 +36,7 @@ impl HttpGet {
     /// Anchors.
     pub fn new(anchors: Option<&Path>, handshake: Duration) -> Result<Self, String> {
         let Some(anchors) = anchors else {
-            return Ok(Self::Plain(Client::builder(TokioExecutor::new()).build(HttpConnector::new())));
+            return Ok(Self::Plain(Box::new(ncp_tls::http_builder().build(HttpConnector::new()))));
         };
         let connector = ncp_tls::anonymous_connector(&[anchors.to_owned()], b"\x08http/1.1");
         Ok(Self::Tls(ncp_tls::http_client(connector.map_err(|e| e.to_string())?, None, handshake)))

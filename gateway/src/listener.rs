@@ -3,7 +3,6 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use ncp_audit::{Event, PeerFacts};
 use ncp_soap::{BoxError, OutPart};
-use ncp_tls::{CertificateFacts, Flushed, Flushes, TlsStream};
+use ncp_tls::{CertificateFacts, Flushed, Flushes, Freshness, TlsStream};
 use openssl::x509::X509;
 use tokio::net::TcpListener;
 
@@ -54,11 +53,10 @@ pub struct PeerConnection {
     shown: Option<Arc<Shown>>,
 }
 
-/// What the handshake showed, and under which snapshot it was good: a reload asks again.
+/// The certificate that the handshake brought, and what came with it.
 struct Shown {
     leaf: X509,
     sent: Vec<X509>,
-    verified: AtomicU64,
 }
 
 impl Authenticated for PeerConnection {
@@ -79,18 +77,12 @@ impl PeerConnection {
         Self { certificate, address, own, peer: None, shown: None }
     }
 
-    /// Whether the certificate is still good under this snapshot.
+    /// Whether the certificate is still good: a reload, the end of a status, of a CRL or of a certificate since the handshake
+    /// counts. The anchors remember a path that held, so that this costs nothing as long as nothing ended.
     async fn still_good(&self, snapshot: &Snapshot) -> bool {
         let Some(shown) = &self.shown else { return false };
-        if shown.verified.load(Ordering::Acquire) == snapshot.generation {
-            return true;
-        }
         let Some(peer) = self.certificate.country.and_then(|c| snapshot.peers.by_country(c)) else { return false };
-        let good = snapshot.issued_for(peer, &shown.leaf, &shown.sent).await;
-        if good {
-            shown.verified.store(snapshot.generation, Ordering::Release);
-        }
-        good
+        snapshot.issued_for(peer, &shown.leaf, &shown.sent).await.is_some()
     }
 }
 
@@ -171,16 +163,21 @@ async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, capac
         stream.ssl().peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
     let snapshot = app.snapshot.load_full();
     // The country's own anchors must have issued it: another country's CA cannot vouch for this one.
-    let peer = match certificate.country.and_then(|country| snapshot.peers.by_country(country)) {
-        Some(peer) if snapshot.issued_for(peer, &leaf, &sent).await => peer.clone(),
-        _ => {
-            handshake_failed(&app, address, "certificate is of no configured country, or not good").await;
-            return;
-        }
+    let named = certificate.country.and_then(|country| snapshot.peers.by_country(country));
+    let (freshness, peer) = match named {
+        Some(peer) => (snapshot.issued_for(peer, &leaf, &sent).await, Some(peer.clone())),
+        None => (None, None),
     };
+    if freshness.is_none() {
+        handshake_failed(&app, address, "certificate is of no configured country, or not good").await;
+        return;
+    }
+    if freshness == Some(Freshness::Stale) {
+        tracing::warn!(country = ?certificate.country, "revocation data are past their time, within the grace");
+    }
     let Ok(own) = stream.local_addr() else { return };
-    let shown = Some(Arc::new(Shown { leaf, sent, verified: AtomicU64::new(snapshot.generation) }));
-    let who = PeerConnection { certificate, address, own, peer: Some(peer), shown };
+    let shown = Some(Arc::new(Shown { leaf, sent }));
+    let who = PeerConnection { certificate, address, own, peer, shown };
     let drain = app.drain.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (app, who, capacity) = (app.clone(), who.clone(), capacity.clone());

@@ -258,7 +258,13 @@ impl GatewayError {
 
     /// The text of an answer: when to ask again, where somebody said so.
     pub fn told(&self) -> String {
+        use MessageError as M;
         match (self, self.retry_after()) {
+            // Names of our own list: whoever asked can change what they name.
+            (
+                Self::Message(named @ (M::QueryMissingParam(_) | M::QueryParamInvalid(_) | M::QueryParamNumber(_))),
+                _,
+            ) => named.to_string(),
             (Self::Peer(PeerError::Open(_)), Some(after)) => {
                 let again = retry_after::seconds(after);
                 format!("the community could not be reached a moment ago and was not tried, again in {again} s")

@@ -201,18 +201,13 @@ impl Snapshot {
         }
     }
 
-    /// Whether the certificate that a client shows leads to the anchors of that very peer and is not revoked.
-    pub async fn issued_for(&self, peer: &Peer, leaf: &X509, sent: &[X509]) -> bool {
-        let Some(anchors) = self.tls_anchors.get(&peer.country) else { return false };
-        match anchors.verify_online(leaf, sent, None).await {
-            Ok(Freshness::Current) => true,
-            Ok(Freshness::Stale) => {
-                tracing::warn!(country = %peer.country, "revocation data are past their time, within the grace");
-                true
-            }
+    /// Whether the certificate that a client presents leads to the anchors of that very peer and is not revoked.
+    pub async fn issued_for(&self, peer: &Peer, leaf: &X509, sent: &[X509]) -> Option<Freshness> {
+        match self.tls_anchors.get(&peer.country)?.verify_online(leaf, sent, None).await {
+            Ok(freshness) => Some(freshness),
             Err(error) => {
                 tracing::info!(country = %peer.country, reason = %error, "client certificate refused");
-                false
+                None
             }
         }
     }

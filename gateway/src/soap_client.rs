@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Incoming};
 use ncp_ihe::{Content, MessageError, QueryResponse, RegistryObjects, RetrieveResponse};
 use ncp_saml::SignedAssertion;
@@ -142,7 +142,7 @@ pub enum CallError {
     /// Not what the transaction prescribes.
     #[error("malformed answer: {0}")]
     Malformed(&'static str),
-    /// In a coding or charset that is not known, or not in the one that it declares: which one.
+    /// What of it cannot be read: XML, MIME, addressing, a coding or charset that is not known or not the declared one.
     #[error("answer cannot be read: {0}")]
     Unreadable(String),
     /// Larger than we take.
@@ -161,8 +161,8 @@ impl From<SoapError> for CallError {
             SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
             // It is we who have no memory for the answer: nothing is wrong with it.
             SoapError::Busy => Self::Later(retry_after::OWN),
-            declared if declared.is_of_part() => Self::Unreadable(declared.to_string()),
-            _ => Self::Malformed("soap"),
+            // Our own words for the cause, and a declared coding or charset: nothing else of the answer.
+            other => Self::Unreadable(other.to_string()),
         }
     }
 }
@@ -212,7 +212,7 @@ impl SoapCall<'_> {
             }
         };
         let answered = tokio::time::timeout(self.patience, work).await;
-        let Answer { server, envelope, listed, parts, taken } = answered.map_err(|_| CallError::Timeout)??;
+        let Answer { server, envelope, listed, mut parts, taken } = answered.map_err(|_| CallError::Timeout)??;
         if let Some(trail) = self.trail {
             trail.server(&server);
         }
@@ -228,6 +228,7 @@ impl SoapCall<'_> {
         if relates.is_some() && relates != addressing.message_id {
             return Err(CallError::Malformed("relates to another message"));
         }
+        parts.refer(&envelope.body);
         Ok(SoapAnswer { body: envelope.body, listed, parts, taken })
     }
 }
@@ -260,6 +261,11 @@ async fn answer(
     if parts.status.is_success() && body.is_end_stream() {
         return Ok(None);
     }
+    if parts.status == StatusCode::ACCEPTED {
+        let envelope = accepted(&parts.headers, body, (root_bytes, idle)).await?;
+        let of = |envelope| Answer { server, envelope, listed: Listed::default(), parts: Parts::none(), taken: None };
+        return Ok(envelope.map(of));
+    }
     let mut headers = parts.headers;
     let later = retry_after::of_overload(parts.status, &headers);
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
@@ -287,8 +293,33 @@ async fn answer(
     }
 }
 
-/// The innermost reason that is ours; hyper's own texts stay out.
-fn unreachable(error: &hyper_util::client::legacy::Error) -> CallError {
+/// What a 202 carries, which has an answer elsewhere: nothing, whatever frames the zero octets (RFC 9112 6.3, 7.1); an
+/// envelope whose Body is empty; or, as some write it, the answer itself.
+async fn accepted(
+    headers: &HeaderMap,
+    body: Incoming,
+    (root_bytes, idle): (usize, Duration),
+) -> Result<Option<Envelope>, CallError> {
+    let collected = tokio::time::timeout(idle, Limited::new(body, root_bytes).collect());
+    let bytes = match collected.await.map_err(|_| CallError::Timeout)? {
+        Ok(whole) => whole.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return Err(CallError::TooLarge),
+        Err(_) => return Err(CallError::BrokeOff),
+    };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let mut headers = headers.clone();
+    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
+    let limits = MessageLimits { root_bytes, parts: PARTS, idle, ..MessageLimits::default() };
+    let mut message = ncp_soap::read_message(&headers, Full::new(bytes), &limits).await?;
+    message.parts.drain(root_bytes).await?;
+    let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
+    Ok(Envelope::read_acknowledgement(&message.root, &xml)?)
+}
+
+/// The innermost reason that is ours; hyper's own texts stay out. An answer whose head cannot be read is no lost connection.
+pub(crate) fn unreachable(error: &hyper_util::client::legacy::Error) -> CallError {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(tls) = inner.downcast_ref::<TlsError>() {
@@ -296,6 +327,13 @@ fn unreachable(error: &hyper_util::client::legacy::Error) -> CallError {
                 TlsError::Timeout => CallError::Timeout,
                 other => CallError::Unreachable(other.to_string()),
             };
+        }
+        if let Some(http) = inner.downcast_ref::<hyper::Error>()
+            && http.is_parse()
+        {
+            let what =
+                if http.is_parse_too_large() { "its HTTP head is too large" } else { "a field of its HTTP head" };
+            return CallError::Unreadable(what.into());
         }
         source = inner.source();
     }

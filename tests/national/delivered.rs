@@ -22,8 +22,8 @@ use ncp_tests::archive::Archive;
 /// What came, and whether the connection ended.
 type Heard = Arc<Mutex<(Vec<u8>, bool)>>;
 
-/// A reply address of Finland that takes nothing for a while, so that much waits in front of it. Its port.
-async fn slow_receiver(world: &World, heard: Heard) -> u16 {
+/// A reply address of Finland that takes nothing for a while, so that much waits in front of it, and answers so. Its port.
+async fn slow_receiver(world: &World, heard: Heard, status: u16) -> u16 {
     let material = Material::load(&world.fi.path("tls-server.pem"), &world.fi.path("tls-server.key")).expect("loads");
     let anchors = [world.no.path("anchors.pem")];
     let acceptor = material.acceptor(ClientAuth::Required, &anchors, b"\x08http/1.1").expect("tls");
@@ -43,7 +43,8 @@ async fn slow_receiver(world: &World, heard: Heard) -> u16 {
                     }
                 }
                 heard.lock().expect("not poisoned").1 = true;
-                Ok::<_, Infallible>(http::Response::new(Full::new(bytes::Bytes::new())))
+                let answer = http::Response::builder().status(status).body(Full::new(bytes::Bytes::new()));
+                Ok::<_, Infallible>(answer.expect("an answer"))
             }
         });
         let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
@@ -63,19 +64,8 @@ async fn fo_08_an_asynchronous_answer_loses_nothing_before_what_failed() {
     let second = std::fs::read(file(2)).expect("reads");
     std::fs::write(file(2), &second[..second.len() - 100]).expect("writes");
     let heard = Heard::default();
-    let address = format!("https://localhost:{}/reply", slow_receiver(&world, heard.clone()).await);
-    let client = "[client]\ncertificate = \"no/tls-client.pem\"\nkey = \"no/tls-client.key\"\n";
-    let of_peer = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}\n{client}");
-    let neighbour = world.gateway_for(true, &connector(&archive.serve().await, LOCATION), &of_peer).await;
-    let assertions = neighbour.assertions(&patient()).await.expect("signs");
-    let mut headers =
-        Addressing::request(actions::RAD75_REQUEST, "https://localhost/").answered_at(&address).to_headers();
-    let security = Element::new(ns::WSSE, "Security");
-    headers.push(assertions.iter().fold(security, |all, one| all.raw(one.xml.clone())));
-    let body = images(&study, LOCATION, 1..=3).to_element();
-    let message = Envelope { headers, body }.write();
-    let taken = neighbour.post(XCAI, "application/soap+xml", message).await.err().map(|error| error.to_string());
-    assert!(taken.as_ref().is_some_and(|text| text.contains("202")), "{taken:?}");
+    let address = format!("https://localhost:{}/reply", slow_receiver(&world, heard.clone(), 200).await);
+    ask_elsewhere(&world, &archive, &study, &address).await;
     for _ in 0..400 {
         if heard.lock().expect("not poisoned").1 {
             break;
@@ -94,6 +84,49 @@ async fn fo_08_an_asynchronous_answer_loses_nothing_before_what_failed() {
     let named = format!("<Instance UID=\"{}\"", study.instance(2));
     assert!(trail.iter().any(|xml| xml.contains(&named)), "what failed is on the trail");
     assert!(trail.iter().any(|xml| xml.contains("EHDSI-CF")), "and that the answer did not end in order");
+}
+
+/// Finland asks for the three instances of a study and wants them at an address.
+async fn ask_elsewhere(world: &World, archive: &Archive, study: &Study, address: &str) {
+    let client = "[client]\ncertificate = \"no/tls-client.pem\"\nkey = \"no/tls-client.key\"\n";
+    let of_peer = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}\n{client}");
+    let neighbour = world.gateway_for(true, &connector(&archive.serve().await, LOCATION), &of_peer).await;
+    let assertions = neighbour.assertions(&patient()).await.expect("signs");
+    let mut headers =
+        Addressing::request(actions::RAD75_REQUEST, "https://localhost/").answered_at(address).to_headers();
+    let security = Element::new(ns::WSSE, "Security");
+    headers.push(assertions.iter().fold(security, |all, one| all.raw(one.xml.clone())));
+    let body = images(study, LOCATION, 1..=3).to_element();
+    let message = Envelope { headers, body }.write();
+    let taken = neighbour.post(XCAI, "application/soap+xml", message).await.err().map(|error| error.to_string());
+    assert!(taken.as_ref().is_some_and(|text| text.contains("202")), "{taken:?}");
+}
+
+/// CO-08: images that the receiver refused are not delivered, though every byte of them left.
+#[tokio::test(flavor = "multi_thread")]
+async fn co_08_the_outcome_of_posted_images_is_what_their_receiver_says() {
+    for (status, expected) in [(200, "0"), (500, "8")] {
+        let world = World::new();
+        let archive = Archive::default();
+        let study = study(1, 3);
+        archive.hold(&study, world.dir.path());
+        let heard = Heard::default();
+        let address = format!("https://localhost:{}/reply", slow_receiver(&world, heard.clone(), status).await);
+        ask_elsewhere(&world, &archive, &study, &address).await;
+        let of_images = |xml: &String| xml.contains("csd-code=\"RAD-75\"");
+        let mut got = None;
+        for _ in 0..400 {
+            let trail = world.trail().await;
+            let record = trail.iter().rfind(|xml| of_images(xml));
+            let indicator = record.and_then(|xml| xml.split("EventOutcomeIndicator=\"").nth(1)?.split('"').next());
+            got = indicator.map(str::to_owned);
+            if got.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(got.as_deref(), Some(expected), "HTTP {status}");
+    }
 }
 
 fn memchr_in(bytes: &[u8], wanted: &[u8]) -> bool {

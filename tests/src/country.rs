@@ -55,6 +55,8 @@ pub enum Reaction {
     Late(Duration, Box<Reaction>),
     /// Takes the message and posts the answer to its ReplyTo (WS-Addressing asynchronous exchange).
     Elsewhere(Box<Reaction>),
+    /// The same, taken by a 202 with this body: none is an empty one in chunks.
+    Acknowledged(Option<Recorded>, Box<Reaction>),
     /// The bytes of an answer of another system.
     Recorded(Recorded),
     /// The same, declared to be in a content coding.
@@ -154,6 +156,16 @@ async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Asked>>, react: &Rea
                     tokio::spawn(post(*then, asked, http));
                     status(StatusCode::ACCEPTED)
                 }
+                Reaction::Acknowledged(with, then) => {
+                    let mut taken = match with {
+                        Some(recorded) => reply(Reaction::Recorded(recorded), asked.message_id.as_deref()).await,
+                        // A stream has no length, so that its zero octets are framed by chunks.
+                        None => Response::new(BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::empty()))),
+                    };
+                    *taken.status_mut() = StatusCode::ACCEPTED;
+                    tokio::spawn(post(*then, asked, http));
+                    taken
+                }
                 now => reply(now, asked.message_id.as_deref()).await,
             }
         }
@@ -242,7 +254,7 @@ fn reply<'a>(
                 reply(*then, relates).await
             }
             // Only the country itself can post; inside another reaction it says nothing.
-            Reaction::Elsewhere(_) => status(StatusCode::ACCEPTED),
+            Reaction::Elsewhere(_) | Reaction::Acknowledged(..) => status(StatusCode::ACCEPTED),
             Reaction::Status(code) => status(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)),
             Reaction::Busy(after) => {
                 let mut busy = status(StatusCode::SERVICE_UNAVAILABLE);

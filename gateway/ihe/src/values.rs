@@ -200,6 +200,16 @@ impl Dtm {
         read.ok_or(MessageError::Malformed("dtm"))
     }
 
+    /// The instant that a date of a careless sender says exactly: a DTM with an offset or a fraction of a second, or ISO 8601
+    /// with its zone. A time that says no zone is left as it is: it is unread.
+    ///
+    /// # Errors
+    /// Neither a DTM nor such a date.
+    pub fn received(text: &str) -> Result<Self, MessageError> {
+        let text = text.trim();
+        Self::parse(text).or_else(|_| exact(text).map(Self::of).ok_or(MessageError::Malformed("dtm")))
+    }
+
     /// The day that a date of DICOM says (PS3.5 table 6.2-1, DA; before DICOM 3.0 it was written `2026.01.31`).
     pub fn of_dicom_date(text: &str) -> Option<Self> {
         let text = text.trim_matches([' ', '\0']);
@@ -229,6 +239,37 @@ impl Dtm {
             .ok()
             .map(|z| z.timestamp())
     }
+}
+
+/// `YYYYMMDDhhmmss[.f][±hhmm|Z]` or RFC 3339. A fraction without an offset is of a DTM, which is UTC.
+fn exact(text: &str) -> Option<jiff::Timestamp> {
+    if text.len() > 40 || !text.is_ascii() {
+        return None;
+    }
+    if text.get(4..5) == Some("-") {
+        return text.parse().ok();
+    }
+    let (digits, rest) = text.split_at_checked(14)?;
+    let at = Dtm::parse(digits).ok()?.earliest()?;
+    let fraction = rest.strip_prefix('.').map_or(0, |rest| 1 + rest.bytes().take_while(u8::is_ascii_digit).count());
+    if fraction == 1 {
+        return None;
+    }
+    let offset = rest.get(fraction..)?;
+    let sign = match offset.get(..1) {
+        None => return Some(at),
+        Some("Z") if offset.len() == 1 => return Some(at),
+        Some("+") => 1,
+        Some("-") => -1,
+        Some(_) => return None,
+    };
+    let number =
+        |from: usize| offset.get(from..from + 2).filter(|n| n.bytes().all(|b| b.is_ascii_digit()))?.parse().ok();
+    let (hours, minutes): (i64, i64) = (number(1)?, number(3)?);
+    if offset.len() != 5 || hours > 14 || minutes > 59 {
+        return None;
+    }
+    at.checked_sub(jiff::SignedDuration::from_mins(sign * (hours * 60 + minutes))).ok()
 }
 
 impl fmt::Display for Dtm {
@@ -273,6 +314,25 @@ mod tests {
         assert_eq!(earliest("2024").as_deref(), Some("2024-01-01T00:00:00Z"));
         assert_eq!(earliest("202402030405").as_deref(), Some("2024-02-03T04:05:00Z"));
         assert!(Dtm::parse("20240203+0100").is_err());
+        // WI-09: what says an instant exactly is read, what does not is not.
+        for same in [
+            "20260301091500",
+            "20260301101500+0100",
+            "20260301044500-0430",
+            "20260301091500.25",
+            "20260301101500.123+0100",
+            "20260301091500Z",
+            "2026-03-01T10:15:00+01:00",
+            "2026-03-01T09:15:00.5Z",
+        ] {
+            assert_eq!(Dtm::received(same).expect(same).as_str(), "20260301091500");
+        }
+        for none in
+            ["20260301+0100", "2026-03-01T09:15:00", "20260301091500.", "20260301091500+1", "20260301091500+9900", "x"]
+        {
+            assert!(Dtm::received(none).is_err(), "{none}");
+        }
+        assert_eq!(Dtm::received("2026").expect("a year").as_str(), "2026");
         let day = |text: &str| Dtm::of_dicom_date(text).map(|day| day.0);
         for good in ["20260131", "20260131 ", "2026.01.31"] {
             assert_eq!(day(good).as_deref(), Some("20260131"), "{good}");

@@ -50,19 +50,19 @@ fn valid(body: &Element) {
 fn iti55_request() {
     let query = PatientQuery::read(&body("iti55-request.xml")).expect("reads");
     assert_eq!(query.ids[0].to_cx(), "13116900216^^^&2.999.47.1&ISO");
-    assert_eq!(query.birth_date.as_deref(), Some("19690113"));
+    assert_eq!(query.birth_dates, ["19690113"]);
     let again = PatientQuery::new(
         query.sender.clone(),
         query.receiver.clone(),
         query.ids.clone(),
-        query.name.clone(),
-        query.birth_date.clone(),
+        query.names.first().cloned(),
+        query.birth_dates.first().cloned(),
         Some("F".into()),
     );
     let written = again.to_element(jiff::Timestamp::now());
     valid(&written);
     let read = PatientQuery::read(&written).expect("reads back");
-    assert_eq!((read.ids, read.name, read.sender), (query.ids, query.name, query.sender));
+    assert_eq!((read.ids, read.names, read.sender), (query.ids, query.names, query.sender));
 }
 
 #[test]

@@ -23,7 +23,11 @@ pub(crate) const OF_HCP: Kinds = Kinds(1);
 pub(crate) const OF_TRC: Kinds = Kinds(2);
 pub(crate) const OF_NOK: Kinds = Kinds(4);
 pub(crate) const OF_XUA: Kinds = Kinds(8);
-const ALL: Kinds = Kinds(15);
+const ALL: Kinds = Kinds(31);
+/// Signatures that cross a border.
+const ACROSS: Kinds = Kinds(15);
+/// Signatures of national issuers.
+const NATIONAL: Kinds = Kinds(16);
 /// What confirms a relation, and therefore builds on an identity assertion.
 const BUILT: Kinds = Kinds(2 | 4);
 /// Who asks.
@@ -301,14 +305,31 @@ const TABLE: &[Row] = &[
         ns: DSIG,
         name: "KeyInfo",
         attributes: &[Attribute("", "Id", Optional, ALL)],
-        holds: Children(&[Child(DSIG, "X509Data", One, 0, ALL)]),
+        // SAML core 5.4.5 restricts nothing; of names and bare keys nothing is taken.
+        holds: Children(&[
+            Child(DSIG, "X509Data", One, 0, ACROSS),
+            Child(DSIG, "X509Data", AtLeastOne, 0, NATIONAL),
+            Child(DSIG, "KeyName", Many, 0, NATIONAL),
+            Child(DSIG, "KeyValue", Optional, 0, NATIONAL),
+        ]),
     },
+    Row { ns: DSIG, name: "KeyName", attributes: &[], holds: Text },
+    Row { ns: DSIG, name: "KeyValue", attributes: &[], holds: Anything },
     Row {
         ns: DSIG,
         name: "X509Data",
         attributes: &[],
-        holds: Children(&[Child(DSIG, "X509Certificate", One, 0, ALL)]),
+        holds: Children(&[
+            Child(DSIG, "X509Certificate", One, 0, ACROSS),
+            Child(DSIG, "X509Certificate", Many, 0, NATIONAL),
+            Child(DSIG, "X509SubjectName", Many, 0, NATIONAL),
+            Child(DSIG, "X509IssuerSerial", Many, 0, NATIONAL),
+            Child(DSIG, "X509SKI", Many, 0, NATIONAL),
+        ]),
     },
+    Row { ns: DSIG, name: "X509SubjectName", attributes: &[], holds: Text },
+    Row { ns: DSIG, name: "X509IssuerSerial", attributes: &[], holds: Anything },
+    Row { ns: DSIG, name: "X509SKI", attributes: &[], holds: Text },
     Row { ns: DSIG, name: "X509Certificate", attributes: &[], holds: Text },
 ];
 
@@ -396,8 +417,8 @@ pub(crate) fn check(assertion: &Element, kind: Kinds) -> Result<(), E> {
 ///
 /// # Errors
 /// The first thing that is not in it.
-pub(crate) fn check_signature(signature: &Element) -> Result<(), E> {
-    walk(signature, ALL)
+pub(crate) fn check_signature(signature: &Element, is_national: bool) -> Result<(), E> {
+    walk(signature, if is_national { NATIONAL } else { ACROSS })
 }
 
 fn walk(element: &Element, kind: Kinds) -> Result<(), E> {

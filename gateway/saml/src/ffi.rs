@@ -44,7 +44,7 @@ pub(crate) fn sign(
     let element = document.element(element_path)?;
     let signature = document.element(signature_path)?;
     register_id(&document, element)?;
-    with_context(key, false, |context| {
+    with_context(key, Profile::default(), |context| {
         // SAFETY: context and signature node are live; libxmlsec1 writes into the document we own.
         let done = unsafe {
             (*context).flags |= c::XMLSEC_DSIG_FLAGS_STORE_SIGNATURE;
@@ -62,17 +62,35 @@ pub(crate) fn sign(
 /// What a signature is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Signed<'a> {
-    /// The element at a path, by its ID; its Signature is its second child.
-    Element { path: &'a [usize], id: &'a str },
+    /// The element at a path, by its ID; its Signature is its second child. A national issuer has more algorithms.
+    Element { path: &'a [usize], id: &'a str, is_national: bool },
     /// The whole document, whose Signature is the root's second child.
     Document,
+}
+
+/// What a context takes besides the closed profile.
+#[derive(Debug, Clone, Copy, Default)]
+struct Profile {
+    /// A whole document (SMP): inclusive canonicalization.
+    whole: bool,
+    /// SHA-384 and SHA-512.
+    is_national: bool,
+}
+
+impl Signed<'_> {
+    fn profile(self) -> Profile {
+        match self {
+            Self::Element { is_national, .. } => Profile { whole: false, is_national },
+            Self::Document => Profile { whole: true, is_national: false },
+        }
+    }
 }
 
 /// Verifies a signature and returns the canonical bytes that were digested.
 pub(crate) fn verify(message: &[u8], signed: Signed<'_>, key: &mut Key) -> Result<Vec<u8>, E> {
     let document = Document::parse(message)?;
     let signature = match signed {
-        Signed::Element { path, id } => {
+        Signed::Element { path, id, .. } => {
             if register_id(&document, document.element(path)?)? != id {
                 return Err(E::Structure("id.parser"));
             }
@@ -80,7 +98,7 @@ pub(crate) fn verify(message: &[u8], signed: Signed<'_>, key: &mut Key) -> Resul
         }
         Signed::Document => document.element(&[1])?,
     };
-    with_context(key, signed == Signed::Document, |context| {
+    with_context(key, signed.profile(), |context| {
         // SAFETY: context, its lists and the node are live for the whole closure; the buffer belongs to the context and
         // is copied out before the context goes.
         unsafe {
@@ -118,9 +136,12 @@ unsafe fn copied(buffer: c::xmlSecBufferPtr) -> Option<Vec<u8>> {
     }
 }
 
-/// A context with the closed profile and the key lent to it; the key comes back whatever happens. A signature over a whole
-/// document (SMP) may use inclusive canonicalization besides.
-fn with_context<T>(key: &mut Key, whole: bool, work: impl FnOnce(c::xmlSecDSigCtxPtr) -> Result<T, E>) -> Result<T, E> {
+/// A context with the closed profile and the key lent to it; the key comes back whatever happens.
+fn with_context<T>(
+    key: &mut Key,
+    Profile { whole, is_national }: Profile,
+    work: impl FnOnce(c::xmlSecDSigCtxPtr) -> Result<T, E>,
+) -> Result<T, E> {
     let Some(lent) = key.0.take() else { return Err(E::Unavailable("key is in use")) };
     let mut context = XmlSecSignatureContext::new();
     context.insert_key(lent);
@@ -146,6 +167,16 @@ fn with_context<T>(key: &mut Key, whole: bool, work: impl FnOnce(c::xmlSecDSigCt
             && (!whole
                 || c::xmlSecDSigCtxEnableReferenceTransform(raw, inclusive) == 0
                     && c::xmlSecDSigCtxEnableSignatureTransform(raw, inclusive) == 0);
+        let digests = [c::xmlSecOpenSSLTransformSha384GetKlass(), c::xmlSecOpenSSLTransformSha512GetKlass()];
+        let methods = [
+            c::xmlSecOpenSSLTransformRsaSha384GetKlass(),
+            c::xmlSecOpenSSLTransformRsaSha512GetKlass(),
+            c::xmlSecOpenSSLTransformEcdsaSha384GetKlass(),
+        ];
+        let allowed = allowed
+            && (!is_national
+                || digests.iter().all(|t| c::xmlSecDSigCtxEnableReferenceTransform(raw, *t) == 0)
+                    && methods.iter().all(|t| c::xmlSecDSigCtxEnableSignatureTransform(raw, *t) == 0));
         if allowed { work(raw) } else { Err(E::Unavailable("context")) }
     };
     key.0 = context.release_key();

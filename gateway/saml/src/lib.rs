@@ -5,6 +5,7 @@
 //! along the table of the closed content (`content.rs`), then value by value (`assertion.rs`).
 
 mod assertion;
+mod chain;
 mod content;
 mod error;
 mod ffi;
@@ -34,7 +35,8 @@ pub use xua::{XuaClaims, xua_template};
 /// [`AssertionError`].
 pub fn check_structure(envelope: &ncp_xml::Element) -> Result<usize, AssertionError> {
     let walk = |see: &mut dyn FnMut(&ncp_xml::Element)| structure::descendants(envelope, see);
-    let found = structure::locate(envelope, &walk, structure::Profile::CrossBorder, jiff::Timestamp::now())?;
+    let (profile, side) = (structure::Profile::CrossBorder, structure::Side::CrossBorder);
+    let found = structure::locate(envelope, &walk, profile, side, jiff::Timestamp::now())?;
     Ok(found.len())
 }
 

@@ -2,7 +2,8 @@
 //!
 //! One Security header; in it one HCP assertion, at most one TRC and one next-of-kin assertion. Each has one Signature, directly
 //! after Issuer, with one SignedInfo and one Reference to the assertion's own ID, the transforms enveloped-signature and
-//! exclusive c14n, and one X509Certificate. Nothing else in the message carries that ID.
+//! exclusive c14n, and one X509Certificate. Nothing else in the message carries that ID. A national issuer may send a chain and
+//! name its key, and sign with RSA and SHA-384 or SHA-512, or with ECDSA on P-384 and SHA-384.
 
 use base64::Engine;
 use jiff::Timestamp;
@@ -27,6 +28,14 @@ const INCLUSIVE_C14N: &str = "http://www.w3.org/TR/2001/REC-xml-c14n-20010315";
 const SHA256: &str = "http://www.w3.org/2001/04/xmlenc#sha256";
 const RSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256";
 const ECDSA_SHA256: &str = "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256";
+/// What national issuers use besides (RFC 9231 2.3.3, 2.3.4, 2.3.6; XML Encryption 1.1 5.8).
+const NATIONAL_METHODS: [&str; 2] =
+    ["http://www.w3.org/2001/04/xmldsig-more#rsa-sha384", "http://www.w3.org/2001/04/xmldsig-more#rsa-sha512"];
+const ECDSA_SHA384: &str = "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384";
+const NATIONAL_DIGESTS: [&str; 2] =
+    ["http://www.w3.org/2001/04/xmldsig-more#sha384", "http://www.w3.org/2001/04/xmlenc#sha512"];
+/// Certificates of a chain at most.
+const CHAIN: usize = 8;
 /// Prefixes that an InclusiveNamespaces list may name; OpenNCP names one.
 const PREFIXES: usize = 16;
 
@@ -45,7 +54,19 @@ pub(crate) struct Located {
     /// Indexes among child elements, from the root.
     pub(crate) path: Vec<usize>,
     pub(crate) id: String,
-    pub(crate) certificate: Vec<u8>,
+    /// One; of a national issuer the whole chain, in any order.
+    pub(crate) certificates: Vec<Vec<u8>>,
+    /// Signed with ECDSA and SHA-384: the key is on P-384.
+    pub(crate) is_p384: bool,
+}
+
+/// Whose signatures are expected: the profile of one side is never that of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Another country's NCP, and service metadata.
+    CrossBorder,
+    /// The country's own issuers.
+    National,
 }
 
 /// Whose assertions are expected.
@@ -63,7 +84,13 @@ pub(crate) type Walk<'a> = &'a dyn Fn(&mut dyn FnMut(&Element));
 /// Finds the assertions by fixed path and checks their structure. A Security header for another node is not ours. Of the
 /// envelope only its Header is read; `walk` goes through the whole message, in which no other element may carry the ID of an
 /// assertion.
-pub(crate) fn locate(envelope: &Element, walk: Walk<'_>, expected: Profile, now: Timestamp) -> Result<Vec<Located>, E> {
+pub(crate) fn locate(
+    envelope: &Element,
+    walk: Walk<'_>,
+    expected: Profile,
+    side: Side,
+    now: Timestamp,
+) -> Result<Vec<Located>, E> {
     if !envelope.is(SOAP, "Envelope") {
         return Err(E::Structure("envelope"));
     }
@@ -91,8 +118,14 @@ pub(crate) fn locate(envelope: &Element, walk: Walk<'_>, expected: Profile, now:
         if found.iter().any(|other| other.kind == kind) {
             return Err(E::Structure("assertion.twice"));
         }
-        let (id, certificate) = profile(assertion)?;
-        found.push(Located { kind, path: vec![header_at, security_at, at], id, certificate });
+        let (id, key) = profile(assertion, side)?;
+        found.push(Located {
+            kind,
+            path: vec![header_at, security_at, at],
+            id,
+            certificates: key.certificates,
+            is_p384: key.is_p384,
+        });
     }
     let (mut assertions, mut ids) = (0, vec![0_usize; found.len()]);
     walk(&mut |element| {
@@ -155,8 +188,14 @@ fn bounded(element: &Element) -> Result<(), E> {
     element.elements().filter(|e| !e.is(DSIG, "Signature")).try_for_each(bounded)
 }
 
-/// The profile of one assertion: its ID and the one certificate.
-fn profile(assertion: &Element) -> Result<(String, Vec<u8>), E> {
+/// What a Signature says of its key.
+struct SignedBy {
+    certificates: Vec<Vec<u8>>,
+    is_p384: bool,
+}
+
+/// The profile of one assertion: its ID and the key.
+fn profile(assertion: &Element, side: Side) -> Result<(String, SignedBy), E> {
     let id = assertion.get("ID").filter(|id| !id.is_empty() && id.len() <= 256).ok_or(E::Structure("id.missing"))?;
     if id.chars().any(|c| c.is_whitespace() || matches!(c, '\'' | '"' | '(' | ')' | '#' | '<' | '&')) {
         return Err(E::Structure("id.characters"));
@@ -174,10 +213,10 @@ fn profile(assertion: &Element) -> Result<(String, Vec<u8>), E> {
     {
         return Err(E::Structure("signature.place"));
     }
-    let certificate = signature(children[1], Over::Element(id))?;
-    content::check_signature(children[1])?;
+    let key = signature(children[1], Over::Element(id), side)?;
+    content::check_signature(children[1], side == Side::National)?;
     bounded(assertion)?;
-    Ok((id.to_owned(), certificate))
+    Ok((id.to_owned(), key))
 }
 
 /// The profile of signed service metadata (OASIS BDXR SMP 1.0, 2.3.6): one Signature behind the ServiceMetadata, over the
@@ -191,7 +230,9 @@ pub(crate) fn metadata(root: &Element) -> Result<Vec<u8>, E> {
     }
     let [_, found] =
         exactly(root, [(SMP, "ServiceMetadata"), (DSIG, "Signature")]).ok_or(E::Structure("metadata.children"))?;
-    signature(found, Over::Document)
+    let [certificate] = <[Vec<u8>; 1]>::try_from(signature(found, Over::Document, Side::CrossBorder)?.certificates)
+        .map_err(|_| E::Structure("keyinfo.certificates"))?;
+    Ok(certificate)
 }
 
 /// What a signature is over.
@@ -207,18 +248,23 @@ impl Over<'_> {
     }
 }
 
-/// The closed profile of one Signature: its one certificate.
-fn signature(signature: &Element, over: Over<'_>) -> Result<Vec<u8>, E> {
+/// The closed profile of one Signature.
+fn signature(signature: &Element, over: Over<'_>, side: Side) -> Result<SignedBy, E> {
     let [info, value, key] = exactly(signature, [(DSIG, "SignedInfo"), (DSIG, "SignatureValue"), (DSIG, "KeyInfo")])
         .ok_or(E::Structure("signature.children"))?;
     if value.elements().next().is_some() || value.trimmed().is_empty() {
         return Err(E::Structure("signature.value"));
     }
-    signed_info(info, over)?;
-    key_info(key, over)
+    let is_p384 = signed_info(info, over, side)?;
+    let certificates = match side {
+        Side::CrossBorder => vec![key_info(key, over)?],
+        Side::National => chain(key)?,
+    };
+    Ok(SignedBy { certificates, is_p384 })
 }
 
-fn signed_info(info: &Element, over: Over<'_>) -> Result<(), E> {
+/// Whether the method asks for a key on P-384.
+fn signed_info(info: &Element, over: Over<'_>, side: Side) -> Result<bool, E> {
     let children: Vec<&Element> = info.elements().collect();
     if children.len() > 3 && children[3..].iter().all(|e| e.is(DSIG, "Reference")) {
         return Err(E::Structure("reference.twice"));
@@ -230,7 +276,10 @@ fn signed_info(info: &Element, over: Over<'_>) -> Result<(), E> {
         return Err(E::Algorithm("c14n"));
     }
     inclusive_namespaces(c14n)?;
-    if !matches!(method.get("Algorithm"), Some(RSA_SHA256 | ECDSA_SHA256)) || method.elements().next().is_some() {
+    let algorithm = method.get("Algorithm").unwrap_or_default();
+    let of_nation = NATIONAL_METHODS.contains(&algorithm) || algorithm == ECDSA_SHA384;
+    let taken = matches!(algorithm, RSA_SHA256 | ECDSA_SHA256) || side == Side::National && of_nation;
+    if !taken || method.elements().next().is_some() {
         return Err(E::Algorithm("signature"));
     }
     let fits = match over {
@@ -260,13 +309,15 @@ fn signed_info(info: &Element, over: Over<'_>) -> Result<(), E> {
         }
         inclusive_namespaces(canonical)?;
     }
-    if digest.get("Algorithm") != Some(SHA256) || digest.elements().next().is_some() {
+    let by = digest.get("Algorithm").unwrap_or_default();
+    let taken = by == SHA256 || side == Side::National && NATIONAL_DIGESTS.contains(&by);
+    if !taken || digest.elements().next().is_some() {
         return Err(E::Algorithm("digest"));
     }
     if value.elements().next().is_some() || value.trimmed().is_empty() {
         return Err(E::Structure("digest.value"));
     }
-    Ok(())
+    Ok(algorithm == ECDSA_SHA384)
 }
 
 /// At most one InclusiveNamespaces with a short PrefixList, nothing else.
@@ -291,6 +342,21 @@ fn key_info(key: &Element, over: Over<'_>) -> Result<Vec<u8>, E> {
         (None, Over::Document) => named.ok_or(E::Structure("keyinfo.certificates"))?,
         (None, Over::Element(_)) => return Err(E::Structure("keyinfo.certificates")),
     };
+    decoded(certificate)
+}
+
+/// The certificates of a national issuer's KeyInfo. What else it says of the key is not used.
+fn chain(key: &Element) -> Result<Vec<Vec<u8>>, E> {
+    let data = key.elements().filter(|e| e.is(DSIG, "X509Data"));
+    let certificates: Vec<&Element> =
+        data.flat_map(Element::elements).filter(|e| e.is(DSIG, "X509Certificate")).take(CHAIN + 1).collect();
+    if certificates.is_empty() || certificates.len() > CHAIN {
+        return Err(E::Structure("keyinfo.certificates"));
+    }
+    certificates.into_iter().map(decoded).collect()
+}
+
+fn decoded(certificate: &Element) -> Result<Vec<u8>, E> {
     if certificate.elements().next().is_some() {
         return Err(E::Structure("keyinfo.certificates"));
     }

@@ -25,7 +25,7 @@ use crate::issue::{
 };
 use crate::national::XuaAssertion;
 use crate::recent::Recent;
-use crate::structure::{self, Kind, Located, Profile};
+use crate::structure::{self, Kind, Located, Profile, Side};
 use crate::token::{TokenKey, TokenSigner};
 
 /// Verification keys that a worker keeps.
@@ -56,6 +56,20 @@ pub trait SignerTrust: Send + Sync {
     /// # Errors
     /// Why it is not trusted, for operators.
     fn signer(&self, certificate: &X509Ref) -> Result<SignerIdentity, String>;
+
+    /// The same for a certificate that came with others, which help to build its path.
+    ///
+    /// # Errors
+    /// As [`signer`](Self::signer).
+    fn signer_among(&self, certificate: &X509Ref, others: &[X509]) -> Result<SignerIdentity, String> {
+        let _ = others;
+        self.signer(certificate)
+    }
+
+    /// Whether these are the country's own issuers, whose signatures have a profile of their own.
+    fn is_national(&self) -> bool {
+        false
+    }
 
     /// Audiences that are ours, beside the one of the field.
     fn audiences(&self) -> &[String] {
@@ -308,8 +322,8 @@ impl Signer {
 }
 
 /// A signer's certificate as parsed once (OpenSSL 3 takes longer over it than over a signature), and its key.
-struct Known {
-    certificate: X509,
+pub(crate) struct Known {
+    pub(crate) certificate: X509,
     key: Key,
 }
 
@@ -317,13 +331,13 @@ struct Known {
 type Digested = Recent<[u8; 32], Arc<[u8]>>;
 
 /// What a worker has at hand. Trust in a signer is asked for at every use.
-struct Checks {
+pub(crate) struct Checks {
     signers: Recent<Vec<u8>, Known>,
     verified: Arc<Mutex<Digested>>,
 }
 
 impl Checks {
-    fn signer(&mut self, der: &[u8]) -> Result<&mut Known, E> {
+    pub(crate) fn signer(&mut self, der: &[u8]) -> Result<&mut Known, E> {
         if self.signers.get_mut(der).is_none() {
             let certificate = X509::from_der(der).map_err(|_| E::Structure("keyinfo.certificate"))?;
             let key = Key::of_certificate(der)?;
@@ -335,7 +349,13 @@ impl Checks {
     /// The bytes that the signature of a located assertion is over. Whether it verifies depends on nothing but the
     /// element and the start tags around it, its certificate included, so that the same bytes are verified once. Trust,
     /// times and all that the digested bytes say are the caller's to check, each time.
-    fn digested(&mut self, message: &[u8], assertion: &Located) -> Result<Arc<[u8]>, E> {
+    pub(crate) fn digested(
+        &mut self,
+        message: &[u8],
+        assertion: &Located,
+        certificate: &[u8],
+        is_national: bool,
+    ) -> Result<Arc<[u8]>, E> {
         let extent = ncp_xml::extent(message, &assertion.path).ok_or(E::Structure("path"))?;
         let alone = alone(&extent)?;
         let mut digest = openssl::sha::Sha256::new();
@@ -343,14 +363,16 @@ impl Checks {
             digest.update(&(piece.len() as u64).to_be_bytes());
             digest.update(piece.as_bytes());
         }
+        // Of a chain each certificate is tried.
+        digest.update(certificate);
         let name = digest.finish();
         let verified = self.verified.clone();
         let verified = || verified.lock().unwrap_or_else(|p| p.into_inner());
         if let Some(digested) = verified().get_mut(&name) {
             return Ok(digested.clone());
         }
-        let known = self.signer(&assertion.certificate)?;
-        let signed = Signed::Element { path: &vec![0; extent.around.len()], id: &assertion.id };
+        let known = self.signer(certificate)?;
+        let signed = Signed::Element { path: &vec![0; extent.around.len()], id: &assertion.id, is_national };
         let digested: Arc<[u8]> = ffi::verify(alone.as_bytes(), signed, &mut known.key)?.into();
         verified().put(name, digested.clone());
         Ok(digested)
@@ -494,11 +516,11 @@ fn all<T>(
     let envelope = outline((structure::SOAP, "Header"), &mut |_| ()).map_err(|_| E::Structure("xml"))?;
     // The same bytes were read just before.
     let walk = |see: &mut dyn FnMut(&Element)| drop(outline(("", ""), see));
-    let located = structure::locate(&envelope, &walk, profile, now)?;
+    let side = if trust.is_national() { Side::National } else { Side::CrossBorder };
+    let located = structure::locate(&envelope, &walk, profile, side, now)?;
     let (mut user, mut trc, mut nok) = (None, None, None);
     for assertion in located {
-        let signer = trust.signer(&checks.signer(&assertion.certificate)?.certificate).map_err(E::Trust)?;
-        let digested = checks.digested(message, &assertion)?;
+        let (signer, digested) = checks.signed(message, &assertion, trust)?;
         let digest = hex::encode(openssl::sha::sha256(&digested));
         let country = signer.country;
         let id = match assertion.kind {

@@ -3,7 +3,10 @@
 use ncp_xml::{Charge, Element, Limits, is_for_us, must_be_understood};
 
 use crate::SoapError;
-use crate::ns::{SOAP, SOAP11, WSA, WSSE};
+use crate::ns::{SOAP, SOAP11, WSA, WSSE, XDSB, XOP};
+
+const OPTIMISED_HEADER: &str = "assertions must not be XOP-optimised";
+const OPTIMISED_BODY: &str = "an XOP Include stands outside ihe:Document";
 
 /// Header blocks and the one body element.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,17 @@ impl Envelope {
         Self::from_element(Element::parse_charged(bytes, limits, charge)?)
     }
 
+    /// Reads what acknowledges a request whose answer comes over another connection: `None` when its Body is empty.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_acknowledgement(bytes: &[u8], limits: &Limits) -> Result<Option<Self>, SoapError> {
+        let root = Element::parse(bytes, limits)?;
+        let body = root.elements().find(|child| child.is(SOAP, "Body"));
+        let is_empty = root.is(SOAP, "Envelope") && body.is_some_and(|body| body.elements().next().is_none());
+        if is_empty { Ok(None) } else { Self::from_element(root).map(Some) }
+    }
+
     /// The same of a tree that was read.
     pub(crate) fn from_element(root: Element) -> Result<Self, SoapError> {
         if root.is(SOAP11, "Envelope") {
@@ -39,6 +53,7 @@ impl Envelope {
         if !root.is(SOAP, "Envelope") {
             return Err(SoapError::Envelope);
         }
+        optimised(&root)?;
         let mut children = root.into_elements();
         let mut next = children.next().ok_or(SoapError::Envelope)?;
         let mut headers = Vec::new();
@@ -88,6 +103,21 @@ impl Envelope {
         let unknown = |header: &Element| !known.iter().any(|(ns, local)| header.is(ns, local));
         if self.headers.iter().filter(must).any(unknown) { Err(SoapError::MustUnderstand) } else { Ok(()) }
     }
+}
+
+/// Only the content of a document may be a part of the package. Bytes of an assertion that were moved out are not put back:
+/// what was signed would have to be rebuilt before it is verified (XOP 1.0 3.2).
+fn optimised(envelope: &Element) -> Result<(), SoapError> {
+    let mut open = vec![(envelope, false)];
+    while let Some((element, in_header)) = open.pop() {
+        for child in element.elements() {
+            if child.is(XOP, "Include") && (in_header || !element.is(XDSB, "Document")) {
+                return Err(SoapError::Optimised(if in_header { OPTIMISED_HEADER } else { OPTIMISED_BODY }));
+            }
+            open.push((child, in_header || child.is(SOAP, "Header")));
+        }
+    }
+    Ok(())
 }
 
 /// Whether what a block says of itself can be read. A block of ours that stands there as another's reference parameter was

@@ -21,13 +21,13 @@ pub enum SizeLimit {
 #[non_exhaustive]
 pub enum SoapError {
     /// Unreadable XML.
-    #[error("xml: {0}")]
+    #[error("{}", of_xml(.0))]
     Xml(XmlError),
     /// The messages that are being read leave no memory for this one: it is to be sent again.
     #[error("no memory for the message now")]
     Busy,
     /// Not an envelope with one body element.
-    #[error("not a soap envelope")]
+    #[error("not a SOAP envelope with one body element")]
     Envelope,
     /// SOAP 1.1.
     #[error("soap 1.1 envelope")]
@@ -36,7 +36,7 @@ pub enum SoapError {
     #[error("media type not supported")]
     MediaType,
     /// multipart without boundary, broken part headers, no part named by `start`.
-    #[error("malformed mime message")]
+    #[error("part header or boundary is not readable")]
     Mime,
     /// A part in a Content-Transfer-Encoding that is not known (RFC 2045 6.4). The value holds characters of a token only.
     #[error("Content-Transfer-Encoding {0} is not known")]
@@ -57,11 +57,14 @@ pub enum SoapError {
     #[error("message came too slowly")]
     Timeout,
     /// The stream ended before the closing boundary.
-    #[error("message ended early")]
+    #[error("message ends early")]
     Truncated,
     /// Two parts with one Content-ID.
     #[error("two parts with one content id")]
     DuplicateContentId,
+    /// An Include stands where the content of a document is not: where.
+    #[error("{0}")]
+    Optimised(&'static str),
     /// An Include names no part, the root, the same part twice, or something outside the message.
     #[error("include cannot be resolved")]
     UnresolvedInclude,
@@ -83,6 +86,9 @@ pub enum SoapError {
     /// ReplyTo or FaultTo is not anonymous and not configured.
     #[error("reply address refused")]
     AddressRefused,
+    /// The answer to a request that was answered or given up.
+    #[error("nobody waits for this answer any more")]
+    Late,
     /// `wsa:To` is somebody else's address.
     #[error("message is addressed to somebody else")]
     Destination,
@@ -161,8 +167,24 @@ impl SoapError {
                 "wsa:DuplicateMessageID",
                 &text("message id was used before"),
             ),
-            declared if declared.is_of_part() => Fault::sender("", &text(&declared.to_string())),
-            _ => Fault::sender("", &text("malformed message")),
+            other => Fault::sender("", &text(&other.to_string())),
         }
+    }
+}
+
+/// Why XML cannot be read, from a closed list: nothing of the message and none of the parser's words.
+fn of_xml(error: &XmlError) -> &'static str {
+    match error {
+        XmlError::Malformed => "XML is not well-formed or ends early",
+        XmlError::Doctype => "DOCTYPE is not allowed",
+        XmlError::Encoding => "encoding is not UTF-8",
+        XmlError::Entity => "an entity of XML is not declared",
+        XmlError::Namespace => "a namespace prefix is not bound",
+        XmlError::TooDeep => "XML is nested too deep",
+        XmlError::TooManyAttributes => "too many or too long attributes",
+        XmlError::TooManyNodes => "too many elements and texts",
+        XmlError::TooLarge => "XML is too large",
+        XmlError::Memory => "XML takes more memory than its length allows",
+        _ => "XML cannot be read",
     }
 }

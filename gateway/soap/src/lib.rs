@@ -11,6 +11,7 @@ mod error;
 mod fault;
 pub mod mime;
 mod mtom;
+mod references;
 
 pub use addressing::Addressing;
 pub use envelope::Envelope;
@@ -33,6 +34,8 @@ pub mod ns {
     pub const WSSE: &str = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-secext-1.0.xsd";
     /// WS-Security utility 1.0.
     pub const WSU: &str = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd";
+    /// XDS.b, whose Document alone may be a part of a package.
+    pub const XDSB: &str = "urn:ihe:iti:xds-b:2007";
     /// XOP.
     pub const XOP: &str = "http://www.w3.org/2004/08/xop/include";
 }

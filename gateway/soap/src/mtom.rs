@@ -11,12 +11,13 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use ncp_xml::{Charge, Element, IN_FLIGHT, LiftError, Limits};
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio_util::io::StreamReader;
 
 use crate::coding::{charset_of_envelope, safe};
 use crate::mime::{MediaType, MimeLimits, MultipartBody, MultipartReader, boundary, write_multipart};
 use crate::ns::XOP;
+use crate::references::{References, decoded};
 use crate::{BoxError, Envelope, SizeLimit, SoapError};
 
 const SOAP_XML: &str = "application/soap+xml";
@@ -74,6 +75,7 @@ pub struct Parts<B> {
     root_id: String,
     seen: BTreeSet<String>,
     charge: Charge,
+    references: References,
 }
 
 /// Reads the root of a message: `application/soap+xml`, or `multipart/related` with a XOP root named by `start`.
@@ -257,7 +259,7 @@ where
             Source::Whole(..) => None,
             Source::Package(reader) => Some(reader),
         };
-        Parts { reader, early, current: None, root_id: id, seen, charge }
+        Parts { reader, early, current: None, root_id: id, seen, charge, references: References::default() }
     }
 }
 
@@ -300,6 +302,25 @@ fn append(out: &mut BytesMut, data: &[u8], limit: usize) -> Result<(), SoapError
 }
 
 impl<B> Parts<B> {
+    /// None.
+    pub fn none() -> Self {
+        Self {
+            reader: None,
+            early: VecDeque::new(),
+            current: None,
+            root_id: String::new(),
+            seen: BTreeSet::new(),
+            charge: IN_FLIGHT.charge(),
+            references: References::default(),
+        }
+    }
+
+    /// Takes the Includes of the root's body: a part is then called as [`included`] calls it, also where its Content-ID is
+    /// written percent-coded, as its reference is.
+    pub fn refer(&mut self, body: &Element) {
+        self.references = References::of(body);
+    }
+
     /// Content-ID of the root; an Include of it is a loop.
     pub fn root_id(&self) -> &str {
         &self.root_id
@@ -328,7 +349,8 @@ where
     pub async fn next(&mut self) -> Result<Option<PartHead>, SoapError> {
         if let Some((head, bytes)) = self.early.pop_front() {
             self.current = Some(bytes);
-            return Ok(Some(head));
+            let content_id = self.references.called(head.content_id)?;
+            return Ok(Some(PartHead { content_id, ..head }));
         }
         self.current = None;
         let Some(reader) = &mut self.reader else { return Ok(None) };
@@ -337,7 +359,9 @@ where
         if !content_id.is_empty() && !self.seen.insert(content_id.clone()) {
             return Err(SoapError::DuplicateContentId);
         }
-        Ok(Some(PartHead { content_id, media_type: part.media_type().unwrap_or_default() }))
+        let media_type = part.media_type().unwrap_or_default();
+        let content_id = self.references.called(content_id)?;
+        Ok(Some(PartHead { content_id, media_type }))
     }
 
     /// The next bytes of the present part; `None` at its end.
@@ -397,10 +421,7 @@ pub fn included(holder: &Element) -> Result<Option<String>, SoapError> {
     if !first.is(XOP, "Include") || elements.next().is_some() || !holder.trimmed().is_empty() {
         return Err(SoapError::UnresolvedInclude);
     }
-    let href = first.get("href").ok_or(SoapError::UnresolvedInclude)?;
-    let id = href.strip_prefix("cid:").ok_or(SoapError::UnresolvedInclude)?;
-    let id = percent_decode_str(id).decode_utf8().map_err(|_| SoapError::UnresolvedInclude)?;
-    Ok(Some(id.into_owned()))
+    decoded(first).map(Some)
 }
 
 /// Inline base64 content, white space allowed.

@@ -8,6 +8,7 @@ mod recorder;
 mod sop_class;
 
 pub use events::{WayBack, transcoding};
+pub use follow::Streamed;
 pub use recorder::Recorder;
 
 use jiff::Timestamp;
@@ -417,5 +418,10 @@ impl Trail {
     /// Goes with the parts of an answer and closes when they end, break or are dropped.
     pub fn follow(self, parts: OutParts) -> OutParts {
         follow::follow(self, parts)
+    }
+
+    /// The same for an answer that is posted: what the receiver says of it is its end.
+    pub fn follow_back(self, parts: OutParts) -> (OutParts, tokio::sync::oneshot::Receiver<Streamed>) {
+        follow::follow_back(self, parts)
     }
 }

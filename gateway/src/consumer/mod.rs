@@ -13,7 +13,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -98,11 +97,10 @@ pub struct Consumers {
     capacity: Capacity,
 }
 
-/// What a consumer's handshake showed, and under which snapshot it was good.
+/// The certificate that a consumer's handshake brought, and what came with it.
 struct Shown {
     leaf: X509,
     sent: Vec<X509>,
-    verified: AtomicU64,
 }
 
 /// One exchange and what its stages can reach.
@@ -120,18 +118,11 @@ impl Consumers {
         Self { app, config: config.clone(), capacity }
     }
 
-    /// Whether a client certificate is good under the trust of this moment, which a reload changes.
+    /// Whether a client certificate is good under the trust of this moment, which a reload and time change.
     fn knows(&self, shown: &Shown) -> bool {
         let snapshot = self.app.snapshot.load();
-        if shown.verified.load(Ordering::Acquire) == snapshot.generation {
-            return true;
-        }
         let trust = snapshot.consumers.as_ref();
-        let good = trust.is_some_and(|trust| trust.clients.verify(&shown.leaf, &shown.sent).is_ok());
-        if good {
-            shown.verified.store(snapshot.generation, Ordering::Release);
-        }
-        good
+        trust.is_some_and(|trust| trust.clients.verify(&shown.leaf, &shown.sent).is_ok())
     }
 
     fn expected_at(&self, path: &str) -> Option<Asked> {
@@ -171,7 +162,7 @@ async fn connection(consumers: Arc<Consumers>, stream: TlsStream, address: Socke
     let Some(certificate) = ncp_tls::peer_certificate(&stream).map(Arc::new) else { return };
     let Some(leaf) = stream.ssl().peer_certificate() else { return };
     let sent = stream.ssl().peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
-    let shown = Arc::new(Shown { leaf, sent, verified: AtomicU64::new(0) });
+    let shown = Arc::new(Shown { leaf, sent });
     // The handshake built a path; revocation, use and strength are checked here.
     if !consumers.knows(&shown) {
         listener::handshake_failed(&consumers.app, address, "certificate is of no national consumer").await;
@@ -251,6 +242,8 @@ async fn respond(exchange: Exchange, asked: Asked, path: &str, headers: &HeaderM
     let request = match read.and_then(bounded) {
         Ok(request) => request,
         Err(error) => {
+            tracing::info!(ncp.transaction = asked.as_str(), ncp.reference = %reference, reason = %error,
+                "message refused");
             trail.refused(&error).await;
             measure(error.class());
             return wire::fault(&error, wire::Back::default(), &reference);

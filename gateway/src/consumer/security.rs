@@ -8,7 +8,7 @@ use ncp_audit::{Event, HumanRequestor, PeerFacts};
 use ncp_ihe::PatientId;
 use ncp_saml::{AssertionError, Code, HcpClaims, NationalHeader, Purpose, SignerIdentity, SignerTrust, XuaAssertion};
 use ncp_tls::{Anchors, CertificateFacts, Country};
-use openssl::x509::X509Ref;
+use openssl::x509::{X509, X509Ref};
 
 use super::Exchange;
 use crate::audit_scope::Trail;
@@ -251,7 +251,15 @@ impl NationalTrust {
 
 impl SignerTrust for NationalTrust {
     fn signer(&self, certificate: &X509Ref) -> Result<SignerIdentity, String> {
-        self.anchors.verify(certificate, &[]).map_err(|e| e.to_string())?;
+        self.signer_among(certificate, &[])
+    }
+
+    fn is_national(&self) -> bool {
+        true
+    }
+
+    fn signer_among(&self, certificate: &X509Ref, others: &[X509]) -> Result<SignerIdentity, String> {
+        self.anchors.verify(certificate, others).map_err(|e| e.to_string())?;
         let facts = CertificateFacts::of(certificate).map_err(|e| e.to_string())?;
         // The anchors are national: they vouch for the country, whatever the subject says.
         Ok(SignerIdentity {

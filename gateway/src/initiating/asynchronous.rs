@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use crate::app::App;
 use crate::listener::{PeerConnection, Reply, empty};
 use crate::outcome::GatewayError;
-use crate::pending::Arrived;
+use crate::pending::{Arrived, Receiver};
 use crate::soap_client::PARTS;
 use crate::wire;
 
@@ -23,6 +23,11 @@ pub async fn receive(app: &App, who: &PeerConnection, headers: &HeaderMap, body:
     let reference = uuid::Uuid::new_v4().to_string();
     match hand_over(app, who, headers, body).await {
         Ok(()) => empty(StatusCode::ACCEPTED),
+        Err(error @ SoapError::Late) => {
+            let country = who.peer.as_ref().map(|p| p.country.to_string()).unwrap_or_default();
+            tracing::info!(ncp.reference = %reference, %country, "nobody waits for an asynchronous answer any more");
+            wire::fault(&GatewayError::Soap(error), wire::Back::default(), &reference)
+        }
         Err(error) => {
             tracing::info!(ncp.reference = %reference, reason = %error, "asynchronous answer refused");
             let peer = PeerFacts {
@@ -49,10 +54,14 @@ async fn hand_over(app: &App, who: &PeerConnection, headers: &HeaderMap, body: I
     let bounds = Limits { bytes: limits.answer_bytes, ..Limits::ANSWER };
     let envelope = Envelope::read_charged(&message.root, &bounds, message.parts.charge())?;
     let relates = Addressing::read(&envelope)?.relates_to.ok_or(SoapError::Addressing)?;
-    let waiting = app.pending.take(&relates, country).ok_or(SoapError::Addressing)?;
+    let waiting = match app.pending.take(&relates, country) {
+        Receiver::Waits(waiting) => waiting,
+        Receiver::Over => return Err(SoapError::Late),
+        Receiver::Nobody => return Err(SoapError::Addressing),
+    };
     let (taken, done) = oneshot::channel();
     let arrived = Arrived { envelope, parts: message.parts, taken };
-    waiting.send(arrived).map_err(|_| SoapError::Addressing)?;
+    waiting.send(arrived).map_err(|_| SoapError::Late)?;
     // Resolves when the answer is dropped; nobody sends on it.
     let _ = done.await;
     Ok(())

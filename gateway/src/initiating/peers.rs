@@ -47,7 +47,7 @@ pub enum PeerError {
     /// Not what the transaction prescribes.
     #[error("peer's answer is malformed: {0}")]
     Malformed(&'static str),
-    /// In a coding or charset that is not known, or not in the one that it declares: which one.
+    /// What of it cannot be read: XML, MIME, addressing, a coding or charset that is not known or not the declared one.
     #[error("peer's answer cannot be read: {0}")]
     Unreadable(String),
     /// Refused by an error code of the transaction.

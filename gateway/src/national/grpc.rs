@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 use super::incoming::{Incoming, instances};
+use super::narrow::only;
 use super::way::Way;
 use super::{
     Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, LocatedStudy, Missing, NationalError,
@@ -149,10 +150,10 @@ impl PatientDemographicsSupplier for GrpcSource {
         let request = pb::FindPatientsRequest {
             requestor: Some(requestor(query.identity())),
             ids: wanted.ids.iter().map(patient_id).collect(),
-            family: wanted.name.as_ref().map(|n| n.family.clone()).unwrap_or_default(),
-            given: wanted.name.as_ref().map(|n| n.given.clone()).unwrap_or_default(),
-            birth_date: wanted.birth_date.clone().unwrap_or_default(),
-            gender: wanted.gender.clone().unwrap_or_default(),
+            family: only(&wanted.names).map(|n| n.family.clone()).unwrap_or_default(),
+            given: only(&wanted.names).map(|n| n.given.clone()).unwrap_or_default(),
+            birth_date: only(&wanted.birth_dates).cloned().unwrap_or_default(),
+            gender: only(&wanted.genders).cloned().unwrap_or_default(),
         };
         let mut client = client!(PatientDemographicsSupplierClient, self);
         let asked = async {

@@ -6,7 +6,7 @@ use ncp_ihe::imaging::Issuer;
 use ncp_ihe::{IssuedId, Oid, PatientClaim, PatientId, PatientQuery, PatientRecord, PersonName};
 use serde::Deserialize;
 
-use super::{LocatedStudy, NationalError};
+use super::{LocatedStudy, NationalError, narrow};
 use crate::patient_key::{PatientKey, Person};
 
 /// One person.
@@ -142,10 +142,8 @@ impl Patients {
     /// [`NationalError::NoPatient`].
     pub fn find(&self, query: &PatientQuery) -> Result<Vec<PatientRecord>, NationalError> {
         let fits = |(id, patient): &&(PatientId, Patient)| {
-            let born = query.birth_date.as_ref().is_none_or(|date| patient.birth_date.starts_with(date.as_str()));
-            let family = query.name.as_ref().map(|n| n.family.to_lowercase()).filter(|f| !f.is_empty());
-            let gender = query.gender.as_ref().is_none_or(|sex| patient.sex.eq_ignore_ascii_case(sex));
-            query.ids.contains(id) && born && gender && family.is_none_or(|f| patient.family.to_lowercase() == f)
+            // The file tells everything that is compared.
+            query.ids.contains(id) && narrow::degree(query, &record(id, patient)) == Some(100)
         };
         let found: Vec<PatientRecord> = self.0.iter().filter(fits).map(|(id, p)| record(id, p)).collect();
         if found.is_empty() { Err(NationalError::NoPatient) } else { Ok(found) }

@@ -103,7 +103,8 @@ fn refusal_answer(error: &GatewayError, query: &PatientQuery, reference: &str) -
     let (reason, system) = row.xcpd_reason;
     // Gender is what narrows here and was not said; a birth date and a family name are in every search mask.
     let ambiguous = matches!(error, GatewayError::National(NationalError::Ambiguous));
-    let gender = (ambiguous && query.gender.is_none()).then(|| "LivingSubjectAdministrativeGenderRequested".to_owned());
+    let gender =
+        (ambiguous && query.genders.is_empty()).then(|| "LivingSubjectAdministrativeGenderRequested".to_owned());
     match error {
         GatewayError::National(NationalError::NoPatient) => PatientAnswer::NoMatch { ehdsi_reason: true },
         _ => PatientAnswer::Refused(ncp_ihe::xcpd::Refusal {

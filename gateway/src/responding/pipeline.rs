@@ -26,7 +26,7 @@ use tracing::Instrument;
 use super::replay::Seen;
 use super::{deliver, iti38, iti39, iti55, rad75, security};
 use crate::app::{App, Snapshot};
-use crate::audit_scope::{Trail, WayBack};
+use crate::audit_scope::{Streamed, Trail, WayBack};
 use crate::bounds;
 use crate::config::SecurityErrors;
 use crate::identity::TransactionName;
@@ -94,6 +94,12 @@ where
     let message = match carried {
         Ok(message) => message,
         Err(error) => {
+            // The one line of a message that could not be read; what is refused later is told by `carry_out`.
+            let (transaction, peer) =
+                (expected.map_or("-", TransactionName::as_str), exchange.connection.peer.as_ref());
+            let country = peer.map(|p| p.country.to_string()).unwrap_or_default();
+            tracing::info!(ncp.transaction = transaction, ncp.reference = %exchange.reference, %country, reason = %error,
+                "message refused");
             let reply = wire::fault(&error, Back::default(), &exchange.reference);
             trail.refused(&error).await;
             measure(&exchange, expected, error.class(), began);
@@ -109,7 +115,7 @@ where
         return Replied::Now(reply);
     };
     let work = async move {
-        let Carried { reply, trail, way_back } = carry_out(&exchange, &message, trail, began).await;
+        let Carried { reply, trail, streamed, way_back } = carry_out(&exchange, &message, trail, began).await;
         let delivered = deliver::deliver(&exchange, &address, reply).await;
         if let Err(error) = &delivered {
             tracing::warn!(ncp.reference = %exchange.reference, reason = %error, "answer could not be delivered");
@@ -117,11 +123,17 @@ where
                 tracing::error!(reason = %error, "event not stored");
             }
         }
-        match (trail, delivered) {
-            (Some(trail), Ok(())) => trail.finish().await,
-            (Some(trail), Err(error)) => trail.broke_off(&format!("answer could not be delivered: {error}")).await,
-            // With parts the trail went with the stream.
-            (None, _) => {}
+        let delivered = delivered.map_err(|error| format!("answer could not be delivered: {error}"));
+        match (trail, streamed, delivered) {
+            (Some(trail), _, Ok(())) => trail.finish().await,
+            (Some(trail), _, Err(why)) => trail.broke_off(&why).await,
+            // With parts the trail went with the stream and comes back when that ended.
+            (None, Some(streamed), delivered) => {
+                if let Ok(Ok(streamed)) = tokio::time::timeout(deliver::WHOLE, streamed).await {
+                    streamed.close(delivered).await;
+                }
+            }
+            (None, None, _) => {}
         }
     };
     Replied::Later(Box::pin(work.instrument(span)))
@@ -132,6 +144,8 @@ struct Carried {
     reply: Reply,
     /// Still open when the reply is whole and nothing follows it.
     trail: Option<Trail>,
+    /// The trail of an answer with parts that is posted, when its stream ended.
+    streamed: Option<tokio::sync::oneshot::Receiver<Streamed>>,
     way_back: WayBack,
 }
 
@@ -148,13 +162,19 @@ async fn carry_out(exchange: &Exchange, message: &Message, mut trail: Trail, beg
     if answered.is_ok() {
         trail.answered(&exchange.app, response_action(message), message.request.back());
     }
+    let mut streamed = None;
     let (reply, trail) = match answered {
         Ok(Answer::Simple(body)) => (simple_reply(message, body), Some(trail)),
         Ok(Answer::Listed(found)) => {
             (wire::listed(response_action(message), message.request.back(), found), Some(trail))
         }
         // The trail goes with the stream: its outcome is written after the last byte.
-        Ok(Answer::Parts(body, parts)) => (parts_reply(message, body, parts, trail), None),
+        Ok(Answer::Parts(body, parts)) if message.request.answer_at.is_some() => {
+            let (parts, ended) = trail.follow_back(parts);
+            streamed = Some(ended);
+            (parts_reply(message, body, parts), None)
+        }
+        Ok(Answer::Parts(body, parts)) => (parts_reply(message, body, trail.follow(parts)), None),
         Err(error) => {
             tracing::info!(ncp.transaction = transaction.as_str(), ncp.reference = %exchange.reference, reason = %error, "refused");
             let (action, reply) = refusal(exchange, message, &error);
@@ -163,7 +183,7 @@ async fn carry_out(exchange: &Exchange, message: &Message, mut trail: Trail, beg
             (reply, None)
         }
     };
-    Carried { reply, trail, way_back }
+    Carried { reply, trail, streamed, way_back }
 }
 
 /// Stage 2: bounded reading, addressing, dispatch on `wsa:Action` and body element.
@@ -271,9 +291,8 @@ fn simple_reply(message: &Message, body: Element) -> Reply {
     }
 }
 
-fn parts_reply(message: &Message, body: Element, parts: crate::listener::OutParts, trail: Trail) -> Reply {
-    let (action, back) = (response_action(message), message.request.back());
-    wire::mtom(action, back, body, trail.follow(parts))
+fn parts_reply(message: &Message, body: Element, parts: crate::listener::OutParts) -> Reply {
+    wire::mtom(response_action(message), message.request.back(), body, parts)
 }
 
 /// A refusal in the shape that the transaction and the peer's configuration ask for, and its action.

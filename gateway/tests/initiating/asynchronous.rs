@@ -2,6 +2,7 @@
 
 use ncp_ihe::{QueryResponse, Status, actions};
 use ncp_soap::{Addressing, Envelope, Fault, ns};
+use ncp_tests::cases::Recorded;
 use ncp_tests::country::{Country, Reaction};
 use ncp_tests::neighbour::{Neighbour, XCA, retrieve_response};
 use ncp_xml::Element;
@@ -63,6 +64,97 @@ async fn answers_come_over_the_countrys_own_connection() {
     }
 }
 
+/// CO-07: whatever acknowledges a request, its answer is taken where it comes.
+#[tokio::test]
+async fn co_07_an_empty_acknowledgement_ends_no_exchange() {
+    let envelope = |body: &str| Recorded {
+        content_type: "application/soap+xml; charset=UTF-8".into(),
+        body: format!("<s:Envelope xmlns:s=\"{}\"><s:Header/>{body}</s:Envelope>", ns::SOAP).into_bytes(),
+    };
+    let typed = |content_type: &str| Recorded { content_type: content_type.into(), body: Vec::new() };
+    for acknowledgement in
+        [None, Some(envelope("<s:Body/>")), Some(envelope("<s:Body>\n</s:Body>")), Some(typed("text/html"))]
+    {
+        let port = port();
+        let address = format!("https://localhost:{port}/wsa/reply");
+        let lines = format!("asynchronous = {{ own_reply_to = \"{address}\", wait = \"5s\" }}");
+        let what = format!("{acknowledgement:?}");
+        let react =
+            move |_: &_| Reaction::Acknowledged(acknowledgement.clone(), Box::new(listed(vec![entry("2.999.101", 1)])));
+        let (world, _countries) =
+            Others::none().with("AA", "2.999.101", react).await.peers(port, lines).world("").await;
+        let answer = ask(&world, Neighbour::find_documents(&patient()).to_element()).await;
+        let (response, _) = QueryResponse::read(&answer.body).expect("a response");
+        assert_eq!((response.status, response.objects.entries.len()), (Status::Success, 1), "{what}");
+        assert!(world.records().iter().all(|xml| !xml.contains("csd-code=\"110113\"")), "{what}: an alert");
+    }
+}
+
+/// CO-08: an answer to a request of ours that waits no more is late, and no attack; to any other it is one.
+#[tokio::test]
+async fn co_08_a_late_answer_is_told_as_late() {
+    let port = port();
+    let address = format!("https://localhost:{port}/wsa/reply");
+    let lines = format!("asynchronous = {{ own_reply_to = \"{address}\", wait = \"1s\" }}");
+    let others = Others::none().with("AA", "2.999.101", |_| Reaction::Status(202)).await;
+    let others = others.with("BB", "2.999.102", |_| listed(Vec::new())).await;
+    let (world, countries) = others.peers(port, lines).world("").await;
+    ask(&world, Neighbour::find_documents(&patient()).to_element()).await;
+    let of = countries[0].asked()[0].message_id.clone();
+    let message = || {
+        let Reaction::Simple(action, body) = listed(Vec::new()) else { panic!("not simple") };
+        Envelope { headers: Addressing::response(action, of.as_deref()).to_headers(), body }.write()
+    };
+    let country = |number: usize, home: &str| {
+        Neighbour::new(&world.others[number], home, &world.anchors, "localhost", world.port).expect("a neighbour")
+    };
+    let late = country(0, "2.999.101");
+    for _ in 0..2 {
+        let answer = late.post("/wsa/reply", "application/soap+xml", message()).await.expect("answers");
+        let Fault { reason, .. } = answer.fault().expect("a fault");
+        assert!(reason.starts_with("nobody waits for this answer any more"), "{reason}");
+    }
+    let alerts = || world.records().iter().filter(|xml| xml.contains("csd-code=\"110113\"")).count();
+    assert_eq!(alerts(), 0, "a late answer is no attack");
+    let intruder = country(1, "2.999.102");
+    let answer = intruder.post("/wsa/reply", "application/soap+xml", message()).await.expect("answers");
+    assert_eq!((answer.status.as_u16(), alerts()), (400, 1), "the same from another country is one");
+}
+
+/// A reply address that breaks off so many connections before it passes on what comes. Its port.
+async fn restarting(to: std::net::SocketAddr, mut times: usize) -> u16 {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.expect("binds");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            if times > 0 {
+                times -= 1;
+                continue;
+            }
+            tokio::spawn(async move {
+                let mut on = tokio::net::TcpStream::connect(to).await.expect("connects");
+                let _ = tokio::io::copy_bidirectional(&mut tcp, &mut on).await;
+            });
+        }
+    });
+    port
+}
+
+/// CO-08: the receiver of our answers restarts, and they are not lost.
+#[tokio::test]
+async fn co_08_an_answer_waits_for_a_receiver_that_restarts() {
+    let taking = Others::none().with("AA", "2.999.101", |_| Reaction::Status(202)).await;
+    let address = format!("https://localhost:{}/reply", restarting(taking.running[0].2.address, 3).await);
+    let lines = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}");
+    let (world, countries) = taking.peers(0, lines).world("").await;
+    let neighbour =
+        Neighbour::new(&world.others[0], "2.999.101", &world.anchors, "localhost", world.port).expect("a neighbour");
+    let (message, id) = query(&neighbour, &address).await;
+    neighbour.post(XCA, "application/soap+xml", message).await.err().expect("202 has no body");
+    assert_eq!(arrived(&countries[0]).await.relates_to, Some(id));
+    assert!(world.trail().ihe.iter().all(|m| m.types[0].code != "EHDSI-CF"), "nothing failed");
+}
+
 /// A query of a neighbour that wants its answer at an address.
 async fn query(neighbour: &Neighbour, reply_to: &str) -> (Vec<u8>, String) {
     let addressing = Addressing::request(actions::ITI38_REQUEST, "https://localhost/").answered_at(reply_to);
@@ -114,7 +206,8 @@ async fn an_answer_that_cannot_be_delivered_is_on_the_trail() {
     let taken = neighbour.post(XCA, "application/soap+xml", message).await.err().map(|e| e.to_string());
     assert!(taken.is_some_and(|t| t.contains("202")));
     let mut failed = Vec::new();
-    for _ in 0..100 {
+    // The receiver is tried again for some seconds.
+    for _ in 0..400 {
         failed = world.trail().ihe.into_iter().filter(|m| m.types[0].code == "EHDSI-CF").collect();
         if !failed.is_empty() {
             break;
@@ -123,7 +216,8 @@ async fn an_answer_that_cannot_be_delivered_is_on_the_trail() {
     }
     let [record] = &failed[..] else { panic!("{} records", failed.len()) };
     assert_eq!((record.outcome, record.patient()), (12, patient().to_cx().as_str()));
-    assert!(record.description.contains("answer could not be delivered"), "{}", record.description);
+    let told = "answer could not be delivered: peer cannot be reached";
+    assert!(record.description.contains(told), "the reason is named: {}", record.description);
     let role = |code: &str| record.participants.iter().find(|p| p.roles.iter().any(|r| r.code == code));
     assert!(role("ServiceConsumer").is_some_and(|p| p.requestor), "who asked is the other country");
     assert!(role("ServiceProvider").is_some_and(|p| !p.requestor && p.user_id == "ncp-gateway-no"));
@@ -160,7 +254,7 @@ async fn what_is_sent_and_what_comes_back_is_kept_as_evidence() {
 }
 
 async fn arrived(country: &Country) -> ncp_tests::country::Asked {
-    for _ in 0..100 {
+    for _ in 0..400 {
         if let Some(asked) = country.asked().pop() {
             return asked;
         }

@@ -130,6 +130,16 @@ async fn wi_01_a_coding_that_nobody_knows_is_named() {
 }
 
 #[tokio::test]
+async fn wi_06_an_id_that_is_coded_in_both_places_is_found() {
+    let file = "wire/WI-06-a-iti39-answer-coded-ids.http";
+    let document = original("");
+    let (world, _countries) = world(entry(OF, 1), recorded(file), "verify_hash = false").await;
+    assert_eq!(binary(&world).await, (200, document.clone()));
+    let mut answer = iti43(&world).await;
+    assert_eq!(parts(&mut answer).await.expect("whole"), std::slice::from_ref(&document));
+}
+
+#[tokio::test]
 async fn wi_02_an_empty_part_does_not_hold_the_next() {
     let file = "wire/WI-02-a-iti39-answer-empty-part.http";
     for lines in ["", "verify_hash = false"] {

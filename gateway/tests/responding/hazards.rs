@@ -17,7 +17,10 @@ const PACKAGE: &str = "multipart/related; boundary=BOUNDARY; type=\"application/
 /// Growth that a row may cause, KiB.
 const GROWTH: u64 = 64 << 10;
 const SUCCESS: &str = "ResponseStatusType:Success";
-const MALFORMED: &str = "malformed message";
+const ENDS: &str = "XML is not well-formed or ends early";
+const ENCODING: &str = "encoding is not UTF-8";
+const DOCTYPE: &str = "DOCTYPE is not allowed";
+const OPTIMISED: &str = "an XOP Include stands outside ihe:Document";
 
 struct Row {
     id: String,
@@ -85,7 +88,7 @@ fn package(root: &str, parts: &[(&str, &[u8])], closed: bool) -> Vec<u8> {
 
 async fn xml_rows(world: &World, evil: &str) -> Vec<Row> {
     let post = |body: &[u8]| http(XCA, SOAP, "", body);
-    let fault = |id: &str, body: &[u8]| row(id, post(body), &[400], MALFORMED);
+    let fault = |id: &str, body: &[u8], why| row(id, post(body), &[400], why);
     let large = |id: &str, body: &[u8]| row(id, post(body), &[413], "");
     let mut out = Vec::new();
     let good = query(world).await;
@@ -104,7 +107,7 @@ async fn xml_rows(world: &World, evil: &str) -> Vec<Row> {
     .iter()
     .enumerate()
     {
-        out.push(fault(&format!("T-XML-{}", number + 1), format!("{doctype}{good}").as_bytes()));
+        out.push(fault(&format!("T-XML-{}", number + 1), format!("{doctype}{good}").as_bytes(), DOCTYPE));
     }
     let in_body = |inner: &str| good.replacen("<s:Body>", &format!("<s:Body>{inner}"), 1);
     out.push(large("T-XML-9", in_body(&format!("{}{}", "<a>".repeat(129), "</a>".repeat(129))).as_bytes()));
@@ -116,16 +119,16 @@ async fn xml_rows(world: &World, evil: &str) -> Vec<Row> {
     out.push(large("T-XML-13", in_body(&format!("<a>{}</a>", "x".repeat(17 << 20))).as_bytes()));
     out.push(large("T-XML-14", in_body(&"<a/>".repeat(200_001)).as_bytes()));
     let utf16: Vec<u8> = [0xFF, 0xFE].into_iter().chain(good.encode_utf16().flat_map(u16::to_le_bytes)).collect();
-    out.push(fault("T-XML-15", &utf16));
-    out.push(fault("T-XML-16", format!("<?xml version=\"1.0\" encoding=\"UTF-7\"?>{good}").as_bytes()));
+    out.push(fault("T-XML-15", &utf16, ENCODING));
+    out.push(fault("T-XML-16", format!("<?xml version=\"1.0\" encoding=\"UTF-7\"?>{good}").as_bytes(), ENCODING));
     let spliced = |bytes: &[u8]| {
         let at = good.find("<s:Body>").expect("a body") + "<s:Body>".len();
         [&good.as_bytes()[..at], bytes, &good.as_bytes()[at..]].concat()
     };
-    out.push(fault("T-XML-17", &spliced(b"\xC0\xAF")));
-    out.push(fault("T-XML-18", &spliced(b"\0")));
-    out.push(fault("T-XML-19", &spliced(b"&#xD800;")));
-    out.push(fault("T-XML-20", format!("<?xml version=\"1.1\"?>{good}").as_bytes()));
+    out.push(fault("T-XML-17", &spliced(b"\xC0\xAF"), ENCODING));
+    out.push(fault("T-XML-18", &spliced(b"\0"), ENCODING));
+    out.push(fault("T-XML-19", &spliced(b"&#xD800;"), ENCODING));
+    out.push(fault("T-XML-20", format!("<?xml version=\"1.1\"?>{good}").as_bytes(), ENDS));
     let header = |inner: &str| good.replacen("<s:Header>", &format!("<s:Header>{inner}"), 1);
     let inert = |id: &str, body: String| row(id, post(body.as_bytes()), &[200], SUCCESS);
     out.push(inert(
@@ -140,9 +143,9 @@ async fn xml_rows(world: &World, evil: &str) -> Vec<Row> {
     out.push(inert("T-XML-23", styled));
     let typed = " xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" xsi:type=\"Other\" returnType=\"LeafClass\"";
     out.push(inert("T-XML-24", query(world).await.replacen(" returnType=\"LeafClass\"", typed, 1)));
-    out.push(fault("T-XML-25", &good.as_bytes()[..good.len() - 20]));
-    out.push(fault("T-XML-26", format!("{good}<a/>").as_bytes()));
-    out.push(fault("T-XML-27", format!("{good}trailing").as_bytes()));
+    out.push(fault("T-XML-25", &good.as_bytes()[..good.len() - 20], ENDS));
+    out.push(fault("T-XML-26", format!("{good}<a/>").as_bytes(), ENDS));
+    out.push(fault("T-XML-27", format!("{good}trailing").as_bytes(), ENDS));
     out
 }
 
@@ -193,21 +196,21 @@ async fn addressing_rows(world: &World, evil: &str) -> Vec<Row> {
 
 async fn mime_rows(world: &World, evil: &str) -> Vec<Row> {
     let post = |body: Vec<u8>| http(XCA, PACKAGE, "", &body);
-    let fault = |id: &str, body: Vec<u8>| row(id, post(body), &[400], MALFORMED);
+    let fault = |id: &str, body: Vec<u8>, why| row(id, post(body), &[400], why);
     let part: (&str, &[u8]) = ("Content-ID: <p>", b"1.2");
     let included = async |href: &str| retrieve(world, &include(href), 1).await;
     let mut out = vec![
-        fault("T-MIM-1", package(&included("cid:nowhere").await, &[part], true)),
-        fault("T-MIM-2", package(&included("cid:r").await, &[part], true)),
-        fault("T-MIM-3", package(&query(world).await, &[part, part], true)),
-        fault("T-MIM-5", package(&query(world).await, &[part], false)),
-        fault("T-MIM-6 http", package(&included(evil).await, &[], true)),
-        fault("T-MIM-6 file", package(&included("file:///etc/passwd").await, &[], true)),
-        fault("T-MIM-7", package(&retrieve(world, &include("cid:p"), 900).await, &[part], true)),
+        fault("T-MIM-1", package(&included("cid:nowhere").await, &[part], true), OPTIMISED),
+        fault("T-MIM-2", package(&included("cid:r").await, &[part], true), OPTIMISED),
+        fault("T-MIM-3", package(&query(world).await, &[part, part], true), "two parts with one content id"),
+        fault("T-MIM-5", package(&query(world).await, &[part], false), "message ends early"),
+        fault("T-MIM-6 http", package(&included(evil).await, &[], true), OPTIMISED),
+        fault("T-MIM-6 file", package(&included("file:///etc/passwd").await, &[], true), OPTIMISED),
+        fault("T-MIM-7", package(&retrieve(world, &include("cid:p"), 900).await, &[part], true), OPTIMISED),
     ];
     let no_start = PACKAGE.replace("<r>", "<z>");
     let body = package(&query(world).await, &[part], true);
-    out.push(row("T-MIM-4", http(XCA, &no_start, "", &body), &[400], MALFORMED));
+    out.push(row("T-MIM-4", http(XCA, &no_start, "", &body), &[400], "part header or boundary is not readable"));
     let many = package(&query(world).await, &vec![("X: y", b"z".as_slice()); 20_000], true);
     out.push(row("T-MIM-8", post(many), &[413], ""));
     let long = format!("X: {}", "y".repeat(300_000));

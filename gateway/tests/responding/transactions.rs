@@ -3,8 +3,8 @@
 use ncp_ihe::{
     Association, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, FindDocuments, FindFolders,
     FindSubmissionSets, GetAll, HomeCommunityId, ImagingRequest, ObjectIds, Oid, PatientAnswer, PatientQuery,
-    PatientResponse, QueryResponse, RegistryError, RetrieveRequest, ReturnType, SeriesRequest, Severity, Status,
-    StoredQuery, StudyRequest, Uid, actions,
+    PatientResponse, PersonName, QueryResponse, RegistryError, RetrieveRequest, ReturnType, SeriesRequest, Severity,
+    Status, StoredQuery, StudyRequest, Uid, actions,
 };
 use ncp_tests::neighbour::{Neighbour, XCA, XCAI, XCPD, retrieve_response};
 use ncp_xml::Element;
@@ -314,6 +314,26 @@ async fn patient_discovery_of_every_case() {
     let one = read(&ask(vec![patient()], HOME, Some("19770530"), actions::ITI55_REQUEST).await);
     let PatientAnswer::Matches(found) = one else { panic!("{one:?}") };
     assert_eq!((found.len(), &found[0].record.id, &found[0].home.0), (1, &patient(), &own));
+    // WI-05: alternatives, in either order.
+    let named = |family: &str| PersonName { family: family.into(), given: Vec::new() };
+    for (families, is_found) in
+        [(["Pike", "Testesen"], true), (["Testesen", "Pike"], true), (["Pike", "Nordmann"], false)]
+    {
+        let finland = world.finland.home.0.clone();
+        let plain =
+            PatientQuery::new(finland.clone(), own.clone(), vec![patient()], Some(named(families[0])), None, None);
+        let other = PatientQuery::new(finland, own.clone(), Vec::new(), Some(named(families[1])), None, None);
+        let parameter = |query: &PatientQuery| {
+            let list = query.query.child(ncp_ihe::ns::HL7V3, "parameterList").expect("a list");
+            list.elements().find(|e| e.local() == "livingSubjectName").expect("a name").to_xml()
+        };
+        let body = plain.to_element(jiff::Timestamp::now()).to_xml();
+        let body = body.replace("</parameterList>", &format!("{}</parameterList>", parameter(&other)));
+        let body = Element::parse(body.as_bytes(), &ncp_xml::Limits::REQUEST).expect("XML");
+        let answer = world.finland.call(actions::ITI55_REQUEST, XCPD, &[hcp().await], body).await.expect("an answer");
+        let found = matches!(read(&answer.body), PatientAnswer::Matches(_));
+        assert_eq!(found, is_found, "{families:?}");
+    }
     let none = read(&ask(vec![patient()], HOME, Some("19990101"), actions::ITI55_REQUEST).await);
     assert!(matches!(none, PatientAnswer::NoMatch { .. }), "{none:?}");
     let (several, generic) = ("ERROR_PI_MULTIPLE_MATCHES", "ERROR_PI_GENERIC");

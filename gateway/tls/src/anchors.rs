@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use openssl::hash::MessageDigest;
 use openssl::nid::Nid;
 use openssl::pkey::Id;
-use openssl::stack::Stack;
 use openssl::x509::store::{X509Store, X509StoreBuilder};
 use openssl::x509::verify::{X509VerifyFlags, X509VerifyParam};
-use openssl::x509::{X509, X509PurposeId, X509Ref, X509StoreContext, X509VerifyResult};
+use openssl::x509::{X509, X509PurposeId, X509Ref, X509VerifyResult};
 
-use crate::ocsp::{AtHand, Status};
+use crate::ocsp::{AtHand, Status, Told};
+use crate::path::{alternatives, path_through};
 use crate::revocation::{now, unix};
 use crate::{CertificateFacts, Names, Revocation, TlsError, context, ssl_error};
 
@@ -23,6 +23,9 @@ const CRL_EXPIRED: i32 = 12;
 
 /// Certificates remembered.
 const HELD: usize = 1024;
+
+/// A verdict on data that are past their time, or that could not be had, is asked for again after so long, seconds.
+const AGAIN_S: i64 = 30;
 
 /// What a certificate is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +45,30 @@ pub enum Freshness {
     Current,
     /// Past `nextUpdate`, within the grace: accepted, and an alert.
     Stale,
+}
+
+/// A good verdict on a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// How current the revocation data are.
+    pub freshness: Freshness,
+    /// When it ends: the first end of a certificate of the path, a CRL or a status; seconds since 1970.
+    pub(crate) until: i64,
+}
+
+impl Verdict {
+    fn new(freshness: Freshness, until: i64) -> Self {
+        Self { freshness, until }
+    }
+
+    /// A verdict that rests on data past their time, or on a responder that does not answer.
+    fn for_now(freshness: Freshness) -> Self {
+        Self::new(freshness, now() + AGAIN_S)
+    }
+
+    fn at_most(self, until: i64) -> Self {
+        Self { until: self.until.min(until), ..self }
+    }
 }
 
 /// Anchors of one country for one use. Immutable but for the statuses that its responder told; a reload makes a new one.
@@ -128,41 +155,62 @@ impl Anchors {
         sent: &[X509],
         staple: Option<&[u8]>,
     ) -> Result<Freshness, TlsError> {
+        self.judge(certificate, sent, staple).map(|verdict| verdict.freshness)
+    }
+
+    /// The verdict is that of the certificate: a path that held once holds until it ends, whatever is sent with the
+    /// certificate at another time.
+    fn judge(&self, certificate: &X509Ref, sent: &[X509], staple: Option<&[u8]>) -> Result<Verdict, TlsError> {
         let name = fingerprint(certificate)?;
-        let plain = sent.is_empty() && staple.is_none();
-        let (crl, stapled) = if plain && self.held(&name) {
-            (Freshness::Current, None)
-        } else {
-            let (crl, chain) = self.path_and_crl(certificate, sent)?;
-            if plain && crl == Freshness::Current {
-                self.hold(name.clone(), &chain);
+        let (path, stapled) = match self.held(&name) {
+            Some(until) if staple.is_none() => (Verdict::new(Freshness::Current, until), None),
+            _ => {
+                let (crl, chain) = self.path_and_crl(certificate, sent)?;
+                let path = match crl {
+                    Freshness::Current => Verdict::new(crl, self.hold(name.clone(), &chain)),
+                    Freshness::Stale => Verdict::for_now(crl),
+                };
+                (path, self.stapled(certificate, &chain, staple))
             }
-            let stapled = match (staple, chain.get(1)) {
-                (Some(staple), Some(issuer)) => Some(crate::ocsp::read(staple, certificate, issuer, &self.responders)?),
-                _ => None,
-            };
-            (crl, stapled)
         };
+        let at_hand = self.revocation.ocsp.as_ref().map(|ocsp| ocsp.at_hand(&name));
+        let revoked_elsewhere = matches!(at_hand, Some(AtHand::Fresh(told)) if told.status == Status::Revoked);
         match stapled {
-            Some(Status::Good) => return Ok(crl),
+            _ if revoked_elsewhere => return Err(revoked()),
+            Some(Told { status: Status::Good, until }) => return Ok(path.at_most(until)),
             Some(_) => return Err(revoked()),
-            None if staple.is_none() && self.purpose == Purpose::TlsServer && crate::ffi::must_staple(certificate) => {
-                return Err(TlsError::Untrusted("certificate promises a stapled answer and none came".into()));
+            None if self.purpose == Purpose::TlsServer && crate::ffi::must_staple(certificate) => {
+                return Err(TlsError::Untrusted(
+                    "certificate promises a stapled answer and none came that holds".into(),
+                ));
             }
             None => {}
         }
-        let Some(ocsp) = &self.revocation.ocsp else { return Ok(crl) };
         let grace = i64::try_from(self.revocation.grace.as_secs()).unwrap_or(i64::MAX);
-        match ocsp.at_hand(&name) {
-            AtHand::Fresh(Status::Good) => Ok(crl),
-            AtHand::Fresh(_) => Err(revoked()),
-            AtHand::Nothing => Err(TlsError::StatusNeeded),
+        match at_hand {
+            None => Ok(path),
+            Some(AtHand::Fresh(Told { status: Status::Good, until })) => Ok(path.at_most(until)),
+            Some(AtHand::Fresh(_)) => Err(revoked()),
+            Some(AtHand::Nothing) => Err(TlsError::StatusNeeded),
             // The CRL alone answers for as long as the responder does not, if there is one in time.
-            AtHand::Failing(Some((Status::Revoked | Status::Unknown, _))) => Err(revoked()),
-            AtHand::Failing(_) if self.strict.is_some() && crl == Freshness::Current && grace > 0 => Ok(crl),
-            AtHand::Failing(Some((Status::Good, age))) if age <= grace => Ok(Freshness::Stale),
-            AtHand::Failing(_) => Err(TlsError::Untrusted("status is not to be had from the responder".into())),
+            Some(AtHand::Failing(Some((Status::Revoked | Status::Unknown, _)))) => Err(revoked()),
+            Some(AtHand::Failing(_)) if self.strict.is_some() && path.freshness == Freshness::Current && grace > 0 => {
+                Ok(Verdict::for_now(path.freshness).at_most(path.until))
+            }
+            Some(AtHand::Failing(Some((Status::Good, past)))) if grace > 0 && past <= grace => {
+                Ok(Verdict::for_now(Freshness::Stale).at_most(path.until))
+            }
+            Some(AtHand::Failing(_)) => Err(TlsError::Untrusted("status is not to be had from the responder".into())),
         }
+    }
+
+    /// What a stapled answer says. One that does not hold (another signer, past its time, about another certificate) is no
+    /// answer: it turns no good certificate into a bad one.
+    fn stapled(&self, certificate: &X509Ref, chain: &[X509], staple: Option<&[u8]>) -> Option<Told> {
+        let (staple, issuer) = (staple?, chain.get(1)?);
+        crate::ocsp::read(staple, certificate, issuer, &self.responders)
+            .inspect_err(|error| tracing::info!(reason = %error, "a stapled answer is not used"))
+            .ok()
     }
 
     /// As [`verify_stapled`](Self::verify_stapled), asking the responder where that is needed.
@@ -175,10 +223,23 @@ impl Anchors {
         sent: &[X509],
         staple: Option<&[u8]>,
     ) -> Result<Freshness, TlsError> {
-        match self.verify_stapled(certificate, sent, staple) {
+        self.judge_online(certificate, sent, staple).await.map(|verdict| verdict.freshness)
+    }
+
+    /// As [`verify_online`](Self::verify_online), with the end of the verdict.
+    ///
+    /// # Errors
+    /// As [`verify_online`](Self::verify_online).
+    pub async fn judge_online(
+        &self,
+        certificate: &X509Ref,
+        sent: &[X509],
+        staple: Option<&[u8]>,
+    ) -> Result<Verdict, TlsError> {
+        match self.judge(certificate, sent, staple) {
             Err(TlsError::StatusNeeded) => {
                 self.ask(certificate, sent).await?;
-                self.verify_stapled(certificate, sent, staple)
+                self.judge(certificate, sent, staple)
             }
             other => other,
         }
@@ -215,22 +276,25 @@ impl Anchors {
         if names.admit(&facts) { Ok(()) } else { Err(TlsError::Untrusted(reason())) }
     }
 
-    /// Whether this certificate's path held and still must: neither anchors nor CRLs change here, only the time does.
-    fn held(&self, name: &str) -> bool {
+    /// Until when this certificate's path must hold, where it held: neither anchors nor CRLs change here, only the time does.
+    fn held(&self, name: &str) -> Option<i64> {
         let held = self.held.lock().unwrap_or_else(|p| p.into_inner());
-        held.get(name).is_some_and(|until| now() < *until)
+        held.get(name).copied().filter(|until| now() < *until)
     }
 
-    /// Remembers a path until the first of its certificates and of the CRLs ends.
-    fn hold(&self, name: String, chain: &[X509]) {
+    /// Remembers a path until the first of its certificates and of the CRLs ends, and returns that end.
+    fn hold(&self, name: String, chain: &[X509]) -> i64 {
         let crls = self.revocation.crls.iter().filter_map(|crl| crl.next_update()).map(unix);
         let ends = chain.iter().map(|link| unix(link.not_after())).chain(crls);
-        let Some(until) = ends.collect::<Option<Vec<i64>>>().and_then(|ends| ends.into_iter().min()) else { return };
+        let Some(until) = ends.collect::<Option<Vec<i64>>>().and_then(|ends| ends.into_iter().min()) else {
+            return now();
+        };
         let mut held = self.held.lock().unwrap_or_else(|p| p.into_inner());
         if held.len() >= HELD {
             held.clear();
         }
         held.insert(name, until);
+        until
     }
 
     fn crl_status(&self, certificate: &X509Ref, sent: &[X509]) -> Result<Freshness, TlsError> {
@@ -262,21 +326,23 @@ impl Anchors {
         Ok(kept.as_ref().map(|(_, store)| store.clone()))
     }
 
+    /// The first path that holds. OpenSSL follows one issuer and does not come back where it leads nowhere, so that one
+    /// more certificate of the other side could hide a good path: our own intermediates are tried alone, then all, then
+    /// each path on its own.
     fn path_of(&self, store: &X509Store, certificate: &X509Ref, sent: &[X509]) -> Result<Vec<X509>, X509VerifyResult> {
-        let failed = |_| X509VerifyResult::APPLICATION_VERIFICATION;
-        let mut helpers = Stack::new().map_err(failed)?;
-        for link in sent.iter().chain(&self.intermediates) {
-            helpers.push(link.clone()).map_err(failed)?;
+        let all: Vec<X509> = sent.iter().chain(&self.intermediates).cloned().collect();
+        if !sent.is_empty()
+            && let Ok(path) = path_through(store, certificate, &self.intermediates)
+        {
+            return Ok(path);
         }
-        let mut context = X509StoreContext::new().map_err(failed)?;
-        let (good, reason, chain) = context
-            .init(store, certificate, &helpers, |context| {
-                let good = context.verify_cert()?;
-                let chain = context.chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
-                Ok((good, context.error(), chain))
-            })
-            .map_err(failed)?;
-        if good { Ok(chain) } else { Err(reason) }
+        let first = path_through(store, certificate, &all);
+        let Err(reason) = first else { return first };
+        let others = alternatives(certificate, &all);
+        if others.len() < 2 {
+            return Err(reason);
+        }
+        others.iter().find_map(|links| path_through(store, certificate, links).ok()).ok_or(reason)
     }
 }
 

@@ -85,7 +85,7 @@ impl Material {
         &self.key
     }
 
-    /// A server's context.
+    /// A server's context. Where clients present certificates, no session is resumed.
     ///
     /// # Errors
     /// Unreadable anchors, what OpenSSL refuses.
@@ -111,6 +111,9 @@ impl Material {
     ) -> Result<SslAcceptor, TlsError> {
         let mut builder = self.server_builder(anchors, alpn)?;
         builder.set_verify(client.mode());
+        if client != ClientAuth::None {
+            without_resumption(&mut builder)?;
+        }
         if let Some(staple) = staple {
             let callback = move |ssl: &mut SslRef| ssl.set_ocsp_status(&staple).map(|()| true);
             builder.set_status_callback(callback).map_err(ssl_error("tls"))?;
@@ -128,8 +131,7 @@ impl Material {
         Ok(builder.build())
     }
 
-    /// A server's context for callers whom `counterpart` admits. Sessions are not resumed, so that each connection is
-    /// checked anew.
+    /// A server's context for callers whom `counterpart` admits.
     ///
     /// # Errors
     /// As [`acceptor`](Self::acceptor).
@@ -141,8 +143,7 @@ impl Material {
     ) -> Result<SslAcceptor, TlsError> {
         let mut builder = self.server_builder(&[counterpart.anchors().to_owned()], alpn)?;
         builder.set_verify_callback(client.mode(), move |good, context| counterpart.in_handshake(good, context));
-        builder.set_options(SslOptions::NO_TICKET);
-        builder.set_session_cache_mode(SslSessionCacheMode::OFF);
+        without_resumption(&mut builder)?;
         Ok(builder.build())
     }
 
@@ -250,6 +251,16 @@ fn bounds(builder: &mut SslContextBuilder) -> Result<(), TlsError> {
     builder
         .set_options(SslOptions::NO_RENEGOTIATION | SslOptions::NO_COMPRESSION | SslOptions::CIPHER_SERVER_PREFERENCE);
     builder.set_mode(SslMode::RELEASE_BUFFERS);
+    Ok(())
+}
+
+/// Every connection gets a full handshake. A resumed session holds neither the intermediates that the client sent nor a
+/// verdict of the present trust and revocation data (RFC 5246 F.1.4); RFC 8446 4.6.1 lets a server issue no tickets. Clients
+/// that offer a session of an earlier connection, as Java does by default, fall back to the full handshake by themselves.
+fn without_resumption(builder: &mut SslContextBuilder) -> Result<(), TlsError> {
+    builder.set_options(SslOptions::NO_TICKET);
+    builder.set_num_tickets(0).map_err(ssl_error("tls"))?;
+    builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use foreign_types::ForeignTypeRef;
+use openssl::asn1::{Asn1GeneralizedTimeRef, Asn1TimeRef};
 use openssl::error::ErrorStack;
 use openssl::ssl::SslRef;
 use openssl::x509::store::X509StoreBuilderRef;
@@ -36,6 +37,13 @@ const TLS_FEATURE: std::ffi::c_int = 1020;
 pub(crate) fn must_staple(certificate: &X509Ref) -> bool {
     // SAFETY: the pointer is a live X509 for as long as the reference lives; the function only reads it.
     unsafe { openssl_sys::X509_get_ext_by_NID(certificate.as_ptr(), TLS_FEATURE, -1) >= 0 }
+}
+
+/// A time of an OCSP answer as a time that can be compared.
+pub(crate) fn time(time: &Asn1GeneralizedTimeRef) -> &Asn1TimeRef {
+    // SAFETY: both are an ASN1_STRING (asn1.h); OpenSSL's functions on ASN1_TIME accept the type GeneralizedTime. The
+    // result borrows from the argument and is only read.
+    unsafe { Asn1TimeRef::from_ptr(time.as_ptr().cast()) }
 }
 
 /// SSL_RECEIVED_SHUTDOWN of OpenSSL's ssl.h.

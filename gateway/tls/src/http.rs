@@ -3,24 +3,37 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::Client;
+use hyper::{Request, Uri};
 use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::{Builder, Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use openssl::ssl::SslConnector;
 
-use crate::{Anchors, Country, Flushed, Flushes, TlsError, TlsStream, connect, peer_certificate};
+use crate::revocation::now;
+use crate::{Anchors, Country, Flushed, Flushes, TlsError, TlsStream, Verdict, connect, peer_certificate};
 
 /// Idle connections kept for one server.
 const IDLE: usize = 8;
 
 /// A client with a pool of connections.
-pub type HttpClient<B> = Client<TlsConnect, B>;
+pub struct HttpClient<B>(Arc<Pool<B>>);
+
+struct Pool<B> {
+    connect: TlsConnect,
+    client: Mutex<Client<TlsConnect, B>>,
+}
+
+impl<B> Clone for HttpClient<B> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 /// The country that a server must be of: by the C of its certificate, and by a path with revocation to its anchors.
 #[derive(Clone)]
@@ -37,12 +50,62 @@ where
     B: hyper::body::Body + Send,
     B::Data: Send,
 {
-    Client::builder(TokioExecutor::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(Duration::from_secs(20))
-        .pool_max_idle_per_host(IDLE)
-        .build(TlsConnect { connector, server, limit })
+    let connect = TlsConnect { connector, server, limit, ends: Arc::new(AtomicI64::new(NEVER)) };
+    let client = Mutex::new(pooled(connect.clone()));
+    HttpClient(Arc::new(Pool { connect, client }))
 }
+
+fn pooled<B>(connect: TlsConnect) -> Client<TlsConnect, B>
+where
+    B: hyper::body::Body + Send,
+    B::Data: Send,
+{
+    http_builder().pool_idle_timeout(Duration::from_secs(20)).pool_max_idle_per_host(IDLE).build(connect)
+}
+
+/// How each of our HTTP clients is built. A folded field of an answer is read, with spaces for its line ends (RFC 9112 5.2);
+/// hyper refuses it unless it is told.
+pub fn http_builder() -> Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_timer(TokioTimer::new()).http1_allow_obsolete_multiline_headers_in_responses(true);
+    builder
+}
+
+impl<B> HttpClient<B>
+where
+    B: hyper::body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Sends a request over a connection whose server is good at this moment. When the verdict on the server of a kept
+    /// connection has ended (its certificate, a CRL, an OCSP status), all kept connections are given up and the server is
+    /// judged again in a new handshake; an exchange that is under way goes on.
+    pub fn request(&self, request: Request<B>) -> ResponseFuture {
+        let mut client = self.0.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.connect.ends.load(Ordering::Acquire) <= now() {
+            self.0.connect.ends.store(NEVER, Ordering::Release);
+            *client = pooled(self.0.connect.clone());
+        }
+        client.request(request)
+    }
+}
+
+impl<B> HttpClient<B>
+where
+    B: hyper::body::Body + Default + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// Asks for what is at an address, as [`request`](Self::request) does.
+    pub fn get(&self, uri: Uri) -> ResponseFuture {
+        let mut request = Request::new(B::default());
+        *request.uri_mut() = uri;
+        self.request(request)
+    }
+}
+
+/// No connection was judged yet.
+const NEVER: i64 = i64::MAX;
 
 /// Connects to `https://host:port`; the host must be a name of the server's certificate.
 #[derive(Clone)]
@@ -50,6 +113,8 @@ pub struct TlsConnect {
     connector: SslConnector,
     server: Option<ServerOf>,
     limit: Duration,
+    /// The first end of the verdicts on the connections that were made.
+    ends: Arc<AtomicI64>,
 }
 
 impl tower::Service<Uri> for TlsConnect {
@@ -71,7 +136,7 @@ impl tower::Service<Uri> for TlsConnect {
             let port = uri.port_u16().unwrap_or(443);
             let stream = connect(&this.connector, &host, port, &host, this.limit).await?;
             if let Some(server) = &this.server {
-                server.check(&stream).await?;
+                this.ends.fetch_min(server.check(&stream).await?.until, Ordering::AcqRel);
             }
             let flushes = Flushes::default();
             Ok(HttpsStream { stream: TokioIo::new(Flushed::new(stream, flushes.clone())), flushes })
@@ -84,7 +149,7 @@ impl ServerOf {
     ///
     /// # Errors
     /// The first that does not hold.
-    pub async fn check(&self, stream: &TlsStream) -> Result<(), TlsError> {
+    pub async fn check(&self, stream: &TlsStream) -> Result<Verdict, TlsError> {
         if peer_certificate(stream).and_then(|c| c.country) != Some(self.country) {
             return Err(TlsError::Handshake(format!("server's certificate is not of {}", self.country)));
         }
@@ -92,11 +157,11 @@ impl ServerOf {
         let leaf = ssl.peer_certificate().ok_or_else(|| TlsError::Handshake("no certificate".into()))?;
         let sent: Vec<_> = ssl.peer_cert_chain().map(|c| c.iter().map(ToOwned::to_owned).collect()).unwrap_or_default();
         let staple = ssl.ocsp_status().map(<[u8]>::to_vec);
-        let freshness = self.anchors.verify_online(&leaf, &sent, staple.as_deref()).await?;
-        if freshness == crate::Freshness::Stale {
+        let verdict = self.anchors.judge_online(&leaf, &sent, staple.as_deref()).await?;
+        if verdict.freshness == crate::Freshness::Stale {
             tracing::warn!(country = %self.country, "revocation data of the server are past their time, within the grace");
         }
-        Ok(())
+        Ok(verdict)
     }
 }
 

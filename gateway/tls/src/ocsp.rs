@@ -9,14 +9,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Request, header};
 use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use openssl::hash::MessageDigest;
 use openssl::ocsp::{OcspCertId, OcspCertStatus, OcspFlag, OcspRequest, OcspResponse, OcspResponseStatus};
 use openssl::stack::Stack;
 use openssl::x509::store::X509Store;
 use openssl::x509::{X509, X509Ref};
 
-use crate::revocation::now;
+use crate::revocation::{now, unix};
 use crate::{TlsError, ssl_error};
 
 /// Largest answer.
@@ -24,8 +23,10 @@ const ANSWER_BYTES: usize = 64 << 10;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// A failed responder is not asked again for so long, seconds.
 const PAUSE_S: i64 = 30;
-/// An answer is believed for so long at most before the responder is asked again, seconds.
+/// An answer is believed until its `nextUpdate`, and for so long at most before the responder is asked again, seconds.
 const FRESH_S: i64 = 3600;
+/// An answer past its `nextUpdate`, within the difference of clocks, is believed for so long, seconds.
+const PAST_S: i64 = 1;
 /// Allowed difference of clocks, seconds.
 const SKEW_S: u32 = 300;
 /// Certificates whose status is remembered.
@@ -40,26 +41,52 @@ pub(crate) enum Status {
     Unknown,
 }
 
+/// A status and how long it is believed, seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) status: Status,
+    pub(crate) until: i64,
+}
+
+impl Told {
+    /// A status ends when its issuer says so (RFC 6960 4.2.2.1), and when our own bound says so.
+    fn new(status: Status, next_update: Option<i64>, now: i64) -> Self {
+        let until = next_update.unwrap_or(i64::MAX).min(now + FRESH_S).max(now + PAST_S);
+        Self { status, until }
+    }
+}
+
 /// A configured responder and what it said last.
 pub struct Ocsp {
     url: String,
     known: Mutex<HashMap<String, Known>>,
+    /// One question at a time: connections whose statuses end together wait for one answer.
+    asking: tokio::sync::Mutex<()>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Known {
-    status: Status,
-    /// When the status was learned.
-    at: i64,
-    /// When the responder may be asked again.
-    until: i64,
+    /// The last answer.
+    told: Option<Told>,
+    /// The responder failed and is not asked before this instant.
+    paused: i64,
+}
+
+impl Known {
+    fn at_hand(&self, now: i64) -> AtHand {
+        match self.told {
+            Some(told) if told.until > now => AtHand::Fresh(told),
+            told if self.paused > now => AtHand::Failing(told.map(|told| (told.status, now - told.until))),
+            _ => AtHand::Nothing,
+        }
+    }
 }
 
 /// What is at hand without asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AtHand {
-    Fresh(Status),
-    /// The responder failed a moment ago; the last status, if any, and its age in seconds.
+    Fresh(Told),
+    /// The responder failed a moment ago; the last status, if any, and for how many seconds it has been past its end.
     Failing(Option<(Status, i64)>),
     /// Ask.
     Nothing,
@@ -68,38 +95,36 @@ pub(crate) enum AtHand {
 impl Ocsp {
     /// A responder at `http://…`.
     pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), known: Mutex::default() }
+        Self { url: url.to_owned(), known: Mutex::default(), asking: tokio::sync::Mutex::default() }
     }
 
     pub(crate) fn at_hand(&self, fingerprint: &str) -> AtHand {
         let known = self.known.lock().unwrap_or_else(|p| p.into_inner());
-        match known.get(fingerprint) {
-            Some(k) if k.at == NEVER && k.until > now() => AtHand::Failing(None),
-            Some(k) if k.at + FRESH_S > now() && k.until > now() => AtHand::Fresh(k.status),
-            Some(k) if k.until > now() => AtHand::Failing(Some((k.status, now() - k.at))),
-            _ => AtHand::Nothing,
-        }
+        known.get(fingerprint).map_or(AtHand::Nothing, |known| known.at_hand(now()))
     }
 
     /// Asks about a certificate and remembers the answer, or that there was none.
     pub(crate) async fn ask(&self, leaf: &X509Ref, issuer: &X509Ref, store: &X509Store, fingerprint: &str) {
+        let _asking = self.asking.lock().await;
+        if self.at_hand(fingerprint) != AtHand::Nothing {
+            return;
+        }
         let answer = self.fetch(leaf, issuer).await;
-        let status = answer.and_then(|bytes| read(&bytes, leaf, issuer, store));
+        let told = answer.and_then(|bytes| read(&bytes, leaf, issuer, store));
         let mut known = self.known.lock().unwrap_or_else(|p| p.into_inner());
         if known.len() >= CAPACITY && !known.contains_key(fingerprint) {
-            known.retain(|_, k| k.until > now());
+            known.retain(|_, known| known.at_hand(now()) != AtHand::Nothing);
             if known.len() >= CAPACITY {
                 return;
             }
         }
-        match status {
-            Ok(status) => {
-                known.insert(fingerprint.to_owned(), Known { status, at: now(), until: now() + FRESH_S });
+        match told {
+            Ok(told) => {
+                known.insert(fingerprint.to_owned(), Known { told: Some(told), paused: 0 });
             }
             Err(error) => {
                 tracing::warn!(reason = %error, "ocsp responder gave no usable answer");
-                let entry = known.entry(fingerprint.to_owned());
-                entry.or_insert(Known { status: Status::Unknown, at: NEVER, until: 0 }).until = now() + PAUSE_S;
+                known.entry(fingerprint.to_owned()).or_default().paused = now() + PAUSE_S;
             }
         }
     }
@@ -114,9 +139,6 @@ impl Ocsp {
         fetch(&self.url, Some(("application/ocsp-request", der)), ANSWER_BYTES, TIMEOUT).await
     }
 }
-
-/// `Known::at` before any answer.
-const NEVER: i64 = i64::MIN / 2;
 
 /// One plain HTTP exchange with a configured address; no redirect is followed.
 ///
@@ -140,7 +162,7 @@ pub async fn fetch(
     };
     let request = request.map_err(|e| failed(e.to_string()))?;
     let work = async {
-        let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let client: Client<_, Full<Bytes>> = crate::http_builder().build_http();
         let response = client.request(request).await.map_err(|e| failed(e.to_string()))?;
         if response.status() != hyper::StatusCode::OK {
             return Err(failed(format!("HTTP {}", response.status())));
@@ -156,7 +178,7 @@ pub async fn fetch(
 }
 
 /// Reads an answer: signed by the issuer or by a responder that it delegated to, in time, about this certificate.
-pub(crate) fn read(der: &[u8], leaf: &X509Ref, issuer: &X509Ref, store: &X509Store) -> Result<Status, TlsError> {
+pub(crate) fn read(der: &[u8], leaf: &X509Ref, issuer: &X509Ref, store: &X509Store) -> Result<Told, TlsError> {
     let untrusted = |why: &str| TlsError::Untrusted(format!("ocsp: {why}"));
     let response = OcspResponse::from_der(der).map_err(ssl_error("ocsp"))?;
     if response.status() != OcspResponseStatus::SUCCESSFUL {
@@ -171,11 +193,14 @@ pub(crate) fn read(der: &[u8], leaf: &X509Ref, issuer: &X509Ref, store: &X509Sto
         let id = OcspCertId::from_cert(digest, leaf, issuer).map_err(ssl_error("ocsp"))?;
         let Some(found) = basic.find_status(&id) else { continue };
         found.check_validity(SKEW_S, None).map_err(|_| untrusted("out of time"))?;
-        return Ok(match found.status {
+        let status = match found.status {
             OcspCertStatus::GOOD => Status::Good,
             OcspCertStatus::REVOKED => Status::Revoked,
             _ => Status::Unknown,
-        });
+        };
+        // A time that cannot be read ends at once.
+        let next_update = found.next_update().map(|time| unix(crate::ffi::time(time)).unwrap_or(0));
+        return Ok(Told::new(status, next_update, now()));
     }
     Err(untrusted("about another certificate"))
 }
@@ -192,8 +217,52 @@ pub async fn staple(url: &str, chain: &[X509]) -> Result<Vec<u8>, TlsError> {
         store.add_cert(link.clone()).map_err(ssl_error("ocsp"))?;
     }
     store.set_flags(openssl::x509::verify::X509VerifyFlags::PARTIAL_CHAIN).map_err(ssl_error("ocsp"))?;
-    match read(&bytes, leaf, issuer, &store.build())? {
+    match read(&bytes, leaf, issuer, &store.build())?.status {
         Status::Good => Ok(bytes.to_vec()),
         _ => Err(TlsError::Untrusted("ocsp: our own certificate is not good".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn known(next_update: Option<i64>) -> Known {
+        Known { told: Some(Told::new(Status::Good, next_update, NOW)), paused: 0 }
+    }
+
+    fn is_fresh(known: &Known, now: i64) -> bool {
+        matches!(known.at_hand(now), AtHand::Fresh(_))
+    }
+
+    /// CO-06.
+    #[test]
+    fn co_06_a_status_ends_when_its_issuer_says_so() {
+        for (next_update, ends) in [
+            (Some(4), 4),
+            (Some(FRESH_S - 1), FRESH_S - 1),
+            (Some(2 * FRESH_S), FRESH_S),
+            (None, FRESH_S),
+            (Some(-9), PAST_S),
+        ] {
+            let known = known(next_update.map(|after| NOW + after));
+            assert!(is_fresh(&known, NOW), "{next_update:?}");
+            assert!(is_fresh(&known, NOW + ends - 1), "{next_update:?}");
+            assert_eq!(known.at_hand(NOW + ends), AtHand::Nothing, "{next_update:?}: the responder is asked again");
+        }
+    }
+
+    /// CO-06.
+    #[test]
+    fn co_06_the_grace_begins_at_the_end_of_the_status() {
+        let mut known = known(Some(NOW + 4));
+        known.paused = NOW + 40;
+        assert!(is_fresh(&known, NOW + 3));
+        assert_eq!(known.at_hand(NOW + 10), AtHand::Failing(Some((Status::Good, 6))));
+        assert_eq!(known.at_hand(NOW + 40), AtHand::Nothing);
+        let never = Known { told: None, paused: NOW + 40 };
+        assert_eq!(never.at_hand(NOW), AtHand::Failing(None));
     }
 }

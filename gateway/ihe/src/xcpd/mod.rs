@@ -11,6 +11,9 @@ pub use response::PatientResponse;
 /// Identifiers of one person that a query may name.
 pub const IDENTIFIERS: usize = 16;
 
+/// Values of one parameter that a query may have.
+pub const ALTERNATIVES: usize = 16;
+
 /// A name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PersonName {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use ncp_xml::Element;
 
-use super::{IDENTIFIERS, PersonName};
+use super::{ALTERNATIVES, IDENTIFIERS, PersonName};
 use crate::ns::HL7V3;
 use crate::{MessageError, Oid, PatientId};
 
@@ -18,12 +18,14 @@ pub struct PatientQuery {
     pub receiver: Oid,
     /// livingSubjectId.
     pub ids: Vec<PatientId>,
-    /// livingSubjectName.
-    pub name: Option<PersonName>,
-    /// livingSubjectBirthTime, `YYYYMMDD`.
-    pub birth_date: Option<String>,
-    /// livingSubjectAdministrativeGender.
-    pub gender: Option<String>,
+    /// livingSubjectName: one of them fits.
+    pub names: Vec<PersonName>,
+    /// livingSubjectBirthTime, `YYYY[MM[DD]]`: one of them fits.
+    pub birth_dates: Vec<String>,
+    /// livingSubjectAdministrativeGender: one of them fits.
+    pub genders: Vec<String>,
+    /// Whether a parameter has values of which none can be read: nobody fits it.
+    pub has_unreadable: bool,
     /// queryByParameter as received, echoed in the answer.
     pub query: Element,
 }
@@ -45,6 +47,37 @@ fn values<'a>(list: &'a Element, parameter: &'a str) -> impl Iterator<Item = &'a
     list.all(HL7V3, parameter).flat_map(|p| p.all(HL7V3, "value"))
 }
 
+/// The values of a parameter, which are alternatives (HL7 v3 PRPA_MT201306UV02). One that says that it says nothing is
+/// none; where none of the others can be read, nobody fits.
+///
+/// # Errors
+/// Malformed: more values than are read.
+fn alternatives<T: PartialEq>(
+    list: &Element,
+    parameter: &'static str,
+    has_unreadable: &mut bool,
+    read: impl Fn(&Element) -> Option<T>,
+) -> Result<Vec<T>, MessageError> {
+    let (mut found, mut stated) = (Vec::new(), 0);
+    for value in values(list, parameter).filter(|value| value.get("nullFlavor").is_none()) {
+        stated += 1;
+        if stated > ALTERNATIVES {
+            return Err(MessageError::Malformed(parameter));
+        }
+        found.extend(read(value).filter(|read| !found.contains(read)));
+    }
+    *has_unreadable |= found.is_empty() && stated > 0;
+    Ok(found)
+}
+
+/// All parts of a family name, and the given names.
+fn name_of(value: &Element) -> Option<PersonName> {
+    let parts = |local| value.all(HL7V3, local).map(Element::trimmed).filter(|part| !part.is_empty());
+    let family = parts("family").collect::<Vec<_>>().join(" ");
+    let name = PersonName { family, given: parts("given").collect() };
+    (!name.family.is_empty() || !name.given.is_empty()).then_some(name)
+}
+
 impl PatientQuery {
     /// A request by identifier, with demographics that narrow.
     pub fn new(
@@ -60,9 +93,10 @@ impl PatientQuery {
             sender,
             receiver,
             ids,
-            name,
-            birth_date,
-            gender,
+            names: name.into_iter().collect(),
+            birth_dates: birth_date.into_iter().collect(),
+            genders: gender.into_iter().collect(),
+            has_unreadable: false,
             query: hl7("queryByParameter"),
         };
         out.query = out.parameters();
@@ -98,21 +132,26 @@ impl PatientQuery {
         if ids.len() > IDENTIFIERS {
             return Err(MessageError::Malformed("livingSubjectId"));
         }
-        let name = values(list, "livingSubjectName").next().map(|v| PersonName {
-            family: v.child(HL7V3, "family").map(Element::trimmed).unwrap_or_default(),
-            given: v.all(HL7V3, "given").map(Element::trimmed).collect(),
-        });
-        let date = values(list, "livingSubjectBirthTime").next().and_then(|v| v.get("value"));
-        let gender = values(list, "livingSubjectAdministrativeGender").next().and_then(|v| v.get("code"));
+        let mut has_unreadable = false;
+        let names = alternatives(list, "livingSubjectName", &mut has_unreadable, name_of)?;
+        let birth_dates = alternatives(list, "livingSubjectBirthTime", &mut has_unreadable, |value| {
+            let date: String = value.get("value")?.trim().chars().take(8).collect();
+            let is_date = matches!(date.len(), 4 | 6 | 8) && date.bytes().all(|b| b.is_ascii_digit());
+            is_date.then_some(date)
+        })?;
+        let genders = alternatives(list, "livingSubjectAdministrativeGender", &mut has_unreadable, |value| {
+            value.get("code").map(str::trim).filter(|code| !code.is_empty()).map(ToOwned::to_owned)
+        })?;
         Ok(Self {
             message_id: (root.to_owned(), id.get("extension").map(ToOwned::to_owned)),
             sender: community("sender")?,
             // The device id is what OpenNCP compares; both name the same community.
             receiver: community("receiver")?,
             ids,
-            name,
-            birth_date: date.map(|d| d.chars().take(8).collect()),
-            gender: gender.map(ToOwned::to_owned),
+            names,
+            birth_dates,
+            genders,
+            has_unreadable,
             query: query.clone(),
         })
     }
@@ -165,11 +204,11 @@ impl PatientQuery {
         let parameter =
             |local: &str, value: Element, text: &str| hl7(local).with(value).with(hl7("semanticsText").text(text));
         let mut list = hl7("parameterList");
-        if let Some(gender) = &self.gender {
+        for gender in &self.genders {
             let value = hl7("value").attr("code", gender.as_str());
             list.push(parameter("livingSubjectAdministrativeGender", value, "LivingSubject.administrativeGender"));
         }
-        if let Some(date) = &self.birth_date {
+        for date in &self.birth_dates {
             list.push(parameter(
                 "livingSubjectBirthTime",
                 hl7("value").attr("value", date.as_str()),
@@ -180,7 +219,7 @@ impl PatientQuery {
             let value = hl7("value").attr("root", id.root.as_str()).attr("extension", id.extension.as_str());
             list.push(parameter("livingSubjectId", value, "LivingSubject.id"));
         }
-        if let Some(name) = &self.name {
+        for name in &self.names {
             let value = hl7("value")
                 .with_all((!name.family.is_empty()).then(|| hl7("family").text(name.family.as_str())))
                 .with_all(name.given.iter().map(|g| hl7("given").text(g.as_str())));

@@ -150,7 +150,7 @@ pub(super) fn derived_id(entry: &str, what: &str) -> String {
 /// Reads a DocumentEntry. What peers of the field leave out or misplace is tolerated; what identifies it is required.
 pub(super) fn read_entry(object: &Element) -> Result<DocumentEntry, MessageError> {
     let one = |name: &str| slot_values(object, name).into_iter().find(|v| !v.is_empty());
-    let dtm = |name: &str| one(name).and_then(|v| Dtm::parse(&v).ok());
+    let dtm = |name: &str| one(name).and_then(|v| Dtm::received(&v).ok());
     let missing = MessageError::Malformed;
     let identifier = |of| read_identifier(object, of);
     let codes = |scheme: &str| read_codes(object, scheme);
@@ -241,7 +241,7 @@ pub(super) fn read_authors(object: &Element, scheme: &str) -> Vec<Author> {
 fn unread_dates(object: &Element) -> Vec<(String, Vec<String>)> {
     let unread = |name: &&str| {
         let values = slot_values(object, name);
-        values.iter().find(|v| !v.is_empty()).filter(|v| Dtm::parse(v).is_err()).cloned()
+        values.iter().find(|v| !v.is_empty()).filter(|v| Dtm::received(v).is_err()).cloned()
     };
     kept(DocumentEntry::DATES.iter().filter_map(|name| Some(((*name).to_owned(), vec![unread(name)?]))))
 }

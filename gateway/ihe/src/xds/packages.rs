@@ -95,7 +95,7 @@ pub(super) fn read_package(
     let mut nodes = object.all(RIM, "Classification").chain(of_this).filter_map(|c| c.get("classificationNode"));
     let is_folder = nodes.any(|node| node == FOLDER_NODE) || read_identifier(object, FOLDER_UNIQUE).is_some();
     let identifier = |of, what| read_identifier(object, of).filter(|v| !v.is_empty()).ok_or(missing(what));
-    let dtm = |name: &str| slot_values(object, name).first().and_then(|v| Dtm::parse(v).ok());
+    let dtm = |name: &str| slot_values(object, name).first().and_then(|v| Dtm::received(v).ok());
     let home = object.get("home").and_then(|h| HomeCommunityId::parse(h).ok());
     let (title, comments) = (localized_value(object, "Name"), localized_value(object, "Description"));
     if is_folder {

@@ -215,8 +215,8 @@ proptest! {
         let name = PersonName { family, given: vec![given] };
         let query = PatientQuery::new(roots.0, roots.1, ids, Some(name), birth, Some("F".into()));
         let again = PatientQuery::read(&over_the_wire(&query.to_element(jiff::Timestamp::UNIX_EPOCH))).expect("reads");
-        prop_assert_eq!((again.sender, again.receiver, again.ids, again.name), (query.sender, query.receiver, query.ids, query.name));
-        prop_assert_eq!((again.birth_date, again.gender), (query.birth_date, query.gender));
+        prop_assert_eq!((again.sender, again.receiver, again.ids, again.names), (query.sender, query.receiver, query.ids, query.names));
+        prop_assert_eq!((again.birth_dates, again.genders, again.has_unreadable), (query.birth_dates, query.genders, false));
     }
 
     /// MADO loses nothing, FHIR the series of a KOS, the others what they have no place for; none an instance.

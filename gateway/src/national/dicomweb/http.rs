@@ -14,7 +14,6 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use ncp_tls::HttpClient;
 use tokio::time::Instant;
 
@@ -130,7 +129,7 @@ pub(super) struct Http {
 
 #[derive(Clone)]
 enum Inner {
-    Plain(Client<HttpConnector, Empty<Bytes>>),
+    Plain(Box<Client<HttpConnector, Empty<Bytes>>>),
     Tls(HttpClient<Empty<Bytes>>),
 }
 
@@ -142,8 +141,7 @@ impl Http {
                 let mut connector = HttpConnector::new();
                 connector.set_connect_timeout(Some(CONNECT));
                 connector.set_nodelay(true);
-                let mut client = Client::builder(TokioExecutor::new());
-                Inner::Plain(client.pool_timer(TokioTimer::new()).build(connector))
+                Inner::Plain(Box::new(ncp_tls::http_builder().build(connector)))
             }
             Some(anchors) => {
                 let connector = ncp_tls::anonymous_connector(std::slice::from_ref(anchors), b"\x08http/1.1");
@@ -307,7 +305,7 @@ mod tests {
 
     fn redirected(location: &str) -> Result<String, Failure> {
         let http = Http {
-            client: Inner::Plain(Client::builder(TokioExecutor::new()).build(HttpConnector::new())),
+            client: Inner::Plain(Box::new(ncp_tls::http_builder().build(HttpConnector::new()))),
             way: Way::new("archive", &Limits::default(), Metrics::default()),
             origin: "http://pacs.example:8042".into(),
             path: "/dicom-web".into(),

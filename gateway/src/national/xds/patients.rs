@@ -19,6 +19,7 @@ use super::errors::of_call;
 use crate::config::{PatientTransaction, XdsPatients};
 use crate::http_get::{IDENTITY, coding};
 use crate::national::NationalError;
+use crate::national::narrow::only;
 use crate::policy::{Authorised, LookUp};
 use crate::retry_after;
 use crate::soap_client::{CallError, Packaging};
@@ -85,9 +86,9 @@ impl Supplier {
             self.own.clone(),
             receiver.clone(),
             wanted.ids.clone(),
-            wanted.name.clone(),
-            wanted.birth_date.clone(),
-            wanted.gender.clone(),
+            only(&wanted.names).cloned(),
+            only(&wanted.birth_dates).cloned(),
+            only(&wanted.genders).cloned(),
         );
         let community = HomeCommunityId(receiver);
         let call = async |action, body| {
@@ -192,13 +193,13 @@ fn parameters(wanted: &PatientQuery) -> Value {
         "resourceType": "Patient",
         "identifier": wanted.ids.iter().map(identifier).collect::<Vec<_>>(),
     });
-    if let Some(name) = &wanted.name {
+    if let Some(name) = only(&wanted.names) {
         patient["name"] = json!([{ "family": name.family, "given": name.given }]);
     }
-    if let Some(date) = wanted.birth_date.as_deref().and_then(dashed) {
+    if let Some(date) = only(&wanted.birth_dates).and_then(|date| dashed(date)) {
         patient["birthDate"] = json!(date);
     }
-    if let Some(gender) = wanted.gender.as_deref().and_then(fhir_gender) {
+    if let Some(gender) = only(&wanted.genders).and_then(|gender| fhir_gender(gender)) {
         patient["gender"] = json!(gender);
     }
     json!({

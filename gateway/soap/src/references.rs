@@ -1,0 +1,72 @@
+//! References from Includes to parts (RFC 2392).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ncp_xml::Element;
+use percent_encoding::percent_decode_str;
+
+use crate::SoapError;
+use crate::ns::XOP;
+
+/// The Includes of a message, and the parts that were called by them so far.
+#[derive(Default)]
+pub(crate) struct References {
+    /// Decoded references by their undecoded spelling.
+    by_spelling: BTreeMap<String, String>,
+    decoded: BTreeSet<String>,
+    met: BTreeSet<String>,
+}
+
+impl References {
+    pub(crate) fn of(body: &Element) -> Self {
+        let mut found = Self::default();
+        let mut open = vec![body];
+        while let Some(element) = open.pop() {
+            if element.is(XOP, "Include")
+                && let (Some(spelling), Ok(id)) = (spelling(element), decoded(element))
+            {
+                found.decoded.insert(id.clone());
+                found.by_spelling.insert(of_one_case(spelling), id);
+            }
+            open.extend(element.elements());
+        }
+        found
+    }
+
+    /// The name under which a part is asked for: its Content-ID where a decoded reference says it (RFC 2392 2), else the
+    /// reference that is spelled as the Content-ID is, both percent-coded.
+    ///
+    /// # Errors
+    /// Two parts that one reference could mean.
+    pub(crate) fn called(&mut self, content_id: String) -> Result<String, SoapError> {
+        let spelled = self.by_spelling.get(&of_one_case(&content_id));
+        let name = match (self.decoded.contains(&content_id), spelled) {
+            (true, Some(other)) if *other != content_id => return Err(SoapError::UnresolvedInclude),
+            (true, _) => content_id,
+            (false, Some(id)) => id.clone(),
+            (false, None) => return Ok(content_id),
+        };
+        if self.met.insert(name.clone()) { Ok(name) } else { Err(SoapError::UnresolvedInclude) }
+    }
+}
+
+/// The Content-ID that an Include names.
+pub(crate) fn decoded(include: &Element) -> Result<String, SoapError> {
+    let id = spelling(include).ok_or(SoapError::UnresolvedInclude)?;
+    let id = percent_decode_str(id).decode_utf8().map_err(|_| SoapError::UnresolvedInclude)?;
+    Ok(id.into_owned())
+}
+
+fn spelling(include: &Element) -> Option<&str> {
+    include.get("href")?.strip_prefix("cid:")
+}
+
+/// With the letters of percent codes in capitals: %3a is %3A (RFC 3986 2.1).
+fn of_one_case(id: &str) -> String {
+    let mut digits = 0;
+    let upper = |c: char| {
+        digits = if c == '%' { 3_u8 } else { digits.saturating_sub(1) };
+        if digits > 0 { c.to_ascii_uppercase() } else { c }
+    };
+    id.chars().map(upper).collect()
+}
