@@ -6,13 +6,13 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// A document, as it is and repeated up to some megabytes: what is held while it is read follows from its bytes, and
+/// A document, as it is and repeated up to 64 KiB: what is held while it is read follows from its bytes, and
 /// every reader takes what another takes, but for the memory.
 pub fn budget(data: &[u8]) {
     read(data);
     let Ok(text) = std::str::from_utf8(data) else { return };
     if !text.is_empty() && scan(format!("<r>{text}</r>").as_bytes(), &Limits::REQUEST).is_ok() {
-        let many = format!("<r>{}</r>", text.repeat((1 << 20) / text.len()));
+        let many = format!("<r>{}</r>", text.repeat((64 << 10) / text.len()));
         read(many.as_bytes());
     }
 }
