@@ -26,7 +26,7 @@ impl References {
                 && let (Some(spelling), Ok(id)) = (spelling(element), decoded(element))
             {
                 found.decoded.insert(id.clone());
-                found.by_spelling.insert(of_one_case(spelling), id);
+                found.by_spelling.insert(normal(spelling), id);
             }
             open.extend(element.elements());
         }
@@ -39,7 +39,7 @@ impl References {
     /// # Errors
     /// Two parts that one reference could mean.
     pub(crate) fn called(&mut self, content_id: String) -> Result<String, SoapError> {
-        let spelled = self.by_spelling.get(&of_one_case(&content_id));
+        let spelled = self.by_spelling.get(&normal(&content_id));
         let name = match (self.decoded.contains(&content_id), spelled) {
             (true, Some(other)) if *other != content_id => return Err(SoapError::UnresolvedInclude),
             (true, _) => content_id,
@@ -61,12 +61,13 @@ fn spelling(include: &Element) -> Option<&str> {
     include.get("href")?.strip_prefix("cid:")
 }
 
-/// With the letters of percent codes in capitals: %3a is %3A (RFC 3986 2.1).
-fn of_one_case(id: &str) -> String {
+/// With the letters of percent codes in capitals, since %3a is %3A (RFC 3986 2.1), and without a code for "@", which every id
+/// has in its middle (RFC 2392 2) and which some stacks code in the reference alone.
+fn normal(id: &str) -> String {
     let mut digits = 0;
     let upper = |c: char| {
         digits = if c == '%' { 3_u8 } else { digits.saturating_sub(1) };
         if digits > 0 { c.to_ascii_uppercase() } else { c }
     };
-    id.chars().map(upper).collect()
+    id.chars().map(upper).collect::<String>().replace("%40", "@")
 }

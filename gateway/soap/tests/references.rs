@@ -36,6 +36,7 @@ fn wi_06_both_spellings_of_a_reference_are_read() {
     assert_eq!(one("0%40urn%3Aihe", "0@urn:ihe"), "0@urn:ihe", "decoded against the id (RFC 2392 2)");
     assert_eq!(one("0%40urn%3Aihe", "0%40urn%3Aihe"), "0@urn:ihe", "both coded");
     assert_eq!(one("0%40urn%3aihe", "0%40urn%3Aihe"), "0@urn:ihe", "%3a is %3A (RFC 3986 2.1)");
+    assert_eq!(one("0%40urn%3Aihe", "0@urn%3Aihe"), "0@urn:ihe", "@ coded in the reference alone");
     assert_eq!(one("a%2541", "a%41"), "a%41", "an id that holds a percent sign, coded as it should be");
     // What the specification calls different does not meet.
     assert_eq!(one("aA", "a%41"), "a%41");
