@@ -95,7 +95,7 @@ impl World {
         std::fs::write(path("template.xml"), xml).expect("writes");
         std::fs::write(path("key.pem"), key.private_key_to_pem_pkcs8().expect("PEM")).expect("writes");
         let signed = Command::new("xmlsec1")
-            .args(["--sign", "--lax-key-search", "--id-attr:ID", "urn:oasis:names:tc:SAML:2.0:assertion:Assertion"])
+            .args(["--sign", "--id-attr:ID", "urn:oasis:names:tc:SAML:2.0:assertion:Assertion"])
             .args(["--privkey-pem".as_ref(), path("key.pem").as_os_str(), path("template.xml").as_os_str()])
             .output()
             .expect("xmlsec1");

@@ -13,7 +13,7 @@ use super::token::{self, Bearer, Binding, TokenError};
 use super::{Clinic, Context};
 use crate::admission::{self, Permit};
 
-/// The proof that a call's token is good and its sender has what it is bound to. [`Clinic::bearer`] alone makes it.
+/// The proof that a call's token is good and its sender has what it is bound to. `Clinic::bearer` alone makes it.
 pub struct Authenticated {
     subject: String,
     address: SocketAddr,

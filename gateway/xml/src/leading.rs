@@ -5,7 +5,7 @@ use quick_xml::events::Event;
 
 use crate::XmlError;
 use crate::builder::Builder;
-use crate::reader::{Limits, Progress, Sink, is_xml_char};
+use crate::reader::{Limits, Progress, Sink, is_xml_char, unread};
 use crate::tree::{Attribute, Element, Name};
 
 /// The beginning of a document.
@@ -40,7 +40,7 @@ impl Element {
             let event = match reader.read_event() {
                 Ok(Event::Eof) | Err(quick_xml::Error::Syntax(_)) => break,
                 Err(quick_xml::Error::IllFormed(quick_xml::errors::IllFormedError::MissingEndTag(_))) => break,
-                Err(_) => return Err(XmlError::Malformed),
+                Err(error) => return Err(unread(&error)),
                 Ok(event) => event,
             };
             if !event.chars().all(is_xml_char) {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, ReadBuf};
 use crate::XmlError;
 use crate::budget::Charge;
 use crate::builder::Builder;
-use crate::reader::{Limits, Progress, Sink, is_xml_char};
+use crate::reader::{Limits, Progress, Sink, is_xml_char, unread};
 use crate::tree::{Attribute, Element, Name};
 
 /// Why a document that comes in pieces was not read.
@@ -72,7 +72,7 @@ impl Element {
 fn failure(error: quick_xml::Error) -> LiftError {
     let quick_xml::Error::Io(error) = error else {
         let encoding = matches!(error, quick_xml::Error::Encoding(_));
-        return if encoding { XmlError::Encoding.into() } else { XmlError::Malformed.into() };
+        return if encoding { XmlError::Encoding } else { unread(&error) }.into();
     };
     match error.get_ref().and_then(|inner| inner.downcast_ref::<XmlError>()) {
         Some(own) => LiftError::Xml(*own),

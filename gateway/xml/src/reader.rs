@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use quick_xml::events::{BytesStart, Event};
-use quick_xml::name::{NamespaceResolver, PrefixDeclaration, ResolveResult};
+use quick_xml::name::{NamespaceError, NamespaceResolver, PrefixDeclaration, ResolveResult};
 use quick_xml::{NsReader, XmlVersion};
 
 use crate::XmlError;
@@ -111,7 +111,7 @@ pub(crate) fn walk<S: Sink>(
     reader.config_mut().check_end_names = true;
     let mut progress = Progress::of(bytes.len());
     loop {
-        match reader.read_event().map_err(|_| XmlError::Malformed)? {
+        match reader.read_event().map_err(|error| unread(&error))? {
             Event::Eof => return progress.end(),
             event => progress.event(event, reader.resolver(), limits, sink)?,
         }
@@ -137,10 +137,9 @@ pub(crate) struct Progress {
     before: Option<usize>,
 }
 
-/// Namespace declarations in scope: their number and the bytes that resolving them holds.
+/// Namespace declarations in scope: the bytes that resolving them holds.
 #[derive(Debug, Clone, Copy, Default)]
 struct Scope {
-    declarations: u32,
     bytes: usize,
 }
 
@@ -289,11 +288,10 @@ fn element<S: Sink>(
             attributes += 1
         }
         if declaration.is_some() {
-            scope.declarations += 1;
             // Two vectors that may have grown to twice what they need.
             scope.bytes += 2 * (attribute.key.as_ref().len() + attribute.value.len() + DECLARATION);
         }
-        if attributes > limits.attributes || declarations > limits.attributes || scope.declarations > IN_SCOPE {
+        if attributes > limits.attributes || declarations > limits.attributes {
             return Err(XmlError::TooManyAttributes);
         }
         let value = unescaped(&attribute.value)?;
@@ -351,8 +349,14 @@ fn element<S: Sink>(
     Ok(scope)
 }
 
-/// Namespace declarations in scope at once: each prefix is looked for among them all.
-const IN_SCOPE: u32 = 512;
+/// What the parser refused. It looks for each prefix among all declarations in scope, of which it takes 128.
+pub(crate) fn unread(error: &quick_xml::Error) -> XmlError {
+    match error {
+        quick_xml::Error::Namespace(NamespaceError::TooManyBindings(_)) => XmlError::TooManyAttributes,
+        _ => XmlError::Malformed,
+    }
+}
+
 /// What resolving a declaration takes beside its bytes.
 const DECLARATION: usize = 32;
 

@@ -96,11 +96,11 @@ impl Pair {
             extensions.push(BasicConstraints::new().critical().build().expect("an extension"));
             extensions.push(KeyUsage::new().critical().digital_signature().build().expect("an extension"));
             let mut uses = ExtendedKeyUsage::new();
-            extensions.push(
-                if kind == Kind::Client { uses.client_auth() } else { uses.server_auth() }
-                    .build()
-                    .expect("an extension"),
-            );
+            match kind {
+                Kind::Seal => {}
+                Kind::Client => extensions.push(uses.client_auth().build().expect("an extension")),
+                _ => extensions.push(uses.server_auth().build().expect("an extension")),
+            }
         }
         for extension in extensions {
             made.append_extension(extension).expect("an extension");
