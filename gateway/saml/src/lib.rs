@@ -34,9 +34,10 @@ pub use xua::{XuaClaims, xua_template};
 /// # Errors
 /// [`AssertionError`].
 pub fn check_structure(envelope: &ncp_xml::Element) -> Result<usize, AssertionError> {
-    let walk = |see: &mut dyn FnMut(&ncp_xml::Element)| structure::descendants(envelope, see);
+    let mut seen = structure::Seen::default();
+    structure::descendants(envelope, &mut |element| seen.see(element));
     let (profile, side) = (structure::Profile::CrossBorder, structure::Side::CrossBorder);
-    let found = structure::locate(envelope, &walk, profile, side, jiff::Timestamp::now())?;
+    let found = structure::locate(envelope, &seen, profile, side, jiff::Timestamp::now())?;
     Ok(found.len())
 }
 

@@ -7,7 +7,7 @@
 
 use base64::Engine;
 use jiff::Timestamp;
-use ncp_xml::{Attribute, Element, Node, is_for_us};
+use ncp_xml::{Element, Node, is_for_us};
 
 use crate::AssertionError as E;
 use crate::assertion::{SKEW_S, instant};
@@ -78,15 +78,29 @@ pub(crate) enum Profile {
     National,
 }
 
-/// Goes through all elements of a message.
-pub(crate) type Walk<'a> = &'a dyn Fn(&mut dyn FnMut(&Element));
+/// What was seen of a whole message while its Header was read.
+#[derive(Default)]
+pub(crate) struct Seen {
+    assertions: usize,
+    /// Values of the attributes that some reader takes for an ID.
+    ids: Vec<String>,
+}
+
+impl Seen {
+    /// Takes note of an element.
+    pub(crate) fn see(&mut self, element: &Element) {
+        self.assertions += usize::from(element.is(SAML, "Assertion") || element.is(SAML, "EncryptedAssertion"));
+        let ids = element.attributes().iter().filter(|attribute| attribute.local().eq_ignore_ascii_case("id"));
+        self.ids.extend(ids.map(|id| id.value().to_owned()));
+    }
+}
 
 /// Finds the assertions by fixed path and checks their structure. A Security header for another node is not ours. Of the
-/// envelope only its Header is read; `walk` goes through the whole message, in which no other element may carry the ID of an
+/// envelope only its Header is needed; in the whole message, as it was seen, no other element may carry the ID of an
 /// assertion.
 pub(crate) fn locate(
     envelope: &Element,
-    walk: Walk<'_>,
+    seen: &Seen,
     expected: Profile,
     side: Side,
     now: Timestamp,
@@ -127,17 +141,11 @@ pub(crate) fn locate(
             is_p384: key.is_p384,
         });
     }
-    let (mut assertions, mut ids) = (0, vec![0_usize; found.len()]);
-    walk(&mut |element| {
-        assertions += usize::from(element.is(SAML, "Assertion") || element.is(SAML, "EncryptedAssertion"));
-        for (count, known) in ids.iter_mut().zip(&found) {
-            *count += element.attributes().iter().filter(|a| is_id(a, &known.id)).count();
-        }
-    });
-    if ids.iter().any(|count| *count != 1) {
+    let carry = |known: &Located| seen.ids.iter().filter(|id| **id == known.id).count();
+    if found.iter().any(|known| carry(known) != 1) {
         return Err(E::Structure("id.twice"));
     }
-    if assertions != security.elements().filter(|e| e.is(SAML, "Assertion")).count() {
+    if seen.assertions != security.elements().filter(|e| e.is(SAML, "Assertion")).count() {
         return Err(E::Structure("assertion.elsewhere"));
     }
     if found.iter().all(|f| f.kind != Kind::Hcp) {
@@ -387,9 +395,4 @@ fn count(root: &Element, ns: &str, local: &str) -> usize {
     let mut n = 0;
     descendants(root, &mut |e| n += usize::from(e.is(ns, local)));
     n
-}
-
-/// Whether some reader takes an attribute for an ID of this value.
-fn is_id(attribute: &Attribute, id: &str) -> bool {
-    attribute.local().eq_ignore_ascii_case("id") && attribute.value() == id
 }

@@ -512,12 +512,12 @@ fn all<T>(
     profile: Profile,
     read: impl Fn(&[u8], Country) -> Result<(String, T), E>,
 ) -> Result<All<T>, E> {
-    let outline = |kept, see: &mut dyn FnMut(&Element)| Element::outline(message, &Limits::REQUEST, kept, see);
-    let envelope = outline((structure::SOAP, "Header"), &mut |_| ()).map_err(|_| E::Structure("xml"))?;
-    // The same bytes were read just before.
-    let walk = |see: &mut dyn FnMut(&Element)| drop(outline(("", ""), see));
+    let mut seen = structure::Seen::default();
+    let envelope =
+        Element::outline(message, &Limits::REQUEST, (structure::SOAP, "Header"), &mut |element| seen.see(element))
+            .map_err(|_| E::Structure("xml"))?;
     let side = if trust.is_national() { Side::National } else { Side::CrossBorder };
-    let located = structure::locate(&envelope, &walk, profile, side, now)?;
+    let located = structure::locate(&envelope, &seen, profile, side, now)?;
     let (mut user, mut trc, mut nok) = (None, None, None);
     for assertion in located {
         let (signer, digested) = checks.signed(message, &assertion, trust)?;
