@@ -1,4 +1,4 @@
-//! Handshakes with a time limit, without Nagle's delay, and a stream that moves several records at a time.
+//! Handshakes with a time limit, and a stream that moves several records at a time.
 
 use std::io;
 use std::net::SocketAddr;
@@ -44,8 +44,7 @@ enum End {
 
 impl TlsStream {
     fn new(ssl: Ssl, tcp: TcpStream, end: End) -> Result<Self, TlsError> {
-        tcp.set_nodelay(true)?;
-        let gathered = BufStream::with_capacity(GATHERED, GATHERED, Paced::new(tcp));
+        let gathered = BufStream::with_capacity(GATHERED, GATHERED, Paced::over(tcp)?);
         Ok(Self { tls: SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?, end, _place: None })
     }
 
