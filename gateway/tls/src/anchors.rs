@@ -78,13 +78,14 @@ pub struct Anchors {
     /// Path, dates, purpose.
     path: X509Store,
     /// The same without a purpose, for the signers of OCSP answers.
-    responders: X509Store,
+    responders: Arc<X509Store>,
     /// The same with CRLs.
     strict: Option<X509Store>,
-    /// The same at the last instant at which the expired CRLs were in time.
-    stale: Mutex<Option<(i64, Arc<X509Store>)>>,
-    /// Certificates whose path held, and until when it must, seconds since 1970.
-    held: Mutex<HashMap<String, i64>>,
+    /// The same with CRLs past their time: of an issuer's the one that was issued last. OpenSSL has one instant for all, at which
+    /// another issuer's CRL may not have been issued yet, so that it looks at no dates here.
+    stale: Option<X509Store>,
+    /// Certificates whose path held, and since when and until when it does.
+    held: Mutex<HashMap<String, (i64, Verdict)>>,
     revocation: Revocation,
     purpose: Purpose,
     /// The certificates that have this use; none: all under the anchors.
@@ -97,15 +98,17 @@ impl Anchors {
     /// # Errors
     /// Unreadable files, what OpenSSL refuses.
     pub fn load(anchors: &Path, revocation: Revocation, purpose: Purpose) -> Result<Self, TlsError> {
+        let revocation = revocation.of_the_latest();
         let all = context::certificates(anchors)?;
         let self_issued = |c: &X509| c.subject_name().try_cmp(c.issuer_name()).is_ok_and(|o| o.is_eq());
         let (roots, intermediates): (Vec<X509>, Vec<X509>) = all.into_iter().partition(self_issued);
-        let path = store(&roots, None, purpose, None)?;
+        let path = store(&roots, None, purpose, false)?;
         // OpenSSL keeps a store's purpose when it verifies an answer's signer, who is no TLS client.
-        let responders = store(&roots, None, Purpose::Seal, None)?;
-        let strict = match revocation.crls.is_empty() && !revocation.crl_needed {
-            true => None,
-            false => Some(store(&roots, Some(revocation.crls.as_slice()), purpose, None)?),
+        let responders = Arc::new(store(&roots, None, Purpose::Seal, false)?);
+        let with_crls = |timeless| store(&roots, Some(revocation.crls.as_slice()), purpose, timeless);
+        let (strict, stale) = match revocation.crls.is_empty() && !revocation.crl_needed {
+            true => (None, None),
+            false => (Some(with_crls(false)?), Some(with_crls(true)?)),
         };
         Ok(Self {
             roots,
@@ -113,7 +116,7 @@ impl Anchors {
             path,
             responders,
             strict,
-            stale: Mutex::default(),
+            stale,
             held: Mutex::default(),
             revocation,
             purpose,
@@ -163,13 +166,15 @@ impl Anchors {
     fn judge(&self, certificate: &X509Ref, sent: &[X509], staple: Option<&[u8]>) -> Result<Verdict, TlsError> {
         let name = fingerprint(certificate)?;
         let (path, stapled) = match self.held(&name) {
-            Some(until) if staple.is_none() => (Verdict::new(Freshness::Current, until), None),
+            Some(path) if staple.is_none() => (path, None),
             _ => {
+                let at = now();
                 let (crl, chain) = self.path_and_crl(certificate, sent)?;
                 let path = match crl {
-                    Freshness::Current => Verdict::new(crl, self.hold(name.clone(), &chain)),
-                    Freshness::Stale => Verdict::for_now(crl),
+                    Freshness::Current => Verdict::new(crl, self.end_of(&chain, at)),
+                    Freshness::Stale => Verdict::for_now(crl).at_most(self.end_of_grace()),
                 };
+                self.hold(name.clone(), path, at);
                 (path, self.stapled(certificate, &chain, staple))
             }
         };
@@ -177,7 +182,7 @@ impl Anchors {
         let revoked_elsewhere = matches!(at_hand, Some(AtHand::Fresh(told)) if told.status == Status::Revoked);
         match stapled {
             _ if revoked_elsewhere => return Err(revoked()),
-            Some(Told { status: Status::Good, until }) => return Ok(path.at_most(until)),
+            Some(Told { status: Status::Good, until, .. }) => return Ok(path.at_most(until)),
             Some(_) => return Err(revoked()),
             None if self.purpose == Purpose::TlsServer && crate::ffi::must_staple(certificate) => {
                 return Err(TlsError::Untrusted(
@@ -186,22 +191,41 @@ impl Anchors {
             }
             None => {}
         }
-        let grace = i64::try_from(self.revocation.grace.as_secs()).unwrap_or(i64::MAX);
         match at_hand {
             None => Ok(path),
-            Some(AtHand::Fresh(Told { status: Status::Good, until })) => Ok(path.at_most(until)),
+            Some(AtHand::Fresh(Told { status: Status::Good, until, .. })) => Ok(path.at_most(until)),
             Some(AtHand::Fresh(_)) => Err(revoked()),
             Some(AtHand::Nothing) => Err(TlsError::StatusNeeded),
+            Some(AtHand::Failing(last)) => self.without_status(path, last),
+            // Who waited for a responder that failed the last time would wait for its time limit again and again.
+            Some(AtHand::Due(last)) => match self.without_status(path, last) {
+                Ok(verdict) => {
+                    self.ask_beside(certificate, sent, &name);
+                    Ok(verdict)
+                }
+                Err(_) => Err(TlsError::StatusNeeded),
+            },
+        }
+    }
+
+    /// The verdict while the responder fails, by what it said last and how long that has been past its end.
+    fn without_status(&self, path: Verdict, last: Option<(Status, i64)>) -> Result<Verdict, TlsError> {
+        let grace = self.grace();
+        match last {
+            Some((Status::Revoked | Status::Unknown, _)) => Err(revoked()),
             // The CRL alone answers for as long as the responder does not, if there is one in time.
-            Some(AtHand::Failing(Some((Status::Revoked | Status::Unknown, _)))) => Err(revoked()),
-            Some(AtHand::Failing(_)) if self.strict.is_some() && path.freshness == Freshness::Current && grace > 0 => {
+            _ if self.strict.is_some() && path.freshness == Freshness::Current && grace > 0 => {
                 Ok(Verdict::for_now(path.freshness).at_most(path.until))
             }
-            Some(AtHand::Failing(Some((Status::Good, past)))) if grace > 0 && past <= grace => {
+            Some((Status::Good, past)) if grace > 0 && past <= grace => {
                 Ok(Verdict::for_now(Freshness::Stale).at_most(path.until))
             }
-            Some(AtHand::Failing(_)) => Err(TlsError::Untrusted("status is not to be had from the responder".into())),
+            _ => Err(TlsError::Untrusted("status is not to be had from the responder".into())),
         }
+    }
+
+    fn grace(&self) -> i64 {
+        i64::try_from(self.revocation.grace.as_secs()).unwrap_or(i64::MAX)
     }
 
     /// What a stapled answer says. One that does not hold (another signer, past its time, about another certificate) is no
@@ -257,6 +281,13 @@ impl Anchors {
         Ok(())
     }
 
+    /// Asks the responder about a certificate whose path holds, while nobody waits for it.
+    fn ask_beside(&self, certificate: &X509Ref, sent: &[X509], name: &str) {
+        let Some(ocsp) = &self.revocation.ocsp else { return };
+        let issuer = || self.path_of(&self.path, certificate, sent).ok()?.get(1).cloned();
+        ocsp.ask_beside(certificate, issuer, &self.responders, name);
+    }
+
     fn path_and_crl(&self, certificate: &X509Ref, sent: &[X509]) -> Result<(Freshness, Vec<X509>), TlsError> {
         let chain = self.path_of(&self.path, certificate, sent).map_err(untrusted)?;
         if self.purpose == Purpose::Seal {
@@ -276,25 +307,31 @@ impl Anchors {
         if names.admit(&facts) { Ok(()) } else { Err(TlsError::Untrusted(reason())) }
     }
 
-    /// Until when this certificate's path must hold, where it held: neither anchors nor CRLs change here, only the time does.
-    fn held(&self, name: &str) -> Option<i64> {
+    /// What this certificate's path was found to be, where that holds still: neither anchors nor CRLs change here, only the
+    /// time does. Before the instant at which it was found, which the clock went back behind, it says nothing.
+    fn held(&self, name: &str) -> Option<Verdict> {
         let held = self.held.lock().unwrap_or_else(|p| p.into_inner());
-        held.get(name).copied().filter(|until| now() < *until)
+        let (since, verdict) = held.get(name)?;
+        (*since..verdict.until).contains(&now()).then_some(*verdict)
     }
 
-    /// Remembers a path until the first of its certificates and of the CRLs ends, and returns that end.
-    fn hold(&self, name: String, chain: &[X509]) -> i64 {
-        let crls = self.revocation.crls.iter().filter_map(|crl| crl.next_update()).map(unix);
-        let ends = chain.iter().map(|link| unix(link.not_after())).chain(crls);
-        let Some(until) = ends.collect::<Option<Vec<i64>>>().and_then(|ends| ends.into_iter().min()) else {
-            return now();
-        };
+    /// Remembers what a path was found to be.
+    fn hold(&self, name: String, verdict: Verdict, since: i64) {
         let mut held = self.held.lock().unwrap_or_else(|p| p.into_inner());
         if held.len() >= HELD {
             held.clear();
         }
-        held.insert(name, until);
-        until
+        held.insert(name, (since, verdict));
+    }
+
+    /// When a path that held `at` an instant must be built anew: at the first end of its certificates, and of the CRLs that
+    /// were in time then. Others have no part in it.
+    fn end_of(&self, chain: &[X509], at: i64) -> i64 {
+        let crls = self.revocation.crls.iter().filter_map(|crl| crl.next_update()).map(unix);
+        let crls = crls.filter(|end| end.is_none_or(|end| end > at));
+        let ends = chain.iter().map(|link| unix(link.not_after())).chain(crls);
+        // An end that cannot be read is now.
+        ends.map(|end| end.unwrap_or(at)).min().unwrap_or(at)
     }
 
     fn crl_status(&self, certificate: &X509Ref, sent: &[X509]) -> Result<Freshness, TlsError> {
@@ -302,28 +339,25 @@ impl Anchors {
         match self.path_of(strict, certificate, sent) {
             Ok(_) => Ok(Freshness::Current),
             Err(reason) if matches!(reason.as_raw(), CRL_EXPIRED | NO_CRL) => {
-                let stale = self.stale_store()?.ok_or_else(|| untrusted(reason))?;
-                self.path_of(&stale, certificate, sent).map(|_| Freshness::Stale).map_err(untrusted)
+                let is_within_grace = self.first_past().is_some_and(|first| now() - first <= self.grace());
+                let stale = self.stale.as_ref().filter(|_| is_within_grace).ok_or_else(|| untrusted(reason))?;
+                let path = self.path_of(stale, certificate, sent).map_err(untrusted)?;
+                // No dates were looked at.
+                if path.iter().all(|link| is_in_time(link)) { Ok(Freshness::Stale) } else { Err(untrusted(reason)) }
             }
             Err(reason) => Err(untrusted(reason)),
         }
     }
 
-    /// A store that judges as of the last instant at which the expired CRLs were in time; none beyond the grace. Dates
-    /// of today were checked before: OpenSSL has one instant for both.
-    fn stale_store(&self) -> Result<Option<Arc<X509Store>>, TlsError> {
-        let grace = i64::try_from(self.revocation.grace.as_secs()).unwrap_or(i64::MAX);
+    /// The end of the CRL that has been past its time longest.
+    fn first_past(&self) -> Option<i64> {
         let ends = self.revocation.crls.iter().filter_map(|crl| crl.next_update().and_then(unix));
-        let Some(first) = ends.filter(|end| *end <= now()).min() else { return Ok(None) };
-        if now() - first > grace {
-            return Ok(None);
-        }
-        let mut kept = self.stale.lock().unwrap_or_else(|p| p.into_inner());
-        if kept.as_ref().is_none_or(|(at, _)| *at != first) {
-            let made = store(&self.roots, Some(self.revocation.crls.as_slice()), self.purpose, Some(first - 1))?;
-            *kept = Some((first, Arc::new(made)));
-        }
-        Ok(kept.as_ref().map(|(_, store)| store.clone()))
+        ends.filter(|end| *end <= now()).min()
+    }
+
+    /// When CRLs past their time are believed no longer.
+    fn end_of_grace(&self) -> i64 {
+        self.first_past().map_or(i64::MAX, |first| first.saturating_add(self.grace()).saturating_add(1))
     }
 
     /// The first path that holds. OpenSSL follows one issuer and does not come back where it leads nowhere, so that one
@@ -363,12 +397,12 @@ fn store(
     roots: &[X509],
     crls: Option<&[openssl::x509::X509Crl]>,
     purpose: Purpose,
-    at: Option<i64>,
+    timeless: bool,
 ) -> Result<X509Store, TlsError> {
     let mut store = X509StoreBuilder::new().map_err(ssl_error("trust store"))?;
     let mut parameters = parameters(purpose, crls.is_some())?;
-    if let Some(at) = at {
-        parameters.set_time(at);
+    if timeless {
+        parameters.set_flags(X509VerifyFlags::NO_CHECK_TIME).map_err(ssl_error("trust store"))?;
     }
     store.set_param(&parameters).map_err(ssl_error("trust store"))?;
     for root in roots {
@@ -396,6 +430,12 @@ fn parameters(purpose: Purpose, crl_check: bool) -> Result<X509VerifyParam, TlsE
         Purpose::Seal => {}
     }
     Ok(parameters)
+}
+
+/// Whether a certificate's dates hold now; one that cannot be read does not.
+fn is_in_time(certificate: &X509Ref) -> bool {
+    let time = unix(certificate.not_before()).zip(unix(certificate.not_after()));
+    time.is_some_and(|(begins, ends)| (begins..=ends).contains(&now()))
 }
 
 /// digitalSignature, no CA, and not a certificate whose extended use is TLS alone.

@@ -1,12 +1,13 @@
 //! What the `openssl` crate does not wrap.
 #![allow(unsafe_code)]
 
-use foreign_types::ForeignTypeRef;
+use foreign_types::{ForeignType, ForeignTypeRef};
 use openssl::asn1::{Asn1GeneralizedTimeRef, Asn1TimeRef};
 use openssl::error::ErrorStack;
+use openssl::nid::Nid;
 use openssl::ssl::SslRef;
 use openssl::x509::store::X509StoreBuilderRef;
-use openssl::x509::{X509CrlRef, X509Ref};
+use openssl::x509::{X509Crl, X509CrlRef, X509Ref};
 
 /// KU_DIGITAL_SIGNATURE of OpenSSL's x509v3.h.
 pub(crate) const DIGITAL_SIGNATURE: u32 = 0x0080;
@@ -37,6 +38,29 @@ const TLS_FEATURE: std::ffi::c_int = 1020;
 pub(crate) fn must_staple(certificate: &X509Ref) -> bool {
     // SAFETY: the pointer is a live X509 for as long as the reference lives; the function only reads it.
     unsafe { openssl_sys::X509_get_ext_by_NID(certificate.as_ptr(), TLS_FEATURE, -1) >= 0 }
+}
+
+/// The same CRL for one more owner.
+pub(crate) fn shared(crl: &X509CrlRef) -> Option<X509Crl> {
+    // SAFETY: the pointer is a live X509_CRL for the call; the reference that is counted here is the one that the result owns
+    // and gives back when it is dropped.
+    unsafe { (openssl_sys::X509_CRL_up_ref(crl.as_ptr()) == 1).then(|| X509Crl::from_ptr(crl.as_ptr())) }
+}
+
+/// The value of the first extension of a kind that a CRL has, DER.
+pub(crate) fn crl_extension(crl: &X509CrlRef, kind: Nid) -> Option<Vec<u8>> {
+    let pointer = crl.as_ptr();
+    // SAFETY: `pointer` is a live X509_CRL for as long as the reference lives, and everything read here belongs to it: the
+    // place is one that OpenSSL gave, the extension there and its value are not null, and the bytes are copied.
+    unsafe {
+        let place = openssl_sys::X509_CRL_get_ext_by_NID(pointer, kind.as_raw(), -1);
+        if place < 0 {
+            return None;
+        }
+        let value = openssl_sys::X509_EXTENSION_get_data(openssl_sys::X509_CRL_get_ext(pointer, place)).cast();
+        let length = usize::try_from(openssl_sys::ASN1_STRING_length(value)).ok()?;
+        Some(std::slice::from_raw_parts(openssl_sys::ASN1_STRING_get0_data(value), length).to_vec())
+    }
 }
 
 /// A time of an OCSP answer as a time that can be compared.

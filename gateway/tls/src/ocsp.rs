@@ -2,7 +2,7 @@
 //! certificate's own.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -21,8 +21,8 @@ use crate::{TlsError, ssl_error};
 /// Largest answer.
 const ANSWER_BYTES: usize = 64 << 10;
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// A failed responder is not asked again for so long, seconds.
-const PAUSE_S: i64 = 30;
+/// A failed responder is not asked again for so long.
+const PAUSE: Duration = Duration::from_secs(30);
 /// An answer is believed until its `nextUpdate`, and for so long at most before the responder is asked again, seconds.
 const FRESH_S: i64 = 3600;
 /// An answer past its `nextUpdate`, within the difference of clocks, is believed for so long, seconds.
@@ -41,10 +41,11 @@ pub(crate) enum Status {
     Unknown,
 }
 
-/// A status and how long it is believed, seconds since 1970.
+/// A status and how long it is believed, seconds since 1970. Before it was told, which the clock went back behind, it is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) status: Status,
+    since: i64,
     pub(crate) until: i64,
 }
 
@@ -52,7 +53,12 @@ impl Told {
     /// A status ends when its issuer says so (RFC 6960 4.2.2.1), and when our own bound says so.
     fn new(status: Status, next_update: Option<i64>, now: i64) -> Self {
         let until = next_update.unwrap_or(i64::MAX).min(now + FRESH_S).max(now + PAST_S);
-        Self { status, until }
+        Self { status, since: now, until }
+    }
+
+    /// For how long it has been past its end.
+    fn past(&self, now: i64) -> i64 {
+        if now < self.since { i64::MAX } else { now - self.until }
     }
 }
 
@@ -61,23 +67,30 @@ pub struct Ocsp {
     url: String,
     known: Mutex<HashMap<String, Known>>,
     /// One question at a time: connections whose statuses end together wait for one answer.
-    asking: tokio::sync::Mutex<()>,
+    asking: Arc<tokio::sync::Mutex<()>>,
+    /// Where questions are asked that nobody waits for: where the first was.
+    runtime: OnceLock<tokio::runtime::Handle>,
+    pause: Duration,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
     /// The last answer.
     told: Option<Told>,
-    /// The responder failed and is not asked before this instant.
-    paused: i64,
+    /// When the responder failed, unless it has answered since.
+    failed: Option<i64>,
 }
 
 impl Known {
-    fn at_hand(&self, now: i64) -> AtHand {
-        match self.told {
-            Some(told) if told.until > now => AtHand::Fresh(told),
-            told if self.paused > now => AtHand::Failing(told.map(|told| (told.status, now - told.until))),
-            _ => AtHand::Nothing,
+    fn at_hand(&self, now: i64, pause: i64) -> AtHand {
+        if let Some(told) = self.told.filter(|told| (told.since..told.until).contains(&now)) {
+            return AtHand::Fresh(told);
+        }
+        let last = self.told.map(|told| (told.status, told.past(now)));
+        match self.failed {
+            None => AtHand::Nothing,
+            Some(failed) if (failed..failed.saturating_add(pause)).contains(&now) => AtHand::Failing(last),
+            Some(_) => AtHand::Due(last),
         }
     }
 }
@@ -88,43 +101,84 @@ pub(crate) enum AtHand {
     Fresh(Told),
     /// The responder failed a moment ago; the last status, if any, and for how many seconds it has been past its end.
     Failing(Option<(Status, i64)>),
+    /// The same, and it may be asked again.
+    Due(Option<(Status, i64)>),
     /// Ask.
     Nothing,
+}
+
+impl AtHand {
+    fn asks(self) -> bool {
+        matches!(self, Self::Due(_) | Self::Nothing)
+    }
 }
 
 impl Ocsp {
     /// A responder at `http://…`.
     pub fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), known: Mutex::default(), asking: tokio::sync::Mutex::default() }
+        let (known, asking, runtime) = Default::default();
+        Self { url: url.to_owned(), known, asking, runtime, pause: PAUSE }
+    }
+
+    /// The same, which is asked again so long after it failed.
+    #[must_use]
+    pub fn pausing(self, pause: Duration) -> Self {
+        Self { pause, ..self }
     }
 
     pub(crate) fn at_hand(&self, fingerprint: &str) -> AtHand {
         let known = self.known.lock().unwrap_or_else(|p| p.into_inner());
-        known.get(fingerprint).map_or(AtHand::Nothing, |known| known.at_hand(now()))
+        known.get(fingerprint).map_or(AtHand::Nothing, |known| self.state(known))
+    }
+
+    fn state(&self, known: &Known) -> AtHand {
+        known.at_hand(now(), i64::try_from(self.pause.as_secs()).unwrap_or(i64::MAX))
     }
 
     /// Asks about a certificate and remembers the answer, or that there was none.
     pub(crate) async fn ask(&self, leaf: &X509Ref, issuer: &X509Ref, store: &X509Store, fingerprint: &str) {
+        self.runtime.get_or_init(tokio::runtime::Handle::current);
         let _asking = self.asking.lock().await;
-        if self.at_hand(fingerprint) != AtHand::Nothing {
-            return;
+        if self.at_hand(fingerprint).asks() {
+            self.ask_now(leaf, issuer, store, fingerprint).await;
         }
+    }
+
+    /// The same while nobody waits for the answer, unless a question is under way.
+    pub(crate) fn ask_beside(
+        self: &Arc<Self>,
+        leaf: &X509Ref,
+        issuer: impl FnOnce() -> Option<X509>,
+        store: &Arc<X509Store>,
+        fingerprint: &str,
+    ) {
+        let Some(runtime) = self.runtime.get() else { return };
+        let Ok(asking) = self.asking.clone().try_lock_owned() else { return };
+        let Some(issuer) = issuer() else { return };
+        let (ocsp, leaf, store, fingerprint) = (self.clone(), leaf.to_owned(), store.clone(), fingerprint.to_owned());
+        runtime.spawn(async move {
+            ocsp.ask_now(&leaf, &issuer, &store, &fingerprint).await;
+            drop(asking);
+        });
+    }
+
+    async fn ask_now(&self, leaf: &X509Ref, issuer: &X509Ref, store: &X509Store, fingerprint: &str) {
         let answer = self.fetch(leaf, issuer).await;
         let told = answer.and_then(|bytes| read(&bytes, leaf, issuer, store));
         let mut known = self.known.lock().unwrap_or_else(|p| p.into_inner());
         if known.len() >= CAPACITY && !known.contains_key(fingerprint) {
-            known.retain(|_, known| known.at_hand(now()) != AtHand::Nothing);
+            known.retain(|_, known| !self.state(known).asks());
             if known.len() >= CAPACITY {
                 return;
             }
         }
         match told {
             Ok(told) => {
-                known.insert(fingerprint.to_owned(), Known { told: Some(told), paused: 0 });
+                known.insert(fingerprint.to_owned(), Known { told: Some(told), failed: None });
             }
             Err(error) => {
                 tracing::warn!(reason = %error, "ocsp responder gave no usable answer");
-                known.entry(fingerprint.to_owned()).or_default().paused = now() + PAUSE_S;
+                known.entry(fingerprint.to_owned()).or_default().failed = Some(now());
             }
         }
     }
@@ -230,11 +284,11 @@ mod tests {
     const NOW: i64 = 1_800_000_000;
 
     fn known(next_update: Option<i64>) -> Known {
-        Known { told: Some(Told::new(Status::Good, next_update, NOW)), paused: 0 }
+        Known { told: Some(Told::new(Status::Good, next_update, NOW)), failed: None }
     }
 
     fn is_fresh(known: &Known, now: i64) -> bool {
-        matches!(known.at_hand(now), AtHand::Fresh(_))
+        matches!(known.at_hand(now, 30), AtHand::Fresh(_))
     }
 
     /// CO-06.
@@ -250,7 +304,8 @@ mod tests {
             let known = known(next_update.map(|after| NOW + after));
             assert!(is_fresh(&known, NOW), "{next_update:?}");
             assert!(is_fresh(&known, NOW + ends - 1), "{next_update:?}");
-            assert_eq!(known.at_hand(NOW + ends), AtHand::Nothing, "{next_update:?}: the responder is asked again");
+            assert_eq!(known.at_hand(NOW + ends, 30), AtHand::Nothing, "{next_update:?}: the responder is asked again");
+            assert_eq!(known.at_hand(NOW - 1, 30), AtHand::Nothing, "{next_update:?}: the clock went back");
         }
     }
 
@@ -258,11 +313,14 @@ mod tests {
     #[test]
     fn co_06_the_grace_begins_at_the_end_of_the_status() {
         let mut known = known(Some(NOW + 4));
-        known.paused = NOW + 40;
+        known.failed = Some(NOW + 10);
         assert!(is_fresh(&known, NOW + 3));
-        assert_eq!(known.at_hand(NOW + 10), AtHand::Failing(Some((Status::Good, 6))));
-        assert_eq!(known.at_hand(NOW + 40), AtHand::Nothing);
-        let never = Known { told: None, paused: NOW + 40 };
-        assert_eq!(never.at_hand(NOW), AtHand::Failing(None));
+        assert_eq!(known.at_hand(NOW + 10, 30), AtHand::Failing(Some((Status::Good, 6))));
+        assert_eq!(known.at_hand(NOW + 40, 30), AtHand::Due(Some((Status::Good, 36))));
+        let never = Known { told: None, failed: Some(NOW) };
+        assert_eq!(never.at_hand(NOW, 30), AtHand::Failing(None));
+        assert_eq!(never.at_hand(NOW - 1, 30), AtHand::Due(None), "the clock went back");
+        // What was told later than now is within no grace.
+        assert_eq!(known.at_hand(NOW - 1, 30), AtHand::Due(Some((Status::Good, i64::MAX))));
     }
 }

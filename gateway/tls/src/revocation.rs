@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
+use openssl::nid::Nid;
 use openssl::x509::{X509, X509Crl, X509CrlRef};
 
 use crate::{TlsError, context, ssl_error};
@@ -34,6 +35,29 @@ impl Revocation {
     pub fn is_configured(&self) -> bool {
         !self.crls.is_empty() || self.crl_needed || self.ocsp.is_some()
     }
+
+    /// Without the CRLs that a later one replaces, such as that of a file beside the one that was fetched since: whose time is
+    /// over ends no verdict that rests on the other, and tells nothing that the other took back.
+    pub(crate) fn of_the_latest(self) -> Self {
+        let is_replaced = |old: &X509Crl| self.crls.iter().any(|new| replaces(new, old));
+        if !self.crls.iter().any(is_replaced) {
+            return self;
+        }
+        let latest = self.crls.iter().filter(|crl| !is_replaced(crl));
+        let crls = latest.filter_map(|crl| crate::ffi::shared(crl)).collect();
+        Self { crls: std::sync::Arc::new(crls), ..self }
+    }
+}
+
+/// Whether one CRL was issued after another of the same issuer, key and scope (RFC 5280 5.2.1, 5.2.4, 5.2.5), and ends no
+/// sooner.
+fn replaces(new: &X509CrlRef, old: &X509CrlRef) -> bool {
+    const SCOPE: [Nid; 3] = [Nid::AUTHORITY_KEY_IDENTIFIER, Nid::DELTA_CRL, Nid::ISSUING_DISTRIBUTION_POINT];
+    let ends = |crl: &X509CrlRef| crl.next_update().and_then(unix);
+    new.last_update() > old.last_update()
+        && ends(new).zip(ends(old)).is_some_and(|(new, old)| new >= old)
+        && new.issuer_name().try_cmp(old.issuer_name()).is_ok_and(|order| order.is_eq())
+        && SCOPE.iter().all(|kind| crate::ffi::crl_extension(new, *kind) == crate::ffi::crl_extension(old, *kind))
 }
 
 /// CRLs of a file: PEM, any number, or one in DER.

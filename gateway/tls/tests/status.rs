@@ -2,8 +2,8 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,14 +13,16 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, body::Incoming};
 use hyper_util::rt::TokioIo;
 use ncp_tls::{
-    Anchors, ClientAuth, Country, Material, Ocsp, Purpose, Revocation, ServerOf, anonymous_connector, http_client,
+    Anchors, ClientAuth, Country, Freshness, Material, Ocsp, Purpose, Revocation, ServerOf, anonymous_connector,
+    http_client,
 };
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// A responder whose answers are past their `nextUpdate`, within the difference of clocks: each is believed for a second.
 struct Responder {
     url: String,
-    says: Arc<Mutex<Says>>,
+    says: watch::Sender<Says>,
     asked: Arc<AtomicUsize>,
 }
 
@@ -28,7 +30,7 @@ impl Responder {
     async fn start(signer: Pair) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let (says, asked) = (Arc::new(Mutex::new(Says::Good)), Arc::new(AtomicUsize::new(0)));
+        let (says, asked) = (watch::Sender::new(Says::Good), Arc::new(AtomicUsize::new(0)));
         let state = (says.clone(), asked.clone());
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
@@ -38,7 +40,11 @@ impl Responder {
                     async move {
                         let asked = request.into_body().collect().await?.to_bytes();
                         state.1.fetch_add(1, Ordering::AcqRel);
-                        let says = *state.0.lock().expect("not poisoned");
+                        let says = state.0.subscribe().wait_for(|says| *says != Says::Nothing).await.map(|says| *says);
+                        let says = says.expect("its sender is here");
+                        if says == Says::Garbage {
+                            return Ok(Response::new(Full::new(Bytes::from("no answer"))));
+                        }
                         let told = answer(&asked, &signer, says, Some(-60));
                         Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from(told))))
                     }
@@ -50,7 +56,7 @@ impl Responder {
     }
 
     fn revokes(&self) {
-        *self.says.lock().expect("not poisoned") = Says::Revoked;
+        self.says.send_replace(Says::Revoked);
     }
 }
 
@@ -74,6 +80,11 @@ struct World {
 
 impl World {
     async fn new(kind: Kind, purpose: Purpose) -> Self {
+        Self::with_grace(kind, purpose, Duration::ZERO).await
+    }
+
+    /// The responder is asked again at once after it failed.
+    async fn with_grace(kind: Kind, purpose: Purpose, grace: Duration) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let root = Pair::new("Root", Kind::Authority, None);
         let intermediate = Pair::new("Intermediate", Kind::Authority, Some(&root));
@@ -83,8 +94,8 @@ impl World {
         write("chain.pem", [leaf.pem(), intermediate.pem()].concat());
         write("leaf.key", leaf.key.private_key_to_pem_pkcs8().expect("PEM"));
         let responder = Responder::start(intermediate.clone()).await;
-        let ocsp = Some(Arc::new(Ocsp::new(&responder.url)));
-        let revocation = Revocation { ocsp, ..Revocation::none() };
+        let ocsp = Some(Arc::new(Ocsp::new(&responder.url).pausing(Duration::ZERO)));
+        let revocation = Revocation { ocsp, grace, ..Revocation::none() };
         let anchors = Anchors::load(&folder.path().join("anchors.pem"), revocation, purpose).expect("anchors");
         Self { folder, leaf, intermediate, responder, anchors: Arc::new(anchors) }
     }
@@ -99,6 +110,37 @@ async fn co_06_a_client_is_asked_about_again_when_its_status_ends() {
     assert_eq!(world.responder.asked.load(Ordering::Acquire), 1);
     world.responder.revokes();
     until_refused(good).await;
+}
+
+/// CO-06: while the last status serves, nobody waits for a responder that does not answer, and its answer is noticed.
+#[tokio::test]
+async fn co_06_nobody_waits_for_a_responder_that_failed() {
+    let world = World::with_grace(Kind::Client, Purpose::TlsClient, Duration::from_secs(3600)).await;
+    let sent = [world.intermediate.certificate.clone()];
+    let judged = async || world.anchors.verify_online(&world.leaf.certificate, &sent, None).await;
+    assert_eq!(judged().await.expect("a status"), Freshness::Current);
+    world.responder.says.send_replace(Says::Garbage);
+    let failed = async {
+        while judged().await.expect("within the grace") == Freshness::Current {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), failed).await.expect("the status ends");
+    world.responder.says.send_replace(Says::Nothing);
+    let asked = world.responder.asked.load(Ordering::Acquire);
+    for _ in 0..10 {
+        let at_once = futures_util::FutureExt::now_or_never(judged()).expect("waits for nobody");
+        assert_eq!(at_once.expect("within the grace"), Freshness::Stale);
+        // As a thread that verifies signatures asks, which has no runtime.
+        let at_once = std::thread::scope(|scope| {
+            scope.spawn(|| world.anchors.verify(&world.leaf.certificate, &sent)).join().expect("ends")
+        });
+        assert_eq!(at_once.expect("within the grace"), Freshness::Stale);
+        tokio::task::yield_now().await;
+    }
+    world.responder.revokes();
+    until_refused(async || judged().await.is_ok()).await;
+    assert!(world.responder.asked.load(Ordering::Acquire) <= asked + 3, "one question at a time");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use openssl::sign::Signer;
 use openssl::x509::extension::{
     AuthorityKeyIdentifier, BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName, SubjectKeyIdentifier,
 };
-use openssl::x509::{X509, X509Extension, X509Name, X509NameBuilder};
+use openssl::x509::{X509, X509Crl, X509Extension, X509Name, X509NameBuilder};
 
 /// A certificate with its key.
 #[derive(Clone)]
@@ -119,6 +119,10 @@ impl Pair {
 pub enum Says {
     Good,
     Revoked,
+    /// What is no answer.
+    Garbage,
+    /// It does not answer.
+    Nothing,
 }
 
 /// A DER element.
@@ -161,6 +165,7 @@ pub fn answer(request: &[u8], signer: &Pair, says: Says, ends: Option<i64>) -> V
     let status = match says {
         Says::Good => der(0x80, &[]),
         Says::Revoked => der(0xa1, &[&time(-3600)]),
+        Says::Garbage | Says::Nothing => return Vec::new(),
     };
     let next = ends.map(|ends| der(0xa0, &[&time(ends)])).unwrap_or_default();
     let single = der(0x30, &[inside(request, 4), &status, &time(-3600), &next]);
@@ -171,6 +176,26 @@ pub fn answer(request: &[u8], signer: &Pair, says: Says, ends: Option<i64>) -> V
     let basic = der(0x30, &[&data, &der(0x30, &[ECDSA_SHA256]), &der(0x03, &[b"\0", &signature])]);
     let bytes = der(0xa0, &[&der(0x30, &[BASIC, &der(0x04, &[&basic])])]);
     der(0x30, &[b"\x0a\x01\x00", &bytes])
+}
+
+/// A CRL (PEM) that `issuer` issued and that ends so many seconds from now.
+pub fn crl(issuer: &Pair, (issued, ends): (i64, i64), revoked: &[&Pair]) -> Vec<u8> {
+    const ECDSA_SHA256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
+    let algorithm = der(0x30, &[ECDSA_SHA256]);
+    let name = issuer.certificate.subject_name().to_der().expect("DER");
+    let entry = |pair: &&Pair| {
+        let serial = pair.certificate.serial_number().to_bn().expect("a number").to_vec();
+        // A number whose first bit is set would be negative.
+        let sign: &[u8] = if serial[0] < 0x80 { b"" } else { b"\0" };
+        der(0x30, &[&der(0x02, &[sign, &serial]), &time(issued)])
+    };
+    let entries: Vec<u8> = revoked.iter().flat_map(entry).collect();
+    let list = if entries.is_empty() { Vec::new() } else { der(0x30, &[&entries]) };
+    let data = der(0x30, &[b"\x02\x01\x01", &algorithm, &name, &time(issued), &time(ends), &list]);
+    let mut signing = Signer::new(MessageDigest::sha256(), &issuer.key).expect("a signer");
+    let signature = signing.sign_oneshot_to_vec(&data).expect("signs");
+    let whole = der(0x30, &[&data, &algorithm, &der(0x03, &[b"\0", &signature])]);
+    X509Crl::from_der(&whole).expect("a CRL").to_pem().expect("PEM")
 }
 
 /// The request about a certificate, DER.
