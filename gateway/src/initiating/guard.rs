@@ -6,9 +6,11 @@
 //! failures of the country: the others who ask it are served.
 //!
 //! A country that could not be reached is looked for in the background, so that its return is not told by the failure of
-//! somebody's call, and costs nobody more than a second.
+//! somebody's call, and costs nobody more than a second. While it is looked for no call probes it: who does would wait for
+//! a way that is not there. It is looked for once for all transactions, less often after two minutes, and no longer when
+//! nobody has asked it for some minutes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,11 @@ use crate::telemetry::{Metrics, PeerLabels};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a country that could not be reached is looked for.
 const LOOK: Duration = Duration::from_secs(1);
+/// For so long; after it the country is looked for seldom: each look is a connection, and a line in the country's log.
+const OFTEN: Duration = Duration::from_secs(120);
+const SELDOM: Duration = Duration::from_secs(15);
+/// A country that nobody has asked for so long is not looked for.
+const WANTED: Duration = Duration::from_secs(300);
 
 /// The guards of all countries.
 pub struct Guards {
@@ -32,6 +39,7 @@ pub struct Guards {
     pause: Duration,
     share: usize,
     patience: Duration,
+    look: Duration,
     metrics: Metrics,
     lanes: Mutex<BTreeMap<Country, Lane>>,
 }
@@ -41,18 +49,48 @@ struct Lane {
     /// Permits to wait: who waits for one country takes the time of a clinicians' permit, which all countries share.
     waiting: Arc<Semaphore>,
     circuits: BTreeMap<TransactionName, Circuit>,
-    /// Transactions whose way is looked for.
-    sought: BTreeSet<TransactionName>,
+    sought: Option<Sought>,
+}
+
+/// Transactions whose way is looked for, with what the last look found.
+struct Sought {
+    ways: BTreeMap<TransactionName, Found>,
+    since: Instant,
+    /// When it was asked last.
+    asked: Instant,
+}
+
+impl Sought {
+    /// The pause before the next look, which is `look` at first; none when nobody wants it any more.
+    fn pause(&self, look: Duration, now: Instant) -> Option<Duration> {
+        let is_wanted = now.duration_since(self.asked) < WANTED;
+        is_wanted.then(|| if now.duration_since(self.since) < OFTEN { look } else { SELDOM })
+    }
 }
 
 impl Lane {
     fn new(share: usize) -> Self {
         let (permits, waiting) = (Arc::new(Semaphore::new(share)), Arc::new(Semaphore::new(share.div_ceil(2))));
-        Self { permits, waiting, circuits: BTreeMap::new(), sought: BTreeSet::new() }
+        Self { permits, waiting, circuits: BTreeMap::new(), sought: None }
     }
 
     fn is_unreachable(&self, transaction: TransactionName) -> bool {
         self.circuits.get(&transaction).is_some_and(Circuit::is_unreachable)
+    }
+
+    /// How long no call may be made: where no way was found, until the next look has ended.
+    fn closed_for(&mut self, transaction: TransactionName, look: Duration) -> Option<Duration> {
+        let now = Instant::now();
+        let closed_for = self.circuits.get(&transaction)?.closed_for(now);
+        let is_unreachable = self.is_unreachable(transaction);
+        let sought = self.sought.as_mut().filter(|sought| is_unreachable && sought.ways.contains_key(&transaction));
+        let Some(sought) = sought else { return closed_for };
+        sought.asked = now;
+        let until_found = sought.pause(look, now).unwrap_or(look) + look;
+        match sought.ways.get(&transaction) {
+            Some(Found::NotYet) => Some(until_found),
+            _ => closed_for.map(|after| after.min(until_found)),
+        }
     }
 }
 
@@ -63,7 +101,8 @@ impl Guards {
         // answer has gone, and so that a burst waits here and is not turned away there.
         let share = limits.concurrency * usize::from(limits.peer_share_percent) / 100 * 9 / 10;
         let (failures, pause) = (limits.circuit_failures, limits.circuit_pause);
-        Self { failures, pause, share: share.max(1), patience: PATIENCE, metrics, lanes: Mutex::default() }
+        let (patience, look) = (PATIENCE, LOOK);
+        Self { failures, pause, share: share.max(1), patience, look, metrics, lanes: Mutex::default() }
     }
 
     /// Takes a permit for one call, which waits for it a short time.
@@ -74,10 +113,7 @@ impl Guards {
         let (permits, waiting) = {
             let mut lanes = self.lanes();
             let lane = lanes.entry(country).or_insert_with(|| Lane::new(self.share));
-            let circuit = lane.circuits.get(&transaction);
-            if let Some(refusal) = circuit.and_then(|circuit| self.refusal(country, transaction, circuit)) {
-                return Err(refusal);
-            }
+            self.may_call(country, transaction, lane)?;
             (lane.permits.clone(), lane.waiting.clone())
         };
         let place = match permits.clone().try_acquire_owned() {
@@ -95,22 +131,18 @@ impl Guards {
         };
         let mut lanes = self.lanes();
         let lane = lanes.entry(country).or_insert_with(|| Lane::new(self.share));
+        self.may_call(country, transaction, lane)?;
         let circuit = lane.circuits.entry(transaction).or_insert_with(|| Circuit::new(self.failures, self.pause));
-        if let Some(refusal) = self.refusal(country, transaction, circuit) {
-            return Err(refusal);
-        }
         circuit.allows(Instant::now());
         self.metrics.circuit(labels(country, transaction), circuit.number());
         drop(lanes);
         Ok(Pass { guards: self.clone(), country, transaction, place: Some(place) })
     }
 
-    /// How long no call may be made.
-    fn refusal(&self, country: Country, transaction: TransactionName, circuit: &Circuit) -> Option<PeerError> {
-        let after = circuit.closed_for(Instant::now())?;
+    fn may_call(&self, country: Country, transaction: TransactionName, lane: &mut Lane) -> Result<(), PeerError> {
+        let Some(after) = lane.closed_for(transaction, self.look) else { return Ok(()) };
         self.metrics.call_refused(labels(country, transaction), "circuit");
-        // A country that is looked for is found soon after its return.
-        Some(PeerError::Open(if circuit.is_unreachable() { after.min(LOOK * 2) } else { after }))
+        Err(PeerError::Open(after))
     }
 
     fn lanes(&self) -> MutexGuard<'_, BTreeMap<Country, Lane>> {
@@ -135,49 +167,80 @@ impl Guards {
         }
     }
 
-    /// Looks for a country that could not be reached until `look` finds it; one task for each country and transaction.
+    /// Looks for a country that could not be reached, by the transactions that did not reach it, until `look` finds it or
+    /// nobody wants it any more. One task for each country.
     pub(super) fn seek<Looking>(
         self: &Arc<Self>,
         country: Country,
         transaction: TransactionName,
-        look: impl Fn() -> Looking + Send + Sync + 'static,
+        look: impl Fn(Vec<TransactionName>) -> Looking + Send + Sync + 'static,
     ) where
-        Looking: Future<Output = Found> + Send + 'static,
+        Looking: Future<Output = Vec<(TransactionName, Found)>> + Send + 'static,
     {
-        let begins = |lane: &mut Lane| lane.is_unreachable(transaction) && lane.sought.insert(transaction);
-        if !self.lanes().get_mut(&country).is_some_and(begins) {
-            return;
+        {
+            let mut lanes = self.lanes();
+            let Some(lane) = lanes.get_mut(&country).filter(|lane| lane.is_unreachable(transaction)) else { return };
+            let now = Instant::now();
+            let is_sought = lane.sought.is_some();
+            let sought = lane.sought.get_or_insert_with(|| Sought { ways: BTreeMap::new(), since: now, asked: now });
+            sought.asked = now;
+            sought.ways.entry(transaction).or_insert(Found::NotYet);
+            if is_sought {
+                return;
+            }
         }
         let guards = self.clone();
         tokio::spawn(async move {
-            let mut found = Found::NotYet;
-            while guards.still_sought(country, transaction, &found) {
-                tokio::time::sleep(LOOK).await;
-                found = look().await;
-                if matches!(found, Found::There) {
-                    guards.changed(country, transaction, Circuit::reached);
+            while let Some((ways, pause)) = guards.sought(country) {
+                tokio::time::sleep(pause).await;
+                for (transaction, found) in look(ways).await {
+                    guards.looked(country, transaction, found);
                 }
             }
         });
     }
 
-    fn still_sought(&self, country: Country, transaction: TransactionName, found: &Found) -> bool {
+    /// What is looked for next, and when; nothing when all was found, or is not wanted.
+    fn sought(&self, country: Country) -> Option<(Vec<TransactionName>, Duration)> {
         let mut lanes = self.lanes();
-        let Some(lane) = lanes.get_mut(&country) else { return false };
-        let goes_on = matches!(found, Found::NotYet) && lane.is_unreachable(transaction);
-        if !goes_on {
-            lane.sought.remove(&transaction);
+        let lane = lanes.get_mut(&country)?;
+        let mut sought = lane.sought.take()?;
+        sought.ways.retain(|transaction, _| lane.is_unreachable(*transaction));
+        let pause = sought.pause(self.look, Instant::now()).filter(|_| !sought.ways.is_empty())?;
+        let next = (sought.ways.keys().copied().collect(), pause);
+        lane.sought = Some(sought);
+        Some(next)
+    }
+
+    fn looked(&self, country: Country, transaction: TransactionName, found: Found) {
+        {
+            let mut lanes = self.lanes();
+            let Some(sought) = lanes.get_mut(&country).and_then(|lane| lane.sought.as_mut()) else { return };
+            match found {
+                Found::There | Found::NoLonger => drop(sought.ways.remove(&transaction)),
+                Found::NotYet | Found::NobodyBehind => {
+                    if let Some(way) = sought.ways.get_mut(&transaction) {
+                        *way = found;
+                    }
+                }
+            }
         }
-        goes_on
+        if matches!(found, Found::There) {
+            self.changed(country, transaction, Circuit::reached);
+        }
     }
 }
 
 /// What looking for a country found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
     /// Its gateway can be connected to.
     There,
     /// It cannot.
     NotYet,
+    /// There is a way, and what answers says that no gateway is behind it. A call that probes is answered soon: it may, since
+    /// what looks may be answered otherwise than what calls.
+    NobodyBehind,
     /// Nobody looks for it any more.
     NoLonger,
 }
@@ -216,6 +279,8 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
+    use tokio::sync::{mpsc, watch};
+
     use super::*;
 
     /// IM-11: of the ways in which a call can fail, those that say nothing of the country as a whole.
@@ -289,14 +354,14 @@ mod tests {
         // The pause is longer than the test: what opens the circuit again is that the country was found.
         let guards =
             Arc::new(Guards { pause: Duration::from_secs(3600), ..Arc::try_unwrap(guards).ok().expect("one") });
-        let (found, looked) = tokio::sync::watch::channel(false);
+        let (found, looked) = watch::channel(false);
         let asks = async || guards.enter(country, TransactionName::Iti55).await;
         for _ in 0..2 {
             drop(asks().await.expect("is tried").answered::<()>(&Err(PeerError::Unreachable("gone".into()))));
             let looked = looked.clone();
-            guards.seek(country, TransactionName::Iti55, move || {
-                let is_back = *looked.borrow();
-                async move { if is_back { Found::There } else { Found::NotYet } }
+            guards.seek(country, TransactionName::Iti55, move |sought| {
+                let found = if *looked.borrow() { Found::There } else { Found::NotYet };
+                async move { sought.into_iter().map(|transaction| (transaction, found)).collect() }
             });
         }
         let Err(PeerError::Open(after)) = asks().await else { panic!("is not tried") };
@@ -306,5 +371,85 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert!(asks().await.is_ok(), "not one alone");
+    }
+
+    /// A country whose circuits opened for these transactions, since it could not be reached, and which is looked for: each
+    /// look is told, and finds what `found` says.
+    async fn away(
+        transactions: &[TransactionName],
+        found: &watch::Receiver<Found>,
+    ) -> (Arc<Guards>, Country, mpsc::UnboundedReceiver<Vec<TransactionName>>) {
+        let (guards, country) = guards(PATIENCE);
+        // What keeps calls away is that the country is looked for, and no pause.
+        let guards = Arc::try_unwrap(guards).ok().expect("one");
+        let guards = Arc::new(Guards { pause: Duration::ZERO, look: Duration::from_millis(1), ..guards });
+        let (looks, looked) = mpsc::unbounded_channel();
+        for transaction in transactions {
+            for _ in 0..2 {
+                let pass = guards.enter(country, *transaction).await.expect("is tried");
+                drop(pass.answered::<()>(&Err(PeerError::Unreachable("gone".into()))));
+            }
+            let (looks, found) = (looks.clone(), found.clone());
+            guards.seek(country, *transaction, move |sought| {
+                let found = *found.borrow();
+                // Nobody listens after the end of a test.
+                let _ = looks.send(sought.clone());
+                async move { sought.into_iter().map(|transaction| (transaction, found)).collect() }
+            });
+        }
+        (guards, country, looked)
+    }
+
+    /// SK-03: no clinician waits for a way that is known not to be there, however long it is away, and all are served once it
+    /// is.
+    #[tokio::test]
+    async fn sk_03_no_call_probes_a_country_that_is_looked_for() {
+        let (tell, found) = watch::channel(Found::NotYet);
+        let (guards, country, mut looks) = away(&[TransactionName::Iti55], &found).await;
+        let asks = async || guards.enter(country, TransactionName::Iti55).await;
+        for _ in 0..20 {
+            assert!(matches!(asks().await, Err(PeerError::Open(after)) if !after.is_zero()));
+            looks.recv().await.expect("goes on");
+        }
+        tell.send_replace(Found::There);
+        while looks.recv().await.is_some() {}
+        let all = [asks().await, asks().await];
+        assert!(all.iter().all(Result::is_ok), "not one alone");
+    }
+
+    /// SK-03: where somebody says that nobody is behind him, calls probe as for a country that failed: a look that is never
+    /// answered as calls are shuts nobody out.
+    #[tokio::test]
+    async fn sk_03_a_call_probes_a_country_whose_way_is_there() {
+        let (_tell, found) = watch::channel(Found::NobodyBehind);
+        let (guards, country, mut looks) = away(&[TransactionName::Iti55], &found).await;
+        let asks = async || guards.enter(country, TransactionName::Iti55).await;
+        assert!(asks().await.is_err(), "nothing was found yet");
+        for _ in 0..2 {
+            looks.recv().await.expect("goes on");
+        }
+        let pass = asks().await.expect("probes");
+        assert!(asks().await.is_err(), "one alone");
+        drop(pass.answered(&Ok(())));
+        assert!(asks().await.is_ok());
+    }
+
+    /// SK-03: the looks are few: one for all transactions, seldom after two minutes, none for a country that nobody asks.
+    #[tokio::test]
+    async fn sk_03_a_country_is_looked_for_once_and_not_for_ever() {
+        let (_tell, found) = watch::channel(Found::NotYet);
+        let both = [TransactionName::Iti55, TransactionName::Rad75];
+        let (_guards, _country, mut looks) = away(&both, &found).await;
+        for _ in 0..3 {
+            assert_eq!(looks.recv().await.expect("goes on"), both);
+        }
+        let since = Instant::now();
+        let after = |asked: u64, now: u64| {
+            let at = |seconds| since + Duration::from_secs(seconds);
+            Sought { ways: BTreeMap::new(), since, asked: at(asked) }.pause(LOOK, at(now))
+        };
+        assert_eq!((after(0, 0), after(0, 119)), (Some(LOOK), Some(LOOK)));
+        assert_eq!((after(0, 120), after(3600, 3700)), (Some(SELDOM), Some(SELDOM)));
+        assert_eq!((after(0, 300), after(3600, 3900)), (None, None));
     }
 }

@@ -8,9 +8,11 @@
 //! ask_all             several countries at once; relay passes their documents on as they come
 //! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use hyper::body::Incoming;
 use jiff::Timestamp;
 use ncp_audit::HumanRequestor;
@@ -225,20 +227,33 @@ impl Call {
         Ok(Answered { body, listed, parts, held: Held { _place: place, _taken: taken } })
     }
 
-    /// Looks for the country until it is back, by the addresses that are configured by then.
+    /// Looks for the country until it is back, by the addresses that are configured by then, each of them once.
     fn seek(&self, transaction: TransactionName) {
         let (app, country) = (Arc::downgrade(&self.app), self.peer.country);
-        self.app.guards.seek(country, transaction, move || {
+        self.app.guards.seek(country, transaction, move |transactions| {
             let app = app.clone();
             async move {
-                let Some(app) = app.upgrade() else { return Found::NoLonger };
+                let nowhere = |transactions: Vec<_>| transactions.into_iter().map(|t| (t, Found::NoLonger)).collect();
+                let Some(app) = app.upgrade() else { return nowhere(transactions) };
                 let snapshot = app.snapshot.load_full();
-                let peer = snapshot.peers.by_country(country);
-                let endpoint = peer.and_then(|peer| endpoint(peer, transaction).ok());
-                match endpoint.zip(snapshot.routes.get(&country)) {
-                    Some((endpoint, route)) => peers::look(route, endpoint).await,
-                    None => Found::NoLonger,
+                let (peer, route) = (snapshot.peers.by_country(country), snapshot.routes.get(&country));
+                let Some((peer, route)) = peer.zip(route) else { return nowhere(transactions) };
+                let mut served: BTreeMap<String, (&str, Vec<TransactionName>)> = BTreeMap::new();
+                let mut found: Vec<(TransactionName, Found)> = Vec::new();
+                for transaction in transactions {
+                    let endpoint = endpoint(peer, transaction).ok();
+                    match endpoint.and_then(|endpoint| Some((host_of(endpoint)?, endpoint))) {
+                        Some((host, endpoint)) => {
+                            served.entry(host).or_insert((endpoint, Vec::new())).1.push(transaction)
+                        }
+                        None => found.push((transaction, Found::NoLonger)),
+                    }
                 }
+                let looks = served.values().map(|(endpoint, _)| peers::look(route, endpoint));
+                for (looked, (_, of)) in join_all(looks).await.into_iter().zip(served.values()) {
+                    found.extend(of.iter().map(|transaction| (*transaction, looked)));
+                }
+                found
             }
         });
     }
@@ -287,6 +302,11 @@ fn endpoint(peer: &Peer, transaction: TransactionName) -> Result<&str, PeerError
         TransactionName::Rad75 => &peer.xcai,
     };
     endpoint.as_deref().ok_or(PeerError::NotServed)
+}
+
+/// Host and port of an address.
+fn host_of(endpoint: &str) -> Option<String> {
+    endpoint.parse::<http::Uri>().ok()?.authority().map(ToString::to_string)
 }
 
 /// Asks several countries at once. The answers come in the order of the calls, when the last has answered or failed: each

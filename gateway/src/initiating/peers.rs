@@ -204,13 +204,35 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
     Ok(call.send(route).await?)
 }
 
+/// What an answer without a message says. Some gateways answer HEAD with 500 or 501 (Axis2, CXF); 502, 503 and 504 are
+/// of somebody before a gateway that is not there (RFC 9110 15.6).
+fn told_by(status: u16) -> Found {
+    if matches!(status, 502..=504) { Found::NobodyBehind } else { Found::There }
+}
+
 /// Whether a country's gateway answers at all. Nothing is asked: what it says to a request without a message does not matter,
 /// unless somebody before it says that there is none behind.
 pub(super) async fn look(route: &Route, endpoint: &str) -> Found {
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
     let Ok(request) = Request::head(endpoint).body(body) else { return Found::NoLonger };
     match tokio::time::timeout(LOOKING, route.request(request)).await {
-        Ok(Ok(answer)) if !answer.status().is_server_error() => Found::There,
+        Ok(Ok(answer)) => told_by(answer.status().as_u16()),
         _ => Found::NotYet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SK-03: which answers to a look are those of a gateway.
+    #[test]
+    fn sk_03_a_gateway_that_answers_head_with_an_error_is_there() {
+        for status in [200, 202, 302, 401, 403, 404, 405, 429, 500, 501, 505, 511] {
+            assert_eq!(told_by(status), Found::There, "{status}");
+        }
+        for status in [502, 503, 504] {
+            assert_eq!(told_by(status), Found::NobodyBehind, "{status}");
+        }
     }
 }
