@@ -35,9 +35,29 @@ fn wi_05_every_value_of_a_parameter_is_read() {
     // A name in several parts is one name.
     let parts = asked(("<family>Pike</family>", "<family>van</family><family>Pike</family>")).expect("reads");
     assert_eq!(family(&parts.names[0]), "van Pike");
+    assert_eq!(
+        parts.names.iter().map(family).collect::<Vec<_>>(),
+        ["van Pike", "van", "Testesen"],
+        "or its first part"
+    );
     // What says that it says nothing is no criterion.
     let unknown = asked(("<value><family>Pike</family><given>Jon</given></value>", "<value nullFlavor=\"UNK\"/>"));
     assert_eq!(unknown.expect("reads").names.len(), 1);
+}
+
+#[test]
+fn wi_05_a_birth_name_more_removes_no_match() {
+    let read = |parts: &str| {
+        let query = asked(("<family>Pike</family>", parts)).expect("reads");
+        assert!(query.names.iter().all(|name| name.given.len() == 1 || name.family == "Testesen"), "{:?}", query.names);
+        query.names.iter().map(|name| name.family.clone()).filter(|name| name != "Testesen").collect::<Vec<_>>()
+    };
+    let birth = "<family qualifier=\"BR\">Olsen</family>";
+    assert_eq!(read(&format!("<family>Hansen</family>{birth}")), ["Hansen", "Olsen", "Hansen Olsen"]);
+    assert_eq!(read(&format!("{birth}<family>Hansen</family>")), ["Hansen", "Olsen", "Olsen Hansen"]);
+    assert_eq!(read("<family>Hansen</family><family qualifier=\"SP BR\">Olsen</family>")[..2], ["Hansen", "Olsen"]);
+    assert_eq!(read(birth), ["Olsen"]);
+    assert_eq!(read("<family qualifier=\"SP\">Hansen</family>"), ["Hansen"]);
 }
 
 #[test]

@@ -52,11 +52,11 @@ fn values<'a>(list: &'a Element, parameter: &'a str) -> impl Iterator<Item = &'a
 ///
 /// # Errors
 /// Malformed: more values than are read.
-fn alternatives<T: PartialEq>(
+fn alternatives<T: PartialEq, Read: IntoIterator<Item = T>>(
     list: &Element,
     parameter: &'static str,
     has_unreadable: &mut bool,
-    read: impl Fn(&Element) -> Option<T>,
+    read: impl Fn(&Element) -> Read,
 ) -> Result<Vec<T>, MessageError> {
     let (mut found, mut stated) = (Vec::new(), 0);
     for value in values(list, parameter).filter(|value| value.get("nullFlavor").is_none()) {
@@ -64,18 +64,33 @@ fn alternatives<T: PartialEq>(
         if stated > ALTERNATIVES {
             return Err(MessageError::Malformed(parameter));
         }
-        found.extend(read(value).filter(|read| !found.contains(read)));
+        for alternative in read(value) {
+            if !found.contains(&alternative) {
+                found.push(alternative);
+            }
+        }
     }
     *has_unreadable |= found.is_empty() && stated > 0;
     Ok(found)
 }
 
-/// All parts of a family name, and the given names.
-fn name_of(value: &Element) -> Option<PersonName> {
-    let parts = |local| value.all(HL7V3, local).map(Element::trimmed).filter(|part| !part.is_empty());
-    let family = parts("family").collect::<Vec<_>>().join(" ");
-    let name = PersonName { family, given: parts("given").collect() };
-    (!name.family.is_empty() || !name.given.is_empty()).then_some(name)
+/// What a name says, each with the given names. The parts of a family name are one name, of which a record may have the first
+/// alone; a birth name beside it (HL7 v3 EntityNamePartQualifier BR) is another, and was maybe recorded with it.
+fn names_of(value: &Element) -> Vec<PersonName> {
+    let parts = |local| value.all(HL7V3, local).filter(|part| !part.trimmed().is_empty());
+    let is_birth =
+        |part: &&Element| part.get("qualifier").is_some_and(|q| q.split_ascii_whitespace().any(|q| q == "BR"));
+    let joined = |parts: &[&Element]| parts.iter().map(|part| part.trimmed()).collect::<Vec<_>>().join(" ");
+    let all: Vec<&Element> = parts("family").collect();
+    let (birth, present): (Vec<&Element>, Vec<&Element>) = all.iter().copied().partition(is_birth);
+    let given: Vec<String> = parts("given").map(Element::trimmed).collect();
+    let first = present.get(..1).unwrap_or_default();
+    let families = [joined(&present), joined(first), joined(&birth), joined(&all)].into_iter();
+    let named: Vec<PersonName> = families
+        .filter(|family| !family.is_empty())
+        .map(|family| PersonName { family, given: given.clone() })
+        .collect();
+    if named.is_empty() && !given.is_empty() { vec![PersonName { given, ..PersonName::default() }] } else { named }
 }
 
 impl PatientQuery {
@@ -133,7 +148,7 @@ impl PatientQuery {
             return Err(MessageError::Malformed("livingSubjectId"));
         }
         let mut has_unreadable = false;
-        let names = alternatives(list, "livingSubjectName", &mut has_unreadable, name_of)?;
+        let names = alternatives(list, "livingSubjectName", &mut has_unreadable, names_of)?;
         let birth_dates = alternatives(list, "livingSubjectBirthTime", &mut has_unreadable, |value| {
             let date: String = value.get("value")?.trim().chars().take(8).collect();
             let is_date = matches!(date.len(), 4 | 6 | 8) && date.bytes().all(|b| b.is_ascii_digit());
