@@ -316,7 +316,9 @@ impl AuditSink {
 }
 
 /// Writes a heartbeat a minute, and what the throttle held back, until the process ends.
+/// It is started when all deliveries have been: a receiver that is no longer configured holds nothing back from then on.
 pub async fn heartbeat(sink: AuditSink) {
+    sink.acknowledged();
     loop {
         tokio::time::sleep(HEARTBEAT).await;
         // By now every receiver of the configuration is known: one that is no longer in it holds nothing back.

@@ -33,6 +33,34 @@ fn segment(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("spool/segment-{number:012}.spool"))
 }
 
+/// SK-01: how far a receiver was that is no longer configured holds nothing back once the deliveries have been started: a
+/// spool that is full of what the others have takes records at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn sk_01_a_receiver_that_is_no_longer_configured_stops_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let limits = SpoolLimits { segment: 64 << 10, reserve: 0, most: 512 << 10, ..SpoolLimits::default() };
+    let spool = SpoolOptions { limits, ..options(dir.path()) };
+    let sink = AuditSink::open(&spool).await.expect("opens");
+    let record = Event::SecurityAlert { rule: "a".repeat(512), peer: PeerFacts::default() };
+    while sink.event(&record, "x").await.is_ok() {}
+    drop(sink);
+    // `feed` has everything, `syslog-former` nothing.
+    let last = (1..).take_while(|number| segment(dir.path(), *number).exists()).last().expect("segments");
+    assert!(last > 4, "many segments");
+    let stands = |receiver: &str, (seq, segment): (u64, u64)| {
+        let text = format!("{:020} {seq:020} {segment:020}\n", 1);
+        std::fs::write(dir.path().join(format!("spool/delivered-{receiver}")), text).expect("writes");
+    };
+    stands("feed", (1 << 32, last));
+    stands("syslog-former", (0, 0));
+
+    let sink = AuditSink::open(&spool).await.expect("opens");
+    let nowhere = tonic::transport::Endpoint::from_static("http://127.0.0.1:9").connect_lazy();
+    let _feed = feed(sink.clone(), nowhere);
+    assert!(futures_util::FutureExt::now_or_never(heartbeat(sink.clone())).is_none(), "goes on");
+    sink.event(&record, "x").await.expect("there is room");
+}
+
 /// SK-02: whatever is kept, a start reads what came after the last checkpoint and what an open exchange needs. The first
 /// segment is of another key here: a start that read it would refuse.
 #[tokio::test(flavor = "multi_thread")]

@@ -116,7 +116,6 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
 
 /// Starts what takes records from the spool to repositories.
 fn deliver(config: &Config, audit: &AuditSink) -> Result<(), String> {
-    tokio::spawn(ncp_audit::heartbeat(audit.clone()));
     if let Some(feed) = &config.audit.feed {
         let connector = feed.tls.connector(b"\x02h2").map_err(|e| format!("audit.feed: {e}"))?;
         let channel =
@@ -129,6 +128,7 @@ fn deliver(config: &Config, audit: &AuditSink) -> Result<(), String> {
     for target in config.audit.fhir_targets()? {
         tokio::spawn(ncp_audit::fhir_feed(audit.clone(), target));
     }
+    tokio::spawn(ncp_audit::heartbeat(audit.clone()));
     Ok(())
 }
 

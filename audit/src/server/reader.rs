@@ -178,8 +178,8 @@ pub(super) struct Readers {
     free: Arc<Semaphore>,
     /// Each caller's share of them.
     shares: Mutex<HashMap<String, Arc<Semaphore>>>,
-    /// How long both are waited for.
-    wait: Duration,
+    /// How long who begins to read waits for both.
+    pub(super) wait: Duration,
 }
 
 /// Callers that are remembered while they read nothing.
@@ -196,7 +196,7 @@ impl Readers {
         Self::new(move || Reader::open(&config, COUNTING))
     }
 
-    fn new(open: impl Fn() -> Result<Reader, AuditError> + Send + Sync + 'static) -> Self {
+    pub(super) fn new(open: impl Fn() -> Result<Reader, AuditError> + Send + Sync + 'static) -> Self {
         let free = Arc::new(Semaphore::new(READERS));
         Self { open: Box::new(open), idle: Mutex::default(), free, shares: Mutex::default(), wait: WAIT }
     }
@@ -210,7 +210,29 @@ impl Readers {
         caller: &str,
         work: impl FnOnce(&mut Reader) -> Result<T, AuditError> + Send + 'static,
     ) -> Result<T, AuditError> {
+        let turn = tokio::time::timeout(self.wait, self.turn(caller)).await.map_err(|_| AuditError::Busy)??;
+        self.with(turn, work).await
+    }
+
+    /// The same for somebody whose reading has begun, who waits for as long as it takes: each of those before him has its time
+    /// limit, and a reading that broke off would have to begin anew.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub(super) async fn go_on<T: Send + 'static>(
+        self: &Arc<Self>,
+        caller: &str,
+        work: impl FnOnce(&mut Reader) -> Result<T, AuditError> + Send + 'static,
+    ) -> Result<T, AuditError> {
         let turn = self.turn(caller).await?;
+        self.with(turn, work).await
+    }
+
+    async fn with<T: Send + 'static>(
+        self: &Arc<Self>,
+        turn: Turn,
+        work: impl FnOnce(&mut Reader) -> Result<T, AuditError> + Send + 'static,
+    ) -> Result<T, AuditError> {
         let readers = self.clone();
         let done = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -227,7 +249,7 @@ impl Readers {
     }
 
     /// Waits for one of the caller's share and then for a reader.
-    async fn turn(&self, caller: &str) -> Result<Turn, AuditError> {
+    pub(super) async fn turn(&self, caller: &str) -> Result<Turn, AuditError> {
         let own = {
             let mut shares = locked(&self.shares);
             if shares.len() > REMEMBERED {
@@ -237,8 +259,7 @@ impl Readers {
         };
         let both =
             async { Ok::<_, AcquireError>((own.acquire_owned().await?, self.free.clone().acquire_owned().await?)) };
-        let waited = tokio::time::timeout(self.wait, both).await.map_err(|_| AuditError::Busy)?;
-        let (own, reader) = waited.map_err(|_| AuditError::Stopped)?;
+        let (own, reader) = both.await.map_err(|_| AuditError::Stopped)?;
         Ok(Turn { _own: own, _reader: reader })
     }
 }
@@ -248,7 +269,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// One reader at work, of its caller's share.
-struct Turn {
+pub(super) struct Turn {
     _own: OwnedSemaphorePermit,
     _reader: OwnedSemaphorePermit,
 }
@@ -260,12 +281,14 @@ mod tests {
     #[tokio::test]
     async fn se_05_one_caller_leaves_readers_to_the_others() {
         let readers = Readers { wait: Duration::ZERO, ..Readers::new(|| Err(AuditError::Stopped)) };
+        let readers = Arc::new(readers);
+        let is_busy = async |caller| matches!(readers.run(caller, |_| Ok(())).await, Err(AuditError::Busy));
         let one = [readers.turn("one").await, readers.turn("one").await];
         assert!(one.iter().all(Result::is_ok));
-        assert!(matches!(readers.turn("one").await, Err(AuditError::Busy)));
+        assert!(is_busy("one").await);
         let others = [readers.turn("other").await, readers.turn("third").await];
         assert!(others.iter().all(Result::is_ok));
-        assert!(matches!(readers.turn("fourth").await, Err(AuditError::Busy)), "all are at work");
+        assert!(is_busy("fourth").await, "all are at work");
         drop(one);
         assert!(readers.turn("one").await.is_ok());
         for n in 0..2 * REMEMBERED {

@@ -407,6 +407,8 @@ impl Quota {
     }
 
     fn left(&mut self, now_us: i64) -> usize {
+        // A clock that went back says nothing of the time that passed.
+        self.filled_us = self.filled_us.min(now_us);
         let passed = i128::from((now_us - self.filled_us).clamp(0, Self::DAY_US));
         let more = passed * Self::MOST as i128 / i128::from(Self::DAY_US);
         // What is less than a byte is counted the next time.
@@ -431,4 +433,22 @@ fn reason(media_type: &str, bytes: &[u8]) -> String {
             .err(),
     };
     why.unwrap_or_else(|| "no audit message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SE-05: what a source may send amiss comes back within a day also where the clock was wrong for a while.
+    #[test]
+    fn se_05_a_clock_that_goes_back_freezes_no_quota() {
+        let now = 1_800_000_000_000_000;
+        let mut quota = Quota::new(now);
+        let ahead = now + 1000 * Quota::DAY_US;
+        let room = quota.left(ahead);
+        quota.take(room);
+        assert_eq!(quota.left(now), 0, "going back gives nothing");
+        assert_eq!(quota.left(now + Quota::DAY_US / 2), Quota::MOST / 2);
+        assert_eq!(quota.left(now + 2 * Quota::DAY_US), Quota::MOST);
+    }
 }

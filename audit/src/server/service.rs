@@ -355,17 +355,21 @@ fn unreadable(status: &Status) -> Option<&'static str> {
 }
 
 /// The records of a search, read as fast as they are taken: no more than some are held at a time. One that cannot be read
-/// ends the stream with an error.
-fn read_on(shared: Shared, user: String, places: VecDeque<Place>) -> impl Stream<Item = Result<Found, Status>> + Send {
-    let groups = futures_util::stream::try_unfold((shared, places), move |(shared, mut places)| {
+/// ends the stream with an error. Between two groups a reader may be lent to others, and is waited for.
+fn read_on(
+    readers: Arc<Readers>,
+    user: String,
+    places: VecDeque<Place>,
+) -> impl Stream<Item = Result<Found, Status>> + Send {
+    let groups = futures_util::stream::try_unfold((readers, places), move |(readers, mut places)| {
         let user = user.clone();
         async move {
             if places.is_empty() {
                 return Ok::<_, Status>(None);
             }
             let work = move |reader: &mut Reader| Ok((reader.next_of(&mut places, HELD)?, places));
-            let (found, places) = shared.readers().run(&user, work).await.map_err(|error| internal(&error))?;
-            Ok(Some((futures_util::stream::iter(found.into_iter().map(Ok)), (shared, places))))
+            let (found, places) = readers.go_on(&user, work).await.map_err(|error| internal(&error))?;
+            Ok(Some((futures_util::stream::iter(found.into_iter().map(Ok)), (readers, places))))
         }
     });
     groups.try_flatten()
@@ -414,7 +418,7 @@ impl AuditQuery for Service {
         let search = noted.await.map_err(|error| internal(&error))?;
         let places = self.0.readers().run(&user, move |reader| reader.search(&search)).await;
         let places = places.map_err(|error| internal(&error))?;
-        Ok(Response::new(Box::pin(read_on(self.0.clone(), user, places.into()))))
+        Ok(Response::new(Box::pin(read_on(self.0.readers().clone(), user, places.into()))))
     }
 
     async fn gaps(&self, request: Request<GapsRequest>) -> Result<Response<GapsReply>, Status> {
@@ -451,5 +455,32 @@ impl AuditQuery for Service {
             kept.map(|found| (*found).clone()).map_err(|_| Status::data_loss("too slow: search for the rest"))
         });
         Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SE-05: an export that has begun waits while all readers are at work for others, and goes on.
+    #[tokio::test]
+    async fn se_05_an_export_does_not_break_off_while_others_read() {
+        // What a reader that was waited for is told by here.
+        let mut readers = Readers::new(|| Err(AuditError::Stopped));
+        readers.wait = Duration::ZERO;
+        let readers = Arc::new(readers);
+        let mut others = Vec::new();
+        for n in 0..4 {
+            others.push(readers.turn(&format!("other {n}")).await.expect("a reader"));
+        }
+        let begins = readers.run("export", |_| Ok(())).await;
+        assert!(matches!(begins, Err(AuditError::Busy)), "who begins is told");
+        let place = Place { segment: 1, offset: 0 };
+        let mut export = std::pin::pin!(read_on(readers, "export".into(), VecDeque::from([place])));
+        let group = tokio::time::timeout(Duration::from_millis(50), export.next()).await;
+        assert!(group.is_err(), "it waits: {group:?}");
+        drop(others);
+        let group = export.next().await.expect("a group").expect_err("its reader cannot be opened");
+        assert_eq!(group.message(), internal(&AuditError::Stopped).message());
     }
 }
