@@ -163,7 +163,9 @@ pub struct Bound {
 /// Addresses that cannot be bound, what a side's files lack.
 pub async fn bind(app: Arc<App>) -> Result<Bound, String> {
     let config = &app.config;
-    ncp_xml::IN_FLIGHT.set(config.limits.reading_bytes);
+    for budget in [&ncp_xml::REQUESTS, &ncp_xml::ANSWERS] {
+        budget.set(config.limits.reading_bytes, config.limits.peer_share_percent.into());
+    }
     let bind = |address: SocketAddr| async move {
         TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}"))
     };

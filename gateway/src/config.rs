@@ -141,8 +141,8 @@ pub struct Limits {
     /// Memory for documents that wait to be compared with hash and size, all exchanges together.
     #[serde(deserialize_with = "size")]
     pub compare_bytes: usize,
-    /// Memory for messages that are being read, all exchanges and both sides together. A message that finds none left is
-    /// answered as busy.
+    /// Memory for requests that are being read, all exchanges together, and as much for answers to our own. One sender has
+    /// `peer_share_percent` of each. A message that finds none left is answered as busy.
     #[serde(deserialize_with = "size")]
     pub reading_bytes: usize,
     /// XML part of a peer's answer.

@@ -6,6 +6,7 @@
 pub mod admission;
 pub mod app;
 pub mod audit_scope;
+mod begun;
 pub mod bounds;
 mod circuit;
 pub mod clinician;

@@ -212,7 +212,7 @@ impl GatewayError {
             Self::Policy(PolicyError::Failed(_)) => Self::Busy.row().serious(Some(Alert::Security)),
             Self::National(error) => national_row(error),
             Self::Peer(PeerError::Mismatch | PeerError::Withheld(_)) => failed().serious(Some(Alert::Security)),
-            Self::Peer(PeerError::Busy | PeerError::Later(_)) => Self::Busy.row(),
+            Self::Peer(PeerError::Busy | PeerError::NoMemory | PeerError::Later(_)) => Self::Busy.row(),
             Self::Peer(error) if error.is_unavailable() => Row {
                 query: "XDSUnavailableCommunity",
                 retrieve: "XDSUnavailableCommunity",
@@ -287,6 +287,7 @@ impl GatewayError {
         match self {
             Self::National(NationalError::Busy(after)) => *after,
             Self::Peer(PeerError::Later(after) | PeerError::Open(after)) => Some(*after),
+            Self::Peer(PeerError::NoMemory) => Some(retry_after::OWN),
             Self::Peer(PeerError::Busy) | Self::Busy | Self::Replay(ReplayError::Full | ReplayError::Unreachable) => {
                 Some(AGAIN)
             }

@@ -4,12 +4,11 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use hyper::body::Incoming;
 use ncp_soap::{Envelope, Parts};
 use ncp_tls::Country;
 use tokio::sync::oneshot;
 
-use crate::soap_client::CallError;
+use crate::soap_client::{AnswerBody, CallError};
 
 /// Requests that wait at once, and of those that do not wait any more the last ones that are known.
 const MOST: usize = 4096;
@@ -51,7 +50,7 @@ pub(crate) enum Receiver {
 /// An answer that came. Its connection is told that it was taken when `taken` is dropped.
 pub(crate) struct Arrived {
     pub(crate) envelope: Envelope,
-    pub(crate) parts: Parts<Incoming>,
+    pub(crate) parts: Parts<AnswerBody>,
     pub(crate) taken: oneshot::Sender<()>,
 }
 

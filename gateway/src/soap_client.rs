@@ -5,24 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Incoming};
 use ncp_ihe::{Content, MessageError, QueryResponse, RegistryObjects, RetrieveResponse};
 use ncp_saml::SignedAssertion;
 use ncp_soap::{Addressing, BoxError, Envelope, Fault, MessageLimits, Parts, SoapError, ns};
 use ncp_tls::{Country, HttpClient, TlsError};
-use ncp_xml::{Element, Limits as XmlLimits};
+use ncp_xml::{ANSWERS, Charge, Element, Limits as XmlLimits};
 use tokio::sync::oneshot;
 
 use crate::audit_scope::Recorder;
+use crate::begun::Begun;
 use crate::http_get;
 use crate::pending::{Arrived, Pending};
 use crate::retry_after;
 
 /// A pooled client of one system.
 pub type Route = HttpClient<UnsyncBoxBody<Bytes, BoxError>>;
+
+/// The body of an answer.
+pub type AnswerBody = Begun<Incoming>;
 
 /// Parts of one answer: far above a batch, since foreign systems may send a whole study.
 pub(crate) const PARTS: usize = 100_000;
@@ -38,6 +42,8 @@ pub enum Packaging {
 
 /// One message on its way out.
 pub struct SoapCall<'a> {
+    /// The country or the system that is asked: whose share of the memory for answers its answer takes.
+    pub of: &'a str,
     /// `https://…`
     pub endpoint: &'a str,
     /// `wsa:Action`.
@@ -80,7 +86,7 @@ pub struct SoapAnswer {
     /// What of it was read apart.
     pub listed: Listed,
     /// What follows.
-    pub parts: Parts<Incoming>,
+    pub parts: Parts<AnswerBody>,
     /// Where it came over a connection of the other side: dropped when it was read.
     pub(crate) taken: Option<oneshot::Sender<()>>,
 }
@@ -136,6 +142,9 @@ pub enum CallError {
     /// Busy, and says when to come back.
     #[error("busy")]
     Later(Duration),
+    /// It is we who have no memory for the answer now. What was asked for may have been carried out.
+    #[error("no memory for the answer now")]
+    NoMemory,
     /// A SOAP fault; its text is not kept.
     #[error("fault")]
     Fault,
@@ -159,8 +168,7 @@ impl From<SoapError> for CallError {
             SoapError::Timeout => Self::Timeout,
             SoapError::TooLarge(_) => Self::TooLarge,
             SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
-            // It is we who have no memory for the answer: nothing is wrong with it.
-            SoapError::Busy => Self::Later(retry_after::OWN),
+            SoapError::Busy => Self::NoMemory,
             // Our own words for the cause, and a declared coding or charset: nothing else of the answer.
             other => Self::Unreadable(other.to_string()),
         }
@@ -201,8 +209,15 @@ impl SoapCall<'_> {
             .header(header::ACCEPT_ENCODING, "identity")
             .body(body)
             .map_err(|_| CallError::Unreachable("address".into()))?;
+        let limits = MessageLimits {
+            root_bytes: self.answer_bytes,
+            parts: PARTS,
+            idle: self.patience,
+            ..MessageLimits::default()
+        };
         let work = async {
-            match (answer(route, request, self.patience, self.answer_bytes, self.listed).await?, waiting) {
+            let response = route.request(request).await.map_err(|e| unreachable(&e))?;
+            match (read_answer(response, limits, self.listed, ANSWERS.charge(self.of)).await?, waiting) {
                 (Some(answered), _) => Ok(answered),
                 (None, Some(waiting)) => {
                     let Arrived { envelope, parts, taken } = waiting.arrived().await?;
@@ -234,88 +249,71 @@ impl SoapCall<'_> {
 }
 
 /// An answer as it came, over either connection.
-struct Answer {
+struct Answer<B> {
     /// Name in the server's certificate, where it came over our own connection.
     server: String,
     envelope: Envelope,
     listed: Listed,
-    parts: Parts<Incoming>,
+    parts: Parts<Begun<B>>,
     taken: Option<oneshot::Sender<()>>,
 }
 
-async fn answer(
-    route: &Route,
-    request: Request<UnsyncBoxBody<Bytes, BoxError>>,
-    idle: Duration,
-    root_bytes: usize,
+/// Reads an answer to its root. `None`: the message was taken, and is answered elsewhere (WS-Addressing SOAP Binding 5).
+async fn read_answer<B>(
+    response: Response<B>,
+    limits: MessageLimits,
     most: Option<usize>,
-) -> Result<Option<Answer>, CallError> {
-    let response = route.request(request).await.map_err(|e| unreachable(&e))?;
-    let (parts, body) = response.into_parts();
-    let shown = parts.extensions.get::<ncp_tls::ServerCertificate>();
+    charge: Charge,
+) -> Result<Option<Answer<B>>, CallError>
+where
+    B: Body<Data = Bytes> + Send + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let (head, body) = response.into_parts();
+    let shown = head.extensions.get::<ncp_tls::ServerCertificate>();
     let server = shown.map(|shown| shown.0.common_name.clone()).unwrap_or_default();
-    if let Some(coding) = http_get::coding(&parts.headers) {
+    if let Some(coding) = http_get::coding(&head.headers) {
         return Err(CallError::Unreadable(format!("content coding {coding}")));
     }
-    // Taken, and answered elsewhere (WS-Addressing SOAP Binding 5).
-    if parts.status.is_success() && body.is_end_stream() {
+    if head.status.is_success() && body.is_end_stream() {
         return Ok(None);
     }
-    if parts.status == StatusCode::ACCEPTED {
-        let envelope = accepted(&parts.headers, body, (root_bytes, idle)).await?;
-        let of = |envelope| Answer { server, envelope, listed: Listed::default(), parts: Parts::none(), taken: None };
-        return Ok(envelope.map(of));
+    // Whatever it carries beside, as the fault of a gateway that has no memory for the request does.
+    if let Some(after) = retry_after::of_overload(head.status, &head.headers) {
+        return Err(CallError::Later(after));
     }
-    let mut headers = parts.headers;
-    let later = retry_after::of_overload(parts.status, &headers);
-    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
-    let limits = MessageLimits { root_bytes, parts: PARTS, idle, ..MessageLimits::default() };
-    let refused = |error: SoapError| match (parts.status.is_success(), later) {
-        (true, _) => error.into(),
-        (false, Some(after)) => CallError::Later(after),
-        (false, None) => CallError::Http(parts.status.as_u16()),
+    // What was taken says nothing, or has an empty Body; some write the answer itself.
+    let is_taken = head.status == StatusCode::ACCEPTED;
+    let body = match is_taken {
+        true => Begun::of(body).await.map_err(|_| CallError::BrokeOff)?,
+        false => Some(Begun::from(body)),
     };
+    let Some(body) = body else { return Ok(None) };
+    let mut headers = head.headers;
+    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
     let mut listed = Listed { most: most.unwrap_or_default(), ..Listed::default() };
-    let (envelope, parts) = if most.is_some() {
-        let limits = (&MessageLimits { root_bytes: XmlLimits::LISTED.bytes, ..limits }, &XmlLimits::LISTED);
-        let take = &mut |object: Element| listed.take(&object);
-        ncp_soap::read_lifting(&headers, body, limits, RegistryObjects::LISTED, take).await.map_err(refused)?
-    } else {
-        let mut message = ncp_soap::read_message(&headers, body, &limits).await.map_err(refused)?;
-        let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
-        let envelope = Envelope::read_charged(&message.root, &xml, message.parts.charge()).map_err(refused)?;
-        (envelope, message.parts)
+    let reading = async {
+        if most.is_some() {
+            let limits = (&MessageLimits { root_bytes: XmlLimits::LISTED.bytes, ..limits }, &XmlLimits::LISTED);
+            let take = &mut |object: Element| listed.take(&object);
+            return ncp_soap::read_lifting(&headers, body, limits, RegistryObjects::LISTED, take, charge).await;
+        }
+        let mut message = ncp_soap::read_message(&headers, body, &limits, charge).await?;
+        let xml = XmlLimits { bytes: limits.root_bytes, ..XmlLimits::ANSWER };
+        let envelope = Envelope::read_charged(&message.root, &xml, message.parts.charge())?;
+        Ok((envelope, message.parts))
+    };
+    let (envelope, parts) = match reading.await {
+        Ok(read) => read,
+        Err(SoapError::EmptyBody) if is_taken => return Ok(None),
+        Err(error) if head.status.is_success() || matches!(error, SoapError::Busy) => return Err(error.into()),
+        Err(_) => return Err(CallError::Http(head.status.as_u16())),
     };
     if listed.too_many {
         Err(CallError::TooLarge)
     } else {
         Ok(Some(Answer { server, envelope, listed, parts, taken: None }))
     }
-}
-
-/// What a 202 carries, which has an answer elsewhere: nothing, whatever frames the zero octets (RFC 9112 6.3, 7.1); an
-/// envelope whose Body is empty; or, as some write it, the answer itself.
-async fn accepted(
-    headers: &HeaderMap,
-    body: Incoming,
-    (root_bytes, idle): (usize, Duration),
-) -> Result<Option<Envelope>, CallError> {
-    let collected = tokio::time::timeout(idle, Limited::new(body, root_bytes).collect());
-    let bytes = match collected.await.map_err(|_| CallError::Timeout)? {
-        Ok(whole) => whole.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(CallError::TooLarge),
-        Err(_) => return Err(CallError::BrokeOff),
-    };
-    if bytes.is_empty() {
-        return Ok(None);
-    }
-    let mut headers = headers.clone();
-    headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
-    let limits = MessageLimits { root_bytes, parts: PARTS, idle, ..MessageLimits::default() };
-    let mut message = ncp_soap::read_message(&headers, Full::new(bytes), &limits).await?;
-    message.parts.drain(root_bytes).await?;
-    let xml = XmlLimits { bytes: root_bytes, ..XmlLimits::ANSWER };
-    Ok(Envelope::read_acknowledgement(&message.root, &xml)?)
 }
 
 /// The innermost reason that is ours; hyper's own texts stay out. An answer whose head cannot be read is no lost connection.
@@ -356,4 +354,79 @@ pub fn read_retrieve(body: &Element) -> Result<RetrieveResponse, CallError> {
 /// A code without anything that the other side might have put into it.
 pub fn code_only(code: &str) -> String {
     code.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | ':')).take(64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ncp_soap::OutPart;
+    use ncp_xml::InFlight;
+
+    use super::*;
+    use crate::listener::{Reply, full};
+    use crate::outcome::GatewayError;
+    use crate::wire;
+
+    const LIMITS: MessageLimits =
+        MessageLimits { root_bytes: 1 << 20, before_root_bytes: 0, idle: Duration::from_secs(600), parts: 10 };
+
+    fn under(status: u16, body: impl Into<Bytes>) -> Reply {
+        let mut reply = Response::new(full(body));
+        *reply.status_mut() = StatusCode::from_u16(status).expect("a status");
+        reply
+    }
+
+    fn envelope(body: &str) -> String {
+        format!("<s:Envelope xmlns:s=\"{}\"><s:Body>{body}</s:Body></s:Envelope>", ns::SOAP)
+    }
+
+    async fn read(reply: Reply) -> Result<Option<Answer<crate::listener::ReplyBody>>, CallError> {
+        static BUDGET: InFlight = InFlight::new(384 << 10, 100);
+        let most = reply.headers().contains_key("listing").then_some(10);
+        read_answer(reply, LIMITS, most, BUDGET.charge("SE")).await
+    }
+
+    /// SK-06: a gateway without memory for our request says so in a fault under 503, which is no error of it.
+    #[tokio::test]
+    async fn sk_06_a_fault_under_503_is_told_as_busy() {
+        let busy = wire::fault(&GatewayError::Soap(SoapError::Busy), wire::Back::default(), "r");
+        assert!(matches!(read(busy).await, Err(CallError::Later(after)) if after == retry_after::OWN));
+        let refused = wire::fault(&GatewayError::Soap(SoapError::Action), wire::Back::default(), "r");
+        let read = read(refused).await.expect("a fault").expect("an answer");
+        assert!(Fault::read(&read.envelope.body).is_some());
+    }
+
+    /// SE-07: whatever the status, what we have no memory for is no failure of whoever answered.
+    #[tokio::test]
+    async fn se_07_an_answer_without_memory_is_no_failure_of_the_country() {
+        for status in [200, 202, 500, 503] {
+            let reply = under(status, envelope(&format!("<a>{}</a>", "x".repeat(500 << 10))));
+            assert!(matches!(read(reply).await, Err(CallError::NoMemory)), "{status}");
+        }
+    }
+
+    /// CO-07: a 202 says by zero octets or by an empty Body that the request was taken; an answer in it is one like any other.
+    #[tokio::test]
+    async fn co_07_an_answer_under_202_keeps_its_parts() {
+        for body in [String::new(), envelope(""), envelope("\n")] {
+            for listing in [false, true] {
+                let mut reply = under(202, body.clone());
+                if listing {
+                    reply.headers_mut().insert("listing", HeaderValue::from_static("1"));
+                }
+                assert!(matches!(read(reply).await, Ok(None)), "{body}");
+            }
+        }
+        assert!(matches!(read(under(200, envelope(""))).await, Err(CallError::Unreadable(_))));
+
+        let data = Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(b"image"))]));
+        let part = OutPart { content_id: "1@se".into(), media_type: "application/dicom".into(), data };
+        let root = envelope("<a/>").into_bytes();
+        let (content_type, body) = ncp_soap::mtom_response(root, futures_util::stream::iter([Ok(part)]));
+        let mut reply = Response::new(crate::listener::ReplyBody::new(body));
+        *reply.status_mut() = StatusCode::ACCEPTED;
+        reply.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        let mut read = read(reply).await.expect("reads").expect("an answer");
+        assert_eq!(read.parts.next().await.expect("reads").expect("a part").content_id, "1@se");
+        assert_eq!(read.parts.chunk().await.expect("reads").as_deref(), Some(&b"image"[..]));
+    }
 }

@@ -8,8 +8,9 @@ use http_body_util::StreamBody;
 use ncp_audit::TooLong;
 use ncp_ihe::QueryResponse;
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, SizeLimit, SoapError};
-use ncp_xml::{Charge, Element, Limits};
+use ncp_xml::{Charge, Element, Limits, REQUESTS};
 
+use crate::admission::Authenticated;
 use crate::config;
 use crate::listener::{OutParts, Reply, ReplyBody, full};
 use crate::outcome::GatewayError;
@@ -88,10 +89,11 @@ impl Back<'_> {
 ///
 /// # Errors
 /// MIME, limits, XML, mustUnderstand. Of a message that is too long: its length as announced, and the digest of what was read
-/// of its envelope. Busy where the messages that are being read leave no memory for it; what it holds itself is given back
-/// with the charge.
+/// of its envelope. Busy where the messages that are being read, or those of the same caller, leave no memory for it; what it
+/// holds itself is given back with the charge.
 pub async fn read_envelope<B>(
     limits: &config::Limits,
+    caller: &impl Authenticated,
     headers: &HeaderMap,
     body: B,
 ) -> Result<(Bytes, Envelope, Option<String>, Charge), GatewayError>
@@ -105,12 +107,13 @@ where
         return Err(SoapError::TooLarge(SizeLimit::Headers).into());
     }
     let announced = body.size_hint().exact();
+    let charge = REQUESTS.charge(&caller.subject());
     let mut root = BytesMut::new();
     let reading = async {
         if announced.is_some_and(|n| n > (bounds.root_bytes + bounds.before_root_bytes + TRAILING_BYTES) as u64) {
             return Err(SoapError::TooLarge(SizeLimit::Body));
         }
-        let (action, mut parts) = ncp_soap::read_root(headers, body, &bounds, &mut root).await?;
+        let (action, mut parts) = ncp_soap::read_root(headers, body, &bounds, charge, &mut root).await?;
         // The message must have come to its end.
         parts.drain(TRAILING_BYTES).await?;
         Ok((action, parts.into_charge()))
@@ -135,6 +138,7 @@ where
 /// MIME, limits, XML, addressing, mustUnderstand.
 pub async fn read<B>(
     limits: &config::Limits,
+    caller: &impl Authenticated,
     reply_to: Option<&str>,
     headers: &HeaderMap,
     body: B,
@@ -144,7 +148,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    let (bytes, envelope, declared, charge) = read_envelope(limits, headers, body).await?;
+    let (bytes, envelope, declared, charge) = read_envelope(limits, caller, headers, body).await?;
     let addressing = Addressing::read_or(&envelope, || implied(declared, &envelope.body))?;
     let answer_at = addressing.reply_address(reply_to)?.map(ToOwned::to_owned);
     let answer_id = uuid::Uuid::new_v4().urn().to_string();

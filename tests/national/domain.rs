@@ -25,7 +25,7 @@ use ncp_ihe::{
 };
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, ns};
 use ncp_tests::cases::Recorded;
-use ncp_xml::{Element, Limits};
+use ncp_xml::{Element, Limits, REQUESTS};
 
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -104,7 +104,9 @@ impl Domain {
             return self.matched(request).await;
         }
         let (head, body) = request.into_parts();
-        let message = ncp_soap::read_message(&head.headers, body, &MessageLimits::default()).await.expect("a message");
+        let message = ncp_soap::read_message(&head.headers, body, &MessageLimits::default(), REQUESTS.charge(""))
+            .await
+            .expect("a message");
         let packed = head.headers[header::CONTENT_TYPE].to_str().expect("text").starts_with("multipart/related");
         let envelope = Envelope::read(&message.root, &Limits::REQUEST).expect("an envelope");
         let addressing = Addressing::read(&envelope).expect("addressing");

@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart};
 use ncp_tls::{ClientAuth, HttpClient, Material};
-use ncp_xml::{Element, Limits};
+use ncp_xml::{Element, Limits, REQUESTS};
 use tokio::net::TcpListener;
 
 use crate::cases::Recorded;
@@ -61,6 +61,8 @@ pub enum Reaction {
     Recorded(Recorded),
     /// The same, declared to be in a content coding.
     Coded(Box<Reaction>, &'static str),
+    /// The same under an HTTP status, with the seconds after which to come again where it says so.
+    Under(u16, Option<u64>, Box<Reaction>),
     /// An HTTP status without a body.
     Status(u16),
     /// Too busy (503), and the seconds after which to come again.
@@ -185,7 +187,8 @@ async fn post(then: Reaction, asked: Asked, http: Http) {
 
 async fn read(request: Request<Incoming>) -> Result<Asked, Error> {
     let (head, body) = request.into_parts();
-    let mut message = ncp_soap::read_message(&head.headers, body, &MessageLimits::default()).await?;
+    let mut message =
+        ncp_soap::read_message(&head.headers, body, &MessageLimits::default(), REQUESTS.charge("")).await?;
     message.parts.drain(1 << 20).await?;
     let envelope = Envelope::read(&message.root, &Limits::REQUEST)?;
     let wsa = ncp_soap::ns::WSA;
@@ -247,6 +250,14 @@ fn reply<'a>(
             Reaction::Coded(then, coding) => {
                 let mut answer = reply(*then, relates).await;
                 answer.headers_mut().insert(header::CONTENT_ENCODING, http::HeaderValue::from_static(coding));
+                answer
+            }
+            Reaction::Under(code, after, then) => {
+                let mut answer = reply(*then, relates).await;
+                *answer.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                if let Some(after) = after {
+                    answer.headers_mut().insert(header::RETRY_AFTER, after.into());
+                }
                 answer
             }
             Reaction::Late(wait, then) => {

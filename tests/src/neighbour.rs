@@ -16,7 +16,7 @@ use ncp_ihe::{
 use ncp_saml::{Code, HcpClaims, Purpose, SealKey, SignedAssertion, Signer, TrcClaims};
 use ncp_soap::{Addressing, Envelope, Fault, MessageLimits, ns};
 use ncp_tls::{Country, Material, SslConnector, TlsStream};
-use ncp_xml::{Element, Limits};
+use ncp_xml::{ANSWERS, Element, Limits};
 
 use crate::messages::{Capture, Origin, RecordedParts};
 use crate::pki::{CountryPki, Error};
@@ -366,7 +366,8 @@ async fn answer(
     let mut headers = headers.clone();
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
     let limits = MessageLimits { root_bytes: Limits::ANSWER.bytes, parts: 100_000, ..MessageLimits::default() };
-    let message = ncp_soap::read_message(&headers, body, &limits).await.map_err(|e| format!("HTTP {status}: {e}"))?;
+    let message = ncp_soap::read_message(&headers, body, &limits, ANSWERS.charge("")).await;
+    let message = message.map_err(|e| format!("HTTP {status}: {e}"))?;
     let envelope = Envelope::read(&message.root, &Limits::ANSWER).map_err(|e| format!("HTTP {status}: {e}"))?;
     let xop = headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"multipart/"));
     let id = capture.map(|c| c.envelope(xop, Origin::Ours, &message.root)).transpose()?;

@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use ncp_soap::{BoxError, MessageLimits};
 use ncp_tests::messages::{Capture, Origin};
 use ncp_tls::{ClientAuth, HttpClient, Material};
+use ncp_xml::REQUESTS;
 use tokio::net::TcpListener;
 
 use crate::Error;
@@ -97,7 +98,9 @@ async fn pass(towards: Arc<Towards>, request: Request<Incoming>) -> Result<Respo
     let answer = towards.http.request(onward.body(Full::new(bytes.clone()))?).await?;
     // What did not reach the other gateway is no message.
     if let Some(capture) = &towards.capture {
-        let message = ncp_soap::read_message(&head.headers, Full::new(bytes), &MessageLimits::default()).await?;
+        let message =
+            ncp_soap::read_message(&head.headers, Full::new(bytes), &MessageLimits::default(), REQUESTS.charge(""))
+                .await?;
         let announced = head.headers.get(hyper::header::CONTENT_TYPE);
         let xop = announced.is_some_and(|t| t.as_bytes().starts_with(b"multipart/"));
         capture.envelope(xop, Origin::Gateway, &message.root)?;

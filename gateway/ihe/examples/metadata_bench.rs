@@ -79,7 +79,7 @@ fn read(count: usize, message: &Path) -> Result<Value, Failure> {
     let body = runtime.block_on(async {
         let source = tokio::io::BufReader::with_capacity(64 << 10, tokio::fs::File::open(message).await?);
         let take = &mut |object: Element| unusable += usize::from(objects.read_listed(&object).is_err());
-        let charge = &mut ncp_xml::IN_FLIGHT.charge();
+        let charge = &mut ncp_xml::ANSWERS.charge("");
         Ok::<_, Failure>(Element::parse_lifting(source, &Limits::LISTED, RegistryObjects::LISTED, take, charge).await?)
     })?;
     let (read, _) = QueryResponse::read(&body)?;

@@ -21,7 +21,7 @@ impl Envelope {
     /// Reads an envelope within the limits.
     ///
     /// # Errors
-    /// XML errors, SOAP 1.1, or a shape that is no envelope with exactly one body element.
+    /// XML errors, SOAP 1.1, or a shape that is no envelope with exactly one body element; [`SoapError::EmptyBody`].
     pub fn read(bytes: &[u8], limits: &Limits) -> Result<Self, SoapError> {
         Self::from_element(Element::parse(bytes, limits)?)
     }
@@ -34,17 +34,6 @@ impl Envelope {
         Self::from_element(Element::parse_charged(bytes, limits, charge)?)
     }
 
-    /// Reads what acknowledges a request whose answer comes over another connection: `None` when its Body is empty.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub fn read_acknowledgement(bytes: &[u8], limits: &Limits) -> Result<Option<Self>, SoapError> {
-        let root = Element::parse(bytes, limits)?;
-        let body = root.elements().find(|child| child.is(SOAP, "Body"));
-        let is_empty = root.is(SOAP, "Envelope") && body.is_some_and(|body| body.elements().next().is_none());
-        if is_empty { Ok(None) } else { Self::from_element(root).map(Some) }
-    }
-
     /// The same of a tree that was read.
     pub(crate) fn from_element(root: Element) -> Result<Self, SoapError> {
         if root.is(SOAP11, "Envelope") {
@@ -52,6 +41,10 @@ impl Envelope {
         }
         if !root.is(SOAP, "Envelope") {
             return Err(SoapError::Envelope);
+        }
+        let body = root.elements().find(|child| child.is(SOAP, "Body"));
+        if body.is_some_and(|body| body.elements().next().is_none()) {
+            return Err(SoapError::EmptyBody);
         }
         optimised(&root)?;
         let mut children = root.into_elements();

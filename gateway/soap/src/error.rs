@@ -29,6 +29,9 @@ pub enum SoapError {
     /// Not an envelope with one body element.
     #[error("not a SOAP envelope with one body element")]
     Envelope,
+    /// An envelope with nothing in its Body: a request is none; to one whose answer goes elsewhere it says that it was taken.
+    #[error("the body of the SOAP envelope is empty")]
+    EmptyBody,
     /// SOAP 1.1.
     #[error("soap 1.1 envelope")]
     Version,

@@ -10,7 +10,7 @@ use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body;
 use http_body_util::BodyExt;
-use ncp_xml::{Charge, Element, IN_FLIGHT, LiftError, Limits};
+use ncp_xml::{Charge, Element, LiftError, Limits};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio_util::io::StreamReader;
 
@@ -78,7 +78,8 @@ pub struct Parts<B> {
     references: References,
 }
 
-/// Reads the root of a message: `application/soap+xml`, or `multipart/related` with a XOP root named by `start`.
+/// Reads the root of a message: `application/soap+xml`, or `multipart/related` with a XOP root named by `start`. What the
+/// message holds is charged to its sender.
 ///
 /// # Errors
 /// Media type, MIME shape, limits, silence, early end.
@@ -86,13 +87,14 @@ pub async fn read_message<B>(
     headers: &HeaderMap,
     body: B,
     limits: &MessageLimits,
+    charge: Charge,
 ) -> Result<IncomingMessage<B>, SoapError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
     let mut bytes = BytesMut::new();
-    let (action, parts) = read_root(headers, body, limits, &mut bytes).await?;
+    let (action, parts) = read_root(headers, body, limits, charge, &mut bytes).await?;
     Ok(IncomingMessage { root: bytes.freeze(), action, parts })
 }
 
@@ -105,18 +107,19 @@ pub async fn read_root<B>(
     headers: &HeaderMap,
     body: B,
     limits: &MessageLimits,
+    mut charge: Charge,
     bytes: &mut BytesMut,
 ) -> Result<(Option<String>, Parts<B>), SoapError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let mut root = Root::open(headers, body, limits).await?;
+    let mut root = Root::open(headers, body, limits, &mut charge).await?;
     while let Some(chunk) = root.chunk().await? {
-        root.charge.grow(chunk.len())?;
+        charge.grow(chunk.len())?;
         append(bytes, &chunk, limits.root_bytes)?;
     }
-    Ok((root.action.take(), root.into_parts()))
+    Ok((root.action.take(), root.into_parts(charge)))
 }
 
 /// Reads the root of a message as it comes. Body elements called `lifted` (namespace, local name) go to `take` one by
@@ -130,13 +133,13 @@ pub async fn read_lifting<B>(
     (limits, xml): (&MessageLimits, &Limits),
     lifted: (&str, &str),
     take: &mut (dyn FnMut(Element) + Send),
+    mut charge: Charge,
 ) -> Result<(Envelope, Parts<B>), SoapError>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let mut root = Root::open(headers, body, limits).await?;
-    let mut charge = std::mem::replace(&mut root.charge, IN_FLIGHT.charge());
+    let mut root = Root::open(headers, body, limits, &mut charge).await?;
     let coming = &mut root;
     let chunks = async_stream::stream! {
         while let Some(chunk) = coming.chunk().await.map_err(std::io::Error::other).transpose() {
@@ -148,8 +151,7 @@ where
         LiftError::Xml(error) => SoapError::from(error),
         LiftError::Source(error) => error.downcast().unwrap_or(SoapError::Connection),
     })?;
-    root.charge = charge;
-    Ok((Envelope::from_element(tree)?, root.into_parts()))
+    Ok((Envelope::from_element(tree)?, root.into_parts(charge)))
 }
 
 /// The root of a message, while it is read.
@@ -159,8 +161,6 @@ struct Root<B> {
     early: VecDeque<EarlyPart>,
     id: String,
     seen: BTreeSet<String>,
-    /// What the message holds of the budget of all messages.
-    charge: Charge,
 }
 
 enum Source<B> {
@@ -175,7 +175,12 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    async fn open(headers: &HeaderMap, body: B, limits: &MessageLimits) -> Result<Self, SoapError> {
+    async fn open(
+        headers: &HeaderMap,
+        body: B,
+        limits: &MessageLimits,
+        charge: &mut Charge,
+    ) -> Result<Self, SoapError> {
         uncoded(headers)?;
         let announced = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let media_type = MediaType::parse(announced);
@@ -188,21 +193,26 @@ where
                 let source = Source::Whole(body, limits.idle);
                 let action = media_type.parameter("action").map(ToOwned::to_owned);
                 let (early, id, seen) = (VecDeque::new(), String::new(), BTreeSet::new());
-                Ok(Self { source, action, early, id, seen, charge: IN_FLIGHT.charge() })
+                Ok(Self { source, action, early, id, seen })
             }
             "text/xml" => Err(SoapError::Version),
-            "multipart/related" => Self::of_package(&media_type, body, limits).await,
+            "multipart/related" => Self::of_package(&media_type, body, limits, charge).await,
             _ => Err(SoapError::MediaType),
         }
     }
 
-    async fn of_package(media_type: &MediaType, body: B, limits: &MessageLimits) -> Result<Self, SoapError> {
+    async fn of_package(
+        media_type: &MediaType,
+        body: B,
+        limits: &MessageLimits,
+        charge: &mut Charge,
+    ) -> Result<Self, SoapError> {
         let boundary = media_type.parameter("boundary").ok_or(SoapError::Mime)?;
         let start = media_type.parameter("start").map(|s| s.trim_start_matches('<').trim_end_matches('>').to_owned());
         let mime = MimeLimits { parts: limits.parts, idle: limits.idle, ..MimeLimits::default() };
         let mut reader = MultipartReader::new(body, boundary, mime)?;
         let mut early = VecDeque::new();
-        let (mut early_bytes, mut charge) = (0, IN_FLIGHT.charge());
+        let mut early_bytes = 0;
         let mut seen = BTreeSet::new();
         while let Some(part) = reader.next_part().await? {
             let id = part.content_id().unwrap_or_default().to_owned();
@@ -213,7 +223,7 @@ where
                 let declared = part.content_type();
                 charset_of_envelope(declared.as_ref().and_then(|declared| declared.parameter("charset")))?;
                 let action = declared_action(media_type, declared.as_ref());
-                return Ok(Self { source: Source::Package(reader), action, early, id, seen, charge });
+                return Ok(Self { source: Source::Package(reader), action, early, id, seen });
             }
             let mut bytes = BytesMut::new();
             let content = loop {
@@ -253,8 +263,8 @@ where
         }
     }
 
-    fn into_parts(self) -> Parts<B> {
-        let Self { source, early, id, seen, charge, .. } = self;
+    fn into_parts(self, charge: Charge) -> Parts<B> {
+        let Self { source, early, id, seen, .. } = self;
         let reader = match source {
             Source::Whole(..) => None,
             Source::Package(reader) => Some(reader),
@@ -302,19 +312,6 @@ fn append(out: &mut BytesMut, data: &[u8], limit: usize) -> Result<(), SoapError
 }
 
 impl<B> Parts<B> {
-    /// None.
-    pub fn none() -> Self {
-        Self {
-            reader: None,
-            early: VecDeque::new(),
-            current: None,
-            root_id: String::new(),
-            seen: BTreeSet::new(),
-            charge: IN_FLIGHT.charge(),
-            references: References::default(),
-        }
-    }
-
     /// Takes the Includes of the root's body: a part is then called as [`included`] calls it, also where its Content-ID is
     /// written percent-coded, as its reference is.
     pub fn refer(&mut self, body: &Element) {

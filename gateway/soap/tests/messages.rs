@@ -13,7 +13,7 @@ use ncp_soap::{
     Addressing, Envelope, Fault, MessageLimits, OutPart, SoapError, include, included, mtom_response, read_lifting,
     read_message,
 };
-use ncp_xml::{Element, Limits};
+use ncp_xml::{Element, Limits, REQUESTS};
 use proptest::prelude::*;
 
 fn body(chunks: Vec<Vec<u8>>) -> impl http_body::Body<Data = Bytes, Error = Infallible> + Unpin {
@@ -32,7 +32,8 @@ async fn parts_of(
     chunk: usize,
 ) -> Result<(Bytes, Vec<(String, Vec<u8>)>), SoapError> {
     let chunks = bytes.chunks(chunk.max(1)).map(<[u8]>::to_vec).collect();
-    let mut message = read_message(&headers(content_type), body(chunks), &MessageLimits::default()).await?;
+    let mut message =
+        read_message(&headers(content_type), body(chunks), &MessageLimits::default(), REQUESTS.charge("")).await?;
     let mut out = Vec::new();
     while let Some(head) = message.parts.next().await? {
         let mut data = Vec::new();
@@ -85,13 +86,15 @@ fn a_list_is_read_as_it_comes_from_either_packaging() {
             assert_eq!(item.content(), count.to_string());
             count += 1;
         };
-        let (envelope, _) = run(read_lifting(&headers, body(chunks), limits, ("", "i"), take)).expect("an envelope");
+        let (envelope, _) = run(read_lifting(&headers, body(chunks), limits, ("", "i"), take, REQUESTS.charge("")))
+            .expect("an envelope");
         assert_eq!(envelope.body.elements().map(Element::local).collect::<Vec<_>>(), ["rest"]);
         assert_eq!(count, 100);
     }
     let cut = body(vec![envelope.as_bytes()[..200].to_vec()]);
     let (headers, bounds) = (headers("application/soap+xml"), MessageLimits::default());
-    let read = run(read_lifting(&headers, cut, (&bounds, &Limits::LISTED), ("", "i"), &mut |_| ()));
+    let read =
+        run(read_lifting(&headers, cut, (&bounds, &Limits::LISTED), ("", "i"), &mut |_| (), REQUESTS.charge("")));
     assert!(matches!(read, Err(SoapError::Xml(_))));
 }
 
@@ -174,7 +177,7 @@ fn t_mim_many_parts_and_long_headers_are_refused() {
 fn silence_ends_a_message() {
     let waiting = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
     let limits = MessageLimits { idle: Duration::from_millis(10), ..MessageLimits::default() };
-    let read = run(read_message(&headers("application/soap+xml"), waiting, &limits));
+    let read = run(read_message(&headers("application/soap+xml"), waiting, &limits, REQUESTS.charge("")));
     assert!(matches!(read.err(), Some(SoapError::Timeout)));
 }
 

@@ -12,6 +12,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use ncp_soap::mime::{MimeLimits, MultipartReader, write_multipart};
 use ncp_soap::{MessageLimits, OutPart, SoapError, read_message};
+use ncp_xml::REQUESTS;
 use proptest::prelude::*;
 
 /// A colon, so that a delimiter could be read as a header field.
@@ -334,7 +335,8 @@ fn message(fields: &[(&'static str, &str)], bytes: &[u8]) -> Result<Bytes, SoapE
     for (name, value) in fields {
         headers.insert(*name, HeaderValue::from_str(value).expect("a value"));
     }
-    run(read_message(&headers, body(bytes, &[]), &MessageLimits::default())).map(|message| message.root)
+    run(read_message(&headers, body(bytes, &[]), &MessageLimits::default(), REQUESTS.charge("")))
+        .map(|message| message.root)
 }
 
 /// WI-01: the root of a request or an answer is decoded as any part; charset and codings of the whole message are read.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::Full;
 use ncp_soap::{Envelope, MessageLimits, SizeLimit, SoapError, ns, read_message};
-use ncp_xml::{Element, Limits, XmlError};
+use ncp_xml::{Element, Limits, REQUESTS, XmlError};
 use proptest::prelude::*;
 
 /// The names under which the parts of a package are asked for, where an Include has each of these references.
@@ -19,7 +19,7 @@ fn called(hrefs: &[&str], ids: &[&str]) -> Result<Vec<String>, SoapError> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("multipart/related; boundary=B; start=\"<r>\""));
         let body = Full::new(Bytes::from(package));
-        let mut message = read_message(&headers, body, &MessageLimits::default()).await?;
+        let mut message = read_message(&headers, body, &MessageLimits::default(), REQUESTS.charge("")).await?;
         let include = |href: &&str| Element::new(ns::XOP, "Include").attr("href", format!("cid:{href}"));
         message.parts.refer(&Element::new("", "Body").with_all(hrefs.iter().map(include)));
         let mut out = Vec::new();
@@ -109,6 +109,7 @@ fn wi_11_each_cause_has_a_text_of_its_own_and_the_fault_says_it() {
         E::Xml(XmlError::TooManyNodes),
         E::Xml(XmlError::TooLarge),
         E::Envelope,
+        E::EmptyBody,
         E::Version,
         E::MediaType,
         E::Mime,
@@ -140,10 +141,10 @@ fn wi_11_each_cause_has_a_text_of_its_own_and_the_fault_says_it() {
 fn co_07_an_empty_body_acknowledges() {
     let read = |body: &str| {
         let xml = format!("<s:Envelope xmlns:s=\"{}\"><s:Header/>{body}</s:Envelope>", ns::SOAP);
-        Envelope::read_acknowledgement(xml.as_bytes(), &Limits::ANSWER)
+        Envelope::read(xml.as_bytes(), &Limits::ANSWER)
     };
-    assert!(matches!(read("<s:Body/>"), Ok(None)));
-    assert!(matches!(read("<s:Body>\n</s:Body>"), Ok(None)));
-    assert!(matches!(read("<s:Body><a/></s:Body>"), Ok(Some(_))));
-    assert!(read("").is_err(), "no Body");
+    assert!(matches!(read("<s:Body/>"), Err(SoapError::EmptyBody)));
+    assert!(matches!(read("<s:Body>\n</s:Body>"), Err(SoapError::EmptyBody)));
+    assert!(read("<s:Body><a/></s:Body>").is_ok());
+    assert!(matches!(read(""), Err(SoapError::Envelope)), "no Body");
 }

@@ -212,6 +212,8 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
             let text = format!("Too many calls to {name} at once; try again in {}.", again(error));
             (S::SERVICE_UNAVAILABLE, "transient", "country-busy", text)
         }
+        // Of us, not of the country, which answered.
+        GatewayError::Peer(PeerError::NoMemory) => Problem::Busy.row(),
         GatewayError::Peer(PeerError::Later(_)) => (
             S::SERVICE_UNAVAILABLE,
             "transient",

@@ -233,7 +233,7 @@ async fn respond(exchange: Exchange, asked: Asked, path: &str, headers: &HeaderM
         };
         app.metrics.exchange(labels, began.elapsed());
     };
-    let read = wire::read(&app.config.limits, None, headers, body, |_, _| None).await;
+    let read = wire::read(&app.config.limits, &exchange.connection, None, headers, body, |_, _| None).await;
     let bounded = |request: wire::Request| {
         let request = dispatched(asked, request)?;
         bounds::check(&request.envelope.body, &request.bytes)?;

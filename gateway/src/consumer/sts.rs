@@ -51,7 +51,7 @@ enum Wanted {
 /// Carries one request from its headers to its reply.
 pub(super) async fn respond(exchange: &Exchange, token: Token, headers: &HeaderMap, body: Incoming) -> Reply {
     let limits = &exchange.consumers.app.config.limits;
-    let (bytes, envelope, _, _charge) = match wire::read_envelope(limits, headers, body).await {
+    let (bytes, envelope, _, _charge) = match wire::read_envelope(limits, &exchange.connection, headers, body).await {
         Ok(read) => read,
         Err(error) => return refused(exchange, &error, None).await,
     };

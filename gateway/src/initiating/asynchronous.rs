@@ -7,10 +7,12 @@ use http::{HeaderMap, StatusCode};
 use hyper::body::Incoming;
 use ncp_audit::{Event, PeerFacts};
 use ncp_soap::{Addressing, Envelope, MessageLimits, SoapError};
-use ncp_xml::Limits;
+use ncp_xml::{ANSWERS, Limits};
 use tokio::sync::oneshot;
 
+use crate::admission::Authenticated;
 use crate::app::App;
+use crate::begun::Begun;
 use crate::listener::{PeerConnection, Reply, empty};
 use crate::outcome::GatewayError;
 use crate::pending::{Arrived, Receiver};
@@ -50,7 +52,8 @@ async fn hand_over(app: &App, who: &PeerConnection, headers: &HeaderMap, body: I
     let country = who.peer.as_ref().map(|p| p.country).ok_or(SoapError::Addressing)?;
     let bounds =
         MessageLimits { root_bytes: limits.answer_bytes, parts: PARTS, idle: limits.idle, ..MessageLimits::default() };
-    let mut message = ncp_soap::read_message(headers, body, &bounds).await?;
+    let mut message =
+        ncp_soap::read_message(headers, Begun::from(body), &bounds, ANSWERS.charge(&who.subject())).await?;
     let bounds = Limits { bytes: limits.answer_bytes, ..Limits::ANSWER };
     let envelope = Envelope::read_charged(&message.root, &bounds, message.parts.charge())?;
     let relates = Addressing::read(&envelope)?.relates_to.ok_or(SoapError::Addressing)?;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use hyper::body::Incoming;
 use ncp_audit::StudyObject;
 use ncp_ihe::imaging::ManifestWarning;
 use ncp_ihe::{
@@ -27,6 +26,7 @@ use crate::instance::Expected;
 use crate::listener::OutParts;
 use crate::outcome::{GatewayError, Indicator};
 use crate::passing::{quiet, read_ahead};
+use crate::soap_client::AnswerBody;
 
 mod losses;
 mod stream;
@@ -274,7 +274,7 @@ struct Batch {
     refused: Vec<(String, Why)>,
     /// Codes that the source reported of no instance in particular.
     reported: Vec<String>,
-    parts: Arc<Mutex<Parts<Incoming>>>,
+    parts: Arc<Mutex<Parts<AnswerBody>>>,
     inline: Vec<(DocumentRequest, Bytes)>,
     _held: Held,
 }

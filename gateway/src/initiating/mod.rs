@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use hyper::body::Incoming;
 use jiff::Timestamp;
 use ncp_audit::HumanRequestor;
 use ncp_ihe::PatientId;
@@ -27,7 +26,7 @@ use crate::audit_scope::{Recorder, Trail};
 use crate::config::Peer;
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
-use crate::soap_client::{Elsewhere, Listed};
+use crate::soap_client::{AnswerBody, Elsewhere, Listed};
 use crate::telemetry::ExchangeLabels;
 
 pub mod announced;
@@ -99,7 +98,7 @@ pub struct Answered {
     /// What of it was read apart.
     pub listed: Listed,
     /// What follows.
-    pub parts: Parts<Incoming>,
+    pub parts: Parts<AnswerBody>,
     /// Kept until the answer was read.
     pub held: Held,
 }
@@ -178,6 +177,7 @@ impl Call {
         let own_reply_to = self.peer.asynchronous.as_ref().and_then(|a| a.own_reply_to.as_deref());
         let (pending, country) = (&self.app.pending, self.peer.country);
         let message = Outgoing {
+            country,
             limits: &self.app.config.limits,
             route,
             endpoint: self.endpoint(transaction)?,

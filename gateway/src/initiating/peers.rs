@@ -71,6 +71,10 @@ pub enum PeerError {
     /// The country is busy and says when to come back.
     #[error("peer is busy")]
     Later(Duration),
+    /// The country answered, and it is we who have no memory for it now. Not asked again by ourselves: what was asked for was
+    /// carried out there.
+    #[error("no memory for the peer's answer now")]
+    NoMemory,
     /// The country failed too often of late and is not asked for so long.
     #[error("peer is not asked after its failures")]
     Open(Duration),
@@ -115,6 +119,7 @@ impl From<CallError> for PeerError {
             CallError::Timeout => Self::Timeout,
             CallError::Http(status) => Self::Http(status),
             CallError::Later(after) => Self::Later(after),
+            CallError::NoMemory => Self::NoMemory,
             CallError::Fault => Self::Fault,
             CallError::Malformed(what) => Self::Malformed(what),
             CallError::Unreadable(what) => Self::Unreadable(what),
@@ -163,6 +168,7 @@ pub fn routes(
 
 /// A message on its way out, but for its body.
 pub(super) struct Outgoing<'a> {
+    pub(super) country: Country,
     pub(super) limits: &'a Limits,
     pub(super) route: &'a Route,
     pub(super) endpoint: &'a str,
@@ -179,7 +185,7 @@ pub(super) struct Outgoing<'a> {
 /// # Errors
 /// [`PeerError`].
 pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Duration) -> Result<PeerAnswer, PeerError> {
-    let Outgoing { limits, route, endpoint, transaction, assertions, elsewhere, evidence, trail } = *message;
+    let Outgoing { country, limits, route, endpoint, transaction, assertions, elsewhere, evidence, trail } = *message;
     let (action, packaging) = match transaction {
         TransactionName::Iti55 => (actions::ITI55_REQUEST, Packaging::Simple),
         TransactionName::Iti38 => (actions::ITI38_REQUEST, Packaging::Simple),
@@ -188,7 +194,9 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
     };
     let answer_bytes = limits.answer_bytes;
     let listed = (transaction == TransactionName::Iti38).then_some(limits.results);
+    let of = &country.to_string();
     let call = SoapCall {
+        of,
         trail: Some(trail),
         endpoint,
         action,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use hyper::body::Incoming;
 use ncp_ihe::{
     Content as Carried, DocumentRequest, DocumentResponse, ImagingRequest, RegistryError, RetrieveRequest, Severity,
     Uid,
@@ -28,6 +27,7 @@ use crate::listener::OutParts;
 use crate::outcome::GatewayError;
 use crate::passing::{Data, Fate, Incomplete, until_failure};
 use crate::patient_key::Person;
+use crate::soap_client::AnswerBody;
 
 /// Bytes of images that are read before the root is written.
 const AHEAD: usize = 256 << 10;
@@ -245,7 +245,7 @@ impl Promised {
 /// The parts that are still to come.
 struct Coming {
     promised: BTreeMap<String, Promised>,
-    parts: Arc<Mutex<Parts<Incoming>>>,
+    parts: Arc<Mutex<Parts<AnswerBody>>>,
     /// Memory for what is read before it is passed on.
     budget: Budget,
     /// Transfer syntaxes that the consumer takes.

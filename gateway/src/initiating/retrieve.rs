@@ -12,6 +12,7 @@ use crate::compare::{Announced, Expected, IsPatient};
 use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
 use crate::recorded::Known;
+use crate::soap_client::AnswerBody;
 
 /// A document to fetch, with what is known of it.
 pub struct Wanted {
@@ -113,11 +114,7 @@ pub(super) fn read_response(body: &ncp_xml::Element) -> Result<RetrieveResponse,
 }
 
 /// One part, whole; it is a document, so it is bounded and may be collected.
-async fn part(
-    parts: &mut ncp_soap::Parts<hyper::body::Incoming>,
-    id: &str,
-    limit: usize,
-) -> Result<Option<Bytes>, PeerError> {
+async fn part(parts: &mut ncp_soap::Parts<AnswerBody>, id: &str, limit: usize) -> Result<Option<Bytes>, PeerError> {
     while let Some(head) = parts.next().await? {
         if head.content_id != id {
             continue;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use hyper::body::Incoming as Body;
 use ncp_ihe::{
     Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType,
     FindDocuments, GetAll, HomeCommunityId, ImagingRequest, IssuedId, Manifest, ObjectIds, Oid, PatientId,
@@ -36,7 +35,7 @@ use crate::identity::Identity;
 use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::recent::Recent;
-use crate::soap_client::{Packaging, Route, SoapAnswer, SoapCall, read_retrieve};
+use crate::soap_client::{AnswerBody, Packaging, Route, SoapAnswer, SoapCall, read_retrieve};
 
 mod errors;
 mod patients;
@@ -155,6 +154,7 @@ impl XdsSource {
             Packaging::Mtom => self.config.first_byte,
         };
         let call = SoapCall {
+            of: &self.config.name,
             endpoint,
             action,
             packaging,
@@ -335,7 +335,7 @@ impl Listed {
 }
 
 /// The part with that Content-ID. The package must come to its end, or it may have been cut.
-fn part(mut parts: Parts<Body>, id: String) -> ByteStream {
+fn part(mut parts: Parts<AnswerBody>, id: String) -> ByteStream {
     let broken = |e: ncp_soap::SoapError| of_call(e.into());
     Box::pin(async_stream::try_stream! {
         let mut found = false;
@@ -472,7 +472,7 @@ impl XdsSource {
 
 /// The instances of a RAD-69 answer: those in its root, then its parts.
 struct Sequence {
-    parts: Parts<Body>,
+    parts: Parts<AnswerBody>,
     by_part: BTreeMap<String, DocumentRequest>,
     inline: VecDeque<(DocumentRequest, Bytes)>,
     present: Option<Bytes>,

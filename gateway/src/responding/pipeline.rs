@@ -200,7 +200,8 @@ where
         let by_body = || action_of(&exchange.app, path, body).map(ToOwned::to_owned);
         if is_optional { declared.or_else(by_body) } else { None }
     };
-    let request = wire::read(&exchange.app.config.limits, reply_to, headers, body, implied).await?;
+    let (limits, caller) = (&exchange.app.config.limits, &exchange.connection);
+    let request = wire::read(limits, caller, reply_to, headers, body, implied).await?;
     let ours = &exchange.app.config.listener.addresses;
     if !ours.is_empty() {
         request.addressing.check_destination(ours)?;

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ncp_ihe::{QueryResponse, Status};
+use ncp_soap::{FAULT_ACTION, Fault};
 use ncp_tests::asking::PATIENTS;
 use ncp_tests::country::{Asked, Country, Reaction};
 use ncp_tests::neighbour::Neighbour;
 use ncp_tls::TlsStream;
+use ncp_xml::ANSWERS;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -106,6 +108,37 @@ async fn sk_06_a_busy_neighbour_is_waited_for() {
         assert_eq!(matches(&world).await.len(), 1);
     }
     assert_eq!(asked.load(Ordering::Acquire), 6);
+}
+
+/// SK-06: one that says so in a fault, as a gateway without memory for the request does, is waited for alike.
+#[tokio::test]
+async fn sk_06_a_neighbour_that_says_busy_in_a_fault_is_waited_for() {
+    let (asked, found) = (Arc::new(AtomicUsize::new(0)), knows(SE, "19800101", || listed(Vec::new())));
+    let times = asked.clone();
+    let fault = || Reaction::Simple(FAULT_ACTION, Fault::receiver("busy, try again in 5 s").to_element());
+    let react = move |message: &Asked| match times.fetch_add(1, Ordering::AcqRel) % 2 {
+        0 => Reaction::Under(503, Some(0), Box::new(fault())),
+        _ => found(message),
+    };
+    let (world, _countries) = Others::none().with("SE", SE, react).await.clinicians().world("").await;
+    assert_eq!(matches(&world).await.len(), 1);
+    assert_eq!(asked.load(Ordering::Acquire), 2);
+}
+
+/// SE-07: where we have no memory for a country's answer, it is not asked again, and it is we who are told as busy.
+#[tokio::test]
+async fn se_07_no_memory_of_ours_is_told_as_ours() {
+    let react = knows("2.999.470", "19800101", || listed(Vec::new()));
+    // A country that no other test has.
+    let (world, countries) = Others::none().with("MT", "2.999.470", react).await.clinicians().world("").await;
+    let mut held = ANSWERS.charge("MT");
+    while held.grow(64 << 10).is_ok() {}
+    assert!(held.used() < 160 << 20, "one country has a share of it");
+    let (status, after, code, text) = searched(&world).await;
+    assert_eq!((status, after.as_str(), code.as_str(), text.as_str()), (503, "5", "busy", "Busy; try again in 5 s."));
+    assert_eq!(countries[0].asked().len(), 1, "what was asked for was carried out");
+    drop(held);
+    assert_eq!(matches(&world).await.len(), 1);
 }
 
 /// SK-06: for longer the caller is told when to come again, clinician and consumer, and the circuit stays as it is.

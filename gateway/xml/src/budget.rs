@@ -4,7 +4,9 @@
 //! What is counted is what is allocated, whatever it is for, so that nothing in a document is free: a bound on numbers of
 //! things (elements, depth) bounds no memory when a thing may be made larger.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::XmlError;
 
@@ -23,16 +25,27 @@ impl Held {
     }
 }
 
-/// Memory of all messages that are being read. A message takes from it as it grows and gives back when its [`Charge`] is
-/// dropped.
+/// Memory of messages that are being read. A message takes from it as it grows and gives back when its [`Charge`] is
+/// dropped. No sender has more than a share of it, so that others are read while one sends all that it may.
 #[derive(Debug)]
 pub struct InFlight {
     most: AtomicUsize,
-    taken: AtomicUsize,
+    /// Per cent of it for one sender.
+    share: AtomicUsize,
+    taken: Mutex<Taken>,
 }
 
-/// The budget of this process.
-pub static IN_FLIGHT: InFlight = InFlight::new(384 << 20);
+/// What is taken now: of all senders, and of each that has some.
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    of: BTreeMap<String, usize>,
+}
+
+/// The budget of what others ask of this process.
+pub static REQUESTS: InFlight = InFlight::new(384 << 20, 40);
+/// The budget of what others answer to it, apart: whoever asks much takes nothing from those who wait for answers.
+pub static ANSWERS: InFlight = InFlight::new(384 << 20, 40);
 
 /// There is no memory for this message now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,31 +58,62 @@ impl From<Busy> for XmlError {
 }
 
 impl InFlight {
-    /// A budget of so many bytes.
-    pub const fn new(most: usize) -> Self {
-        Self { most: AtomicUsize::new(most), taken: AtomicUsize::new(0) }
+    /// A budget of so many bytes, with so many per cent of them for one sender.
+    pub const fn new(most: usize, share: usize) -> Self {
+        let taken = Mutex::new(Taken { all: 0, of: BTreeMap::new() });
+        Self { most: AtomicUsize::new(most), share: AtomicUsize::new(share), taken }
     }
 
-    /// Sets how many bytes there are, from the configuration.
-    pub fn set(&self, most: usize) {
+    /// Sets how many bytes there are, and the share of one sender, from the configuration.
+    pub fn set(&self, most: usize, share: usize) {
         self.most.store(most, Ordering::Relaxed);
+        self.share.store(share, Ordering::Relaxed);
     }
 
     /// How many are taken now.
     pub fn taken(&self) -> usize {
-        self.taken.load(Ordering::Relaxed)
+        self.lock().all
     }
 
-    /// An empty charge of a message that begins.
-    pub const fn charge(&'static self) -> Charge {
-        Charge { of: self, taken: 0, used: 0 }
+    /// An empty charge of a message that begins, for the share of its sender: a country, or a system.
+    pub fn charge(&'static self, sender: &str) -> Charge {
+        Charge { of: self, sender: sender.to_owned(), taken: 0, used: 0 }
+    }
+
+    fn take(&self, sender: &str, wanted: usize) -> Result<(), Busy> {
+        let most = self.most.load(Ordering::Relaxed);
+        let share = self.share.load(Ordering::Relaxed);
+        let share = most / 100 * share + most % 100 * share / 100;
+        let mut taken = self.lock();
+        let own = taken.of.get(sender).copied().unwrap_or_default();
+        let fits = |taken: usize, most: usize| taken.checked_add(wanted).filter(|taken| *taken <= most).ok_or(Busy);
+        let (own, all) = (fits(own, share)?, fits(taken.all, most)?);
+        taken.all = all;
+        taken.of.insert(sender.to_owned(), own);
+        Ok(())
+    }
+
+    fn give_back(&self, sender: &str, bytes: usize) {
+        let mut taken = self.lock();
+        taken.all = taken.all.saturating_sub(bytes);
+        if let Some(own) = taken.of.get_mut(sender) {
+            *own = own.saturating_sub(bytes);
+            if *own == 0 {
+                taken.of.remove(sender);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one message has taken from the budget.
+/// What one message has taken from the budget, and from the share of its sender.
 #[derive(Debug)]
 pub struct Charge {
     of: &'static InFlight,
+    sender: String,
     taken: usize,
     used: usize,
 }
@@ -81,7 +125,7 @@ impl Charge {
     /// Takes so many bytes more.
     ///
     /// # Errors
-    /// [`Busy`]: others have them. What was taken before stays taken until the charge is dropped.
+    /// [`Busy`]: others have them, or other messages of the same sender. What was taken before stays taken until the charge is dropped.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Busy> {
         self.cover(self.used.saturating_add(bytes))
     }
@@ -98,9 +142,7 @@ impl Charge {
             return Ok(());
         }
         let wanted = used.checked_next_multiple_of(STEP).ok_or(Busy)? - self.taken;
-        let most = self.of.most.load(Ordering::Relaxed);
-        let fits = |taken: usize| taken.checked_add(wanted).filter(|taken| *taken <= most);
-        self.of.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map_err(|_| Busy)?;
+        self.of.take(&self.sender, wanted)?;
         self.taken += wanted;
         Ok(())
     }
@@ -108,28 +150,55 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.of.taken.fetch_sub(self.taken, Ordering::Relaxed);
+        self.of.give_back(&self.sender, self.taken);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
     fn what_is_taken_comes_back_with_the_charge() {
-        static BUDGET: InFlight = InFlight::new(1 << 20);
-        let (mut one, mut other) = (BUDGET.charge(), BUDGET.charge());
+        static BUDGET: InFlight = InFlight::new(1 << 20, 100);
+        let (mut one, mut other) = (BUDGET.charge("a"), BUDGET.charge("b"));
         assert_eq!(one.grow(700 << 10), Ok(()));
         assert_eq!(other.grow(400 << 10), Err(Busy));
         drop(other);
         assert_eq!(BUDGET.taken(), 704 << 10);
-        let mut third = BUDGET.charge();
+        let mut third = BUDGET.charge("a");
         assert_eq!(third.grow(300 << 10), Ok(()));
         drop(one);
         assert_eq!(third.grow(700 << 10), Ok(()));
         assert_eq!(third.grow(usize::MAX), Err(Busy));
         drop(third);
         assert_eq!(BUDGET.taken(), 0);
+        assert!(BUDGET.lock().of.is_empty(), "who has nothing is forgotten");
+    }
+
+    proptest! {
+        /// SE-07 and SK-06: whatever two senders take and give back, neither has more than its share, and a third finds as
+        /// much as the budget is meant to leave.
+        #[test]
+        fn se_07_no_sender_takes_anothers_share(steps in prop::collection::vec((0..2usize, 1..9usize, any::<bool>()), 0..60)) {
+            static BUDGET: InFlight = InFlight::new(100 * STEP, 40);
+            let mut held: [Vec<Charge>; 2] = Default::default();
+            for (of, steps, takes) in steps {
+                let own = &mut held[of];
+                let before: usize = own.iter().map(|charge| charge.taken).sum();
+                if takes {
+                    let mut charge = BUDGET.charge(["a", "b"][of]);
+                    prop_assert_eq!(charge.grow(steps * STEP).is_ok(), before + steps * STEP <= 40 * STEP);
+                    own.push(charge);
+                } else {
+                    own.pop();
+                }
+            }
+            let mut third = BUDGET.charge("c");
+            prop_assert_eq!(third.grow(20 * STEP), Ok(()));
+            prop_assert_eq!(BUDGET.charge("c").grow(21 * STEP), Err(Busy));
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! * [`Element::outline`] keeps one child of a document's element and shows the rest as it passes,
 //! * [`Element::leading`] reads the beginning of a long document,
 //! * [`extent`] tells where an element stands in the bytes,
-//! * [`IN_FLIGHT`] is the memory of all messages that are being read,
+//! * [`REQUESTS`] and [`ANSWERS`] are the memory of all messages that are being read,
 //! * [`is_for_us`] tells whom a SOAP header block is for.
 
 mod budget;
@@ -22,7 +22,7 @@ mod role;
 mod tree;
 mod writer;
 
-pub use budget::{Busy, Charge, Held, IN_FLIGHT, InFlight};
+pub use budget::{ANSWERS, Busy, Charge, Held, InFlight, REQUESTS};
 pub use error::XmlError;
 pub use extent::{Extent, extent};
 pub use leading::Leading;

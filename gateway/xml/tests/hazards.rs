@@ -1,6 +1,6 @@
 //! XML hazards of the threat table (ids T-XML-…) and round trips.
 
-use ncp_xml::{Element, IN_FLIGHT, LiftError, Limits, XmlError, scan};
+use ncp_xml::{Element, LiftError, Limits, REQUESTS, XmlError, scan};
 use proptest::prelude::*;
 
 fn check(xml: &str) -> Result<(), XmlError> {
@@ -22,7 +22,7 @@ fn apart(bytes: &[u8], limits: &Limits, lifted: (&str, &str)) -> Result<(Element
     let mut taken = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
     let take = &mut |element| taken.push(element);
-    let tree = runtime.block_on(Element::parse_lifting(source, limits, lifted, take, &mut IN_FLIGHT.charge()));
+    let tree = runtime.block_on(Element::parse_lifting(source, limits, lifted, take, &mut REQUESTS.charge("")));
     match tree {
         Ok(tree) => Ok((tree, taken)),
         Err(LiftError::Xml(error)) => Err(error),

@@ -1,7 +1,7 @@
 //! SE-07: the memory that reading takes follows from the bytes that were read, whatever the shape. The test is alone in its
 //! process, since its allocator counts for the whole of it.
 
-use ncp_xml::{Element, IN_FLIGHT, InFlight, Limits, XmlError};
+use ncp_xml::{Element, InFlight, Limits, REQUESTS, XmlError};
 use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -103,7 +103,7 @@ fn all_readers(document: &[u8], limits: &Limits) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let lifted = held(|| {
         let source = tokio::io::BufReader::new(document);
-        let charge = &mut IN_FLIGHT.charge();
+        let charge = &mut REQUESTS.charge("");
         runtime.block_on(Element::parse_lifting(source, limits, ("", "t"), &mut |_| (), charge)).is_ok()
     });
     check("lifting", lifted.1);
@@ -134,10 +134,10 @@ fn se_07_as_it_was_measured() {
     let (read, grown) = held(|| Element::parse(empty.as_bytes(), &Limits::REQUEST));
     assert!(read.is_err() && grown < BASE, "{grown}");
     // Eight at once take from one budget: who finds nothing left is told so, not that the message is bad.
-    static SMALL: InFlight = InFlight::new(64 << 20);
+    static SMALL: InFlight = InFlight::new(64 << 20, 100);
     let sound = Shape::Texts(40).document(2_500_000);
     let (told, grown) = held(|| {
-        let mut charges: Vec<_> = (0..8).map(|_| SMALL.charge()).collect();
+        let mut charges: Vec<_> = (0..8).map(|_| SMALL.charge("")).collect();
         let trees = charges.iter_mut().map(|charge| Element::parse_charged(sound.as_bytes(), &Limits::ANSWER, charge));
         trees.collect::<Vec<_>>().into_iter().map(Result::err).collect::<Vec<_>>()
     });

@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::StreamBody;
 use ncp_soap::mime::{MimeLimits, MultipartReader};
 use ncp_soap::{Addressing, Envelope, Fault, MessageLimits, read_message};
-use ncp_xml::Limits;
+use ncp_xml::{Limits, REQUESTS};
 
 /// The bytes in chunks, as a connection delivers them.
 fn body(bytes: &Bytes, chunk: usize) -> impl http_body::Body<Data = Bytes, Error = Infallible> + Unpin + use<> {
@@ -152,7 +152,7 @@ pub fn message(data: &[u8]) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     let limits = MessageLimits { root_bytes: 64 << 10, ..MessageLimits::default() };
     let root = run(async {
-        let mut incoming = read_message(&headers, body(&Bytes::copy_from_slice(rest), usize::from(*first)), &limits).await.ok()?;
+        let mut incoming = read_message(&headers, body(&Bytes::copy_from_slice(rest), usize::from(*first)), &limits, REQUESTS.charge("")).await.ok()?;
         let _ = incoming.parts.drain(64 << 10).await;
         Some(incoming.root)
     });

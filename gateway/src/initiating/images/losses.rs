@@ -27,6 +27,8 @@ pub enum Why {
     NotSent,
     /// It broke off.
     BrokeOff,
+    /// We had no memory for the answer.
+    NoMemory,
     /// It is another's, or not what it should be: the rule that was broken.
     Withheld(&'static str),
     /// The manifest names two objects by its UID (PS3.5 9).
@@ -54,6 +56,7 @@ impl Why {
             GatewayError::Peer(PeerError::Refused(code)) if code == "XDSRepositoryError" => Self::NotDelivered,
             GatewayError::Peer(PeerError::Refused(_)) => Self::NotAvailable,
             GatewayError::Peer(PeerError::BrokeOff) => Self::BrokeOff,
+            GatewayError::Peer(PeerError::NoMemory) => Self::NoMemory,
             _ => Self::NotAnswered,
         }
     }
@@ -67,6 +70,7 @@ impl Why {
             Self::NotAnswered => "not-answered",
             Self::NotSent => "not-sent",
             Self::BrokeOff => "broke-off",
+            Self::NoMemory => "no-memory",
             Self::Withheld(_) => "withheld",
             Self::TwoObjects => "one-uid-two-objects",
             Self::Unreadable => "unreadable",
@@ -82,6 +86,7 @@ impl Why {
             Self::NotAnswered => "the country did not answer",
             Self::NotSent => "the country announced the instance and did not send it",
             Self::BrokeOff => "the instance broke off",
+            Self::NoMemory => "this gateway had no memory for the answer; ask again in 5 s",
             Self::Withheld(rule) => rule,
             Self::TwoObjects => "not available: one UID, two objects",
             Self::Unreadable => "the attributes of the instance cannot be read",
@@ -95,6 +100,7 @@ impl Why {
             Self::NotDelivered => PeerError::Refused("XDSRepositoryError".into()),
             Self::Busy(seconds) => PeerError::Later(Duration::from_secs(seconds)),
             Self::NotAnswered | Self::NotSent | Self::BrokeOff => PeerError::BrokeOff,
+            Self::NoMemory => PeerError::NoMemory,
             Self::Withheld(rule) => PeerError::Withheld(rule),
             Self::TwoObjects => PeerError::Withheld("one UID, two objects"),
             Self::Unreadable => PeerError::Malformed("attributes of an instance"),
