@@ -25,9 +25,9 @@ pub async fn receive(app: &App, who: &PeerConnection, headers: &HeaderMap, body:
     let reference = uuid::Uuid::new_v4().to_string();
     match hand_over(app, who, headers, body).await {
         Ok(()) => empty(StatusCode::ACCEPTED),
-        Err(error @ SoapError::Late) => {
+        Err(error) if is_harmless(&error) => {
             let country = who.peer.as_ref().map(|p| p.country.to_string()).unwrap_or_default();
-            tracing::info!(ncp.reference = %reference, %country, "nobody waits for an asynchronous answer any more");
+            tracing::info!(ncp.reference = %reference, %country, reason = %error, "asynchronous answer not taken");
             wire::fault(&GatewayError::Soap(error), wire::Back::default(), &reference)
         }
         Err(error) => {
@@ -45,6 +45,12 @@ pub async fn receive(app: &App, who: &PeerConnection, headers: &HeaderMap, body:
             wire::fault(&GatewayError::Soap(error), wire::Back::default(), &reference)
         }
     }
+}
+
+/// What happens to an answer that is one: it comes late, slowly or not whole, or when we have no memory for it.
+fn is_harmless(error: &SoapError) -> bool {
+    use SoapError::{Busy, Connection, Late, Timeout, Truncated};
+    matches!(error, Late | Busy | Timeout | Truncated | Connection)
 }
 
 async fn hand_over(app: &App, who: &PeerConnection, headers: &HeaderMap, body: Incoming) -> Result<(), SoapError> {

@@ -1,7 +1,7 @@
 //! The answer of an asynchronous exchange (ITI TF-2: V.5): posted to the one address that is configured for the peer.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,32 +13,46 @@ use hyper_util::client::legacy::connect::capture_connection;
 use ncp_soap::BoxError;
 
 use super::pipeline::Exchange;
+use super::repeatable::Repeatable;
 use crate::initiating::PeerError;
-use crate::listener::{Reply, ReplyBody};
+use crate::listener::Reply;
 use crate::orderly::{Orderly, Way};
-use crate::soap_client;
+use crate::{retry_after, soap_client};
 
 /// A whole answer, images included.
 pub(super) const WHOLE: Duration = Duration::from_secs(30 * 60);
 
 /// Pauses before the answer is posted again to a receiver that cannot be connected to, milliseconds: a restart.
 const PAUSES_MS: [u64; 5] = [250, 500, 1000, 2000, 4000];
+/// How long one that is busy is waited for, each time.
+const BUSY: Duration = Duration::from_secs(6);
 
 /// Posts a reply. Its body is read as fast as the peer takes it. A receiver that cannot be connected to is tried again, as
-/// long as nothing of the reply has left.
+/// long as nothing of the reply has left; one that is busy and says for how short a time, as long as all of it is there.
 ///
 /// # Errors
 /// The way to the peer, or a status other than success.
 pub(super) async fn deliver(exchange: &Exchange, address: &str, reply: Reply) -> Result<(), PeerError> {
     let (parts, body) = reply.into_parts();
     let content_type = parts.headers.get(header::CONTENT_TYPE).ok_or(PeerError::Malformed("reply"))?;
-    let lent = Lent(Arc::new(Mutex::new((body, false))));
+    let mut lent = Lent {
+        sending: Arc::new(Mutex::new(Sending { body: Repeatable::new(body), has_begun: false, turn: 0 })),
+        turn: 0,
+    };
     let work = async {
         let mut pauses = PAUSES_MS.into_iter();
         loop {
             let error = match post(exchange, address, content_type, lent.clone()).await? {
-                Ok(status) if status.is_success() => return Ok(()),
-                Ok(status) => return Err(PeerError::Http(status.as_u16())),
+                Ok(answer) if answer.status().is_success() => return Ok(()),
+                Ok(answer) => {
+                    let after = retry_after::of_overload(answer.status(), answer.headers());
+                    let after = after.ok_or(PeerError::Http(answer.status().as_u16()))?;
+                    if after > BUSY || pauses.next().is_none() || !lent.begin_again() {
+                        return Err(PeerError::Later(after));
+                    }
+                    tokio::time::sleep(after).await;
+                    continue;
+                }
                 Err(error) => error,
             };
             match pauses.next() {
@@ -58,7 +72,7 @@ async fn post(
     address: &str,
     content_type: &http::HeaderValue,
     body: Lent,
-) -> Result<Result<http::StatusCode, hyper_util::client::legacy::Error>, PeerError> {
+) -> Result<Result<http::Response<()>, hyper_util::client::legacy::Error>, PeerError> {
     let peer = exchange.connection.peer.as_ref().ok_or(PeerError::NotServed)?;
     let snapshot = exchange.app.snapshot.load_full();
     let route = snapshot.routes.get(&peer.country).ok_or(PeerError::NotServed)?;
@@ -70,16 +84,39 @@ async fn post(
     // What was sent before an instance failed arrives (FO-08), over this connection as over the peer's own.
     let way = Way::Chosen(capture_connection(&mut request));
     let request = request.map(|()| Orderly::new(body, way).boxed_unsync());
-    Ok(route.request(request).await.map(|response| response.status()))
+    Ok(route.request(request).await.map(|response| response.map(drop)))
 }
 
-/// A body that is not lost with a request whose connection was never made; and whether it was begun.
+/// A body that is not lost with a request whose connection was never made, or whose receiver was busy.
 #[derive(Clone)]
-struct Lent(Arc<Mutex<(ReplyBody, bool)>>);
+struct Lent {
+    sending: Arc<Mutex<Sending>>,
+    turn: usize,
+}
+
+struct Sending {
+    body: Repeatable,
+    has_begun: bool,
+    /// Which request it belongs to: an earlier one may send on when it was answered.
+    turn: usize,
+}
 
 impl Lent {
+    fn lock(&self) -> MutexGuard<'_, Sending> {
+        self.sending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn has_begun(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.lock().has_begun
+    }
+
+    /// Takes it from the requests before, if it can be sent from its first byte.
+    fn begin_again(&mut self) -> bool {
+        self.turn += 1;
+        let turn = self.turn;
+        let mut sending = self.lock();
+        (sending.turn, sending.has_begun) = (turn, false);
+        sending.body.begin_again()
     }
 }
 
@@ -88,16 +125,20 @@ impl Body for Lent {
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let mut lent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lent.1 = true;
-        Pin::new(&mut lent.0).poll_frame(cx)
+        let mut sending = self.lock();
+        if sending.turn != self.turn {
+            return Poll::Ready(Some(Err("the reply is sent in another request".into())));
+        }
+        sending.has_begun = true;
+        Pin::new(&mut sending.body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.is_end_stream()
+        let sending = self.lock();
+        sending.turn == self.turn && sending.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.size_hint()
+        self.lock().body.size_hint()
     }
 }

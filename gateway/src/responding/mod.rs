@@ -10,6 +10,7 @@ pub mod pivot;
 pub mod rad75;
 pub mod rate;
 pub mod registry;
+mod repeatable;
 pub mod replay;
 pub mod security;
 pub mod widen;

@@ -1,11 +1,14 @@
 //! WS-Addressing asynchronous exchange, both roles.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use ncp_ihe::{QueryResponse, Status, actions};
 use ncp_soap::{Addressing, Envelope, Fault, ns};
 use ncp_tests::cases::Recorded;
 use ncp_tests::country::{Country, Reaction};
 use ncp_tests::neighbour::{Neighbour, XCA, retrieve_response};
 use ncp_xml::Element;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::common::trail::evidence;
 use crate::consumers::ask;
@@ -153,6 +156,54 @@ async fn co_08_an_answer_waits_for_a_receiver_that_restarts() {
     neighbour.post(XCA, "application/soap+xml", message).await.err().expect("202 has no body");
     assert_eq!(arrived(&countries[0]).await.relates_to, Some(id));
     assert!(world.trail().ihe.iter().all(|m| m.types[0].code != "EHDSI-CF"), "nothing failed");
+}
+
+/// CO-08: one that is busy for a moment has them after it; one that is for longer is on the trail as busy.
+#[tokio::test]
+async fn co_08_an_answer_waits_for_a_receiver_that_is_busy() {
+    for (first, told) in [(0, None), (600, Some("answer could not be delivered: peer is busy"))] {
+        let times = AtomicUsize::new(0);
+        let busy = move |_: &_| match times.fetch_add(1, Ordering::AcqRel) {
+            0 => Reaction::Busy(first),
+            _ => Reaction::Status(202),
+        };
+        let taking = Others::none().with("AA", "2.999.101", busy).await;
+        let address = taking.running[0].2.url("/reply");
+        let lines = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}");
+        let (world, countries) = taking.peers(0, lines).world("").await;
+        let neighbour = Neighbour::new(&world.others[0], "2.999.101", &world.anchors, "localhost", world.port)
+            .expect("a neighbour");
+        let (message, id) = query(&neighbour, &address).await;
+        neighbour.post(XCA, "application/soap+xml", message).await.err().expect("202 has no body");
+        let mut failed = Vec::new();
+        while countries[0].asked().len() + failed.len() < 2 {
+            tokio::time::sleep(second() / 20).await;
+            failed = world.trail().ihe.into_iter().filter(|m| m.types[0].code == "EHDSI-CF").collect();
+        }
+        assert!(failed.iter().all(|record| told.is_some_and(|told| record.description.contains(told))), "{failed:?}");
+        assert_eq!(failed.len(), usize::from(told.is_some()));
+        let asked = countries[0].asked();
+        assert!(asked.iter().all(|asked| asked.relates_to.as_deref() == Some(&id)));
+        assert!(asked.iter().all(|again| again.envelope == asked[0].envelope), "the same answer");
+    }
+}
+
+/// CO-08: an answer that does not come whole, or too slowly, is no attack.
+#[tokio::test]
+async fn co_08_an_answer_that_breaks_off_is_no_attack() {
+    let lines = "asynchronous = { own_reply_to = \"https://localhost/wsa/reply\", wait = \"5s\" }".to_owned();
+    let others = Others::none().with("AA", "2.999.101", |_| listed(Vec::new())).await;
+    let (world, _countries) = others.peers(0, lines).world("idle = \"1s\"").await;
+    let country =
+        Neighbour::new(&world.others[0], "2.999.101", &world.anchors, "localhost", world.port).expect("a neighbour");
+    let head = "POST /wsa/reply HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/soap+xml\r\nContent-Length: 5000\r\n\r\n<a>";
+    let mut slow = country.open().await.expect("connects");
+    slow.write_all(head.as_bytes()).await.expect("sends");
+    slow.flush().await.expect("sends");
+    let mut told = [0; 12];
+    slow.read_exact(&mut told).await.expect("an answer");
+    assert_eq!(&told, b"HTTP/1.1 408");
+    assert!(world.records().iter().all(|xml| !xml.contains("csd-code=\"110113\"")), "an alert");
 }
 
 /// A query of a neighbour that wants its answer at an address.
