@@ -47,7 +47,10 @@ fn main() -> ExitCode {
         return match draw::run() {
             Ok(()) => ExitCode::SUCCESS,
             Err(reason) => {
-                eprintln!("draw: {}", reason.text());
+                match reason {
+                    draw::NotDrawn::Unconfined(why) => eprintln!("draw: {why}"),
+                    reason => eprintln!("draw: {}", reason.text()),
+                }
                 ExitCode::from(reason.exit_code())
             }
         };

@@ -1,7 +1,7 @@
 //! The drawing process: it reads a DICOM object, writes a PNG, and does nothing else.
 //!
-//! Decoders of pixels are where hostile objects do their work, so they run in a process of their own, with limits on memory
-//! and time and without anything to open. Sizes are multiplied with overflow checks before a decoder sees them.
+//! Decoders of pixels are where hostile objects do their work, so they run in a process of their own that is confined (see
+//! [`super::confined`]) before it reads anything. Sizes are multiplied with overflow checks before a decoder sees them.
 //!
 //! A picture that cannot be drawn rightly is refused with its reason: a black, white, inverted or wrongly coloured picture
 //! would be taken for a finding.
@@ -12,7 +12,8 @@ use dicom_core::Tag;
 use dicom_dictionary_std::tags;
 use dicom_object::{DefaultDicomObject, InMemDicomObject};
 use dicom_pixeldata::PixelDecoder;
-use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::confined::{Unconfined, confine};
 
 mod colour;
 mod grey;
@@ -39,8 +40,6 @@ pub const MOST_PNG: usize = 32 << 20;
 const MOST_OBJECT: u64 = 256 << 20;
 /// Longer side of the picture.
 const SIDE: usize = 2048;
-const MEMORY: u64 = 2 << 30;
-const SECONDS: u64 = 15;
 
 /// Why an object is not drawn. The reason goes to the peer, so the list is closed and holds nothing of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +62,13 @@ pub enum NotDrawn {
     LookUpTable,
     /// Larger than a picture may be, or it took too long.
     TooLarge,
+    /// The process could not be confined, so that it read nothing.
+    Unconfined(Unconfined),
 }
 
 impl NotDrawn {
     /// All of them, in the order of their exit codes.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Process,
         Self::Unsound,
         Self::TransferSyntax,
@@ -77,14 +78,16 @@ impl NotDrawn {
         Self::Colours,
         Self::LookUpTable,
         Self::TooLarge,
+        Self::Unconfined(Unconfined::Root),
+        Self::Unconfined(Unconfined::Refused),
     ];
     /// Exit code of the first; 1 and 2 are taken by the program itself, 101 by a panic.
     const FIRST: u8 = 10;
 
-    /// What is told of it.
+    /// What the peer is told of it.
     pub fn text(self) -> &'static str {
         match self {
-            Self::Process => "the drawing process failed",
+            Self::Process | Self::Unconfined(_) => "the drawing process failed",
             Self::Unsound => "the image is not a sound DICOM object",
             Self::TransferSyntax => "the image is stored in a compression that is not drawn",
             Self::Size => "the image's size and its pixels do not agree",
@@ -109,20 +112,12 @@ impl NotDrawn {
     }
 }
 
-/// Limits this process, reads the object from standard input and writes the picture to standard output.
+/// Confines this process, reads the object from standard input and writes the picture to standard output.
 ///
 /// # Errors
 /// What is wrong with the object; no content of it.
 pub fn run() -> Result<(), NotDrawn> {
-    let limit = |resource, most| {
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) }).map_err(|_| NotDrawn::Process)
-    };
-    limit(Resource::As, MEMORY)?;
-    limit(Resource::Cpu, SECONDS)?;
-    limit(Resource::Core, 0)?;
-    limit(Resource::Fsize, 0)?;
-    // Files that are open stay open; none can be opened any more.
-    limit(Resource::Nofile, 0)?;
+    confine().map_err(NotDrawn::Unconfined)?;
     let mut object = Vec::new();
     std::io::stdin().take(MOST_OBJECT + 1).read_to_end(&mut object).map_err(|_| NotDrawn::Process)?;
     let png = picture(&object)?;

@@ -15,6 +15,7 @@ use crate::outcome::GatewayError;
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::translate::collect;
 
+pub mod confined;
 pub mod draw;
 mod fonts;
 pub mod page;

@@ -1,7 +1,7 @@
 //! The key image of a study: what a key object note of it marks, else the middle of its first series of images.
 //!
-//! Pixels are decoded in a process of its own (see [`super::draw`]) that has no files, no network and little memory and
-//! time: what an archive holds is not trusted to be harmless.
+//! Pixels are decoded in a process of its own (see [`super::draw`]) that is confined: what an archive holds is not trusted to
+//! be harmless.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
+use super::confined;
 use super::draw::{self, NotDrawn};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
@@ -161,7 +162,12 @@ fn not_sent(missing: Option<&(DocumentRequest, Missing)>) -> NationalError {
 /// Has the image drawn.
 async fn drawn(object: &Bytes) -> Result<Bytes, GatewayError> {
     let not_drawn = |reason: NotDrawn| {
-        tracing::warn!(reason = reason.text(), "a key image could not be drawn");
+        match reason {
+            NotDrawn::Unconfined(why) => {
+                tracing::error!(%why, "no key image is drawn: the drawing process is not confined")
+            }
+            reason => tracing::warn!(reason = reason.text(), "a key image could not be drawn"),
+        }
         NationalError::NotShown(reason.text())
     };
     let _turn = DRAWING.acquire().await.map_err(|_| GatewayError::Internal("closed"))?;
@@ -192,6 +198,9 @@ async fn drawn(object: &Bytes) -> Result<Bytes, GatewayError> {
     };
     let status = tokio::time::timeout(TIME, work).await.map_err(|_| not_drawn(NotDrawn::TooLarge))?;
     let status = status.map_err(|_| not_drawn(NotDrawn::Process))?;
+    if confined::overstepped(status) {
+        tracing::error!("a drawing process was ended: it asked the kernel for more than a decoder needs");
+    }
     match status.success() {
         true if png.len() <= draw::MOST_PNG => Ok(png.into()),
         true => Err(not_drawn(NotDrawn::TooLarge).into()),
