@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ncp_ihe::HomeCommunityId;
-use ncp_tls::{Country, Names, SslConnector, TlsError, TlsFiles};
+use ncp_tls::{Country, Names, TlsConnector, TlsError, TlsFiles};
 use serde::Deserialize;
 
 mod audit;
@@ -303,7 +303,7 @@ impl InternalTls {
     ///
     /// # Errors
     /// Files, OpenSSL.
-    pub fn connector(&self, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+    pub fn connector(&self, alpn: &'static [u8]) -> Result<TlsConnector, TlsError> {
         self.files().connector_to(self.names.clone(), alpn)
     }
 

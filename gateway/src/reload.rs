@@ -35,29 +35,28 @@ const STAPLE: Duration = Duration::from_secs(3600);
 pub async fn watch(app: Arc<App>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let learned = Learned { services: (**app.services.load()).clone(), ..Learned::default() };
-    let mut watched = Watched { config: app.config.clone(), learned, due: BTreeMap::new(), old: BTreeSet::new() };
+    let config = Arc::new(app.config.clone());
+    let mut watched = Watched { config, learned, due: BTreeMap::new(), old: BTreeSet::new() };
     watched.fetch(&app).await;
-    watched.reload(&app, "start");
-    let mut seen = watched.files();
-    let mut changed = false;
+    // What was fetched just now, and what changed while the start read.
+    let (mut seen, mut changed) = watched.reload(&app, "start").await;
     loop {
         let asked = tokio::select! {
             _ = hangup.recv() => true,
             () = tokio::time::sleep(POLL) => false,
         };
         let fetched = watched.fetch(&app).await;
-        let now = watched.files();
+        let now = watched.files().await;
         let differs = now != seen;
         seen = now;
         // A file that is still being written changes again: the swap waits for one quiet look.
         if asked || fetched || (changed && !differs) {
-            watched.reload(&app, if asked { "signal" } else { "files" });
+            watched.learned.anew = asked;
+            (seen, changed) = watched.reload(&app, if asked { "signal" } else { "files" }).await;
             if asked {
                 let app = app.clone();
                 tokio::task::spawn_blocking(move || app.national.iter().for_each(National::rescan));
             }
-            seen = watched.files();
-            changed = false;
         } else {
             changed |= differs;
         }
@@ -90,8 +89,11 @@ pub async fn watch_consent(app: Arc<App>) {
     }
 }
 
+/// Every file that a snapshot is made of, with its stamp.
+type Files = BTreeMap<PathBuf, FileStamp>;
+
 struct Watched {
-    config: Config,
+    config: Arc<Config>,
     learned: Learned,
     /// When a source is fetched again.
     due: BTreeMap<String, Instant>,
@@ -100,12 +102,26 @@ struct Watched {
 }
 
 impl Watched {
-    fn reload(&mut self, app: &App, why: &str) {
-        self.learned.before = Some(app.snapshot.load_full());
-        let loaded = config::load(&self.config.source)
-            .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())
-            .and_then(|config| Snapshot::load_parts(&config, &self.learned).map(|loaded| (config, loaded)));
-        self.learned.before = None;
+    /// Loads, and returns the files as they are then, and whether they were others before: what was read may be of before.
+    async fn reload(&mut self, app: &App, why: &str) -> (Files, bool) {
+        let before = self.files().await;
+        self.load(app, why).await;
+        let after = self.files().await;
+        let changed = before != after;
+        (after, changed)
+    }
+
+    /// Loads on a thread that answers no requests: it takes long with many peers, and a disk may hang.
+    async fn load(&mut self, app: &App, why: &str) {
+        let learned = Learned { before: Some(app.snapshot.load_full()), ..self.learned.clone() };
+        let source = self.config.source.clone();
+        let load = move || {
+            config::load(&source)
+                .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())
+                .and_then(|config| Snapshot::load_parts(&config, &learned).map(|loaded| (config, loaded)))
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let loaded = loaded.unwrap_or_else(|_| Err(vec!["loading ended early".to_owned()]));
         match loaded {
             Ok((config, (snapshot, stayed))) => {
                 tracing::info!(why, generation = snapshot.generation, "reloaded");
@@ -115,7 +131,7 @@ impl Watched {
                 for problem in stayed {
                     tracing::error!(why, reason = %problem, "a part not reloaded, its former state stays");
                 }
-                self.config = config;
+                self.config = Arc::new(config);
                 app.snapshot.store(Arc::new(snapshot));
                 app.metrics.reloads.inc();
             }
@@ -128,13 +144,16 @@ impl Watched {
         }
     }
 
-    /// Every file that a snapshot is made of, with its stamp.
-    fn files(&self) -> BTreeMap<PathBuf, FileStamp> {
-        let mut files = self.config.trust_files();
-        if let Ok(entries) = std::fs::read_dir(&self.config.policy.folder) {
-            files.extend(entries.filter_map(|e| e.ok().map(|e| e.path())));
-        }
-        files.into_iter().map(|file| (file.clone(), file_stamp(&file))).collect()
+    async fn files(&self) -> Files {
+        let config = self.config.clone();
+        let look = move || {
+            let mut files = config.trust_files();
+            if let Ok(entries) = std::fs::read_dir(&config.policy.folder) {
+                files.extend(entries.filter_map(|e| e.ok().map(|e| e.path())));
+            }
+            files.into_iter().map(|file| (file.clone(), file_stamp(&file))).collect()
+        };
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
     /// Fetches what is due; true when something new came.

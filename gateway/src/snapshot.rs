@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use ncp_ihe::HomeCommunityId;
 use ncp_saml::{SealKey, Signer, TokenKey};
-use ncp_tls::{Anchors, ClientAuth, Country, Freshness, Material, Ocsp, Purpose, Revocation, SslAcceptor};
+use ncp_tls::{Anchors, ClientAuth, Country, FileStamp, Freshness, Material, Purpose, Revocation, SslAcceptor};
 use openssl::x509::X509;
 
 use crate::clinician::token::Tokens;
@@ -16,6 +17,11 @@ use crate::initiating::peers::{self, Route};
 use crate::policy::consent::ConsentSource;
 use crate::policy::{Policy, PolicyEngine};
 use crate::smp;
+
+mod trust;
+
+pub use trust::crl_file;
+use trust::{Source, Trust, stamped};
 
 /// An exchange takes one and keeps it.
 pub struct Snapshot {
@@ -45,6 +51,12 @@ pub struct Snapshot {
     pub tokens: Option<Tokens>,
     /// Our own certificates and those of the peers' authorities, for expiry metrics.
     pub certificates: Vec<NamedCertificate>,
+    /// What the trust in each peer was made from.
+    sources: BTreeMap<Country, Arc<Source>>,
+    /// What the routes were made from besides that trust.
+    client: Option<ClientSource>,
+    /// What the peers' acceptor was made from.
+    listener: ListenerSource,
 }
 
 /// A certificate that somebody must renew.
@@ -84,7 +96,7 @@ impl Peers {
 }
 
 /// What a snapshot takes from the one before it, since it was learned and not configured.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Learned {
     /// The OCSP answer about our own server certificate.
     pub staple: Option<Vec<u8>>,
@@ -92,6 +104,8 @@ pub struct Learned {
     pub services: smp::Services,
     /// The snapshot in use: parts that cannot be loaded anew stay as they are there, each for itself.
     pub before: Option<Arc<Snapshot>>,
+    /// Whether parts whose files did not change are loaded anew too, and what they learned is forgotten.
+    pub anew: bool,
 }
 
 impl Snapshot {
@@ -112,6 +126,7 @@ impl Snapshot {
     pub fn load_parts(config: &Config, learned: &Learned) -> Result<(Self, Vec<String>), Vec<String>> {
         static GENERATION: AtomicU64 = AtomicU64::new(1);
         let before = learned.before.as_deref();
+        let unchanged = before.filter(|_| !learned.anew);
         // Of these the former one stays.
         let mut stayed = Vec::new();
         let mut problems = Vec::new();
@@ -140,7 +155,7 @@ impl Snapshot {
         };
         let mut trust = Trust::default();
         for peer in &config.peer {
-            if let Err(error) = trust.add(peer) {
+            if let Err(error) = trust.add(peer, unchanged) {
                 let has_former = before.is_some_and(|before| trust.take(peer.country, before));
                 keep(format!("peer {}: {error}", peer.name), has_former);
             }
@@ -148,7 +163,12 @@ impl Snapshot {
         let mut keep = |what: String| problems.push(what);
         let with_addresses = smp::applied(&config.peer, config.smp.as_ref(), &learned.services);
         let signer = signer(config).map_err(|e| keep(format!("seal: {e}"))).ok();
-        let acceptor = peer_acceptor(config, learned).map_err(|e| keep(format!("listener: {e}"))).ok();
+        let listener = ListenerSource::of(config, learned);
+        let acceptor = match unchanged.filter(|before| before.listener == listener) {
+            Some(before) => Ok(before.peer_acceptor.clone()),
+            None => peer_acceptor(config, learned),
+        };
+        let acceptor = acceptor.map_err(|e| keep(format!("listener: {e}"))).ok();
         let (mut clinician_acceptor, mut tokens) = (None, None);
         if let Some(side) = &config.clinician {
             let client = if side.client_anchors.is_some() { ClientAuth::Optional } else { ClientAuth::None };
@@ -166,10 +186,18 @@ impl Snapshot {
         }
         let consumers = config.consumer.as_ref().and_then(|side| ConsumerTrust::load(side).map_err(&mut keep).ok());
         let certificates = named(config, &trust);
+        let client = config.client.as_ref().map(|client| ClientSource::of(client, config.limits.handshake));
+        let same_client = unchanged.filter(|before| before.client == client);
         let routes = match &config.client {
             None => BTreeMap::new(),
             Some(client) => {
-                peers::routes(client, &with_addresses, &config.limits, &trust.servers).unwrap_or_else(|found| {
+                let known = |country: &Country| {
+                    let before = same_client?;
+                    let same = Arc::ptr_eq(before.server_anchors.get(country)?, trust.servers.get(country)?);
+                    before.routes.get(country).filter(|_| same).cloned()
+                };
+                let made = peers::routes(client, &with_addresses, &config.limits, &trust.servers, known);
+                made.unwrap_or_else(|found| {
                     problems.extend(found);
                     BTreeMap::new()
                 })
@@ -191,6 +219,9 @@ impl Snapshot {
                     consumers,
                     tokens,
                     certificates,
+                    sources: trust.sources,
+                    client,
+                    listener,
                 },
                 stayed,
             )),
@@ -244,62 +275,32 @@ impl ConsumerTrust {
     }
 }
 
-/// Anchors by use and country.
-#[derive(Default)]
-struct Trust {
-    seals: BTreeMap<Country, Arc<Anchors>>,
-    clients: BTreeMap<Country, Arc<Anchors>>,
-    servers: BTreeMap<Country, Arc<Anchors>>,
+/// What the routes to the peers are made from, besides the trust in each.
+#[derive(PartialEq)]
+struct ClientSource {
+    files: Vec<(PathBuf, FileStamp)>,
+    handshake: Duration,
 }
 
-impl Trust {
-    /// Takes what is in use for a country; false where there is none.
-    fn take(&mut self, country: Country, before: &Snapshot) -> bool {
-        let taken = [
-            (&mut self.seals, &before.seal_anchors),
-            (&mut self.clients, &before.tls_anchors),
-            (&mut self.servers, &before.server_anchors),
-        ];
-        taken.into_iter().all(|(into, from)| match from.get(&country) {
-            Some(anchors) => {
-                into.insert(country, anchors.clone());
-                true
-            }
-            None => false,
-        })
-    }
-
-    fn add(&mut self, peer: &Peer) -> Result<(), ncp_tls::TlsError> {
-        let sources = &peer.revocation;
-        let mut crls = Vec::new();
-        for file in peer.crls.iter().cloned().chain(fetched(peer)) {
-            crls.extend(ncp_tls::read_crls(&file)?);
-        }
-        let ocsp = sources.ocsp_url.as_deref().map(|url| Arc::new(Ocsp::new(url)));
-        let crl_needed = peer.crls.is_some() || !sources.crl_urls.is_empty();
-        let revocation = Revocation { crls: Arc::new(crls), crl_needed, grace: sources.grace(), ocsp };
-        for (map, anchors, purpose, names) in [
-            (&mut self.seals, &peer.seal_anchors, Purpose::Seal, peer.pin.of(|names| &names.seal)),
-            (&mut self.clients, &peer.tls_anchors, Purpose::TlsClient, peer.pin.of(|names| &names.tls_client)),
-            (&mut self.servers, &peer.tls_anchors, Purpose::TlsServer, peer.pin.of(|names| &names.tls_server)),
-        ] {
-            let anchors = Anchors::load(anchors, revocation.clone(), purpose)?.pinned(names);
-            map.insert(peer.country, Arc::new(anchors));
-        }
-        Ok(())
+impl ClientSource {
+    fn of(client: &config::Client, handshake: Duration) -> Self {
+        Self { files: stamped([client.certificate.clone(), client.key.clone()]), handshake }
     }
 }
 
-/// Where the CRL of a distribution point is kept.
-pub fn crl_file(peer: &Peer, url: &str) -> Option<PathBuf> {
-    let name = hex::encode(&openssl::sha::sha256(url.as_bytes())[..8]);
-    peer.revocation.cache.as_ref().map(|folder| folder.join(format!("{}-{name}.crl", peer.country)))
+/// What the peers' acceptor is made from.
+#[derive(PartialEq)]
+struct ListenerSource {
+    files: Vec<(PathBuf, FileStamp)>,
+    staple: Option<Vec<u8>>,
 }
 
-/// The CRLs fetched so far. With a distribution point configured OpenSSL wants a CRL for every certificate of a path, so
-/// that nothing is taken before the first has come.
-fn fetched(peer: &Peer) -> impl Iterator<Item = PathBuf> {
-    peer.revocation.crl_urls.iter().filter_map(|url| crl_file(peer, url)).filter(|file| file.is_file())
+impl ListenerSource {
+    fn of(config: &Config, learned: &Learned) -> Self {
+        let own = [&config.listener.certificate, &config.listener.key];
+        let files = own.into_iter().chain(config.peer.iter().map(|peer| &peer.tls_anchors)).cloned();
+        Self { files: stamped(files), staple: learned.staple.clone() }
+    }
 }
 
 /// The seal in use: the next one as soon as the present one has less than a day to live.

@@ -126,3 +126,119 @@ fn se_14_a_consent_file_that_cannot_be_read_refuses_the_start() {
         }
     }
 }
+
+/// SK-08: a reload loads what changed; a signal loads all anew.
+#[test]
+fn sk_08_a_reload_loads_what_changed() {
+    use std::sync::Arc;
+
+    use ncp_gateway::app::{Learned, Snapshot};
+    use ncp_tests::asking::Asking;
+    use ncp_tls::Country;
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let asking = Asking::create(dir.path()).expect("a PKI");
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/no");
+    let file = asking.write([0, 0, 0], "", &policies, &[]).expect("writes");
+    let mut text = std::fs::read_to_string(&file).expect("reads");
+    let countries = ["FI", "SE"].map(|code| asking.other(code).expect("a PKI"));
+    for (index, pki) in countries.iter().enumerate() {
+        pki.crl("crls.pem", &[], (-60, 3600)).expect("a CRL");
+        text.push_str(&format!(
+            "[[peer]]\ncountry = \"{code}\"\nname = \"{code}\"\nhome_community_id = \"urn:oid:2.999.{index}\"\n\
+             tls_anchors = {:?}\nseal_anchors = {:?}\ncrls = {:?}\n{}\n",
+            pki.path("tls-anchors.pem"),
+            pki.path("seal-anchors.pem"),
+            pki.path("crls.pem"),
+            ncp_tests::pki::peer_pin(&pki.country),
+            code = pki.country,
+        ));
+    }
+    std::fs::write(&file, text).expect("writes");
+    let load = |before: Option<&Arc<Snapshot>>, anew: bool| {
+        let config = ncp_gateway::config::load(&file).expect("a configuration");
+        let learned = Learned { before: before.cloned(), anew, ..Learned::default() };
+        let (snapshot, stayed) =
+            Snapshot::load_parts(&config, &learned).unwrap_or_else(|problems| panic!("{problems:?}"));
+        assert!(stayed.is_empty(), "{stayed:?}");
+        Arc::new(snapshot)
+    };
+    let kept = |one: &Snapshot, other: &Snapshot, code: &str| {
+        let country = Country::parse(code).expect("a country");
+        let anchors = [
+            (&one.tls_anchors, &other.tls_anchors),
+            (&one.server_anchors, &other.server_anchors),
+            (&one.seal_anchors, &other.seal_anchors),
+        ];
+        let same = anchors.map(|(one, other)| Arc::ptr_eq(&one[&country], &other[&country]));
+        assert!(same == [true; 3] || same == [false; 3], "{same:?}");
+        same[0]
+    };
+
+    let first = load(None, false);
+    let second = load(Some(&first), false);
+    assert!(kept(&first, &second, "FI") && kept(&first, &second, "SE"), "nothing changed");
+    countries[0].crl("crls.pem", &["tls-server"], (-60, 7200)).expect("a CRL");
+    let third = load(Some(&second), false);
+    assert!(!kept(&second, &third, "FI") && kept(&second, &third, "SE"), "the CRL of one");
+    let pinned = std::fs::read_to_string(&file).expect("reads");
+    let (head, tail) = pinned.rsplit_once("pin = {").expect("a pin");
+    let (_, tail) = tail.split_once('}').expect("a table");
+    std::fs::write(&file, format!("{head}pin = \"anchor\"{tail}")).expect("writes");
+    let fourth = load(Some(&third), false);
+    assert!(kept(&third, &fourth, "FI") && !kept(&third, &fourth, "SE"), "the names of one");
+    let fifth = load(Some(&fourth), true);
+    assert!(!kept(&fourth, &fifth, "FI") && !kept(&fourth, &fifth, "SE"), "all at a signal");
+}
+
+/// A gateway of its own in a folder, with one country.
+fn with_finland(dir: &Path, change: impl Fn(String) -> String) -> std::path::PathBuf {
+    let asking = ncp_tests::asking::Asking::create(dir).expect("a PKI");
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies/no");
+    let file = asking.write([0, 0, 0], "", &policies, &[]).expect("writes");
+    let fi = asking.other("FI").expect("a PKI");
+    fi.crl("crls.pem", &[], (-60, 3600)).expect("a CRL");
+    let text = std::fs::read_to_string(&file).expect("reads");
+    let peer = format!(
+        "[[peer]]\ncountry = \"FI\"\nname = \"Finland\"\nhome_community_id = \"urn:oid:2.999.246\"\n\
+         tls_anchors = {:?}\nseal_anchors = {:?}\ncrls = {:?}\n{}",
+        fi.path("tls-anchors.pem"),
+        fi.path("seal-anchors.pem"),
+        fi.path("crls.pem"),
+        ncp_tests::pki::peer_pin("FI"),
+    );
+    std::fs::write(&file, change(text) + &peer).expect("writes");
+    file
+}
+
+/// SK-08: a reload waits for a slow disk, here a pipe in the place of the file, and no exchange waits for the reload. There is
+/// one thread for all exchanges.
+#[tokio::test]
+async fn sk_08_no_exchange_waits_for_a_reload() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = with_finland(dir.path(), |text| text);
+    let config = ncp_gateway::config::load(&file).expect("a configuration");
+    let app = ncp_gateway::app::build(config).await.unwrap_or_else(|problems| panic!("{problems:?}"));
+    let text = std::fs::read_to_string(&file).expect("reads");
+    std::fs::remove_file(&file).expect("removes");
+    mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    let (served, serving) = std::sync::mpsc::channel();
+    let disk = std::thread::spawn(move || {
+        let served = serving.recv_timeout(std::time::Duration::from_secs(60)).is_ok();
+        std::fs::write(&file, text).expect("is read");
+        served
+    });
+    let before = app.snapshot.load().generation;
+    let watching = tokio::spawn(ncp_gateway::reload::watch(app.clone()));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    served.send(()).expect("waits");
+    while app.snapshot.load().generation == before {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    watching.abort();
+    assert!(disk.join().expect("ends"), "nobody was served until the file was read");
+}

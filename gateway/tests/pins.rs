@@ -9,7 +9,7 @@ use ncp_gateway::config::{self, Config};
 use ncp_tests::asking::{Asking, Known};
 use ncp_tests::country::{Country, Reaction};
 use ncp_tests::pki::{Algorithm, CountryPki, Use};
-use ncp_tls::{Anchors, CertificateFacts, ClientAuth, Names, SslAcceptor, SslConnector, TlsFiles};
+use ncp_tls::{Anchors, CertificateFacts, ClientAuth, Names, SslAcceptor, TlsConnector, TlsFiles};
 use openssl::x509::X509;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -134,7 +134,7 @@ async fn called(server: &TlsFiles, callers: Option<Names>, client: &TlsFiles, se
     exchanged(&acceptor, &connector).await
 }
 
-async fn exchanged(acceptor: &SslAcceptor, connector: &SslConnector) -> bool {
+async fn exchanged(acceptor: &SslAcceptor, connector: &TlsConnector) -> bool {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let port = listener.local_addr().expect("bound").port();
     let limit = std::time::Duration::from_secs(10);

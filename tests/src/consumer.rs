@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use ncp_ihe::{PatientId, actions};
 use ncp_saml::{HcpClaims, SealKey, SignedAssertion, Signer, TrcClaims, hcp_template};
 use ncp_soap::{Addressing, Envelope, ns};
-use ncp_tls::{Material, SslConnector};
+use ncp_tls::{Material, TlsConnector};
 use ncp_xml::{Element, Limits};
 
 use crate::messages::{Capture, Origin};
@@ -45,7 +45,7 @@ pub fn treatment_request(patient: &str, purpose: &str) -> Element {
 
 /// A consumer. Its certificate is `consumer`, its users' assertions are signed with `xua`.
 pub struct Consumer {
-    connector: SslConnector,
+    connector: TlsConnector,
     signer: Signer,
     audience: String,
     /// The gateway's port for consumers.

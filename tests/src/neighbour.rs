@@ -15,7 +15,7 @@ use ncp_ihe::{
 };
 use ncp_saml::{Code, HcpClaims, Purpose, SealKey, SignedAssertion, Signer, TrcClaims};
 use ncp_soap::{Addressing, Envelope, Fault, MessageLimits, ns};
-use ncp_tls::{Country, Material, SslConnector, TlsStream};
+use ncp_tls::{Country, Material, TlsConnector, TlsStream};
 use ncp_xml::{ANSWERS, Element, Limits};
 
 use crate::messages::{Capture, Origin, RecordedParts};
@@ -31,7 +31,7 @@ pub const XCAI: &str = "/xcai/retrieve";
 /// A neighbour.
 pub struct Neighbour {
     signer: Signer,
-    connector: SslConnector,
+    connector: TlsConnector,
     /// Its country.
     pub country: Country,
     /// Its community.
@@ -336,7 +336,7 @@ pub(crate) fn server_name(host: &str) -> &str {
 
 /// Sends bytes over a connection of their own and reads the root of the answer.
 pub(crate) async fn post(
-    connector: &SslConnector,
+    connector: &TlsConnector,
     host: &str,
     port: u16,
     path: &str,

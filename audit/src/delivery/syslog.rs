@@ -9,8 +9,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use ncp_tls::TlsStream;
-use openssl::ssl::SslConnector;
+use ncp_tls::{TlsConnector, TlsStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Delivered, Receiver};
@@ -36,7 +35,7 @@ pub struct SyslogTarget {
     /// Name that its certificate must show.
     pub server_name: String,
     /// Our certificate and the anchors of the other side.
-    pub connector: SslConnector,
+    pub connector: TlsConnector,
     /// What it reads.
     pub dialect: Dialect,
     /// A byte order mark before the message: ITI-20 discourages it, OpenATNA expects it.

@@ -82,7 +82,7 @@ fn synthetic_releases_build_and_a_fault_is_told_with_file_and_line() {
 }
 
 /// One request over a connection that shows a certificate, or none.
-async fn asked(connector: &ncp_tls::SslConnector, port: u16) -> Option<String> {
+async fn asked(connector: &ncp_tls::TlsConnector, port: u16) -> Option<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let limit = std::time::Duration::from_secs(10);
     let mut stream = ncp_tls::connect(connector, "127.0.0.1", port, "localhost", limit).await.ok()?;

@@ -13,7 +13,7 @@ use crate::responding::replay::OnLoss;
 const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// `[peer.revocation]`: sources of revocation beside `crls`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RevocationSources {
     /// Distribution points of CRLs, `http://…`: fetched by us, never because a certificate says so.

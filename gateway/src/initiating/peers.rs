@@ -141,7 +141,8 @@ impl From<SoapError> for PeerError {
     }
 }
 
-/// A client for each country, which shows our certificate and takes that country's only.
+/// A client for each country, which shows our certificate and takes that country's only. What is `known` of an earlier
+/// snapshot stays, with its connections.
 ///
 /// # Errors
 /// Files, OpenSSL, with the peer's name.
@@ -150,12 +151,17 @@ pub fn routes(
     peers: &[Peer],
     limits: &Limits,
     anchors: &BTreeMap<Country, Arc<Anchors>>,
+    known: impl Fn(&Country) -> Option<Route>,
 ) -> Result<BTreeMap<Country, Route>, Vec<String>> {
     let material = Material::load(&client.certificate, &client.key).map_err(|e| vec![format!("client: {e}")])?;
     let server = |country| anchors.get(&country).map(|a| ServerOf { country, anchors: a.clone() });
     let mut out = BTreeMap::new();
     let mut problems = Vec::new();
     for peer in peers.iter().filter(|p| anchors.contains_key(&p.country)) {
+        if let Some(route) = known(&peer.country) {
+            out.insert(peer.country, route);
+            continue;
+        }
         match material.connector(std::slice::from_ref(&peer.tls_anchors), b"\x08http/1.1") {
             Ok(connector) => {
                 out.insert(peer.country, http_client(connector, server(peer.country), limits.handshake));

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use openssl::pkey::{PKey, Private};
 use openssl::ssl::{
-    AlpnError, SslAcceptor, SslAcceptorBuilder, SslConnector, SslContextBuilder, SslMethod, SslMode, SslOptions,
-    SslRef, SslSessionCacheMode, SslVerifyMode, SslVersion,
+    AlpnError, SslAcceptor, SslAcceptorBuilder, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
+    SslSessionCacheMode, SslVerifyMode, SslVersion,
 };
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 
-use crate::{Counterpart, Names, Purpose, TlsError, ssl_error};
+use crate::{Counterpart, Names, Purpose, TlsConnector, TlsError, ssl_error};
 
 /// Where TLS material lies.
 #[derive(Debug, Clone)]
@@ -125,10 +125,10 @@ impl Material {
     ///
     /// # Errors
     /// As [`acceptor`](Self::acceptor).
-    pub fn connector(&self, anchors: &[PathBuf], alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+    pub fn connector(&self, anchors: &[PathBuf], alpn: &'static [u8]) -> Result<TlsConnector, TlsError> {
         let mut builder = client_builder(anchors, alpn)?;
-        self.common(&mut builder, anchors)?;
-        Ok(builder.build())
+        self.present(&mut builder)?;
+        Ok(TlsConnector::of(builder))
     }
 
     /// A server's context for callers whom `counterpart` admits.
@@ -151,17 +151,19 @@ impl Material {
     ///
     /// # Errors
     /// As [`acceptor`](Self::acceptor).
-    pub fn connector_to(&self, counterpart: Counterpart, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+    pub fn connector_to(&self, counterpart: Counterpart, alpn: &'static [u8]) -> Result<TlsConnector, TlsError> {
         let anchors = [counterpart.anchors().to_owned()];
         let mut builder = client_builder(&anchors, alpn)?;
-        self.common(&mut builder, &anchors)?;
+        self.present(&mut builder)?;
         builder.set_verify_callback(SslVerifyMode::PEER, move |good, context| counterpart.in_handshake(good, context));
-        Ok(builder.build())
+        Ok(TlsConnector::of(builder))
     }
 
     fn server_builder(&self, anchors: &[PathBuf], alpn: &'static [u8]) -> Result<SslAcceptorBuilder, TlsError> {
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).map_err(ssl_error("tls"))?;
-        self.common(&mut builder, anchors)?;
+        bounds(&mut builder)?;
+        builder.set_cert_store(store(anchors)?.build());
+        self.present(&mut builder)?;
         builder.set_session_id_context(b"ncp").map_err(ssl_error("tls"))?;
         builder.set_alpn_select_callback(move |_, offered| {
             openssl::ssl::select_next_proto(alpn, offered).ok_or(AlpnError::NOACK)
@@ -169,15 +171,13 @@ impl Material {
         Ok(builder)
     }
 
-    fn common(&self, builder: &mut SslContextBuilder, anchors: &[PathBuf]) -> Result<(), TlsError> {
-        bounds(builder)?;
+    /// Our certificate and its key.
+    fn present(&self, builder: &mut SslContextBuilder) -> Result<(), TlsError> {
         builder.set_certificate(self.leaf()).map_err(ssl_error("certificate"))?;
         for link in &self.chain[1..] {
             builder.add_extra_chain_cert(link.clone()).map_err(ssl_error("certificate chain"))?;
         }
-        builder.set_private_key(&self.key).map_err(ssl_error("key"))?;
-        builder.set_cert_store(store(anchors)?.build());
-        Ok(())
+        builder.set_private_key(&self.key).map_err(ssl_error("key"))
     }
 }
 
@@ -185,10 +185,9 @@ impl Material {
 ///
 /// # Errors
 /// Unreadable anchors, what OpenSSL refuses.
-pub(crate) fn client_builder(anchors: &[PathBuf], alpn: &[u8]) -> Result<openssl::ssl::SslConnectorBuilder, TlsError> {
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(ssl_error("tls"))?;
+pub(crate) fn client_builder(anchors: &[PathBuf], alpn: &[u8]) -> Result<SslContextBuilder, TlsError> {
+    let mut builder = TlsConnector::builder().map_err(ssl_error("tls"))?;
     bounds(&mut builder)?;
-    builder.set_verify(SslVerifyMode::PEER);
     builder.set_cert_store(store(anchors)?.build());
     if !alpn.is_empty() {
         builder.set_alpn_protos(alpn).map_err(ssl_error("alpn"))?;
@@ -223,7 +222,7 @@ impl TlsFiles {
     ///
     /// # Errors
     /// As [`Material::connector_to`].
-    pub fn connector(&self, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+    pub fn connector(&self, alpn: &'static [u8]) -> Result<TlsConnector, TlsError> {
         self.connector_to(None, alpn)
     }
 
@@ -231,7 +230,7 @@ impl TlsFiles {
     ///
     /// # Errors
     /// As [`Material::connector_to`].
-    pub fn connector_to(&self, names: Option<Names>, alpn: &'static [u8]) -> Result<SslConnector, TlsError> {
+    pub fn connector_to(&self, names: Option<Names>, alpn: &'static [u8]) -> Result<TlsConnector, TlsError> {
         let counterpart = Counterpart::load(&self.anchors, self.crls.as_deref(), names, Purpose::TlsServer)?;
         Material::load(&self.cert_chain, &self.key)?.connector_to(counterpart, alpn)
     }
@@ -241,8 +240,8 @@ impl TlsFiles {
 ///
 /// # Errors
 /// Unreadable anchors, what OpenSSL refuses.
-pub fn anonymous_connector(anchors: &[PathBuf], alpn: &[u8]) -> Result<SslConnector, TlsError> {
-    Ok(client_builder(anchors, alpn)?.build())
+pub fn anonymous_connector(anchors: &[PathBuf], alpn: &[u8]) -> Result<TlsConnector, TlsError> {
+    Ok(TlsConnector::of(client_builder(anchors, alpn)?))
 }
 
 fn bounds(builder: &mut SslContextBuilder) -> Result<(), TlsError> {

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use hyper_util::rt::TokioIo;
-use openssl::ssl::{SslAcceptor, SslConnector};
+use openssl::ssl::SslAcceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::{Accepted, CertificateFacts, TlsError, TlsStream, connect, peer_certificate};
+use crate::{Accepted, CertificateFacts, TlsConnector, TlsError, TlsStream, connect, peer_certificate};
 
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// ALPN of HTTP/2.
@@ -24,7 +24,7 @@ const H2: &[u8] = b"h2";
 ///
 /// # Errors
 /// An endpoint that is no `https://host:port`.
-pub fn channel(endpoint: &str, server_name: &str, connector: SslConnector) -> Result<Channel, TlsError> {
+pub fn channel(endpoint: &str, server_name: &str, connector: TlsConnector) -> Result<Channel, TlsError> {
     let invalid = |_| TlsError::Handshake(format!("{endpoint} is no endpoint"));
     // tonic itself must not do TLS: our connector does, so the scheme that it sees is plain.
     let plain = endpoint.replacen("https://", "http://", 1);

@@ -13,10 +13,11 @@ use hyper::{Request, Uri};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Builder, Client, ResponseFuture};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use openssl::ssl::SslConnector;
 
 use crate::revocation::now;
-use crate::{Anchors, Country, Flushed, Flushes, TlsError, TlsStream, Verdict, connect, peer_certificate};
+use crate::{
+    Anchors, Country, Flushed, Flushes, TlsConnector, TlsError, TlsStream, Verdict, connect, peer_certificate,
+};
 
 /// Idle connections kept for one server.
 const IDLE: usize = 8;
@@ -45,7 +46,7 @@ pub struct ServerOf {
 }
 
 /// A client whose connections are made by `connector`. A server that is not of the country asked for is not spoken to.
-pub fn http_client<B>(connector: SslConnector, server: Option<ServerOf>, limit: Duration) -> HttpClient<B>
+pub fn http_client<B>(connector: TlsConnector, server: Option<ServerOf>, limit: Duration) -> HttpClient<B>
 where
     B: hyper::body::Body + Send,
     B::Data: Send,
@@ -110,7 +111,7 @@ const NEVER: i64 = i64::MAX;
 /// Connects to `https://host:port`; the host must be a name of the server's certificate.
 #[derive(Clone)]
 pub struct TlsConnect {
-    connector: SslConnector,
+    connector: TlsConnector,
     server: Option<ServerOf>,
     limit: Duration,
     /// The first end of the verdicts on the connections that were made.

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use openssl::ssl::{Ssl, SslAcceptor, SslConnector, SslRef, StatusType};
+use openssl::ssl::{Ssl, SslAcceptor, SslRef, StatusType};
 use tokio::io::{AsyncRead, AsyncWrite, BufStream, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -14,7 +14,7 @@ use tokio_openssl::SslStream;
 
 use crate::paced::Paced;
 use crate::shares::Place;
-use crate::{CertificateFacts, TlsError, ssl_error};
+use crate::{CertificateFacts, TlsConnector, TlsError, ssl_error};
 
 /// Bytes read from and written to the socket at once. OpenSSL asks for a record's head and body apart and writes record
 /// by record (16 KiB at most); gathered, a study takes a sixth of the system calls and wake-ups.
@@ -152,7 +152,7 @@ pub async fn accept(acceptor: &SslAcceptor, tcp: TcpStream, limit: Duration) -> 
 /// # Errors
 /// Time, network, handshake.
 pub async fn connect(
-    connector: &SslConnector,
+    connector: &TlsConnector,
     host: &str,
     port: u16,
     server_name: &str,
@@ -160,8 +160,7 @@ pub async fn connect(
 ) -> Result<TlsStream, TlsError> {
     let work = async {
         let tcp = TcpStream::connect((host, port)).await?;
-        let configuration = connector.configure().map_err(ssl_error("tls"))?;
-        let mut ssl = configuration.into_ssl(server_name).map_err(ssl_error("tls"))?;
+        let mut ssl = connector.session(server_name).map_err(ssl_error("tls"))?;
         // Asks for a stapled answer; `ServerOf` reads it.
         ssl.set_status_type(StatusType::OCSP).map_err(ssl_error("tls"))?;
         let mut stream = TlsStream::new(ssl, tcp, End::Plain)?;

@@ -1,9 +1,10 @@
 //! A certificate's verdict does not depend on what else is sent with it.
+#![allow(clippy::print_stdout)]
 
 mod common;
 
 use common::{Kind, Pair, Says, answer, request};
-use ncp_tls::{Anchors, Freshness, Purpose, Revocation};
+use ncp_tls::{Anchors, Freshness, Material, Purpose, Revocation};
 use openssl::x509::X509;
 
 struct World {
@@ -115,4 +116,51 @@ fn wi_04_a_staple_that_does_not_hold_makes_no_good_certificate_bad() {
             assert_eq!(verdict(staple.as_deref()), !needs, "{staple:02x?}");
         }
     }
+}
+
+/// The folder of the material, for the process that counts what it reads.
+const FOLDER: &str = "NCP_TEST_FOLDER";
+
+/// Bytes that this process has read so far.
+fn bytes_read() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/io").expect("Linux");
+    let line = text.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("a count");
+    line.parse().expect("a number")
+}
+
+/// Does nothing unless [`sk_08_a_client_context_reads_its_own_anchors_alone`] starts it, with a large bundle for the system's.
+#[test]
+fn sk_08_makes_contexts() {
+    let Some(folder) = std::env::var_os(FOLDER).map(std::path::PathBuf::from) else { return };
+    let material = Material::load(&folder.join("client.pem"), &folder.join("client.key")).expect("material");
+    let anchors = [folder.join("anchors.pem")];
+    let before = bytes_read();
+    for _ in 0..10 {
+        material.connector(&anchors, b"\x08http/1.1").expect("a context");
+        ncp_tls::anonymous_connector(&anchors, b"\x08http/1.1").expect("a context");
+    }
+    println!("read {}", bytes_read() - before);
+}
+
+/// SK-08: what the system trusts is not read for each peer and thrown away.
+#[test]
+fn sk_08_a_client_context_reads_its_own_anchors_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = Pair::new("Root", Kind::Authority, None);
+    let client = Pair::new("client", Kind::Client, Some(&root));
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("writes");
+    write("anchors.pem", &root.pem());
+    write("client.pem", &client.pem());
+    write("client.key", &client.key.private_key_to_pem_pkcs8().expect("PEM"));
+    write("bundle.pem", &root.pem().repeat((1 << 20) / root.pem().len()));
+    let out = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(["sk_08_makes_contexts", "--exact", "--nocapture"])
+        .env(FOLDER, folder.path())
+        .env("SSL_CERT_FILE", folder.path().join("bundle.pem"))
+        .output()
+        .expect("runs");
+    let said = String::from_utf8(out.stdout).expect("text");
+    let read = said.lines().find_map(|line| line.rsplit_once("read ")?.1.parse::<usize>().ok());
+    let read = read.unwrap_or_else(|| panic!("{said}"));
+    assert!(read > 0 && read < 256 << 10, "twenty contexts read {read} bytes");
 }

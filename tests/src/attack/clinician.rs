@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use ncp_ihe::PatientId;
-use ncp_tls::{HttpClient, SslConnector};
+use ncp_tls::{HttpClient, TlsConnector};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -38,7 +38,7 @@ pub struct Clinician<'a> {
     pub base: String,
     /// A patient of another country, who has a document there.
     pub patient: PatientId,
-    connector: SslConnector,
+    connector: TlsConnector,
     http: HttpClient<Full<Bytes>>,
     host: String,
     port: u16,

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ncp_ihe::actions;
-use ncp_tls::Material;
-use openssl::ssl::{SslConnector, SslMethod, SslVerifyMode, SslVersion};
+use ncp_tls::{Material, TlsConnector};
+use openssl::ssl::{SslVerifyMode, SslVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Attacker, Finding, INTEGRITY, SERVED, SOAP};
@@ -149,8 +149,8 @@ fn client(
     material: Option<&Material>,
     anchors: &Path,
     version: Option<(SslVersion, &str)>,
-) -> Result<SslConnector, Error> {
-    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+) -> Result<TlsConnector, Error> {
+    let mut builder = TlsConnector::builder()?;
     builder.set_ca_file(anchors)?;
     builder.set_verify(SslVerifyMode::PEER);
     if let Some((version, ciphers)) = version {
@@ -165,11 +165,11 @@ fn client(
             builder.add_extra_chain_cert(link.clone())?;
         }
     }
-    Ok(builder.build())
+    Ok(TlsConnector::of(builder))
 }
 
 /// With TLS 1.3 the client learns of a refusal at its first exchange, so one is tried.
-async fn attempt(connector: &SslConnector, host: &str, port: u16) -> String {
+async fn attempt(connector: &TlsConnector, host: &str, port: u16) -> String {
     let Ok(mut stream) = ncp_tls::connect(connector, host, port, server_name(host), Duration::from_secs(5)).await
     else {
         return REFUSED.into();

@@ -10,7 +10,7 @@ use ncp_ihe::{
     Address, HomeCommunityId, Oid, PatientAnswer, PatientId, PatientQuery, PatientRecord, PatientResponse, PersonName,
     actions,
 };
-use ncp_tls::{HttpClient, SslConnector};
+use ncp_tls::{HttpClient, TlsConnector};
 use ncp_xml::Element;
 use serde_json::{Value, json};
 
@@ -37,7 +37,7 @@ pub(super) struct Supplier {
 }
 
 impl Supplier {
-    pub(super) fn new(config: &XdsPatients, own: Oid, connector: SslConnector) -> Self {
+    pub(super) fn new(config: &XdsPatients, own: Oid, connector: TlsConnector) -> Self {
         let http = ncp_tls::http_client(connector, None, std::time::Duration::from_secs(10));
         Self { config: config.clone(), own, http }
     }
