@@ -1,4 +1,9 @@
 //! `/livez`, `/readyz` and `/metrics` on the admin listener.
+//!
+//! Not ready is a gateway that would turn every exchange away: its spool takes no record, its own keys are out of date, no
+//! country's CRLs are believed, or the shared replay memory is gone and the configuration says to refuse then. A
+//! country, a national system, the terminology service and the audit repositories are no part of it: a load balancer could
+//! only make such a failure everybody's.
 
 use std::sync::Arc;
 
@@ -7,6 +12,9 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+
+use jiff::Timestamp;
+use ncp_audit::{OnFailure, SpoolLevel};
 
 use crate::app::App;
 
@@ -20,7 +28,28 @@ pub fn routes(app: Arc<App>) -> Router {
 }
 
 async fn ready(State(app): State<Arc<App>>) -> impl IntoResponse {
-    if app.drain.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    match reasons(&app).await {
+        reasons if reasons.is_empty() => (StatusCode::OK, "ready\n".to_owned()),
+        reasons => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", reasons.join("; "))),
+    }
+}
+
+/// Why no exchange should be sent here.
+pub async fn reasons(app: &App) -> Vec<&'static str> {
+    let mut out = Vec::new();
+    if !app.drain.is_ready() {
+        out.push("it starts or stops");
+    }
+    // Where emergencies are served without a record, they are served here.
+    let refuses = app.config.audit.on_audit_failure == OnFailure::DenyExport;
+    if refuses && app.audit.status().level == SpoolLevel::Full {
+        out.push("the audit spool takes no record");
+    }
+    out.extend(app.snapshot.load().unusable(Timestamp::now()));
+    if !app.replay.is_there().await {
+        out.push("the shared replay memory is not reachable");
+    }
+    out
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {

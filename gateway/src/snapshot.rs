@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use ncp_ihe::HomeCommunityId;
 use ncp_saml::{SealKey, Signer, TokenKey};
 use ncp_tls::{Anchors, ClientAuth, Country, FileStamp, Freshness, Material, Purpose, Revocation, SslAcceptor};
+use openssl::asn1::Asn1Time;
 use openssl::x509::X509;
 
 use crate::clinician::token::Tokens;
@@ -230,6 +232,33 @@ impl Snapshot {
                 Err(problems)
             }
         }
+    }
+
+    /// What of it is past its time for every exchange: our own certificates towards other countries, or the CRLs of all.
+    pub fn unusable(&self, now: Timestamp) -> Vec<&'static str> {
+        let mut out = Vec::new();
+        let in_time = |certificate: &X509| {
+            let now = Asn1Time::from_unix(now.as_second());
+            now.is_ok_and(|now| *certificate.not_before() <= now && now <= *certificate.not_after())
+        };
+        let mut own = self
+            .certificates
+            .iter()
+            .filter(|c| ["listener.certificate", "client.certificate"].contains(&c.name.as_str()));
+        if !own.all(|c| in_time(&c.certificate)) {
+            out.push("its own TLS certificate is out of date");
+        }
+        // The next seal signs when the present one ends.
+        let mut seals = self.certificates.iter().filter(|c| c.name.starts_with("seal."));
+        if !seals.any(|c| in_time(&c.certificate)) {
+            out.push("its seal is out of date");
+        }
+        if !self.tls_anchors.is_empty()
+            && !self.tls_anchors.values().any(|a| a.revocation().is_believed(now.as_second()))
+        {
+            out.push("no country has CRLs that are believed");
+        }
+        out
     }
 
     /// Whether the certificate that a client presents leads to the anchors of that very peer and is not revoked.

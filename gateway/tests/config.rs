@@ -211,6 +211,46 @@ fn with_finland(dir: &Path, change: impl Fn(String) -> String) -> std::path::Pat
     file
 }
 
+/// SK-09: a gateway whose spool takes no record is not ready, and says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn sk_09_a_full_spool_is_not_ready() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let small = |text: String| {
+        text.replace("spool_segment_bytes = 4194304", "spool_segment_bytes = 65536\nspool_bytes = 262144")
+            .replace("spool_reserve_bytes = 4194304", "spool_reserve_bytes = 0")
+    };
+    let file = with_finland(dir.path(), small);
+    let config = ncp_gateway::config::load(&file).expect("a configuration");
+    let app = ncp_gateway::app::build(config).await.unwrap_or_else(|problems| panic!("{problems:?}"));
+    assert_eq!(ncp_gateway::health::reasons(&app).await, ["it starts or stops"]);
+    app.drain.set_ready();
+    assert!(ncp_gateway::health::reasons(&app).await.is_empty());
+    let event = ncp_audit::Event::SmpQueried { peer: ncp_audit::PeerFacts::default(), query: "x".repeat(4000) };
+    while app.audit.event(&event, "").await.is_ok() {}
+    assert_eq!(ncp_gateway::health::reasons(&app).await, ["the audit spool takes no record"]);
+    app.drain.stop();
+    assert_eq!(ncp_gateway::health::reasons(&app).await.len(), 2, "every reason is said");
+}
+
+/// SK-09: keys and CRLs, by the time that is asked for.
+#[test]
+fn sk_09_keys_and_crls_past_their_time_are_not_ready() {
+    use ncp_gateway::app::{Learned, Snapshot};
+
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = with_finland(dir.path(), |text| text);
+    let config = ncp_gateway::config::load(&file).expect("a configuration");
+    let snapshot = Snapshot::load(&config, &Learned::default()).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let now = jiff::Timestamp::now();
+    let in_hours = |hours: i64| now + jiff::SignedDuration::from_hours(hours);
+    assert!(snapshot.unusable(now).is_empty());
+    assert!(snapshot.unusable(in_hours(24)).is_empty(), "within the grace");
+    assert_eq!(snapshot.unusable(in_hours(26)), ["no country has CRLs that are believed"]);
+    let late = snapshot.unusable(in_hours(24 * 365 * 20));
+    assert_eq!(late.len(), 3, "{late:?}");
+    assert!(snapshot.unusable(in_hours(-24 * 365 * 20)).contains(&"its seal is out of date"), "not yet");
+}
+
 /// SK-08: a reload waits for a slow disk, here a pipe in the place of the file, and no exchange waits for the reload. There is
 /// one thread for all exchanges.
 #[tokio::test]

@@ -342,12 +342,14 @@ async fn stopped_and_frozen_answer_as_configured() {
     for loss in [Signal::STOP, Signal::KILL] {
         redis.signal(loss);
         assert_eq!(ask(&closed, "FI", "_1", issued).await, Err(ReplayError::Unreachable));
+        assert!(!closed.is_there().await && local.is_there().await, "SK-09: ready as configured");
         ask(&local, "FI", "_1", issued).await.expect("this process decides");
         assert_eq!(ask(&local, "SE", "_1", issued).await, Err(ReplayError::Rebound));
         if loss == Signal::STOP {
             redis.signal(Signal::CONT);
             pause().await;
             ask(&closed, "FI", "_1", issued).await.expect("after the freeze");
+            assert!(closed.is_there().await, "SK-09: ready again");
         }
     }
     redis.again();

@@ -31,6 +31,14 @@ impl Revocation {
         Self::default()
     }
 
+    /// Whether the CRLs are in time, or no longer past it than the grace; where none is needed they are. Seconds since 1970.
+    pub fn is_believed(&self, now: i64) -> bool {
+        let grace = i64::try_from(self.grace.as_secs()).unwrap_or(i64::MAX);
+        let end = |crl: &X509Crl| crl.next_update().and_then(unix);
+        let has_all = !(self.crl_needed && self.crls.is_empty());
+        has_all && self.crls.iter().all(|crl| end(crl).is_some_and(|end| now <= end.saturating_add(grace)))
+    }
+
     /// Whether any source is configured.
     pub fn is_configured(&self) -> bool {
         !self.crls.is_empty() || self.crl_needed || self.ocsp.is_some()

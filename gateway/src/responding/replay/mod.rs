@@ -162,6 +162,14 @@ impl ReplaySet {
         }
     }
 
+    /// Whether messages can be admitted: false while a shared memory is gone and the configuration says to refuse then.
+    pub async fn is_there(&self) -> bool {
+        match self {
+            Self::Local(_) => true,
+            Self::Redis(redis) => redis.is_there().await,
+        }
+    }
+
     /// Binds at first use, checks the binding afterwards.
     ///
     /// # Errors

@@ -115,6 +115,12 @@ impl RedisSet {
         self.local.fill()
     }
 
+    pub(super) async fn is_there(&self) -> bool {
+        let mut pipeline = ::redis::pipe();
+        pipeline.cmd("GET").arg(self.key("epoch"));
+        self.options.on_loss == OnLoss::Local || self.replicated(&pipeline, 1).await.is_ok()
+    }
+
     pub(super) async fn bind(
         &self,
         peer: &str,
