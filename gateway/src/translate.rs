@@ -22,8 +22,10 @@ use crate::config;
 use crate::national::{ByteStream, NationalError};
 
 pub mod facets;
+mod guard;
 
 use facets::Facets;
+use guard::Guard;
 
 const H2: &[u8] = b"\x02h2";
 /// Bytes of one chunk.
@@ -41,6 +43,9 @@ pub enum TranslationError {
     /// No answer in time.
     #[error("terminology service did not answer in time")]
     Deadline,
+    /// It did not answer several calls, and is not asked until it answers again.
+    #[error("terminology service is not asked, because it did not answer several times")]
+    NotAsked,
     /// An answer that does not fit the question.
     #[error("terminology service answered out of shape")]
     Shape,
@@ -113,6 +118,7 @@ pub struct Translator {
     document_deadline: Duration,
     /// Of the snapshot that answered last.
     facets: Arc<ArcSwapOption<Facets>>,
+    guard: Arc<Guard>,
 }
 
 impl Translator {
@@ -128,7 +134,21 @@ impl Translator {
             deadline: config.deadline,
             document_deadline: config.document_deadline,
             facets: Arc::default(),
+            guard: Arc::default(),
         })
+    }
+
+    /// Makes a call unless the service hangs; it is looked for with a batch of no codes.
+    async fn guarded<T>(&self, work: impl Future<Output = Result<T, TranslationError>>) -> Result<T, TranslationError> {
+        let this = self.clone();
+        let look = move || {
+            let (mut client, deadline) = (this.client(), this.deadline);
+            async move {
+                let nothing = TranslateBatchRequest::default();
+                within(deadline, nothing, |request| client.translate_batch(request)).await.map(drop)
+            }
+        };
+        self.guard.call(work, look).await
     }
 
     fn client(&self) -> TranslationClient<Channel> {
@@ -212,7 +232,7 @@ impl Translator {
                 request.code.push((*code).to_owned());
             }
             let left = until.saturating_duration_since(Instant::now());
-            let answer = within(left, request, |request| client.translate_batch(request)).await?;
+            let answer = self.guarded(within(left, request, |request| client.translate_batch(request))).await?;
             out.take(batch, &answer)?;
             pinned = answer.snapshot;
         }
@@ -233,7 +253,7 @@ impl Translator {
             let request =
                 ExpandFilterRequest { codes: batch.iter().map(code).collect(), ..ExpandFilterRequest::default() };
             let left = until.saturating_duration_since(Instant::now());
-            let answer = within(left, request, |request| client.expand_filter(request)).await?;
+            let answer = self.guarded(within(left, request, |request| client.expand_filter(request))).await?;
             if answer.asked.len() != answer.codes.len() {
                 return Err(TranslationError::Shape);
             }
@@ -293,7 +313,9 @@ impl Translator {
             }
             Ok(Transcoded { bytes: out.freeze(), snapshot: hex::encode(&summary.snapshot), summary })
         };
-        tokio::time::timeout(self.document_deadline, work).await.map_err(|_| TranslationError::Deadline)?
+        let within_time =
+            async { tokio::time::timeout(self.document_deadline, work).await.map_err(|_| TranslationError::Deadline)? };
+        self.guarded(within_time).await
     }
 }
 
