@@ -251,6 +251,38 @@ fn sk_09_keys_and_crls_past_their_time_are_not_ready() {
     assert!(snapshot.unusable(in_hours(-24 * 365 * 20)).contains(&"its seal is out of date"), "not yet");
 }
 
+/// WI-04: anchors that alone give no path are pointed out, with what follows from it.
+#[test]
+fn wi_04_anchors_that_alone_give_no_path_are_pointed_out() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = with_finland(dir.path(), |text| text);
+    let warned = || {
+        let warnings = ncp_gateway::config::load(&file).expect("a configuration").warnings();
+        warnings.into_iter().filter(|warning| warning.contains("anchors: ")).collect::<Vec<_>>()
+    };
+    assert!(warned().is_empty(), "root and intermediate: {:?}", warned());
+    let tls = dir.path().join("FI/tls-anchors.pem");
+    let both = std::fs::read_to_string(&tls).expect("reads");
+    let (root, intermediate) = both.split_at(both.rfind("-----BEGIN").expect("two"));
+    let of_seals = std::fs::read_to_string(dir.path().join("FI/seal-anchors.pem")).expect("reads");
+    let (other_root, _) = of_seals.split_at(of_seals.rfind("-----BEGIN").expect("two"));
+    for (anchors, says) in [
+        (root.to_owned(), "sends the intermediate in every handshake"),
+        (intermediate.to_owned(), "no root is in it"),
+        (format!("{other_root}{intermediate}"), "leads to none of its roots"),
+    ] {
+        std::fs::write(&tls, anchors).expect("writes");
+        let said = warned();
+        assert!(said.len() == 1 && said[0].starts_with("peer[0].tls_anchors: ") && said[0].contains(says), "{said:?}");
+    }
+    std::fs::write(&tls, &both).expect("writes");
+    std::fs::write(dir.path().join("FI/seal-anchors.pem"), other_root).expect("writes");
+    std::fs::write(dir.path().join("pki/assertion-anchors.pem"), root).expect("writes");
+    let said = warned().join("\n");
+    assert!(said.contains("peer[0].seal_anchors: ") && said.contains("a signature has one certificate"), "{said}");
+    assert!(said.contains("consumer.assertion_anchors: ") && said.contains("KeyInfo"), "{said}");
+}
+
 /// SK-08: a reload waits for a slow disk, here a pipe in the place of the file, and no exchange waits for the reload. There is
 /// one thread for all exchanges.
 #[tokio::test]

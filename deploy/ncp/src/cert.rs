@@ -10,7 +10,7 @@ use ncp_gateway::config::{self, Config, Peer};
 use ncp_gateway::smp::{Services, Source};
 use ncp_gateway::snapshot::NamedCertificate;
 use ncp_saml::Verifier;
-use ncp_tls::{CertificateFacts, Country, Freshness, Material};
+use ncp_tls::{Anchors, CertificateFacts, Country, Freshness, Material, Purpose, Revocation};
 use openssl::asn1::{Asn1Time, Asn1TimeRef};
 use openssl::x509::X509;
 
@@ -77,6 +77,9 @@ async fn doctor(
     only: Option<&str>,
 ) -> Result<bool, Error> {
     let mut well = true;
+    for warning in config.warnings() {
+        println!("{warning}");
+    }
     println!("Ours, as other countries see them");
     for named in snapshot.certificates.iter().filter(|c| !c.name.starts_with("peer ")) {
         well &= describe(&named.name, &named.certificate, Some(config.gateway.country))?;
@@ -102,6 +105,12 @@ fn expected_of(peer: &Peer) {
     let more =
         if peer.authn_classes.is_empty() { String::new() } else { format!(", {}", peer.authn_classes.join(", ")) };
     println!("  its logins: two-factor classes of SAML{more} (more: authn_classes)");
+}
+
+/// Whether the peer's certificate leads to its anchors without what it sends beside it.
+fn has_path_alone(peer: &Peer, leaf: &X509) -> Result<bool, Error> {
+    let anchors = Anchors::load(&peer.tls_anchors, Revocation::none(), Purpose::TlsServer)?;
+    Ok(anchors.verify(leaf, &[]).is_ok())
 }
 
 /// One line a fact; false when something must be done.
@@ -208,6 +217,11 @@ async fn handshake(config: &Config, snapshot: &Snapshot, peer: &Peer) -> Result<
             println!("    WRONG: pin.tls_server does not name it: calls are refused");
             well = false;
         }
+    }
+    if !sent.is_empty() && anchors.verify(&leaf, &sent).is_ok() && !has_path_alone(peer, &leaf)? {
+        println!(
+            "    by tls_anchors alone it has no path: it is taken as long as the intermediate comes with it; ADD IT"
+        );
     }
     let revocation = if anchors.revocation().is_configured() { "checked" } else { "NOT CHECKED: no crls, no ocsp_url" };
     match anchors.verify_online(&leaf, &sent, staple.as_deref()).await {

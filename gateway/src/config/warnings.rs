@@ -2,15 +2,49 @@
 
 use std::path::Path;
 
-use ncp_tls::shared_roots;
+use ncp_tls::{NoPath, no_path, shared_roots};
 
 use super::pin::Pin;
 use super::{Config, Connector};
 
+/// Roots alone, where a handshake brings the rest.
+const HANDSHAKE: &str = "only roots are in it: what an intermediate issued is taken only where the other side sends the \
+                         intermediate in every handshake; add the intermediates";
+/// Where a signature has one certificate, as across the border.
+const ONE: &str = "only roots are in it: what an intermediate issued is refused, because a signature has one certificate; add \
+                   the intermediates";
+/// Where a signature may have a chain.
+const KEY_INFO: &str = "only roots are in it: what an intermediate issued is taken only where KeyInfo holds the intermediate; \
+                        add the intermediates";
+
 impl Config {
     /// One sentence for each. Files that cannot be read are reported elsewhere.
     pub fn warnings(&self) -> Vec<String> {
-        self.unpinned().into_iter().chain(shared_roots(self.anchor_files())).collect()
+        let more = shared_roots(self.anchor_files()).into_iter().chain(self.without_path());
+        self.unpinned().into_iter().chain(more).collect()
+    }
+
+    /// Anchors of other parties that depend on what those send each time, or lead nowhere (WI-04).
+    fn without_path(&self) -> Vec<String> {
+        let peers = self.peer.iter().enumerate().flat_map(|(index, peer)| {
+            let at = move |key: &str| format!("peer[{index}].{key}");
+            [(at("tls_anchors"), &peer.tls_anchors, HANDSHAKE), (at("seal_anchors"), &peer.seal_anchors, ONE)]
+        });
+        let consumers = self.consumer.iter().flat_map(|consumer| {
+            [
+                ("consumer.tls_anchors".to_owned(), &consumer.tls_anchors, HANDSHAKE),
+                ("consumer.assertion_anchors".to_owned(), &consumer.assertion_anchors, KEY_INFO),
+            ]
+        });
+        let sentence = |(key, file, alone): (String, &std::path::PathBuf, &str)| {
+            let what = match no_path(file)? {
+                NoPath::NoRoot => "no root is in it, so that no certificate is accepted",
+                NoPath::Stray => "an intermediate in it leads to none of its roots, so that what it issued is refused",
+                NoPath::RootsAlone => alone,
+            };
+            Some(format!("{key}: {what}"))
+        };
+        peers.chain(consumers).filter_map(sentence).collect()
     }
 
     fn unpinned(&self) -> Vec<String> {

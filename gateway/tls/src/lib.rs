@@ -37,7 +37,7 @@ pub use names::{CertificateName, NameError, Names};
 pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::SslAcceptor;
 pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
-pub use roots::shared_roots;
+pub use roots::{NoPath, no_path, shared_roots};
 pub use shares::{Place, Places, Shares, network};
 pub use stamp::{FileStamp, file_stamp};
 pub use stream::{TlsStream, accept, connect, peer_certificate};
