@@ -213,6 +213,12 @@ impl GatewayError {
             Self::National(error) => national_row(error),
             Self::Peer(PeerError::Mismatch | PeerError::Withheld(_)) => failed().serious(Some(Alert::Security)),
             Self::Peer(PeerError::Busy | PeerError::NoMemory | PeerError::Later(_)) => Self::Busy.row(),
+            Self::Peer(error @ (PeerError::Http(_) | PeerError::Fault)) if !error.is_of_the_way() => Row {
+                query: "XDSUnavailableCommunity",
+                retrieve: "XDSUnavailableCommunity",
+                text: "the community answered with an error",
+                ..failed()
+            },
             Self::Peer(error) if error.is_unavailable() => Row {
                 query: "XDSUnavailableCommunity",
                 retrieve: "XDSUnavailableCommunity",

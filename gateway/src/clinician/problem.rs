@@ -225,6 +225,10 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
                 format!("{name} could not be reached a moment ago and was not tried; again in {}.", again(error));
             (S::SERVICE_UNAVAILABLE, "transient", "country-not-tried", text)
         }
+        GatewayError::Peer(PeerError::Http(status)) if !matches!(status, 502..=504) => {
+            let text = format!("{name} answered with an error (HTTP {status}).");
+            (S::BAD_GATEWAY, "exception", "country-error", text)
+        }
         GatewayError::Peer(PeerError::Unreachable(_) | PeerError::Http(_)) => {
             (S::BAD_GATEWAY, "transient", "country-unreachable", format!("{name} cannot be reached."))
         }
@@ -284,4 +288,25 @@ pub fn outcome_issue(severity: &str, issue: &str, code: &str, text: &str, refere
         "details": { "coding": [{ "system": OUTCOME_SYSTEM, "code": code }], "text": text },
         "diagnostics": format!("reference {reference}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// WI-11: a peer whose gateway answers with an error page was reached; one before which nobody is was not.
+    #[test]
+    fn wi_11_an_error_page_is_told_with_its_status() {
+        let told = |error: PeerError| {
+            let (_, _, code, text) = country_row("Finland", &GatewayError::Peer(error));
+            (code, text)
+        };
+        for status in [400, 403, 404, 500, 501, 505] {
+            let text = format!("Finland answered with an error (HTTP {status}).");
+            assert_eq!(told(PeerError::Http(status)), ("country-error", text));
+        }
+        for error in [PeerError::Http(502), PeerError::Http(504), PeerError::Unreachable("gone".into())] {
+            assert_eq!(told(error).0, "country-unreachable");
+        }
+    }
 }

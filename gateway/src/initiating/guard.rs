@@ -298,7 +298,9 @@ mod tests {
         };
         let later = || PeerError::Later(Duration::from_secs(2));
         let refused = || PeerError::Refused("XDSRepositoryError".into());
-        for error in [|| PeerError::BrokeOff, later, refused, || PeerError::Mismatch, || PeerError::Fault] {
+        // WI-11: an error page is an answer of the gateway, as a fault is.
+        let page = || PeerError::Http(500);
+        for error in [|| PeerError::BrokeOff, later, refused, || PeerError::Mismatch, || PeerError::Fault, page] {
             assert!(fails(error, 100).await, "{}", error());
         }
         assert!(!fails(|| PeerError::Http(503), 5).await, "a 503 that says no time is a failure");

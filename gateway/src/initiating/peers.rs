@@ -101,11 +101,12 @@ impl PeerError {
     }
 
     /// Whether the peer as a whole does not answer: what a circuit counts. An answer that breaks off counts against its
-    /// exchange alone: mostly one object behind the peer is to blame.
+    /// exchange alone: mostly one object behind the peer is to blame. So does an error page of the peer's gateway, as a SOAP
+    /// fault with the same status does; 502, 503 and 504 say that there is no gateway behind what answered (RFC 9110 15.6).
     pub fn opens_a_circuit(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Timeout => true,
-            Self::Http(status) => *status >= 500,
+            Self::Http(status) => matches!(status, 502..=504),
             _ => false,
         }
     }
