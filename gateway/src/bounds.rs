@@ -7,6 +7,9 @@ use ncp_xml::{Element, Node};
 
 const TEXT_TOO_LONG: &str = "a text of the request is longer than 4 KiB";
 const QUERY_TOO_LONG: &str = "the query is longer than 256 KiB";
+const QUERY_GROWS: &str = "the query is more than four times as long when it is written anew";
+/// Nothing that is sent for a caller is so many times longer than what the caller sent.
+const GROWTH: usize = 4;
 
 /// Elements that are checked and bounded where they are read: assertions and what is signed.
 const ELSEWHERE: [&str; 3] =
@@ -15,12 +18,19 @@ const ELSEWHERE: [&str; 3] =
 /// Checks the body of a request; `message` is the envelope as it came.
 ///
 /// # Errors
-/// A query over 256 KiB; a text over 4 KiB that is no list of a query.
+/// A query over 256 KiB, or one that grows; a text over 4 KiB that is no list of a query.
 pub fn check(body: &Element, message: &[u8]) -> Result<(), TooLong> {
     let query = body.is(ncp_ihe::ns::QUERY, "AdhocQueryRequest") || body.ns() == ncp_ihe::ns::HL7V3;
-    // The record has the query as we write it, which may repeat what the message declares once.
-    if query && message.len() > QUERY && body.to_xml().len() > QUERY {
-        return Err(TooLong::of(QUERY_TOO_LONG, message));
+    // The record and what goes on have the query as we write it: it may repeat what the message declares once, and writes
+    // characters of CDATA sections as entities.
+    if query {
+        let written = body.to_xml().len();
+        if written > QUERY {
+            return Err(TooLong::of(QUERY_TOO_LONG, message));
+        }
+        if written > message.len().saturating_mul(GROWTH) {
+            return Err(TooLong::of(QUERY_GROWS, message));
+        }
     }
     texts(body)
 }
@@ -76,6 +86,26 @@ mod tests {
         // A comment between two texts makes no longer one of them.
         let half = "x".repeat(TEXT / 2 + 1);
         assert!(texts(&parsed(&format!("<a>{half}<!-- -->{half}</a>"))).is_err());
+    }
+
+    #[test]
+    fn se_22_a_query_that_grows_ends_here() {
+        let of = |value: &str| {
+            format!(
+                "<q:AdhocQueryRequest xmlns:q=\"{}\" xmlns=\"{}\"><AdhocQuery><Slot name=\"$a\"><ValueList><Value>{value}</Value>\
+                 </ValueList></Slot></AdhocQuery></q:AdhocQueryRequest>",
+                ncp_ihe::ns::QUERY,
+                ncp_ihe::ns::RIM
+            )
+        };
+        let check_of = |xml: &str| check(&parsed(xml), xml.as_bytes());
+        let signs = |texts: usize| vec!["&".repeat(1000); texts].join(",");
+        // As every caller writes it, it goes on as it came.
+        assert_eq!(check_of(&of(&signs(20).replace('&', "&amp;"))), Ok(()));
+        let told = check_of(&of(&format!("<![CDATA[{}]]>", signs(20)))).expect_err("five times as long");
+        assert!(told.to_string().starts_with(QUERY_GROWS), "{told}");
+        let told = check_of(&of(&format!("<![CDATA[{}]]>", signs(60)))).expect_err("60 kB that become 300");
+        assert!(told.to_string().starts_with(QUERY_TOO_LONG), "{told}");
     }
 
     #[test]
