@@ -333,8 +333,8 @@ impl AuditSink {
 }
 
 /// Writes a heartbeat a minute, one a second while no record is taken, and what the throttle held back, until the process ends.
-/// It is started when all deliveries have been: a receiver that is no longer configured holds nothing back from then on.
 pub async fn heartbeat(sink: AuditSink) {
+    // All deliveries have been started: a receiver that is no longer configured holds nothing back from now on.
     sink.acknowledged();
     loop {
         sink.next_heartbeat().await;
