@@ -52,14 +52,19 @@ impl Rsyslog {
         Self(child, dir.to_owned())
     }
 
+    /// As audit/README.md says it: a message may be as long as our longest record.
     fn receiver(dir: &Path, pki: &Pki, port: u16, driver: &str) -> Self {
+        Self::taking("maxMessageSize=\"576k\"", dir, pki, port, driver)
+    }
+
+    fn taking(most: &str, dir: &Path, pki: &Pki, port: u16, driver: &str) -> Self {
         let server = pki.leaf("arr");
         let (ca, cert, key) = (server.anchors.display(), server.cert_chain.display(), server.key.display());
         let out = dir.join("out").display().to_string();
         Self::start(
             dir,
             &format!(
-                r#"global(maxMessageSize="64k" workDirectory="{work}" defaultNetstreamDriver="{driver}"
+                r#"global({most} workDirectory="{work}" defaultNetstreamDriver="{driver}"
   defaultNetstreamDriverCAFile="{ca}" defaultNetstreamDriverCertFile="{cert}" defaultNetstreamDriverKeyFile="{key}"
   parser.escapeControlCharactersOnReceive="off")
 main_queue(queue.type="Direct")
@@ -271,5 +276,39 @@ async fn co_17_what_a_fhir_receiver_refuses_is_counted_and_readable() {
         assert_eq!((first.status, second.status), (status, 201));
         let pause = second.at - first.at;
         assert!(!matches!(status, 429 | 503) || pause >= Duration::from_secs(PAUSE), "{status}: {pause:?}");
+    }
+}
+
+/// CO-21: with the size that audit/README.md names rsyslog takes our longest record whole; with its default it takes pieces.
+#[tokio::test(flavor = "multi_thread")]
+async fn co_21_the_longest_record_arrives_whole_where_there_is_room_for_it() {
+    for (most, is_whole) in [("maxMessageSize=\"576k\"", true), ("", false)] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let pki = Pki::create(&dir.path().join("pki"));
+        let port = common::free().port();
+        let receiver = Rsyslog::taking(most, &dir.path().join("arr"), &pki, port, "ossl");
+        let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
+        let intent = Intent {
+            exchange_id: "long".into(),
+            transaction: Transaction::Iti38,
+            role: Role::Responder,
+            peer: PeerFacts::default(),
+            own_endpoint: String::new(),
+            own_address: String::new(),
+            trace: String::new(),
+            began: jiff::Timestamp::now(),
+        };
+        let mut exchange = sink.intent(intent).await.expect("stored");
+        let bytes = vec![b'q'; ncp_audit::bounds::QUERY];
+        let query = Some(QueryObject { id: "q".into(), bytes, class_codes: Vec::new() });
+        exchange.decided(Decision { query, ..Decision::default() }).await.expect("stored");
+        exchange.finish(Outcome::new(OutcomeIndicator::Success, "")).await.expect("stored");
+        let records = ncp_audit::read_spool(&options(dir.path())).expect("is read").records;
+        let (_, _, record) = records.last().expect("a record");
+        assert!(record.len() > 256 << 10, "{} bytes", record.len());
+        let sending = tokio::spawn(syslog(sink.clone(), to_syslog(&pki, port)));
+        until("the end of it arrives", 60, || receiver.text().contains("</AuditMessage>")).await;
+        assert_eq!(receiver.text().contains(record.as_str()), is_whole, "{most:?}");
+        sending.abort();
     }
 }

@@ -11,8 +11,12 @@ use ncp_tls::TlsFiles;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
+use self::pages::{Matched, Matching};
 use crate::Error;
 use crate::demo::Country;
+
+mod long;
+mod pages;
 
 /// Which repository.
 #[derive(clap::Args)]
@@ -64,9 +68,9 @@ pub(crate) struct What {
     /// Events before this instant.
     #[arg(long)]
     until: Option<jiff::Timestamp>,
-    /// Entries at most.
-    #[arg(long, default_value_t = 100)]
-    limit: u32,
+    /// Entries at most; not given: 100, and all where they are exported.
+    #[arg(long)]
+    limit: Option<usize>,
     /// Why you look; recorded.
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     reason: String,
@@ -120,7 +124,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// Writes records to a folder or file.
+    /// Writes records to a folder or file: all, or exit code 1 and what is missing.
     Export {
         #[command(flatten)]
         target: Target,
@@ -163,6 +167,13 @@ pub(crate) enum Command {
         #[arg(long)]
         out: Option<PathBuf>,
     },
+    /// Sends one record of the greatest length to each foreign repository of a gateway's configuration and says what must
+    /// have arrived. Exit code 1 when a receiver does not take it.
+    TryLength {
+        /// Configuration of the gateway.
+        #[arg(long)]
+        config: PathBuf,
+    },
     /// Prints records as the repository keeps them, until Ctrl-C.
     Watch {
         #[command(flatten)]
@@ -177,13 +188,13 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command) -> Result<bool, Error> {
     match command {
         Command::List { target, what, json: true } | Command::Search { target, what, json: true } => {
-            for found in found(&target, what).await? {
+            for found in first(&target, what).await? {
                 println!("{}", object(&found));
             }
         }
-        Command::List { target, what, .. } => list(found(&target, what).await?),
+        Command::List { target, what, .. } => list(first(&target, what).await?),
         Command::Search { target, what, .. } => {
-            found(&target, what).await?.iter().for_each(|found| println!("{}", line(found)))
+            first(&target, what).await?.iter().for_each(|found| println!("{}", line(found)))
         }
         Command::Show { target, exchange, reason } => {
             let filter = Filter { exchange_id: exchange, reason, limit: 1000, ..Filter::default() };
@@ -193,7 +204,10 @@ pub(crate) async fn run(command: Command) -> Result<bool, Error> {
             }
         }
         Command::Gaps { target } => return gaps(&target).await,
-        Command::Export { target, what, format, out } => export(&found(&target, what).await?, format, &out)?,
+        Command::Export { target, what, format, out } => {
+            let (most, matching) = (what.limit.unwrap_or(usize::MAX), Matching::All);
+            return export(&found(&target, what, most, matching).await?, format, &out);
+        }
         Command::Reindex { config } => {
             let program = std::env::current_exe()?.with_file_name("ncp-audit");
             let status = std::process::Command::new(program).arg("reindex").arg("--config").arg(config).status()?;
@@ -216,6 +230,7 @@ pub(crate) async fn run(command: Command) -> Result<bool, Error> {
             let content = ncp_audit::read_spool(&SpoolOptions::new(spool, key, Site::default()))?;
             return apart(content, receiver.as_deref(), out.as_deref());
         }
+        Command::TryLength { config } => return long::run(&config).await,
         Command::Watch { target, reason } => {
             let mut stream =
                 ncp_audit::watch(channel(&crate::demo::data_dir(target.dir)?, &target.country)?, reason).await?;
@@ -247,7 +262,17 @@ fn apart(content: ncp_audit::SpoolContent, only: Option<&str>, out: Option<&Path
     Ok(nothing)
 }
 
-async fn found(target: &Target, what: What) -> Result<Vec<Found>, Error> {
+/// The first of what fits, said so where there is more.
+async fn first(target: &Target, what: What) -> Result<Vec<Found>, Error> {
+    let most = what.limit.unwrap_or(100);
+    let found = found(target, what, most, Matching::OneMore).await?;
+    if found.matching > found.records.len() {
+        eprintln!("stopped at {}, there are more: --limit", found.records.len());
+    }
+    Ok(found.records)
+}
+
+async fn found(target: &Target, what: What, most: usize, matching: Matching) -> Result<Matched, Error> {
     let us = |at: Option<jiff::Timestamp>| at.map_or(0, jiff::Timestamp::as_microsecond);
     let filter = Filter {
         patient: what.patient,
@@ -262,11 +287,12 @@ async fn found(target: &Target, what: What) -> Result<Vec<Found>, Error> {
         emergency: what.emergency,
         from_us: us(what.since),
         to_us: us(what.until),
-        limit: what.limit,
         reason: what.reason,
         ..Filter::default()
     };
-    search(&crate::demo::data_dir(target.dir.clone())?, &target.country, filter).await
+    let dir = crate::demo::data_dir(target.dir.clone())?;
+    pages::all(most, matching, |limit, skip| search(&dir, &target.country, Filter { limit, skip, ..filter.clone() }))
+        .await
 }
 
 /// Text from outside as a terminal may show it.
@@ -376,7 +402,10 @@ async fn gaps(target: &Target) -> Result<bool, Error> {
     Ok(reply.gaps.is_empty())
 }
 
-fn export(found: &[Found], format: Form, out: &Path) -> Result<(), Error> {
+/// Whether everything that fits was written.
+fn export(matched: &Matched, format: Form, out: &Path) -> Result<bool, Error> {
+    let found = matched.records.as_slice();
+    let mut written = found.len();
     match format {
         Form::Xml => {
             std::fs::create_dir_all(out)?;
@@ -389,7 +418,10 @@ fn export(found: &[Found], format: Form, out: &Path) -> Result<(), Error> {
         Form::Fhir => {
             let entries: Vec<Value> =
                 found.iter().filter_map(ncp_audit::shown).map(|event| json!({ "resource": event })).collect();
-            let bundle = json!({ "resourceType": "Bundle", "type": "collection", "entry": entries });
+            written = entries.len();
+            // A Bundle of this type says how much there is (FHIR R4, bdl-1).
+            let total = matched.matching;
+            let bundle = json!({ "resourceType": "Bundle", "type": "searchset", "total": total, "entry": entries });
             std::fs::write(out, serde_json::to_vec_pretty(&bundle)?)?;
         }
         Form::Csv => {
@@ -421,8 +453,14 @@ fn export(found: &[Found], format: Form, out: &Path) -> Result<(), Error> {
             }
         }
     }
-    println!("{} records", found.len());
-    Ok(())
+    println!("{written} records");
+    if found.len() < matched.matching {
+        eprintln!("stopped at {} of {}", found.len(), matched.matching);
+    }
+    if written < found.len() {
+        eprintln!("{} records have no form as AuditEvent: export them as xml", found.len() - written);
+    }
+    Ok(written == matched.matching)
 }
 
 /// A cell that a spreadsheet takes for text, not for a formula.

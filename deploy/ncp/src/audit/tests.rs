@@ -60,14 +60,15 @@ fn lines_and_objects_of_the_ehdsi_examples() {
 #[test]
 fn exports_of_the_ehdsi_examples_in_every_form() {
     let found: Vec<Found> = examples().into_iter().map(|(_, found)| found).collect();
+    let all = Matched { records: found.clone(), matching: found.len() };
     let dir = tempfile::tempdir().expect("a folder");
-    export(&found, Form::Xml, &dir.path().join("xml")).expect("writes");
+    assert!(export(&all, Form::Xml, &dir.path().join("xml")).expect("writes"));
     for (index, one) in found.iter().enumerate() {
         let written = std::fs::read(dir.path().join("xml").join(format!("{index:06}.xml"))).expect("reads");
         assert_eq!(Some(&written), one.record.as_ref().map(|r| &r.message), "as it was received");
     }
     let file = dir.path().join("bundle.json");
-    export(&found, Form::Fhir, &file).expect("writes");
+    assert!(export(&all, Form::Fhir, &file).expect("writes"));
     let bundle: Value = serde_json::from_slice(&std::fs::read(&file).expect("reads")).expect("JSON");
     let entries = bundle["entry"].as_array().expect("entries");
     assert_eq!(entries.len(), found.len());
@@ -79,8 +80,29 @@ fn exports_of_the_ehdsi_examples_in_every_form() {
         assert!(held && ncp_audit::from_audit_event(event).is_ok(), "{event}");
     }
     let file = dir.path().join("rows.csv");
-    export(&found, Form::Csv, &file).expect("writes");
+    assert!(export(&all, Form::Csv, &file).expect("writes"));
     let text = std::fs::read_to_string(&file).expect("reads");
     assert_eq!(text.lines().count(), found.len() + 1);
     assert!(text.lines().skip(1).all(|row| row.matches("\",\"").count() == 11), "twelve cells a row");
+}
+
+/// TR-09: what was cut is an error, and the Bundle says how much there is.
+#[test]
+fn tr_09_an_export_that_is_cut_says_so() {
+    let mut records: Vec<Found> = examples().into_iter().map(|(_, found)| found).collect();
+    let matching = records.len();
+    records.pop();
+    let dir = tempfile::tempdir().expect("a folder");
+    let cut = Matched { records, matching };
+    for (form, name) in [(Form::Xml, "xml"), (Form::Csv, "rows.csv"), (Form::Fhir, "bundle.json")] {
+        assert!(!export(&cut, form, &dir.path().join(name)).expect("writes"), "{name}");
+    }
+    let bundle = std::fs::read(dir.path().join("bundle.json")).expect("reads");
+    let bundle: Value = serde_json::from_slice(&bundle).expect("JSON");
+    assert_eq!(bundle["total"], matching);
+    assert_eq!(bundle["entry"].as_array().map(Vec::len), Some(matching - 1));
+    // A record that no AuditEvent can be made of is missing too.
+    let without_form = Found { record: None, ..Found::default() };
+    let odd = Matched { records: vec![without_form], matching: 1 };
+    assert!(!export(&odd, Form::Fhir, &dir.path().join("odd.json")).expect("writes"));
 }
