@@ -168,7 +168,7 @@ impl Snapshot {
         let listener = ListenerSource::of(config, learned);
         let acceptor = match unchanged.filter(|before| before.listener == listener) {
             Some(before) => Ok(before.peer_acceptor.clone()),
-            None => peer_acceptor(config, learned),
+            None => peer_acceptor(config, &trust, learned),
         };
         let acceptor = acceptor.map_err(|e| keep(format!("listener: {e}"))).ok();
         let (mut clinician_acceptor, mut tokens) = (None, None);
@@ -361,10 +361,10 @@ fn seal_key(certificate: &Path, key: Option<&Path>, token: Option<&Token>) -> Re
     }
 }
 
-fn peer_acceptor(config: &Config, learned: &Learned) -> Result<SslAcceptor, ncp_tls::TlsError> {
+fn peer_acceptor(config: &Config, trust: &Trust, learned: &Learned) -> Result<SslAcceptor, ncp_tls::TlsError> {
     let material = Material::load(&config.listener.certificate, &config.listener.key)?;
-    let anchors: Vec<PathBuf> = config.peer.iter().map(|p| p.tls_anchors.clone()).collect();
-    material.acceptor_stapling(ClientAuth::Required, &anchors, b"\x08http/1.1", learned.staple.clone())
+    let anchors = trust.clients.values().flat_map(|anchors| anchors.authorities()).cloned();
+    material.acceptor_stapling(ClientAuth::Required, anchors, b"\x08http/1.1", learned.staple.clone())
 }
 
 fn named(config: &Config, trust: &Trust) -> Vec<NamedCertificate> {

@@ -155,17 +155,18 @@ pub fn routes(
     known: impl Fn(&Country) -> Option<Route>,
 ) -> Result<BTreeMap<Country, Route>, Vec<String>> {
     let material = Material::load(&client.certificate, &client.key).map_err(|e| vec![format!("client: {e}")])?;
-    let server = |country| anchors.get(&country).map(|a| ServerOf { country, anchors: a.clone() });
     let mut out = BTreeMap::new();
     let mut problems = Vec::new();
-    for peer in peers.iter().filter(|p| anchors.contains_key(&p.country)) {
+    for peer in peers {
+        let Some(anchors) = anchors.get(&peer.country) else { continue };
         if let Some(route) = known(&peer.country) {
             out.insert(peer.country, route);
             continue;
         }
-        match material.connector(std::slice::from_ref(&peer.tls_anchors), b"\x08http/1.1") {
+        match material.connector_trusting(anchors.authorities().cloned(), b"\x08http/1.1") {
             Ok(connector) => {
-                out.insert(peer.country, http_client(connector, server(peer.country), limits.handshake));
+                let server = ServerOf { country: peer.country, anchors: anchors.clone() };
+                out.insert(peer.country, http_client(connector, Some(server), limits.handshake));
             }
             Err(error) => problems.push(format!("peer {}: {error}", peer.name)),
         }

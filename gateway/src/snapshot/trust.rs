@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ncp_tls::{Anchors, Country, FileStamp, Ocsp, Purpose, Revocation, file_stamp};
+use ncp_tls::{Anchors, Country, FileStamp, Ocsp, Purpose, Revocation, certificates, file_stamp};
+use openssl::x509::X509;
 
 use super::Snapshot;
 use crate::config::{Peer, PeerNames, Pin, RevocationSources};
@@ -78,12 +79,13 @@ impl Trust {
         let ocsp = sources.ocsp_url.as_deref().map(|url| Arc::new(Ocsp::new(url)));
         let crl_needed = peer.crls.is_some() || !sources.crl_urls.is_empty();
         let revocation = Revocation { crls: Arc::new(crls), crl_needed, grace: sources.grace(), ocsp };
-        let load = |anchors, purpose, names| {
-            Anchors::load(anchors, revocation.clone(), purpose).map(|anchors| Arc::new(anchors.pinned(names)))
+        let of = |anchors: &[X509], purpose, names| {
+            Anchors::of(anchors.to_vec(), revocation.clone(), purpose).map(|anchors| Arc::new(anchors.pinned(names)))
         };
-        let seal = load(&peer.seal_anchors, Purpose::Seal, peer.pin.of(|names| &names.seal))?;
-        let client = load(&peer.tls_anchors, Purpose::TlsClient, peer.pin.of(|names| &names.tls_client))?;
-        let server = load(&peer.tls_anchors, Purpose::TlsServer, peer.pin.of(|names| &names.tls_server))?;
+        let (seals, tls) = (certificates(&peer.seal_anchors)?, certificates(&peer.tls_anchors)?);
+        let seal = of(&seals, Purpose::Seal, peer.pin.of(|names| &names.seal))?;
+        let client = of(&tls, Purpose::TlsClient, peer.pin.of(|names| &names.tls_client))?;
+        let server = of(&tls, Purpose::TlsServer, peer.pin.of(|names| &names.tls_server))?;
         self.seals.insert(peer.country, seal);
         self.clients.insert(peer.country, client);
         self.servers.insert(peer.country, server);

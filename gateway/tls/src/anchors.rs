@@ -98,7 +98,14 @@ impl Anchors {
     /// # Errors
     /// Unreadable files, what OpenSSL refuses.
     pub fn load(anchors: &Path, revocation: Revocation, purpose: Purpose) -> Result<Self, TlsError> {
-        let all = context::certificates(anchors)?;
+        Self::of(context::certificates(anchors)?, revocation, purpose)
+    }
+
+    /// The same of certificates that were read: reading one takes longer than everything else here.
+    ///
+    /// # Errors
+    /// What OpenSSL refuses.
+    pub fn of(all: Vec<X509>, revocation: Revocation, purpose: Purpose) -> Result<Self, TlsError> {
         let self_issued = |c: &X509| c.subject_name().try_cmp(c.issuer_name()).is_ok_and(|o| o.is_eq());
         let (roots, intermediates): (Vec<X509>, Vec<X509>) = all.into_iter().partition(self_issued);
         let revocation = revocation.of_the_latest();

@@ -1,5 +1,6 @@
 //! Server and client contexts: TLS 1.2 and 1.3 with AEAD suites, certificates always verified.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use openssl::pkey::{PKey, Private};
@@ -95,17 +96,18 @@ impl Material {
         anchors: &[PathBuf],
         alpn: &'static [u8],
     ) -> Result<SslAcceptor, TlsError> {
-        self.acceptor_stapling(client, anchors, alpn, None)
+        self.acceptor_stapling(client, read_all(anchors)?, alpn, None)
     }
 
-    /// As [`acceptor`](Self::acceptor), handing an OCSP answer about our certificate to clients that ask for one.
+    /// As [`acceptor`](Self::acceptor) with anchors that were read, handing an OCSP answer about our certificate to clients
+    /// that ask for one.
     ///
     /// # Errors
-    /// As [`acceptor`](Self::acceptor).
+    /// What OpenSSL refuses.
     pub fn acceptor_stapling(
         &self,
         client: ClientAuth,
-        anchors: &[PathBuf],
+        anchors: impl IntoIterator<Item = X509>,
         alpn: &'static [u8],
         staple: Option<Vec<u8>>,
     ) -> Result<SslAcceptor, TlsError> {
@@ -126,6 +128,18 @@ impl Material {
     /// # Errors
     /// As [`acceptor`](Self::acceptor).
     pub fn connector(&self, anchors: &[PathBuf], alpn: &'static [u8]) -> Result<TlsConnector, TlsError> {
+        self.connector_trusting(read_all(anchors)?, alpn)
+    }
+
+    /// The same with anchors that were read.
+    ///
+    /// # Errors
+    /// What OpenSSL refuses.
+    pub fn connector_trusting(
+        &self,
+        anchors: impl IntoIterator<Item = X509>,
+        alpn: &'static [u8],
+    ) -> Result<TlsConnector, TlsError> {
         let mut builder = client_builder(anchors, alpn)?;
         self.present(&mut builder)?;
         Ok(TlsConnector::of(builder))
@@ -141,7 +155,7 @@ impl Material {
         counterpart: Counterpart,
         alpn: &'static [u8],
     ) -> Result<SslAcceptor, TlsError> {
-        let mut builder = self.server_builder(&[counterpart.anchors().to_owned()], alpn)?;
+        let mut builder = self.server_builder(certificates(counterpart.anchors())?, alpn)?;
         builder.set_verify_callback(client.mode(), move |good, context| counterpart.in_handshake(good, context));
         without_resumption(&mut builder)?;
         Ok(builder.build())
@@ -152,14 +166,17 @@ impl Material {
     /// # Errors
     /// As [`acceptor`](Self::acceptor).
     pub fn connector_to(&self, counterpart: Counterpart, alpn: &'static [u8]) -> Result<TlsConnector, TlsError> {
-        let anchors = [counterpart.anchors().to_owned()];
-        let mut builder = client_builder(&anchors, alpn)?;
+        let mut builder = client_builder(certificates(counterpart.anchors())?, alpn)?;
         self.present(&mut builder)?;
         builder.set_verify_callback(SslVerifyMode::PEER, move |good, context| counterpart.in_handshake(good, context));
         Ok(TlsConnector::of(builder))
     }
 
-    fn server_builder(&self, anchors: &[PathBuf], alpn: &'static [u8]) -> Result<SslAcceptorBuilder, TlsError> {
+    fn server_builder(
+        &self,
+        anchors: impl IntoIterator<Item = X509>,
+        alpn: &'static [u8],
+    ) -> Result<SslAcceptorBuilder, TlsError> {
         let mut builder = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).map_err(ssl_error("tls"))?;
         bounds(&mut builder)?;
         builder.set_cert_store(store(anchors)?.build());
@@ -184,8 +201,8 @@ impl Material {
 /// A client's context without a certificate of its own, as towards a national archive or a token issuer.
 ///
 /// # Errors
-/// Unreadable anchors, what OpenSSL refuses.
-pub(crate) fn client_builder(anchors: &[PathBuf], alpn: &[u8]) -> Result<SslContextBuilder, TlsError> {
+/// What OpenSSL refuses.
+fn client_builder(anchors: impl IntoIterator<Item = X509>, alpn: &[u8]) -> Result<SslContextBuilder, TlsError> {
     let mut builder = TlsConnector::builder().map_err(ssl_error("tls"))?;
     bounds(&mut builder)?;
     builder.set_cert_store(store(anchors)?.build());
@@ -241,7 +258,7 @@ impl TlsFiles {
 /// # Errors
 /// Unreadable anchors, what OpenSSL refuses.
 pub fn anonymous_connector(anchors: &[PathBuf], alpn: &[u8]) -> Result<TlsConnector, TlsError> {
-    Ok(TlsConnector::of(client_builder(anchors, alpn)?))
+    Ok(TlsConnector::of(client_builder(read_all(anchors)?, alpn)?))
 }
 
 fn bounds(builder: &mut SslContextBuilder) -> Result<(), TlsError> {
@@ -263,19 +280,20 @@ fn without_resumption(builder: &mut SslContextBuilder) -> Result<(), TlsError> {
     Ok(())
 }
 
-fn store(anchors: &[PathBuf]) -> Result<X509StoreBuilder, TlsError> {
+fn store(anchors: impl IntoIterator<Item = X509>) -> Result<X509StoreBuilder, TlsError> {
     let mut store = X509StoreBuilder::new().map_err(ssl_error("trust store"))?;
-    let mut seen = Vec::new();
-    for path in anchors {
-        for anchor in certificates(path)? {
-            let der = anchor.to_der().map_err(ssl_error("anchor"))?;
-            if !seen.contains(&der) {
-                store.add_cert(anchor).map_err(ssl_error(path.display().to_string()))?;
-                seen.push(der);
-            }
+    let mut seen = BTreeSet::new();
+    for anchor in anchors {
+        if seen.insert(anchor.to_der().map_err(ssl_error("anchor"))?) {
+            store.add_cert(anchor).map_err(ssl_error("trust store"))?;
         }
     }
     Ok(store)
+}
+
+fn read_all(files: &[PathBuf]) -> Result<Vec<X509>, TlsError> {
+    let each = files.iter().map(|file| certificates(file)).collect::<Result<Vec<_>, _>>()?;
+    Ok(each.concat())
 }
 
 /// The certificates of a PEM file, at least one.
