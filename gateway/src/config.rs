@@ -171,7 +171,7 @@ pub struct Limits {
     /// Time for the TLS handshake and for the headers.
     #[serde(deserialize_with = "duration")]
     pub handshake: Duration,
-    /// Silence inside a body.
+    /// The longest time that 64 KiB of a body are waited for.
     #[serde(deserialize_with = "duration")]
     pub idle: Duration,
     /// Time for a whole request, however steadily it comes.

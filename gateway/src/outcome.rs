@@ -219,6 +219,12 @@ impl GatewayError {
                 text: "the community answered with an error",
                 ..failed()
             },
+            Self::Peer(PeerError::Slow) => Row {
+                query: "XDSUnavailableCommunity",
+                retrieve: "XDSUnavailableCommunity",
+                text: "the answer of the community came too slowly",
+                ..failed()
+            },
             Self::Peer(error) if error.is_unavailable() => Row {
                 query: "XDSUnavailableCommunity",
                 retrieve: "XDSUnavailableCommunity",
@@ -543,6 +549,13 @@ mod tests {
             ),
             (
                 PeerError::Timeout.into(),
+                "InternalError",
+                "XDSUnavailableCommunity",
+                "XDSUnavailableCommunity",
+                Indicator::Serious,
+            ),
+            (
+                PeerError::Slow.into(),
                 "InternalError",
                 "XDSUnavailableCommunity",
                 "XDSUnavailableCommunity",

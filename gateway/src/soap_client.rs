@@ -136,6 +136,9 @@ pub enum CallError {
     /// No answer in time.
     #[error("no answer in time")]
     Timeout,
+    /// The answer began, and comes too slowly.
+    #[error("answer comes too slowly")]
+    Slow,
     /// An HTTP status without SOAP.
     #[error("HTTP {0}")]
     Http(u16),
@@ -165,7 +168,7 @@ pub enum CallError {
 impl From<SoapError> for CallError {
     fn from(error: SoapError) -> Self {
         match error {
-            SoapError::Timeout => Self::Timeout,
+            SoapError::Timeout => Self::Slow,
             SoapError::TooLarge(_) => Self::TooLarge,
             SoapError::Truncated | SoapError::Connection => Self::BrokeOff,
             SoapError::Busy => Self::NoMemory,

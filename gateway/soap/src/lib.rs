@@ -11,6 +11,7 @@ mod error;
 mod fault;
 pub mod mime;
 mod mtom;
+mod pace;
 mod references;
 
 pub use addressing::Addressing;
@@ -21,6 +22,7 @@ pub use mtom::{
     IncomingMessage, MessageLimits, OutPart, PartHead, Parts, include, included, inline_content, mtom_request,
     mtom_response, read_lifting, read_message, read_root, soap_content_type,
 };
+pub use pace::Pace;
 
 /// Namespaces of the envelope and its headers.
 pub mod ns {

@@ -11,7 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, StreamBody};
 
 use crate::coding::{Decoder, charset_of_part};
-use crate::{BoxError, OutPart, SizeLimit, SoapError};
+use crate::{BoxError, OutPart, Pace, SizeLimit, SoapError};
 
 /// Longest time for what stands behind the closing boundary.
 const EPILOGUE: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ pub struct MimeLimits {
     pub header_bytes: usize,
     /// Parts in one message.
     pub parts: usize,
-    /// Silence after which the message counts as stopped.
+    /// The longest time that 64 KiB are waited for; after it the message counts as stopped.
     pub idle: Duration,
 }
 
@@ -131,6 +131,7 @@ enum State {
 pub struct MultipartReader<B> {
     body: B,
     limits: MimeLimits,
+    pace: Pace,
     /// CR LF, two hyphens, the boundary.
     delimiter: Vec<u8>,
     buffer: Bytes,
@@ -159,6 +160,7 @@ where
         Ok(Self {
             body,
             limits,
+            pace: Pace::new(limits.idle),
             delimiter,
             buffer,
             ended: false,
@@ -283,17 +285,9 @@ where
 
     /// Appends one frame.
     async fn more(&mut self) -> Result<(), SoapError> {
-        let frame = tokio::time::timeout(self.limits.idle, self.body.frame());
-        let data = match frame.await.map_err(|_| SoapError::Timeout)? {
-            None => {
-                self.ended = true;
-                return Err(SoapError::Truncated);
-            }
-            Some(Err(_)) => return Err(SoapError::Connection),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => data,
-                Err(_) => return Ok(()),
-            },
+        let Some(data) = self.pace.data(&mut self.body).await? else {
+            self.ended = true;
+            return Err(SoapError::Truncated);
         };
         if self.buffer.is_empty() {
             self.buffer = data;

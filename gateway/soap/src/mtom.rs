@@ -18,7 +18,7 @@ use crate::coding::{charset_of_envelope, safe};
 use crate::mime::{MediaType, MimeLimits, MultipartBody, MultipartReader, boundary, write_multipart};
 use crate::ns::XOP;
 use crate::references::{References, decoded};
-use crate::{BoxError, Envelope, SizeLimit, SoapError};
+use crate::{BoxError, Envelope, Pace, SizeLimit, SoapError};
 
 const SOAP_XML: &str = "application/soap+xml";
 const XOP_XML: &str = "application/xop+xml";
@@ -32,7 +32,7 @@ pub struct MessageLimits {
     pub root_bytes: usize,
     /// Parts that come before the root part and must be kept, together.
     pub before_root_bytes: usize,
-    /// Silence after which the message counts as stopped.
+    /// The longest time that 64 KiB are waited for; after it the message counts as stopped.
     pub idle: Duration,
     /// Parts of the package.
     pub parts: usize,
@@ -164,8 +164,8 @@ struct Root<B> {
 }
 
 enum Source<B> {
-    /// Simple SOAP; and the longest silence.
-    Whole(B, Duration),
+    /// Simple SOAP.
+    Whole(B, Pace),
     /// A package that stands at its root part.
     Package(MultipartReader<B>),
 }
@@ -190,7 +190,7 @@ where
                 if body.size_hint().lower() > limits.root_bytes as u64 {
                     return Err(SoapError::TooLarge(SizeLimit::Body));
                 }
-                let source = Source::Whole(body, limits.idle);
+                let source = Source::Whole(body, Pace::new(limits.idle));
                 let action = media_type.parameter("action").map(ToOwned::to_owned);
                 let (early, id, seen) = (VecDeque::new(), String::new(), BTreeSet::new());
                 Ok(Self { source, action, early, id, seen })
@@ -246,20 +246,9 @@ where
 
     /// The next bytes of the root; `None` at its end.
     async fn chunk(&mut self) -> Result<Option<Bytes>, SoapError> {
-        let (body, idle) = match &mut self.source {
-            Source::Whole(body, idle) => (body, *idle),
-            Source::Package(reader) => return reader.next_chunk().await,
-        };
-        loop {
-            match tokio::time::timeout(idle, body.frame()).await.map_err(|_| SoapError::Timeout)? {
-                None => return Ok(None),
-                Some(Err(_)) => return Err(SoapError::Connection),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        return Ok(Some(data));
-                    }
-                }
-            }
+        match &mut self.source {
+            Source::Whole(body, pace) => pace.data(body).await,
+            Source::Package(reader) => reader.next_chunk().await,
         }
     }
 

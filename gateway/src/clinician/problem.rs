@@ -175,7 +175,9 @@ impl Problem {
 /// What a caller is told when every country failed: of one its failure; of several that they are late only when all are,
 /// and never that nothing exists while one of them could not say.
 pub fn of_all(failures: Vec<Problem>) -> Problem {
-    let late = |problem: &Problem| matches!(problem, Problem::Country(_, GatewayError::Peer(PeerError::Timeout)));
+    let late = |problem: &Problem| {
+        matches!(problem, Problem::Country(_, GatewayError::Peer(PeerError::Timeout | PeerError::Slow)))
+    };
     let (timeouts, mut others): (Vec<_>, Vec<_>) = failures.into_iter().partition(late);
     let of_country = |problem: &Problem| problem.row().0 != StatusCode::NOT_FOUND;
     match others.iter().position(of_country) {
@@ -235,6 +237,9 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
         // It was reached, and what it sent ended early: mostly one object behind it is to blame.
         GatewayError::Peer(PeerError::BrokeOff) => {
             (S::BAD_GATEWAY, "transient", "country-incomplete", format!("The answer of {name} broke off."))
+        }
+        GatewayError::Peer(PeerError::Slow) => {
+            (S::GATEWAY_TIMEOUT, "timeout", "country-slow", format!("The answer of {name} came too slowly."))
         }
         GatewayError::Peer(PeerError::NotServed) => {
             (S::BAD_GATEWAY, "not-supported", "country-not-served", format!("{name} does not offer this."))

@@ -181,7 +181,7 @@ pub struct Grpc {
     /// Time for a look-up, and until a retrieve begins.
     #[serde(default = "eight_seconds", deserialize_with = "duration")]
     pub deadline: Duration,
-    /// Silence inside a retrieve.
+    /// The longest time that 64 KiB of a retrieve are waited for.
     #[serde(default = "thirty_seconds", deserialize_with = "duration")]
     pub idle: Duration,
     /// Patients, entries or studies in one answer.
@@ -225,7 +225,7 @@ pub struct DicomWeb {
     /// Time until an answer begins.
     #[serde(default = "thirty_seconds", deserialize_with = "duration")]
     pub first_byte: Duration,
-    /// Silence inside an answer.
+    /// The longest time that 64 KiB of an answer are waited for.
     #[serde(default = "thirty_seconds", deserialize_with = "duration")]
     pub idle: Duration,
     /// How long an archive that is busy and says for how long is waited for with one instance.

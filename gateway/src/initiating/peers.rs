@@ -38,6 +38,9 @@ pub enum PeerError {
     /// No answer in time.
     #[error("peer did not answer in time")]
     Timeout,
+    /// The answer began, and comes too slowly.
+    #[error("peer's answer comes too slowly")]
+    Slow,
     /// An HTTP status without SOAP.
     #[error("peer answered HTTP {0}")]
     Http(u16),
@@ -88,7 +91,7 @@ impl PeerError {
 
     /// Whether the way to the peer failed, or the peer itself.
     pub fn is_of_the_way(&self) -> bool {
-        matches!(self, Self::BrokeOff) || self.opens_a_circuit()
+        matches!(self, Self::BrokeOff | Self::Slow) || self.opens_a_circuit()
     }
 
     /// What a circuit makes of it.
@@ -100,9 +103,10 @@ impl PeerError {
         }
     }
 
-    /// Whether the peer as a whole does not answer: what a circuit counts. An answer that breaks off counts against its
-    /// exchange alone: mostly one object behind the peer is to blame. So does an error page of the peer's gateway, as a SOAP
-    /// fault with the same status does; 502, 503 and 504 say that there is no gateway behind what answered (RFC 9110 15.6).
+    /// Whether the peer as a whole does not answer: what a circuit counts. An answer that breaks off or is too slow counts
+    /// against its exchange alone: mostly one object behind the peer is to blame. So does an error page of the peer's gateway,
+    /// as a SOAP fault with the same status does; 502, 503 and 504 say that there is no gateway behind what answered (RFC 9110
+    /// 15.6).
     pub fn opens_a_circuit(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::Timeout => true,
@@ -118,6 +122,7 @@ impl From<CallError> for PeerError {
             CallError::Unreachable(why) => Self::Unreachable(why),
             CallError::BrokeOff => Self::BrokeOff,
             CallError::Timeout => Self::Timeout,
+            CallError::Slow => Self::Slow,
             CallError::Http(status) => Self::Http(status),
             CallError::Later(after) => Self::Later(after),
             CallError::NoMemory => Self::NoMemory,

@@ -9,11 +9,13 @@ use ncp_ihe::{
     RegistryObjects, StudyRequest,
 };
 use ncp_proto::national as pb;
+use ncp_soap::Pace;
 use pb::document_registry_client::DocumentRegistryClient;
 use pb::document_repository_client::DocumentRepositoryClient;
 use pb::imaging_document_source_client::ImagingDocumentSourceClient;
 use pb::patient_demographics_supplier_client::PatientDemographicsSupplierClient;
 use pb::query_documents_request::{EntryUuids, OfPatient, Query, UniqueIds};
+use prost::Message;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
@@ -139,9 +141,10 @@ fn slow() -> NationalError {
     NationalError::down("service did not answer in time")
 }
 
-/// The next message, or an error when nothing comes for too long.
-async fn next<T>(stream: &mut Streaming<T>, idle: Duration) -> Result<Option<T>, NationalError> {
-    tokio::time::timeout(idle, stream.message()).await.map_err(|_| slow())?.map_err(failed)
+/// The next message, or an error when they come too slowly.
+async fn next<T: Message>(stream: &mut Streaming<T>, pace: &mut Pace) -> Result<Option<T>, NationalError> {
+    let length = |read: &Result<Option<T>, _>| read.as_ref().ok().and_then(Option::as_ref).map_or(0, T::encoded_len);
+    pace.next(stream.message(), length).await.ok_or_else(slow)?.map_err(failed)
 }
 
 impl PatientDemographicsSupplier for GrpcSource {
@@ -207,19 +210,20 @@ impl DocumentRepository for GrpcSource {
             patient: Some(patient_id(&wanted.patient_id)),
         };
         let mut client = client!(DocumentRepositoryClient, self);
-        let idle = self.config.idle;
+        let mut pace = Pace::new(self.config.idle);
         let asked = async {
             let asked = tokio::time::timeout(self.config.deadline, client.retrieve_document(request));
             Ok(asked.await.map_err(|_| slow())?.map_err(failed)?.into_inner())
         };
         let mut chunks = self.way.call(&wanted.unique_id, asked).await?;
-        let Some(pb::document_chunk::Part::Header(header)) = next(&mut chunks, idle).await?.and_then(|c| c.part) else {
+        let Some(pb::document_chunk::Part::Header(header)) = next(&mut chunks, &mut pace).await?.and_then(|c| c.part)
+        else {
             return Err(NationalError::broken("service sent no header before the document"));
         };
         let announced = (header.size > 0).then_some(header.size);
         let content = async_stream::try_stream! {
             let mut sent = 0;
-            while let Some(chunk) = next(&mut chunks, idle).await? {
+            while let Some(chunk) = next(&mut chunks, &mut pace).await? {
                 let Some(pb::document_chunk::Part::Data(data)) = chunk.part else {
                     Err(NationalError::broken("service sent another header inside a document"))?;
                     return;
@@ -278,7 +282,8 @@ impl ImagingDocumentSource for GrpcSource {
         let chunks = self.way.call(wanted.study.as_str(), asked).await?;
         let promised: BTreeSet<DocumentRequest> = wanted.instances.iter().map(|i| i.request.clone()).collect();
         let by_sop = promised.iter().map(|request| (request.document.clone(), request.clone())).collect();
-        let sequence = Sequence { chunks, idle: self.config.idle, by_sop, head: None, left: None, failed: false };
+        let sequence =
+            Sequence { chunks, pace: Pace::new(self.config.idle), by_sop, head: None, left: None, failed: false };
         Ok(Retrieval::of(instances(sequence, promised, wanted.expected())))
     }
 }
@@ -286,7 +291,7 @@ impl ImagingDocumentSource for GrpcSource {
 /// Headers and data of instances as the service sends them.
 struct Sequence {
     chunks: Streaming<pb::InstanceChunk>,
-    idle: Duration,
+    pace: Pace,
     by_sop: BTreeMap<String, DocumentRequest>,
     /// A header or failure that ended the instance before it.
     head: Option<pb::instance_chunk::Part>,
@@ -302,7 +307,7 @@ impl Incoming for Sequence {
         loop {
             let part = match self.head.take() {
                 Some(part) => Some(part),
-                None => match next(&mut self.chunks, self.idle).await? {
+                None => match next(&mut self.chunks, &mut self.pace).await? {
                     None => return Ok(None),
                     Some(chunk) => chunk.part,
                 },
@@ -325,7 +330,7 @@ impl Incoming for Sequence {
             return Err(NationalError::down("service could not send an instance"));
         }
         if self.head.is_none() {
-            match next(&mut self.chunks, self.idle).await?.map(|chunk| chunk.part) {
+            match next(&mut self.chunks, &mut self.pace).await?.map(|chunk| chunk.part) {
                 Some(Some(Part::Data(data))) => {
                     if let Some(left) = &mut self.left {
                         let longer = NationalError::Mismatch("instance is longer than announced");

@@ -29,6 +29,8 @@ pub enum Why {
     BrokeOff,
     /// We had no memory for the answer.
     NoMemory,
+    /// It came too slowly.
+    Slow,
     /// It is another's, or not what it should be: the rule that was broken.
     Withheld(&'static str),
     /// The manifest names two objects by its UID (PS3.5 9).
@@ -57,6 +59,7 @@ impl Why {
             GatewayError::Peer(PeerError::Refused(_)) => Self::NotAvailable,
             GatewayError::Peer(PeerError::BrokeOff) => Self::BrokeOff,
             GatewayError::Peer(PeerError::NoMemory) => Self::NoMemory,
+            GatewayError::Peer(PeerError::Slow) => Self::Slow,
             _ => Self::NotAnswered,
         }
     }
@@ -71,6 +74,7 @@ impl Why {
             Self::NotSent => "not-sent",
             Self::BrokeOff => "broke-off",
             Self::NoMemory => "no-memory",
+            Self::Slow => "too-slow",
             Self::Withheld(_) => "withheld",
             Self::TwoObjects => "one-uid-two-objects",
             Self::Unreadable => "unreadable",
@@ -87,6 +91,7 @@ impl Why {
             Self::NotSent => "the country announced the instance and did not send it",
             Self::BrokeOff => "the instance broke off",
             Self::NoMemory => "this gateway had no memory for the answer; ask again in 5 s",
+            Self::Slow => "the instance came too slowly",
             Self::Withheld(rule) => rule,
             Self::TwoObjects => "not available: one UID, two objects",
             Self::Unreadable => "the attributes of the instance cannot be read",
@@ -101,6 +106,7 @@ impl Why {
             Self::Busy(seconds) => PeerError::Later(Duration::from_secs(seconds)),
             Self::NotAnswered | Self::NotSent | Self::BrokeOff => PeerError::BrokeOff,
             Self::NoMemory => PeerError::NoMemory,
+            Self::Slow => PeerError::Slow,
             Self::Withheld(rule) => PeerError::Withheld(rule),
             Self::TwoObjects => PeerError::Withheld("one UID, two objects"),
             Self::Unreadable => PeerError::Malformed("attributes of an instance"),

@@ -7,8 +7,8 @@ use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use ncp_ihe::Uid;
-use ncp_soap::SoapError;
 use ncp_soap::mime::{MediaType, MimeLimits, MultipartReader};
+use ncp_soap::{Pace, SoapError};
 use tokio::time::Instant;
 
 use super::http::{Failure, Http};
@@ -192,7 +192,7 @@ struct Part {
 
 enum Body {
     Multipart(Box<MultipartReader<Incoming>>),
-    Single(Incoming, Duration),
+    Single(Incoming, Pace),
 }
 
 /// Why the multipart body of an instance cannot be read on, in our own words.
@@ -222,7 +222,7 @@ impl Part {
                 }
                 Body::Multipart(Box::new(reader))
             }
-            DICOM if framed(&head.headers) => Body::Single(body, idle),
+            DICOM if framed(&head.headers) => Body::Single(body, Pace::new(idle)),
             DICOM => return Err(NationalError::broken("archive sent an object whose end cannot be told")),
             _ => return Err(NationalError::broken("archive sent another media type")),
         };
@@ -253,14 +253,10 @@ impl instance::Chunks for Part {
                     Some(_) => Err(NationalError::Mismatch("archive sent more than one instance")),
                 }
             }
-            Body::Single(body, idle) => loop {
-                let frame = tokio::time::timeout(*idle, body.frame()).await.map_err(|_| broken(SoapError::Timeout))?;
-                match frame {
-                    None => return Ok(None),
-                    Some(frame) => match frame.map_err(|_| broken(SoapError::Connection))?.into_data() {
-                        Ok(data) if !data.is_empty() => return Ok(Some(data)),
-                        _ => {}
-                    },
+            Body::Single(body, pace) => loop {
+                match pace.data(body).await.map_err(broken)? {
+                    Some(data) if data.is_empty() => {}
+                    other => return Ok(other),
                 }
             },
         }

@@ -12,9 +12,11 @@ pub(super) fn of_call(error: CallError) -> NationalError {
         CallError::Later(after) => NationalError::Busy(Some(after)),
         CallError::NoMemory => NationalError::Busy(Some(retry_after::OWN)),
         CallError::Http(429 | 503) => NationalError::Busy(None),
-        CallError::Timeout | CallError::Unreachable(_) | CallError::BrokeOff | CallError::Http(500..) => {
-            NationalError::down(error.to_string())
-        }
+        CallError::Timeout
+        | CallError::Slow
+        | CallError::Unreachable(_)
+        | CallError::BrokeOff
+        | CallError::Http(500..) => NationalError::down(error.to_string()),
         CallError::Unreadable(what) => NationalError::Unreadable(what),
         other => NationalError::broken(other.to_string()),
     }
