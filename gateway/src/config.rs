@@ -171,7 +171,11 @@ pub struct Limits {
     /// Time for the TLS handshake and for the headers.
     #[serde(deserialize_with = "duration")]
     pub handshake: Duration,
-    /// The longest time that 64 KiB of a body are waited for.
+    /// How long a connection is kept between requests once it carried one whose sender is authenticated: longer than the
+    /// pools of common clients, and of load balancers, keep theirs. Before that it is kept as long as a handshake may take.
+    #[serde(deserialize_with = "duration")]
+    pub kept: Duration,
+    /// The longest time that 64 KiB of a body are waited for, and that a caller may let so much of its answer wait.
     #[serde(deserialize_with = "duration")]
     pub idle: Duration,
     /// Time for a whole request, however steadily it comes.
@@ -197,10 +201,18 @@ impl Default for Limits {
             circuit_failures: 5,
             circuit_pause: Duration::from_secs(2),
             handshake: Duration::from_secs(10),
+            kept: Duration::from_secs(75),
             idle: Duration::from_secs(30),
             request: Duration::from_secs(120),
             results: 10_000,
         }
+    }
+}
+
+impl Limits {
+    /// Times of connections without a request under way.
+    pub(crate) fn times(&self) -> ncp_tls::Times {
+        ncp_tls::Times { unknown: self.handshake, known: self.kept, head: self.handshake }
     }
 }
 

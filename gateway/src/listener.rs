@@ -3,19 +3,17 @@
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{FutureExt, Stream};
 use http::{Request, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use ncp_audit::{Event, PeerFacts};
 use ncp_soap::{BoxError, OutPart};
-use ncp_tls::{CertificateFacts, Flushed, Flushes, Freshness, TlsStream};
+use ncp_tls::{CertificateFacts, Flushed, Flushes, Freshness, SenderKnown, TlsStream};
 use openssl::x509::X509;
 use tokio::net::TcpListener;
 
@@ -25,7 +23,6 @@ use crate::config::{Limits, Peer};
 use crate::initiating::asynchronous;
 use crate::orderly::{Orderly, Way};
 use crate::responding::pipeline::{self, Replied};
-use crate::shutdown::Drain;
 
 /// A reply's body.
 pub type ReplyBody = UnsyncBoxBody<Bytes, BoxError>;
@@ -86,9 +83,9 @@ impl PeerConnection {
     }
 }
 
-/// Serves HTTP/1.1 on one connection, with bounded header fields that must come in time. When the drain begins, the
-/// exchange that is under way is the last; the connection is open until the last byte of its reply has gone.
-pub async fn serve_connection<S, B>(stream: TlsStream, service: S, drain: &Drain)
+/// Serves HTTP/1.1 on one connection. When the drain begins, the exchange that is under way is the last; the connection is
+/// open until the last byte of its reply has gone.
+pub async fn serve_connection<S, B>(stream: TlsStream, service: S, app: &App)
 where
     S: hyper::service::Service<Request<Incoming>, Response = http::Response<B>>,
     S::Error: Into<BoxError>,
@@ -102,23 +99,27 @@ where
         let (answered, flushes) = (service.call(request), flushes.clone());
         async move { answered.await.map(|reply| reply.map(|body| Orderly::new(body, Way::Known(flushes)))) }
     });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(Duration::from_secs(10))
-        .max_buf_size(64 << 10)
-        .max_headers(100)
-        .serve_connection(TokioIo::new(Flushed::new(stream, counted)), service);
-    let (mut connection, _open) = (std::pin::pin!(connection), drain.hold());
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = drain.stopping() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(reason = %error, "connection ended");
-    }
+    let _open = app.drain.hold();
+    let stream = Flushed::new(stream.paced(app.config.limits.idle), counted);
+    ncp_tls::serve_http(stream, service, app.config.limits.times(), app.drain.stopping()).await;
+}
+
+/// A reply to somebody who is authenticated: the connection is kept for longer from now on.
+pub(crate) fn to_known(mut reply: Reply) -> Reply {
+    reply.extensions_mut().insert(SenderKnown);
+    reply
+}
+
+/// The certificate was good when the connection began.
+pub(crate) fn no_longer() -> Reply {
+    unread(StatusCode::FORBIDDEN)
+}
+
+/// A reply before the body of its request was read: the connection ends with it, since no request can follow that body.
+pub(crate) fn unread(status: StatusCode) -> Reply {
+    let mut reply = empty(status);
+    reply.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
+    reply
 }
 
 /// What a listener of systems carries at once: all of them together, and each system or country.
@@ -178,22 +179,29 @@ async fn connection(app: Arc<App>, stream: TlsStream, address: SocketAddr, capac
     let Ok(own) = stream.local_addr() else { return };
     let shown = Some(Arc::new(Shown { leaf, sent }));
     let who = PeerConnection { certificate, address, own, peer, shown };
-    let drain = app.drain.clone();
+    let served = app.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (app, who, capacity) = (app.clone(), who.clone(), capacity.clone());
-        async move { Ok::<_, std::convert::Infallible>(exchange(app, who, request, &capacity).await) }
+        let (app, who, capacity) = (served.clone(), who.clone(), capacity.clone());
+        async move {
+            let snapshot = app.snapshot.load_full();
+            if !who.still_good(&snapshot).await {
+                handshake_failed(&app, who.address, "certificate is no longer good").await;
+                return Ok::<_, std::convert::Infallible>(no_longer());
+            }
+            // Boxed, so that the compiler need not look through all of it at once.
+            Ok(to_known(exchange(app, &snapshot, who, request, &capacity).boxed().await))
+        }
     });
-    serve_connection(stream, service, &drain).await;
+    serve_connection(stream, service, &app).await;
 }
 
-async fn exchange(app: Arc<App>, who: PeerConnection, request: Request<Incoming>, capacity: &Capacity) -> Reply {
-    let snapshot = app.snapshot.load_full();
-    if !who.still_good(&snapshot).await {
-        handshake_failed(&app, who.address, "certificate is no longer good").await;
-        let mut reply = empty(StatusCode::FORBIDDEN);
-        reply.headers_mut().insert(header::CONNECTION, http::HeaderValue::from_static("close"));
-        return reply;
-    }
+async fn exchange(
+    app: Arc<App>,
+    snapshot: &Snapshot,
+    who: PeerConnection,
+    request: Request<Incoming>,
+    capacity: &Capacity,
+) -> Reply {
     let peer = who.certificate.country.and_then(|country| snapshot.peers.by_country(country)).cloned();
     let who = PeerConnection { peer, ..who };
     if request.method() != http::Method::POST {
@@ -241,7 +249,7 @@ pub(crate) fn empty(status: StatusCode) -> Reply {
 
 /// Early refusal under load.
 pub(crate) fn busy() -> Reply {
-    let mut reply = empty(StatusCode::SERVICE_UNAVAILABLE);
+    let mut reply = unread(StatusCode::SERVICE_UNAVAILABLE);
     reply.headers_mut().insert(header::RETRY_AFTER, AGAIN.as_secs().into());
     reply
 }

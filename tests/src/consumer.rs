@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use ncp_ihe::{PatientId, actions};
 use ncp_saml::{HcpClaims, SealKey, SignedAssertion, Signer, TrcClaims, hcp_template};
 use ncp_soap::{Addressing, Envelope, ns};
-use ncp_tls::{Material, TlsConnector};
+use ncp_tls::{Material, TlsConnector, TlsStream};
 use ncp_xml::{Element, Limits};
 
 use crate::messages::{Capture, Origin};
@@ -73,6 +73,14 @@ impl Consumer {
             capture: Capture::from_environment()?,
             origin: Origin::Ours,
         })
+    }
+
+    /// A connection of its own.
+    ///
+    /// # Errors
+    /// The network, TLS.
+    pub async fn open(&self) -> Result<TlsStream, Error> {
+        Ok(ncp_tls::connect(&self.connector, "localhost", self.port, "localhost", Duration::from_secs(10)).await?)
     }
 
     /// The user's XUA assertion, in the form of IHE: bearer, an audience of the service, no mark of the eHDSI profile.

@@ -3,13 +3,15 @@
 //! ValueSet/$validate-code, ConceptMap?url=.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{ConnectInfo, Extension, Path, RawQuery, State};
+use axum::body::{Body, to_bytes};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use ncp_tls::{SenderKnown, ShownCertificate};
 use serde_json::{Value, json};
 
 use crate::relationship::Allowed;
@@ -22,11 +24,14 @@ use crate::{coverage, designation};
 mod bearer;
 mod parameters;
 
-pub use bearer::{Bearers, Caller};
+pub use bearer::Bearers;
+use bearer::Who;
 use parameters::Parameters;
 
 /// Bytes of a request at most.
 const BODY: usize = 1 << 20;
+/// Time for them.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// FHIR release of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,23 +65,23 @@ pub fn routes(store: Store) -> Router {
     routed(Facade { store, bearers: None })
 }
 
-/// The routes for callers with a certificate or a token; serve them with [`Caller`] as what is known of a connection.
+/// The routes for callers with a certificate, which [`ncp_tls::serve_routes`] shows, or a token.
 pub fn routes_for(store: Store, bearers: Bearers) -> Router {
     routed(Facade { store, bearers: Some(Arc::new(bearers)) })
 }
 
 fn routed(facade: Facade) -> Router {
-    Router::new().route("/{*path}", any(serve)).layer(axum::extract::DefaultBodyLimit::max(BODY)).with_state(facade)
+    Router::new().route("/{*path}", any(serve)).with_state(facade)
 }
 
 async fn serve(
     State(Facade { store, bearers }): State<Facade>,
-    caller: Option<Extension<ConnectInfo<Caller>>>,
+    shown: Option<Extension<ShownCertificate>>,
     method: Method,
     Path(path): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let path = path.strip_prefix("fhir/").unwrap_or(&path);
@@ -88,15 +93,16 @@ async fn serve(
     };
     let snapshot = store.serving();
     let token = ncp_tls::authorization(&headers);
-    let caller = caller.map(|Extension(ConnectInfo(caller))| caller);
-    let admitted = bearers.map_or(Ok(()), |bearers| bearers.admit(caller, token, rest));
-    let answered = admitted
-        .and_then(|()| match method {
-            Method::GET => Parameters::of_query(query.as_deref().unwrap_or_default()),
-            Method::POST => Parameters::of_body(&body),
-            _ => Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "GET or POST".into())),
-        })
-        .and_then(|parameters| answer(&snapshot, release, rest, &method, &parameters));
+    let certified = shown.is_some_and(|Extension(shown)| shown.0.is_some());
+    let admitted = bearers.map_or(Ok(Who::Known), |bearers| bearers.admit(certified, token, rest));
+    let is_known = matches!(admitted, Ok(Who::Known));
+    let answered = match (admitted, &method) {
+        (Err(refused), _) => Err(refused),
+        (Ok(_), &Method::GET) => Parameters::of_query(query.as_deref().unwrap_or_default()),
+        (Ok(_), &Method::POST) => posted(body, BODY_TIME).await,
+        (Ok(_), _) => Err(Refused(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "GET or POST".into())),
+    };
+    let answered = answered.and_then(|parameters| answer(&snapshot, release, rest, &method, &parameters));
     let version = if release == Release::R5 { "5.0" } else { "4.0" };
     let kind = format!("application/fhir+json; fhirVersion={version}; charset=utf-8");
     let (status, value) = match answered {
@@ -111,7 +117,19 @@ async fn serve(
         let scheme = HeaderValue::from_static("Bearer error=\"invalid_token\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
     }
+    if is_known {
+        response.extensions_mut().insert(SenderKnown);
+    }
     response
+}
+
+/// The parameters in the body of a caller who was admitted.
+async fn posted(body: Body, within: Duration) -> Result<Parameters, Refused> {
+    match tokio::time::timeout(within, to_bytes(body, BODY)).await {
+        Ok(Ok(bytes)) => Parameters::of_body(&bytes),
+        Ok(Err(_)) => Err(Refused(StatusCode::PAYLOAD_TOO_LARGE, "too-long", "the body is longer than 1 MiB".into())),
+        Err(_) => Err(Refused(StatusCode::REQUEST_TIMEOUT, "timeout", "the body did not come in time".into())),
+    }
 }
 
 fn answer(

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use ncp_tls::{Accepted, ClientAuth};
+use ncp_tls::{ClientAuth, Times};
 use ncp_translation::cache::Cache;
 use ncp_translation::config::{self, Config};
 use ncp_translation::counters::Counters;
@@ -140,8 +140,7 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
             tokio::spawn(served(listener, routes, "fhir"));
         } else {
             let acceptor = config.fhir_tls().acceptor_of(client, callers(), b"\x08http/1.1")?;
-            let routes = routes.into_make_service_with_connect_info::<facade::Caller>();
-            tokio::spawn(ended("fhir", axum::serve(Accepted::new(listener, acceptor), routes).into_future()));
+            tokio::spawn(ncp_tls::serve_routes(listener, acceptor, routes, Times::default(), stop()));
         }
     }
     if let Some(folder) = config.snapshots.clone() {

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::connect_info::Connected;
-use axum::extract::{ConnectInfo, Path, RawQuery, State};
+use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::serve::IncomingStream;
 use jiff::Timestamp;
 use ncp_proto::audit::Found;
-use ncp_tls::{Accepted, CertificateFacts, SslAcceptor};
+use ncp_tls::{CertificateFacts, ShownCertificate, SslAcceptor, Times};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -105,30 +103,20 @@ impl Api {
     }
 }
 
-/// The client's certificate.
-#[derive(Clone)]
-struct Caller(Option<Arc<CertificateFacts>>);
-
-impl Connected<IncomingStream<'_, Accepted>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Accepted>) -> Self {
-        Self(ncp_tls::peer_certificate(stream.io()).map(Arc::new))
-    }
-}
-
-impl Caller {
-    /// The name of the certificate, if `may` admits it; otherwise the refusal is recorded.
+impl Api {
+    /// The name of a caller's certificate, if `may` admits it; otherwise the refusal is recorded.
     async fn admitted(
         &self,
-        api: &Api,
+        caller: &ShownCertificate,
         may: impl Fn(&CertificateFacts) -> bool,
         rule: &'static str,
     ) -> Result<String, Response> {
         let refusal = || problem(StatusCode::FORBIDDEN, "forbidden", &format!("This {rule}."));
-        let certificate = self.0.as_ref().filter(|c| !c.common_name.is_empty()).ok_or_else(refusal)?;
+        let certificate = caller.0.as_ref().filter(|c| !c.common_name.is_empty()).ok_or_else(refusal)?;
         if may(certificate) {
             return Ok(certificate.common_name.clone());
         }
-        api.shared.refused(certificate, rule).await;
+        self.shared.refused(certificate, rule).await;
         Err(refusal())
     }
 }
@@ -146,14 +134,10 @@ pub(super) async fn serve(api: Api, listener: TcpListener, acceptor: SslAcceptor
             problem(StatusCode::METHOD_NOT_ALLOWED, "not-supported", "Records are neither changed nor deleted.")
         })
         .with_state(api);
-    let service = routes.into_make_service_with_connect_info::<Caller>();
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    let served = axum::serve(Accepted::new(listener, acceptor), service).with_graceful_shutdown(stopped).await;
-    if let Err(error) = served {
-        tracing::error!(reason = %error, "fhir listener ended");
-    }
+    ncp_tls::serve_routes(listener, acceptor, routes, Times::default(), stopped).await;
 }
 
 fn fhir(status: StatusCode, body: &Value) -> Response {
@@ -229,9 +213,9 @@ impl Api {
 }
 
 /// Refused before the body is read.
-async fn sender(api: &Api, caller: &Caller) -> Result<String, Response> {
+async fn sender(api: &Api, caller: &ShownCertificate) -> Result<String, Response> {
     let may = |certificate: &CertificateFacts| api.shared.access().may_send(certificate);
-    caller.admitted(api, may, "certificate may not send audit events").await
+    api.admitted(caller, may, "certificate may not send audit events").await
 }
 
 async fn keep(api: &Api, source: String, resources: Vec<Vec<u8>>) -> Result<Vec<Kept>, Response> {
@@ -241,7 +225,7 @@ async fn keep(api: &Api, source: String, resources: Vec<Vec<u8>>) -> Result<Vec<
 }
 
 /// One AuditEvent.
-async fn create(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>, body: Body) -> Response {
+async fn create(State(api): State<Api>, Extension(caller): Extension<ShownCertificate>, body: Body) -> Response {
     let source = match sender(&api, &caller).await {
         Ok(source) => source,
         Err(response) => return response,
@@ -265,7 +249,7 @@ async fn create(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>
 }
 
 /// Several, as a batch Bundle; each entry has a status of its own.
-async fn bundle(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>, body: Body) -> Response {
+async fn bundle(State(api): State<Api>, Extension(caller): Extension<ShownCertificate>, body: Body) -> Response {
     let source = match sender(&api, &caller).await {
         Ok(source) => source,
         Err(response) => return response,
@@ -305,11 +289,11 @@ async fn bundle(State(api): State<Api>, ConnectInfo(caller): ConnectInfo<Caller>
 }
 
 /// Who may read one event (`r`) or search (`s`); a token, where there is one, decides.
-async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap, right: char) -> Result<Reader, Response> {
+async fn reader(api: &Api, caller: &ShownCertificate, headers: &HeaderMap, right: char) -> Result<Reader, Response> {
     let access = api.shared.access();
     if !headers.contains_key(header::AUTHORIZATION) {
         let reads = |certificate: &CertificateFacts| access.may_read(certificate);
-        let name = caller.admitted(api, reads, "certificate may not read the trail").await?;
+        let name = api.admitted(caller, reads, "certificate may not read the trail").await?;
         let given = headers.get(REASON).map(|value| String::from_utf8_lossy(value.as_bytes())).unwrap_or_default();
         return match reason(&given) {
             Ok(reason) => Ok(Reader::Auditor { name, reason: reason.to_owned() }),
@@ -317,7 +301,7 @@ async fn reader(api: &Api, caller: &Caller, headers: &HeaderMap, right: char) ->
         };
     }
     let brings = |certificate: &CertificateFacts| access.may_bring_tokens(certificate);
-    let by = caller.admitted(api, brings, "certificate may not bring tokens of patients").await?;
+    let by = api.admitted(caller, brings, "certificate may not bring tokens of patients").await?;
     let patient = ncp_tls::authorization(headers).zip(api.tokens.as_ref());
     let patient =
         patient.map_or(Err(Refused::Token), |(header, issuer)| issuer.patient(header, right, Timestamp::now()));
@@ -348,7 +332,7 @@ fn resource(place: Place, found: &Found) -> Value {
 /// ITI-81.
 async fn search(
     State(api): State<Api>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    Extension(caller): Extension<ShownCertificate>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Response {
@@ -361,7 +345,7 @@ async fn search(
 /// ITI-81 with its parameters in a form, so that no identifier of a person stands in a URL.
 async fn search_by_post(
     State(api): State<Api>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    Extension(caller): Extension<ShownCertificate>,
     headers: HeaderMap,
     RawQuery(query): RawQuery,
     body: Body,
@@ -439,7 +423,7 @@ async fn page(api: &Api, reader: Reader, query: &str) -> Response {
 
 async fn read(
     State(api): State<Api>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
+    Extension(caller): Extension<ShownCertificate>,
     headers: HeaderMap,
     Path(id): Path<String>,
 ) -> Response {

@@ -207,7 +207,8 @@ pub async fn fhir_repository(
         }
     };
     let routes = axum::Router::new().route("/fhir/AuditEvent", axum::routing::post(create));
-    tokio::spawn(async move { axum::serve(ncp_tls::Accepted::new(listener, acceptor), routes).await });
+    let times = ncp_tls::Times::default();
+    tokio::spawn(ncp_tls::serve_routes(listener, acceptor, routes, times, std::future::pending()));
     (port, posted)
 }
 

@@ -97,7 +97,7 @@ async fn asked(connector: &ncp_tls::TlsConnector, port: u16) -> Option<String> {
 #[tokio::test]
 async fn the_fhir_facade_answers_clients_with_a_certificate_only() {
     use ncp_tests::pki::{Algorithm, CountryPki};
-    use ncp_tls::{Accepted, ClientAuth, Material};
+    use ncp_tls::{ClientAuth, Material, Times};
     use ncp_translation::{facade, load, snapshot::Snapshot, store::Store};
     let folder = tempfile::tempdir().expect("a folder");
     let pki = CountryPki::create(&folder.path().join("pki"), "NO", Algorithm::P256).expect("a PKI");
@@ -114,7 +114,7 @@ async fn the_fhir_facade_answers_clients_with_a_certificate_only() {
     let port = listener.local_addr().expect("an address").port();
     let acceptor = files(&pki, "internal-server").mutual_acceptor(b"\x08http/1.1").expect("tls");
     let routes = facade::routes(store.clone());
-    tokio::spawn(async move { axum::serve(Accepted::new(listener, acceptor), routes).await });
+    tokio::spawn(ncp_tls::serve_routes(listener, acceptor, routes, Times::default(), std::future::pending()));
     let own = files(&pki, "internal-client").connector(b"\x08http/1.1").expect("tls");
     let answer = asked(&own, port).await.expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("169069000"), "{answer}");
@@ -135,8 +135,8 @@ async fn the_fhir_facade_answers_clients_with_a_certificate_only() {
     let server = files(&pki, "internal-server");
     let material = Material::load(&server.cert_chain, &server.key).expect("loads");
     let acceptor = material.acceptor(ClientAuth::Optional, &[server.anchors], b"\x08http/1.1").expect("tls");
-    let routes = facade::routes_for(store, bearers).into_make_service_with_connect_info::<facade::Caller>();
-    tokio::spawn(async move { axum::serve(Accepted::new(listener, acceptor), routes).await });
+    let routes = facade::routes_for(store, bearers);
+    tokio::spawn(ncp_tls::serve_routes(listener, acceptor, routes, Times::default(), std::future::pending()));
     assert!(asked(&own, port).await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")));
     assert!(asked(&none, port).await.is_some_and(|answer| answer.starts_with("HTTP/1.1 401")));
     assert_eq!(asked(&foreign, port).await, None, "a certificate of another country is no certificate less");

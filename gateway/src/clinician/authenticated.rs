@@ -33,6 +33,13 @@ impl admission::Authenticated for Authenticated {
 #[derive(Clone, Default)]
 pub(super) struct Admitted(Arc<OnceLock<Permit>>);
 
+impl Admitted {
+    /// Whether the caller is authenticated and has its permit.
+    pub(super) fn is_some(&self) -> bool {
+        self.0.get().is_some()
+    }
+}
+
 impl std::fmt::Debug for Admitted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Admitted").field(&self.0.get().is_some()).finish()

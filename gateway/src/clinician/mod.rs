@@ -32,6 +32,7 @@ use jiff::Timestamp;
 use ncp_audit::Event;
 use ncp_ihe::PatientId;
 use ncp_saml::Purpose;
+use ncp_tls::SenderKnown;
 use openssl::hash::MessageDigest;
 use tokio::net::TcpListener;
 
@@ -264,13 +265,16 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
         Problem::Headers.response(&reference)
     } else {
         let response = next.run(request).await;
-        let response = match response.extensions().get::<Arc<Problem>>() {
+        let mut response = match response.extensions().get::<Arc<Problem>>() {
             Some(problem) => {
                 tracing::info!(ncp.reference = %reference, reason = ?problem, "refused");
                 clinic.recorded(problem.clone(), &context).await.response(&reference)
             }
             None => response,
         };
+        if admitted.is_some() {
+            response.extensions_mut().insert(SenderKnown);
+        }
         // The call has its permit until the last byte has gone.
         response.map(|body| {
             Body::new(body.map_frame(move |frame| {
@@ -309,17 +313,17 @@ impl IntoResponse for Problem {
 /// Accepts clinicians' systems until the drain begins.
 pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener) {
     let (routes, drain, app) = (routes(clinic.clone()), clinic.app.drain.clone(), clinic.app.clone());
-    let (handshake, draining) = (app.config.limits.handshake, drain.clone());
+    let (handshake, serving) = (app.config.limits.handshake, app.clone());
     let acceptor = move || app.snapshot.load().clinician_acceptor.clone();
     ncp_tls::accept_until(listener, acceptor, handshake, drain.stopping(), move |accepted, address| {
-        let (routes, drain) = (routes.clone(), draining.clone());
+        let (routes, app) = (routes.clone(), serving.clone());
         async move {
             match accepted {
                 Ok(stream) => {
                     let shown = stream.ssl().peer_certificate().and_then(|c| c.digest(MessageDigest::sha256()).ok());
                     let shown = Certificate(shown.map(|digest| URL_SAFE_NO_PAD.encode(digest)));
                     let service = routes.layer(axum::Extension(address)).layer(axum::Extension(shown));
-                    serve_connection(stream, TowerToHyperService::new(service), &drain).await;
+                    serve_connection(stream, TowerToHyperService::new(service), &app).await;
                 }
                 Err(error) => tracing::debug!(reason = %error, "handshake with a clinician's system failed"),
             }

@@ -170,22 +170,18 @@ async fn connection(consumers: Arc<Consumers>, stream: TlsStream, address: Socke
     }
     let Ok(own) = stream.local_addr() else { return };
     let who = PeerConnection::national(certificate, address, own);
-    let drain = consumers.app.drain.clone();
+    let app = consumers.app.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let (consumers, who, good) = (consumers.clone(), who.clone(), consumers.knows(&shown));
         async move {
-            let reply = if good { exchange(consumers, who, request).await } else { no_longer() };
+            let reply = match good {
+                true => listener::to_known(exchange(consumers, who, request).await),
+                false => listener::no_longer(),
+            };
             Ok::<_, std::convert::Infallible>(reply)
         }
     });
-    serve_connection(stream, service, &drain).await;
-}
-
-/// The certificate was good when the connection began.
-fn no_longer() -> Reply {
-    let mut reply = listener::empty(StatusCode::FORBIDDEN);
-    reply.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
-    reply
+    serve_connection(stream, service, &app).await;
 }
 
 async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request: Request<Incoming>) -> Reply {
@@ -201,7 +197,7 @@ async fn exchange(consumers: Arc<Consumers>, connection: PeerConnection, request
     let asked = match (consumers.expected_at(path), consumers.token_at(path)) {
         (Some(asked), _) => Ok(asked),
         (None, Some(token)) => Err(token),
-        (None, None) => return listener::empty(StatusCode::NOT_FOUND),
+        (None, None) => return listener::unread(StatusCode::NOT_FOUND),
     };
     let exchange = Exchange {
         snapshot: consumers.app.snapshot.load_full(),

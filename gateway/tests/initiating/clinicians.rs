@@ -34,7 +34,7 @@ fn json_body(body: &Value) -> (&'static str, String) {
 
 /// The same with a body of any type.
 pub(crate) async fn send(world: &World, url: &str, prefer: &str, body: Option<(&str, String)>) -> Answered {
-    let (head, bytes) = raw(world, url, ("prefer", prefer), body).await;
+    let (head, bytes) = raw(world, "hpr-1", url, ("prefer", prefer), body).await;
     let applied = head.headers.get("preference-applied").and_then(|v| v.to_str().ok()).map(ToOwned::to_owned);
     (head.status.as_u16(), applied, serde_json::from_slice(&bytes).expect("JSON"))
 }
@@ -46,11 +46,23 @@ pub(crate) async fn sent(
     header: (&str, &str),
     body: Option<&Value>,
 ) -> (http::response::Parts, Bytes) {
-    raw(world, url, header, body.map(json_body)).await
+    sent_by(world, "hpr-1", url, header, body).await
+}
+
+/// The same by another professional.
+pub(crate) async fn sent_by(
+    world: &World,
+    subject: &str,
+    url: &str,
+    header: (&str, &str),
+    body: Option<&Value>,
+) -> (http::response::Parts, Bytes) {
+    raw(world, subject, url, header, body.map(json_body)).await
 }
 
 async fn raw(
     world: &World,
+    subject: &str,
     url: &str,
     (name, value): (&str, &str),
     body: Option<(&str, String)>,
@@ -63,7 +75,7 @@ async fn raw(
     let request = Request::builder()
         .method(if body.is_some() { "POST" } else { "GET" })
         .uri(format!("https://localhost:{}{path}", clinic.0.port()))
-        .header("authorization", format!("Bearer {}", clinic.1.token("hpr-1").expect("signs")))
+        .header("authorization", format!("Bearer {}", clinic.1.token(subject).expect("signs")))
         .header("content-type", body.as_ref().map_or("application/fhir+json", |(kind, _)| kind))
         .header(name, value)
         .body(Full::new(Bytes::from(body.map(|(_, text)| text).unwrap_or_default())))

@@ -8,17 +8,20 @@ use ncp_ihe::{QueryResponse, Status};
 use ncp_soap::{FAULT_ACTION, Fault};
 use ncp_tests::asking::PATIENTS;
 use ncp_tests::country::{Asked, Country, Reaction};
+use ncp_tests::issuer::BASE;
 use ncp_tests::neighbour::Neighbour;
 use ncp_tls::TlsStream;
 use ncp_xml::ANSWERS;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::clinicians::{code, knows, matches, sent};
+use crate::clinicians::{call, code, knows, matches, sent_by};
 use crate::consumers::ask;
-use crate::{Others, World, listed, patient, second};
+use crate::dicomweb::{manifest, root, showing};
+use crate::{Held, Others, World, listed, patient, second};
 
 const SE: &str = "2.999.752";
+const OF: &str = "2.999.101";
 
 async fn sweden(limits: &str) -> (World, Vec<Country>) {
     let country = Others::none().with("SE", SE, knows(SE, "19800101", || listed(Vec::new()))).await;
@@ -83,11 +86,93 @@ async fn se_04_one_professional_takes_no_others_share() {
     }
 }
 
-/// A search for the patient: status, Retry-After, the issue's code and text.
-async fn searched(world: &World) -> (u16, String, String, String) {
+/// The head of the answer to a request without a body.
+async fn get(mut stream: TlsStream, path: &str) -> String {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await.expect("sends");
+    stream.flush().await.expect("sends");
+    head_of(stream).await
+}
+
+/// SK-10: each listener says how long it keeps a connection, longer than the pools of clients once it carried an
+/// authenticated request; and a body that nobody reads ends it, which is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn sk_10_each_listener_says_how_long_it_keeps_a_connection() {
+    let (world, _countries) = sweden("").await;
+    let clinic = world.clinic.as_ref().expect("a clinicians' side").0.port();
+    let connector = ncp_tls::anonymous_connector(std::slice::from_ref(&world.anchors), b"\x08http/1.1");
+    let connector = connector.expect("a connector");
+    let anybody = ncp_tls::connect(&connector, "localhost", clinic, "localhost", second() * 20).await;
+    assert!(get(anybody.expect("connects"), "/").await.contains("keep-alive: timeout=9\r\n"));
+    let half = half_requests(&world, 1, None).await.remove(0);
+    assert!(head_of(half).await.contains("connection: close\r\n"));
     let identifier = json!({ "system": format!("urn:oid:{PATIENTS}"), "value": patient().extension });
     let person = json!({ "resourceType": "Patient", "identifier": [identifier] });
-    let (head, body) = sent(world, "/fhir/Patient/$match", ("prefer", ""), Some(&person)).await;
+    let (head, _) = sent_by(&world, "hpr-1", "/fhir/Patient/$match", ("prefer", ""), Some(&person)).await;
+    assert_eq!(head.headers["keep-alive"], "timeout=69");
+    let peer = Neighbour::new(&world.others[0], SE, &world.anchors, "localhost", world.port).expect("a neighbour");
+    for known in [peer.open().await, world.consumer.open().await] {
+        let head = get(known.expect("connects"), "/").await;
+        assert!(head.starts_with("http/1.1 405") && head.contains("keep-alive: timeout=69\r\n"), "{head}");
+    }
+}
+
+/// So many downloads of one professional that begin and are not read; whether each was begun.
+async fn stalled(world: &World, url: &str, token: &str, number: usize) -> Vec<(TlsStream, bool)> {
+    let clinic = world.clinic.as_ref().expect("a clinicians' side");
+    let connector = ncp_tls::anonymous_connector(std::slice::from_ref(&world.anchors), b"\x08http/1.1");
+    let (connector, path) = (connector.expect("a connector"), url.strip_prefix(BASE).expect("ours"));
+    let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let mut downloads = Vec::new();
+    for _ in 0..number {
+        let stream = ncp_tls::connect(&connector, "localhost", clinic.0.port(), "localhost", second() * 60).await;
+        let mut stream = stream.expect("connects");
+        stream.write_all(head.as_bytes()).await.expect("sends");
+        stream.flush().await.expect("sends");
+        downloads.push(stream);
+    }
+    let begun = async |mut stream: TlsStream| {
+        let mut heard = [0; 200];
+        stream.read_exact(&mut heard).await.expect("an answer");
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        assert!(heard.starts_with("HTTP/1.1 200") || heard.starts_with("HTTP/1.1 503"), "{heard}");
+        (stream, heard.starts_with("HTTP/1.1 200"))
+    };
+    futures_util::future::join_all(downloads.into_iter().map(begun)).await
+}
+
+/// SE-11: of one professional's downloads that nobody reads some hold their places until their time is over, the others are
+/// told "busy", and another's call is served meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_11_downloads_that_nobody_reads_take_no_others_share() {
+    let held = Held::new(1, OF, 120);
+    let (study, series, instance) = (held.study.uid(), held.study.series(), held.study.instance(1));
+    let kos = manifest(&held);
+    let (world, _countries) = showing(study.clone(), kos, "idle = \"10s\"", move || held.sent()).await;
+    let place = format!("{}/studies/{study}", root(&world).await);
+    let issuer = &world.clinic.as_ref().expect("a clinicians' side").1;
+    let stalled = stalled(&world, &place, &issuer.token("hpr-1").expect("signs"), 110).await;
+    let begun = stalled.iter().filter(|(_, begun)| *begun).count();
+    assert!((1..=32).contains(&begun), "{begun} of one professional at once");
+    assert_eq!(searched_by(&world, "hpr-2").await.0, 200, "another's call");
+    // Nobody reads them, and they end: the professional is served again.
+    let again = async {
+        while call(&world, &format!("{place}/series/{series}/instances/{instance}/metadata"), "", None).await.0 != 200 {
+        }
+    };
+    tokio::time::timeout(second() * 120, again).await.expect("the places are given back");
+    drop(stalled);
+}
+
+/// A search for the patient: status, Retry-After, the issue's code and text.
+async fn searched(world: &World) -> (u16, String, String, String) {
+    searched_by(world, "hpr-1").await
+}
+
+/// The same by another professional.
+async fn searched_by(world: &World, subject: &str) -> (u16, String, String, String) {
+    let identifier = json!({ "system": format!("urn:oid:{PATIENTS}"), "value": patient().extension });
+    let person = json!({ "resourceType": "Patient", "identifier": [identifier] });
+    let (head, body) = sent_by(world, subject, "/fhir/Patient/$match", ("prefer", ""), Some(&person)).await;
     let after = head.headers.get("retry-after").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let body: Value = serde_json::from_slice(&body).expect("JSON");
     let text = body["issue"][0]["details"]["text"].as_str().unwrap_or_default().to_owned();

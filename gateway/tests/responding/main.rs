@@ -11,6 +11,7 @@ mod orcd;
 mod pages;
 mod pins;
 mod replay;
+mod stalled;
 mod terminology;
 mod trail;
 mod transactions;

@@ -227,7 +227,7 @@ async fn documents_that_fail_fail_alone() {
     assert_eq!((response.status, codes(&response.errors)), (Status::Failure, vec!["XDSMissingHomeCommunityId"]));
 }
 
-fn instances(number: u32, location: &str, slices: &[u32]) -> StudyRequest {
+pub(crate) fn instances(number: u32, location: &str, slices: &[u32]) -> StudyRequest {
     let study = study(number);
     let instances = slices.iter().map(|slice| wanted(HOME, location, &study.instance(*slice))).collect();
     let series = SeriesRequest { series: Uid::parse(&study.series()).expect("a UID"), instances };

@@ -106,6 +106,11 @@ impl World {
 
     /// With further sections of the configuration, by the country's PKI.
     pub(crate) async fn start_with(more: impl AsyncFnOnce(&CountryPki) -> String) -> Self {
+        Self::start_limited("handshake = \"2s\"\nidle = \"2s\"\nrequest = \"4s\"", more).await
+    }
+
+    /// The same with these limits.
+    pub(crate) async fn start_limited(limits: &str, more: impl AsyncFnOnce(&CountryPki) -> String) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let pki =
@@ -123,7 +128,7 @@ impl World {
         crate::orcd::note(&study(11), MARKED, &files[0], &dir.path().join("data/dicom/11/note.dcm"));
         study(12).write(&second.join("dicom/12")).expect("a study");
         let [port, admin] = [free().port(), free().port()];
-        let config = config(port, admin) + &more(&no).await;
+        let config = config(port, admin, limits) + &more(&no).await;
         std::fs::write(dir.path().join("gateway.toml"), config).expect("writes");
         let log = std::fs::File::create(dir.path().join("gateway.log")).expect("a log");
         let gateway = Command::new(env!("CARGO_BIN_EXE_ncp-gateway"))
@@ -254,7 +259,7 @@ pub(crate) fn http(path: &str, content_type: &str, headers: &str, body: &[u8]) -
     [head.as_bytes(), body].concat()
 }
 
-fn config(peers: u16, admin: u16) -> String {
+fn config(peers: u16, admin: u16, limits: &str) -> String {
     let connector = |name: &str, folder: &str, id: &str, root: u32| {
         format!(
             "[[national.connector]]\nkind = \"embedded\"\nname = \"{name}\"\nfolder = \"{folder}\"\nrepository_unique_id = \"{id}\"\nlocation_uids = [\"{id}\"]\ntime_zone = \"Europe/Oslo\"\nuid_root = \"2.999.47.{root}\"\n"
@@ -278,9 +283,7 @@ admin = "127.0.0.1:{admin}"
 certificate = "pki/tls-server.pem"
 key = "pki/tls-server.key"
 [limits]
-handshake = "2s"
-idle = "2s"
-request = "4s"
+{limits}
 [seal]
 certificate = "pki/seal.pem"
 key = "pki/seal.key"

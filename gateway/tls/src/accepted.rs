@@ -62,16 +62,12 @@ pub async fn accept_until<F, Done>(
     }
 }
 
-/// Connections whose handshake is done. axum serves them as they are.
-pub struct Accepted {
-    ready: mpsc::Receiver<(TlsStream, SocketAddr)>,
-    address: std::io::Result<SocketAddr>,
-}
+/// Connections whose handshake is done.
+pub struct Accepted(mpsc::Receiver<(TlsStream, SocketAddr)>);
 
 impl Accepted {
     /// Accepts from now on.
     pub fn new(listener: TcpListener, acceptor: SslAcceptor) -> Self {
-        let address = listener.local_addr();
         let (sender, ready) = mpsc::channel(64);
         let closed = sender.clone();
         let each = move |shaken: Result<TlsStream, TlsError>, address: SocketAddr| {
@@ -86,27 +82,11 @@ impl Accepted {
         tokio::spawn(async move {
             accept_until(listener, || Some(acceptor.clone()), HANDSHAKE, closed.closed(), each).await;
         });
-        Self { ready, address }
+        Self(ready)
     }
 
     /// The next one.
     pub async fn next(&mut self) -> Option<(TlsStream, SocketAddr)> {
-        self.ready.recv().await
-    }
-}
-
-impl axum::serve::Listener for Accepted {
-    type Io = TlsStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TlsStream, SocketAddr) {
-        match self.next().await {
-            Some(connection) => connection,
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        self.address.as_ref().copied().map_err(|error| error.kind().into())
+        self.0.recv().await
     }
 }

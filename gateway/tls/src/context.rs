@@ -11,6 +11,7 @@ use openssl::ssl::{
 use openssl::x509::X509;
 use openssl::x509::store::X509StoreBuilder;
 
+use crate::judged::judge_by;
 use crate::{Counterpart, Names, Purpose, TlsConnector, TlsError, ssl_error};
 
 /// Where TLS material lies.
@@ -156,6 +157,7 @@ impl Material {
         alpn: &'static [u8],
     ) -> Result<SslAcceptor, TlsError> {
         let mut builder = self.server_builder(certificates(counterpart.anchors())?, alpn)?;
+        judge_by(&mut builder, counterpart.clone())?;
         builder.set_verify_callback(client.mode(), move |good, context| counterpart.in_handshake(good, context));
         without_resumption(&mut builder)?;
         Ok(builder.build())
@@ -168,6 +170,7 @@ impl Material {
     pub fn connector_to(&self, counterpart: Counterpart, alpn: &'static [u8]) -> Result<TlsConnector, TlsError> {
         let mut builder = client_builder(certificates(counterpart.anchors())?, alpn)?;
         self.present(&mut builder)?;
+        judge_by(&mut builder, counterpart.clone())?;
         builder.set_verify_callback(SslVerifyMode::PEER, move |good, context| counterpart.in_handshake(good, context));
         Ok(TlsConnector::of(builder))
     }

@@ -58,13 +58,20 @@ impl Counterpart {
         let Some(leaf) = context.current_cert().map(ToOwned::to_owned) else { return false };
         let chain: Vec<X509> =
             context.chain().map(|chain| chain.iter().skip(1).map(ToOwned::to_owned).collect()).unwrap_or_default();
-        match self.0.verdict(&leaf, &chain) {
+        match self.verdict(&leaf, &chain) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(reason = %error, "certificate refused between our own programs");
                 false
             }
         }
+    }
+}
+
+impl Counterpart {
+    /// Whether a certificate is admitted now, by the files as they are.
+    pub(crate) fn verdict(&self, leaf: &X509, chain: &[X509]) -> Result<(), TlsError> {
+        self.0.verdict(leaf, chain)
     }
 }
 

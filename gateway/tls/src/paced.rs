@@ -51,6 +51,11 @@ impl<S> Paced<S> {
         Self { stream, within: WITHIN, taken: 0, waited: Duration::ZERO, waits: None }
     }
 
+    /// The longest time that the other end may let 64 KiB wait.
+    pub(crate) fn within(&mut self, within: Duration) {
+        self.within = within;
+    }
+
     pub(crate) fn get_ref(&self) -> &S {
         &self.stream
     }

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_openssl::SslStream;
 
+use crate::judged::Judged;
 use crate::paced::Paced;
 use crate::shares::Place;
 use crate::{CertificateFacts, TlsConnector, TlsError, ssl_error};
@@ -28,6 +29,7 @@ const LINGER_BYTES: usize = 16 << 20;
 pub struct TlsStream {
     tls: SslStream<BufStream<Paced<TcpStream>>>,
     end: End,
+    judged: Option<Judged>,
     /// The permit of an accepted connection.
     _place: Option<Place>,
 }
@@ -45,7 +47,7 @@ enum End {
 impl TlsStream {
     fn new(ssl: Ssl, tcp: TcpStream, end: End) -> Result<Self, TlsError> {
         let gathered = BufStream::with_capacity(GATHERED, GATHERED, Paced::over(tcp)?);
-        Ok(Self { tls: SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?, end, _place: None })
+        Ok(Self { tls: SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?, end, judged: None, _place: None })
     }
 
     /// The permit of an accepted connection is given back when the stream is dropped.
@@ -56,6 +58,12 @@ impl TlsStream {
     /// The session.
     pub fn ssl(&self) -> &SslRef {
         self.tls.ssl()
+    }
+
+    /// The longest time that the other end may let 64 KiB wait that are written to it; 30 s where nothing else is said.
+    pub fn paced(mut self, within: Duration) -> Self {
+        self.tls.get_mut().get_mut().within(within);
+        self
     }
 
     fn tcp(&self) -> &TcpStream {
@@ -85,6 +93,10 @@ impl TlsStream {
 impl AsyncRead for TlsStream {
     /// Fills the buffer with all records that are there.
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(Poll::Ready(error)) = self.judged.as_mut().map(|judged| judged.poll_ended(cx)) {
+            tracing::warn!(reason = %error, "connection between our own programs ended");
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::PermissionDenied, error)));
+        }
         let before = buf.filled().len();
         while buf.remaining() > 0 {
             let filled = buf.filled().len();
@@ -142,6 +154,7 @@ pub async fn accept(acceptor: &SslAcceptor, tcp: TcpStream, limit: Duration) -> 
         let ssl = Ssl::new(acceptor.context()).map_err(ssl_error("tls"))?;
         let mut stream = TlsStream::new(ssl, tcp, End::Linger)?;
         Pin::new(&mut stream.tls).accept().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
+        stream.judged = Judged::of(stream.ssl());
         Ok(stream)
     };
     tokio::time::timeout(limit, work).await.map_err(|_| TlsError::Timeout)?
@@ -165,6 +178,7 @@ pub async fn connect(
         ssl.set_status_type(StatusType::OCSP).map_err(ssl_error("tls"))?;
         let mut stream = TlsStream::new(ssl, tcp, End::Plain)?;
         Pin::new(&mut stream.tls).connect().await.map_err(|e| TlsError::Handshake(reason(&e)))?;
+        stream.judged = Judged::of(stream.ssl());
         Ok(stream)
     };
     tokio::time::timeout(limit, work).await.map_err(|_| TlsError::Timeout)?

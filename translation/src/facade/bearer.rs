@@ -2,24 +2,19 @@
 
 use std::path::Path;
 
-use axum::extract::connect_info::Connected;
 use axum::http::StatusCode;
-use axum::serve::IncomingStream;
 use jiff::Timestamp;
-use ncp_tls::{Accepted, Taken, TokenIssuer, scope_covers};
+use ncp_tls::{Taken, TokenIssuer, scope_covers};
 
 use super::Refused;
 
-/// Whether a connection showed a certificate; the handshake has checked it.
-#[derive(Debug, Clone, Copy)]
-pub struct Caller {
-    certified: bool,
-}
-
-impl Connected<IncomingStream<'_, Accepted>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Accepted>) -> Self {
-        Self { certified: stream.io().ssl().peer_certificate().is_some() }
-    }
+/// Who was admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Who {
+    /// Somebody with a certificate or a token.
+    Known,
+    /// Somebody of whom nothing is known, for what is told to all.
+    Anybody,
 }
 
 /// Whose tokens are taken, and for whom they must be.
@@ -35,10 +30,13 @@ impl Bearers {
     }
 
     /// A caller without certificate needs a token whose scope covers the resource; what the server can do is told to all.
-    pub(super) fn admit(&self, caller: Option<Caller>, header: Option<&str>, path: &str) -> Result<(), Refused> {
+    pub(super) fn admit(&self, certified: bool, header: Option<&str>, path: &str) -> Result<Who, Refused> {
         let (resource, below) = path.split_once('/').unwrap_or((path, ""));
-        if caller.is_some_and(|caller| caller.certified) || resource == "metadata" {
-            return Ok(());
+        if certified {
+            return Ok(Who::Known);
+        }
+        if resource == "metadata" {
+            return Ok(Who::Anybody);
         }
         let login = |text: &str| Refused(StatusCode::UNAUTHORIZED, "login", text.to_owned());
         let token =
@@ -52,7 +50,7 @@ impl Bearers {
             _ => &['r'],
         };
         if claims.scopes().any(|scope| scope_covers(scope, &["user", "system"], resource, rights)) {
-            return Ok(());
+            return Ok(Who::Known);
         }
         Err(Refused(StatusCode::FORBIDDEN, "forbidden", "the token's scope does not cover the resource".to_owned()))
     }
@@ -60,18 +58,26 @@ impl Bearers {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use axum::body::Body;
-    use axum::extract::ConnectInfo;
     use axum::http::Request;
     use josekit::jwk::Jwk;
     use josekit::jwk::alg::ec::EcCurve;
     use josekit::jws::{ES256, JwsHeader};
     use josekit::jwt::{self, JwtPayload};
+    use ncp_tls::{CertificateFacts, SenderKnown, ShownCertificate};
     use serde_json::json;
     use tower::ServiceExt;
 
     use super::*;
     use crate::load::tests::shipped;
+
+    fn certificate() -> CertificateFacts {
+        let (der, subject, dns_names) = (Vec::new(), Vec::new(), Vec::new());
+        let [fingerprint, common_name, issuer] = [const { String::new() }; 3];
+        CertificateFacts { der, fingerprint, common_name, country: None, issuer, subject, dns_names }
+    }
 
     #[tokio::test]
     async fn a_certificate_or_a_token_for_the_resource_and_nothing_else() {
@@ -101,9 +107,14 @@ mod tests {
                 request = request.header("authorization", format!("Bearer {token}"));
             }
             let mut request = request.body(Body::empty()).expect("a request");
-            request.extensions_mut().insert(ConnectInfo(Caller { certified }));
+            let shown = certified.then(|| Arc::new(certificate()));
+            request.extensions_mut().insert(ShownCertificate(shown));
             let response = crate::facade::routes_for(store.clone(), bearers()).oneshot(request).await.expect("answers");
-            (response.status().as_u16(), response.headers().contains_key("www-authenticate"))
+            let status = response.status().as_u16();
+            // A connection becomes known by a certificate or a token that holds, not by what is told to all.
+            let known = response.extensions().get::<SenderKnown>().is_some();
+            assert_eq!(known, status == 200 && !path.ends_with("metadata") || certified, "{path}");
+            (status, response.headers().contains_key("www-authenticate"))
         };
         let maps = "/r4/ConceptMap?url=x";
         let reads = token("openid user/ConceptMap.rs", ours, free.clone());
@@ -131,5 +142,24 @@ mod tests {
         ] {
             assert_eq!(ask(path, certified, token.map(String::as_str)).await, expected, "{path} {token:?}");
         }
+    }
+
+    /// SE-04: who has no token is refused before a byte of the body came, and a body comes within its time.
+    #[tokio::test]
+    async fn se_04_a_body_is_read_of_known_callers_and_within_its_time() {
+        let key = Jwk::generate_ec_key(EcCurve::P256).expect("a key");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), json!({ "keys": [key.to_public_key().expect("public")] }).to_string())
+            .expect("writes");
+        let taken = Taken::default();
+        let bearers = Bearers::load("https://idp.example", "https://terms.example", file.path(), taken).expect("loads");
+        let store = crate::store::Store::new(shipped()).expect("passes");
+        let endless =
+            || Body::from_stream(futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>());
+        let request = Request::post("/r4/ConceptMap/$translate").body(endless()).expect("a request");
+        let response = crate::facade::routes_for(store, bearers).oneshot(request).await.expect("answers");
+        assert_eq!(response.status(), 401);
+        let late = crate::facade::posted(endless(), std::time::Duration::ZERO).await;
+        assert!(late.is_err_and(|refused| refused.0 == StatusCode::REQUEST_TIMEOUT));
     }
 }
