@@ -10,6 +10,7 @@ use ncp_tls::{CertificateFacts, Material};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::admission::Capacity;
 use crate::clinician::{self, Clinic};
 use crate::compare::Budget;
 use crate::config::Config;
@@ -58,6 +59,8 @@ pub struct App {
     pub guards: Arc<Guards>,
     /// Requests whose answers come over another connection.
     pub pending: Arc<Pending>,
+    /// Permits of answers that we post to other countries, apart from those of what is answered on its connection.
+    pub replies: Capacity,
     /// What is open, and whether we stop.
     pub drain: Drain,
 }
@@ -94,6 +97,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let spool = config.audit.spool_of(node, client, config.gateway.home_community_id.to_string());
     let audit = AuditSink::open(&spool).await.map_err(|e| one(format!("audit: {e}")))?;
     deliver(&config, &audit).map_err(one)?;
+    let replies = listener::reply_capacity(&config.limits);
     let guards = Arc::new(Guards::new(&config.limits, metrics.clone()));
     Ok(Arc::new(App {
         config,
@@ -110,6 +114,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         metrics,
         guards,
         pending: Arc::default(),
+        replies,
         drain: Drain::default(),
     }))
 }

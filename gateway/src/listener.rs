@@ -128,6 +128,11 @@ pub(crate) fn capacity(limits: &Limits) -> Capacity {
     Capacity::new(limits.concurrency, share, limits.concurrency)
 }
 
+/// Answers that are posted, half as many again: a receiver that stalls holds nothing of what is answered on its connection.
+pub(crate) fn reply_capacity(limits: &Limits) -> Capacity {
+    capacity(&Limits { concurrency: limits.concurrency.div_ceil(2), ..limits.clone() })
+}
+
 /// Accepts peers until the drain begins.
 pub async fn serve_peers(app: Arc<App>, listener: TcpListener) {
     let capacity = Arc::new(capacity(&app.config.limits));
@@ -221,7 +226,7 @@ async fn exchange(
         Replied::Now(reply) => reply,
         Replied::Later(work) => {
             tokio::spawn(async move {
-                let _held = (open, permit);
+                let _held = open;
                 work.await;
             });
             return empty(StatusCode::ACCEPTED);

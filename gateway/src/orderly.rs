@@ -18,7 +18,8 @@ pub enum Way {
 }
 
 impl Way {
-    fn flushes(&self) -> Option<Flushes> {
+    /// The flushes of the connection, once it is there.
+    pub(crate) fn flushes(&self) -> Option<Flushes> {
         match self {
             Self::Known(flushes) => Some(flushes.clone()),
             Self::Chosen(captured) => {

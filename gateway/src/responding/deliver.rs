@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,6 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper_util::client::legacy::connect::capture_connection;
 use ncp_soap::BoxError;
+use ncp_tls::Flushes;
+use tokio::sync::oneshot;
 
 use super::pipeline::Exchange;
 use super::repeatable::Repeatable;
@@ -28,17 +30,16 @@ const PAUSES_MS: [u64; 5] = [250, 500, 1000, 2000, 4000];
 const BUSY: Duration = Duration::from_secs(6);
 
 /// Posts a reply. Its body is read as fast as the peer takes it. A receiver that cannot be connected to is tried again, as
-/// long as nothing of the reply has left; one that is busy and says for how short a time, as long as all of it is there.
+/// long as nothing of the reply has left; one that is busy and says for how short a time, as long as all of it is there. One
+/// that takes too little, or has all and does not say so in time, is let go.
 ///
 /// # Errors
 /// The way to the peer, or a status other than success.
 pub(super) async fn deliver(exchange: &Exchange, address: &str, reply: Reply) -> Result<(), PeerError> {
     let (parts, body) = reply.into_parts();
     let content_type = parts.headers.get(header::CONTENT_TYPE).ok_or(PeerError::Malformed("reply"))?;
-    let mut lent = Lent {
-        sending: Arc::new(Mutex::new(Sending { body: Repeatable::new(body), has_begun: false, turn: 0 })),
-        turn: 0,
-    };
+    let sending = Sending { body: Repeatable::new(body), has_begun: false, turn: 0, way: None };
+    let mut lent = Lent { sending: Arc::new(Mutex::new(sending)), turn: 0 };
     let work = async {
         let mut pauses = PAUSES_MS.into_iter();
         loop {
@@ -82,9 +83,21 @@ async fn post(
         .body(())
         .map_err(|_| PeerError::Unreachable("address".into()))?;
     // What was sent before an instance failed arrives (FO-08), over this connection as over the peer's own.
-    let way = Way::Chosen(capture_connection(&mut request));
-    let request = request.map(|()| Orderly::new(body, way).boxed_unsync());
-    Ok(route.request(request).await.map(|response| response.map(drop)))
+    let captured = capture_connection(&mut request);
+    let gone = body.on(Way::Chosen(captured.clone()));
+    let request = request.map(|()| Orderly::new(body, Way::Chosen(captured)).boxed_unsync());
+    let unanswered = async {
+        // A sender that is dropped before belongs to a request that failed.
+        match gone.await {
+            Ok(sent) => sent.flushed().await,
+            Err(_) => std::future::pending().await,
+        }
+        tokio::time::sleep(exchange.app.config.limits.first_byte).await;
+    };
+    tokio::select! {
+        posted = route.request(request) => Ok(posted.map(|response| response.map(drop))),
+        () = unanswered => Err(PeerError::Timeout),
+    }
 }
 
 /// A body that is not lost with a request whose connection was never made, or whose receiver was busy.
@@ -99,6 +112,23 @@ struct Sending {
     has_begun: bool,
     /// Which request it belongs to: an earlier one may send on when it was answered.
     turn: usize,
+    /// The connection of the present request, and who is told when the last byte was handed to it.
+    way: Option<(Way, oneshot::Sender<Sent>)>,
+}
+
+/// The last byte was handed to the connection after so many flushes.
+struct Sent(Option<(Flushes, u64)>);
+
+impl Sent {
+    /// Resolves when it has left.
+    async fn flushed(self) {
+        let Some((flushes, before)) = self.0 else { return };
+        std::future::poll_fn(|cx| {
+            flushes.wait(cx);
+            if flushes.count() > before { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
 }
 
 impl Lent {
@@ -118,6 +148,13 @@ impl Lent {
         (sending.turn, sending.has_begun) = (turn, false);
         sending.body.begin_again()
     }
+
+    /// It goes out on this connection. Resolves when its last byte was handed over.
+    fn on(&self, way: Way) -> oneshot::Receiver<Sent> {
+        let (tell, gone) = oneshot::channel();
+        self.lock().way = Some((way, tell));
+        gone
+    }
 }
 
 impl Body for Lent {
@@ -130,7 +167,15 @@ impl Body for Lent {
             return Poll::Ready(Some(Err("the reply is sent in another request".into())));
         }
         sending.has_begun = true;
-        Pin::new(&mut sending.body).poll_frame(cx)
+        let frame = ready!(Pin::new(&mut sending.body).poll_frame(cx));
+        if (frame.is_none() || sending.body.is_end_stream())
+            && let Some((way, tell)) = sending.way.take()
+        {
+            let flushes = way.flushes().map(|flushes| (flushes.clone(), flushes.count()));
+            // Nobody waits for it who has the answer already.
+            let _ = tell.send(Sent(flushes));
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -87,12 +87,17 @@ where
         tracing::Span::current().record("ncp.transaction", message.transaction.as_str());
         trail.message(message.transaction, &message.request.addressing);
         trail.evidence(&exchange.app, &message.request.bytes);
-        Ok::<_, GatewayError>(message)
+        let place = match message.request.answer_at {
+            // Whoever lets us wait with its answers is told that there are too many of them.
+            Some(_) => Some(exchange.app.replies.enter(&exchange.connection).await.ok_or(SoapError::Busy)?),
+            None => None,
+        };
+        Ok::<_, GatewayError>((message, place))
     }
     .instrument(span.clone())
     .await;
-    let message = match carried {
-        Ok(message) => message,
+    let (message, place) = match carried {
+        Ok(carried) => carried,
         Err(error) => {
             // The one line of a message that could not be read; what is refused later is told by `carry_out`.
             let (transaction, peer) =
@@ -115,6 +120,7 @@ where
         return Replied::Now(reply);
     };
     let work = async move {
+        let _place = place;
         let Carried { reply, trail, streamed, way_back } = carry_out(&exchange, &message, trail, began).await;
         let delivered = deliver::deliver(&exchange, &address, reply).await;
         if let Err(error) = &delivered {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::common::trail::evidence;
 use crate::consumers::ask;
-use crate::{Held, Others, entry, images, listed, parts, patient, second};
+use crate::{Held, Others, World, entry, images, listed, parts, patient, second};
 
 /// A port that nobody listens on now.
 fn port() -> u16 {
@@ -206,6 +206,61 @@ async fn co_08_an_answer_that_breaks_off_is_no_attack() {
     assert!(world.records().iter().all(|xml| !xml.contains("csd-code=\"110113\"")), "an alert");
 }
 
+/// CO-22: a receiver that takes our answers and never says so holds places of answers that are posted, and none of what is
+/// answered on its connection.
+#[tokio::test]
+async fn co_22_a_stalled_receiver_leaves_synchronous_requests_their_places() {
+    let stalls = |_: &_| Reaction::Late(second() * 3600, Box::new(Reaction::Status(202)));
+    let taking = Others::none().with("AA", "2.999.101", stalls).await;
+    let address = taking.running[0].2.url("/reply");
+    let lines = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}");
+    let (world, _countries) = taking.peers(0, lines).world("concurrency = 10\nfirst_byte = \"1h\"").await;
+    let neighbour =
+        Neighbour::new(&world.others[0], "2.999.101", &world.anchors, "localhost", world.port).expect("a neighbour");
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let (message, _) = query(&neighbour, &address).await;
+        told.push(match neighbour.post(XCA, "application/soap+xml", message).await {
+            Ok(answer) => answer.status.as_u16(),
+            Err(error) => error.to_string().contains("202").then_some(202).expect("taken"),
+        });
+    }
+    // Of ten places, two are for the answers that one country waits for elsewhere, and four for those on its connections.
+    assert_eq!(told, [202, 202, 503, 503, 503]);
+    for _ in 0..5 {
+        neighbour.documents(&patient()).await.expect("is served");
+    }
+}
+
+/// CO-22: a receiver that has all of an answer and does not say so in time is let go, which is on the trail.
+#[tokio::test]
+async fn co_22_a_stalled_receiver_is_let_go() {
+    let stalls = |_: &_| Reaction::Late(second() * 3600, Box::new(Reaction::Status(202)));
+    let taking = Others::none().with("AA", "2.999.101", stalls).await;
+    let address = taking.running[0].2.url("/reply");
+    let lines = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}");
+    let (world, _countries) = taking.peers(0, lines).world("first_byte = \"1s\"").await;
+    let neighbour =
+        Neighbour::new(&world.others[0], "2.999.101", &world.anchors, "localhost", world.port).expect("a neighbour");
+    let (message, _) = query(&neighbour, &address).await;
+    neighbour.post(XCA, "application/soap+xml", message).await.err().expect("202 has no body");
+    let record = undelivered(&world).await;
+    assert!(record.description.contains("answer could not be delivered: peer did not answer in time"));
+}
+
+/// The record of the answer that was not delivered.
+async fn undelivered(world: &World) -> ncp_audit::Message {
+    for _ in 0..400 {
+        let mut failed: Vec<_> = world.trail().ihe.into_iter().filter(|m| m.types[0].code == "EHDSI-CF").collect();
+        assert!(failed.len() <= 1, "{} records", failed.len());
+        if let Some(record) = failed.pop() {
+            return record;
+        }
+        tokio::time::sleep(second() / 20).await;
+    }
+    panic!("no record");
+}
+
 /// A query of a neighbour that wants its answer at an address.
 async fn query(neighbour: &Neighbour, reply_to: &str) -> (Vec<u8>, String) {
     let addressing = Addressing::request(actions::ITI38_REQUEST, "https://localhost/").answered_at(reply_to);
@@ -256,16 +311,8 @@ async fn an_answer_that_cannot_be_delivered_is_on_the_trail() {
     let (message, _) = query(&neighbour, &address).await;
     let taken = neighbour.post(XCA, "application/soap+xml", message).await.err().map(|e| e.to_string());
     assert!(taken.is_some_and(|t| t.contains("202")));
-    let mut failed = Vec::new();
     // The receiver is tried again for some seconds.
-    for _ in 0..400 {
-        failed = world.trail().ihe.into_iter().filter(|m| m.types[0].code == "EHDSI-CF").collect();
-        if !failed.is_empty() {
-            break;
-        }
-        tokio::time::sleep(second() / 20).await;
-    }
-    let [record] = &failed[..] else { panic!("{} records", failed.len()) };
+    let record = undelivered(&world).await;
     assert_eq!((record.outcome, record.patient()), (12, patient().to_cx().as_str()));
     let told = "answer could not be delivered: peer cannot be reached";
     assert!(record.description.contains(told), "the reason is named: {}", record.description);
@@ -275,7 +322,7 @@ async fn an_answer_that_cannot_be_delivered_is_on_the_trail() {
     let exchange =
         |m: &ncp_audit::Message| m.objects.iter().find(|o| o.id_type.code == "ncp-exchange").map(|o| o.id.clone());
     let query = world.trail().ihe.into_iter().find(|m| m.types[0].code == "ITI-38").expect("the query's own record");
-    assert_eq!(exchange(&query), exchange(record));
+    assert_eq!(exchange(&query), exchange(&record));
 }
 
 #[tokio::test]
