@@ -7,3 +7,4 @@ mod ipf;
 mod nist;
 mod node;
 mod openncp;
+mod peers;

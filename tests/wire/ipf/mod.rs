@@ -29,7 +29,7 @@ pub(crate) const REPORT: &str = "2.999.47.72.1";
 /// Who sits inside the answers of IPF: `PATIENT` without its authority.
 const LOCAL: &str = "IPF1";
 
-fn classpath() -> Option<String> {
+pub(crate) fn classpath() -> Option<String> {
     let given = std::env::var("NCP_IPF_CLASSPATH").ok();
     if given.is_none() {
         println!("skipped: needs NCP_IPF_CLASSPATH (tests/run.sh --interop sets it)");
@@ -69,6 +69,11 @@ impl World {
 
     /// The same for these peers.
     pub(crate) async fn gateway_for(&self, name: &str, peers: String) -> Result<Node, Error> {
+        self.gateway_with(name, peers, String::new()).await
+    }
+
+    /// The same with further sections.
+    pub(crate) async fn gateway_with(&self, name: &str, peers: String, more: String) -> Result<Node, Error> {
         let dir = self.dir.path().join(name);
         let data = dir.join("data");
         std::fs::create_dir_all(data.join("reports"))?;
@@ -96,16 +101,8 @@ uid_root = "2.999.47.31"
 "#,
             data.display()
         );
-        Node::start(&Setup {
-            dir: &dir,
-            pki: &self.own,
-            home: HOME,
-            national,
-            peers,
-            listener: String::new(),
-            more: String::new(),
-        })
-        .await
+        Node::start(&Setup { dir: &dir, pki: &self.own, home: HOME, national, peers, listener: String::new(), more })
+            .await
     }
 }
 
@@ -231,7 +228,7 @@ impl Counterpart {
     }
 }
 
-fn java(classpath: &str, mode: &str, settings: &Path) -> Command {
+pub(crate) fn java(classpath: &str, mode: &str, settings: &Path) -> Command {
     let mut command = Command::new("java");
     command
         .args(["-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error"])

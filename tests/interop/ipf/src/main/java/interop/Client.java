@@ -92,6 +92,9 @@ final class Client {
         if (has("fault")) {
             leg("fault", this::fault);
         }
+        if (settings.containsKey("again")) {
+            leg("again", this::again);
+        }
         return allOk;
     }
 
@@ -189,6 +192,23 @@ final class Client {
             check(settings.getProperty("home").equals(entry.getHomeCommunityId()), "home " + entry.getHomeCommunityId());
         }
         return expected + " entries";
+    }
+
+    /** One query again and again, each after its pause in milliseconds. */
+    private String again() throws Exception {
+        settings.setProperty("iti38.url", settings.getProperty("again.url"));
+        String[] pauses = settings.getProperty("again").split(",");
+        List<String> failed = new ArrayList<>();
+        for (int n = 0; n < pauses.length; n++) {
+            Thread.sleep(Long.parseLong(pauses[n]));
+            try {
+                check(find("iti38").getStatus() == Status.SUCCESS, "no success");
+            } catch (Exception | AssertionError error) {
+                failed.add("call " + n + " after " + pauses[n] + " ms: " + root(error));
+            }
+        }
+        check(failed.isEmpty(), "calls " + pauses.length + " failed " + failed.size() + " " + failed);
+        return "calls " + pauses.length + " failed 0";
     }
 
     private String getDocuments(String leg) throws Exception {
