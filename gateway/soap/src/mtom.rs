@@ -9,7 +9,6 @@ use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, header};
 use http_body::Body;
-use http_body_util::BodyExt;
 use ncp_xml::{Charge, Element, LiftError, Limits};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use tokio_util::io::StreamReader;

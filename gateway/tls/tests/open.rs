@@ -50,7 +50,7 @@ impl World {
     }
 
     fn revoke(&self, revoked: &[&Pair]) {
-        self.write("crls.pem", &crl(&self.root, revoked));
+        self.write("crls.pem", &crl(&self.root, (-3600, 86_400), revoked));
     }
 
     fn files(&self, name: &str) -> TlsFiles {

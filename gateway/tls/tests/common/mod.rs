@@ -160,24 +160,6 @@ fn time(seconds_from_now: i64) -> Vec<u8> {
 
 const ECDSA_SHA256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
 
-/// A CRL of an authority for a day, PEM (RFC 5280 5.1).
-pub fn crl(issuer: &Pair, revoked: &[&Pair]) -> Vec<u8> {
-    let of = |pair: &&Pair| {
-        let serial = pair.certificate.serial_number().to_bn().expect("a number").to_vec();
-        assert!(serial[0] < 0x80, "serial numbers of tests are small");
-        der(0x30, &[&der(0x02, &[&serial]), &time(-3600)])
-    };
-    let entries: Vec<Vec<u8>> = revoked.iter().map(of).collect();
-    let entries: Vec<&[u8]> = entries.iter().map(Vec::as_slice).collect();
-    let entries = if entries.is_empty() { Vec::new() } else { der(0x30, &entries) };
-    let (algorithm, name) = (der(0x30, &[ECDSA_SHA256]), issuer.certificate.subject_name().to_der().expect("DER"));
-    let list = der(0x30, &[b"\x02\x01\x01", &algorithm, &name, &time(-3600), &time(86_400), &entries]);
-    let mut signing = Signer::new(MessageDigest::sha256(), &issuer.key).expect("a signer");
-    let signature = signing.sign_oneshot_to_vec(&list).expect("signs");
-    let whole = der(0x30, &[&list, &algorithm, &der(0x03, &[b"\0", &signature])]);
-    X509Crl::from_der(&whole).expect("a CRL").to_pem().expect("PEM")
-}
-
 /// The answer to a request (DER), signed by `signer`, that ends so many seconds from now.
 pub fn answer(request: &[u8], signer: &Pair, says: Says, ends: Option<i64>) -> Vec<u8> {
     const BASIC: &[u8] = b"\x06\x09\x2b\x06\x01\x05\x05\x07\x30\x01\x01";
@@ -197,9 +179,8 @@ pub fn answer(request: &[u8], signer: &Pair, says: Says, ends: Option<i64>) -> V
     der(0x30, &[b"\x0a\x01\x00", &bytes])
 }
 
-/// A CRL (PEM) that `issuer` issued and that ends so many seconds from now.
+/// A CRL (PEM, RFC 5280 5.1) that `issuer` issued, and that begins and ends so many seconds from now.
 pub fn crl(issuer: &Pair, (issued, ends): (i64, i64), revoked: &[&Pair]) -> Vec<u8> {
-    const ECDSA_SHA256: &[u8] = b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02";
     let algorithm = der(0x30, &[ECDSA_SHA256]);
     let name = issuer.certificate.subject_name().to_der().expect("DER");
     let entry = |pair: &&Pair| {
