@@ -91,7 +91,8 @@ async fn co_06_an_open_connection_ends_with_the_certificate_of_the_other_end() {
         assert!(carries([&mut client, &mut server]).await && carries([&mut server, &mut client]).await);
         world.revoke(&[if of_client { &world.client } else { &world.server }]);
         let [mut judging, mut judged] = if of_client { [server, client] } else { [client, server] };
-        let error = judging.read_u8().await.expect_err("is no longer good");
+        let read = tokio::time::timeout(A_WHILE * 4, judging.read_u8()).await.expect("in time");
+        let error = read.expect_err("is no longer good");
         assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
         assert!(silent(&mut judged).await, "who is good is not given up");
         tokio::time::resume();
