@@ -70,7 +70,6 @@ impl Attack {
         let (Some(address), Some(pki), Some(anchors)) =
             (&callers.consumers, &callers.national_pki, &callers.own_anchors)
         else {
-            println!("national consumers are not tried: give --consumers, --national-pki and --own-anchors");
             return Ok(Vec::new());
         };
         let pki = CountryPki::open(pki, &callers.own_country)?;
@@ -82,7 +81,6 @@ impl Attack {
         let (Some(base), Some(issuer), Some(key), Some(anchors)) =
             (&callers.clinicians, &callers.issuer, &callers.issuer_key, &callers.own_anchors)
         else {
-            println!("clinicians are not tried: give --clinicians, --issuer, --issuer-key and --own-anchors");
             return Ok(Vec::new());
         };
         let base = base.trim_end_matches('/');

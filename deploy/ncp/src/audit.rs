@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::builder::NonEmptyStringValueParser;
@@ -509,15 +510,19 @@ pub(crate) async fn missing(dir: &Path, country: &str) -> Result<u64, Error> {
 }
 
 pub(crate) fn channel(dir: &Path, country: &str) -> Result<Channel, Error> {
-    let pki = dir.join(country).join("pki");
+    let query = ([127, 0, 0, 1], crate::demo::offset(country) + 448).into();
+    channel_to(&dir.join(country).join("pki"), query)
+}
+
+/// A channel to a repository with the reader's certificate of a folder.
+pub(crate) fn channel_to(pki: &Path, query: SocketAddr) -> Result<Channel, Error> {
     let files = TlsFiles {
         cert_chain: pki.join("reader.pem"),
         key: pki.join("reader.key"),
         anchors: pki.join("internal-anchors.pem"),
         crls: None,
     };
-    let endpoint = format!("https://127.0.0.1:{}", crate::demo::offset(country) + 448);
-    Ok(ncp_tls::channel(&endpoint, "localhost", files.connector(b"\x02h2")?)?)
+    Ok(ncp_tls::channel(&format!("https://{query}"), "localhost", files.connector(b"\x02h2")?)?)
 }
 
 #[cfg(test)]

@@ -73,8 +73,8 @@ pub(crate) async fn run(demo: &Demo, country: &str) -> Result<Value, Error> {
     let warnings = [gateway.warnings(), audit.warnings(), translation.warnings()].concat();
     ensure(warnings.is_empty(), format!("{warnings:?}"))?;
     let ports = ports(&gateway, &audit, &translation);
-    let mut all = certificates(&demo.dir.join("no/pki"), "NO")?;
-    all.extend(certificates(&demo.dir.join("fi/pki"), "FI")?);
+    let mut all = certificates(&demo.dir.join("no/pki"))?;
+    all.extend(certificates(&demo.dir.join("fi/pki"))?);
     ensure(all.len() >= 16, format!("{} certificates", all.len()))?;
 
     let mut table = format!("{:<22}", "");
@@ -138,7 +138,8 @@ fn ports<'a>(
     ports
 }
 
-pub(crate) fn certificates(pki: &Path, country: &str) -> Result<Vec<Shown>, Error> {
+/// The certificates of a folder that have their keys beside them.
+pub(crate) fn certificates(pki: &Path) -> Result<Vec<Shown>, Error> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(pki)? {
         let path = entry?.path();
@@ -148,6 +149,7 @@ pub(crate) fn certificates(pki: &Path, country: &str) -> Result<Vec<Shown>, Erro
         }
         let material = Material::load(&path, &key)?;
         let facts = CertificateFacts::of(material.leaf())?;
+        let country = facts.country.map(|country| country.to_string()).unwrap_or_default();
         let name = format!("{country} {}", path.file_stem().unwrap_or_default().to_string_lossy());
         all.push(Shown { name, material, facts });
     }
