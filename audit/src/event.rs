@@ -273,12 +273,12 @@ pub struct Outcome {
     pub alerts: Vec<Event>,
 }
 
-/// A message, as the `ehdsi` dialect keeps it for proof.
+/// A message by its ID, and its header where the `ehdsi` dialect keeps it for proof.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Evidence {
     /// wsa:MessageID.
     pub message_id: String,
-    /// Its SOAP header; empty where another message of the exchange has the same assertions.
+    /// Its SOAP header; empty where none is kept, or another message of the exchange has the same assertions.
     pub header: String,
 }
 

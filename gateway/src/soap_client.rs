@@ -64,7 +64,7 @@ pub struct SoapCall<'a> {
     pub elsewhere: Option<Elsewhere<'a>>,
     /// Keeps the headers of request and answer, where the trail keeps evidence.
     pub evidence: Option<&'a Recorder>,
-    /// Where it is noted who answered.
+    /// Where it is noted what was sent, by its MessageID, and who answered.
     pub trail: Option<&'a Recorder>,
 }
 
@@ -197,8 +197,8 @@ impl SoapCall<'_> {
             headers.push(self.assertions.iter().fold(security, |all, one| all.raw(one.xml.clone())));
         }
         let message = Envelope { headers, body: self.body }.write();
-        if let (Some(evidence), Some(id)) = (self.evidence, &addressing.message_id) {
-            evidence.sent(id, &message);
+        if let (Some(trail), Some(id)) = (self.trail, &addressing.message_id) {
+            trail.sent(id, self.evidence.is_some().then_some(&message));
         }
         let (content_type, body) = match self.packaging {
             Packaging::Mtom => ncp_soap::mtom_request(message),

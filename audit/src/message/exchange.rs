@@ -208,7 +208,7 @@ impl Scene<'_> {
         objects.extend(self.studies.iter().map(|study| self.study(study, row)));
         let exchange = exchange_object(&self.intent.exchange_id);
         let exchange = exchange.detail("ncp:community", &self.intent.peer.home_community_id);
-        let exchange = exchange.detail("wsa:MessageID", &self.decision.message_id);
+        let exchange = self.message_ids().fold(exchange, |exchange, id| exchange.detail("wsa:MessageID", id));
         let exchange = exchange.detail("ncp:part", &self.told_part());
         objects.push(exchange.detail("ncp:repeat", if self.decision.repeat { "true" } else { "" }));
         if !self.intent.trace.is_empty() {
@@ -357,10 +357,17 @@ impl Scene<'_> {
         }
     }
 
-    /// MessageID of the request, or of the first.
+    /// MessageID of the request that came; where none did, of each that was sent. They stand on the trail of the other
+    /// country too, so that two countries can compare theirs.
+    fn message_ids(&self) -> impl Iterator<Item = &str> {
+        let came = Some(self.decision.message_id.as_str()).filter(|id| !id.is_empty());
+        let sent = self.outcome.requests.iter().filter(move |_| came.is_none());
+        came.into_iter().chain(sent.map(|message| message.message_id.as_str()))
+    }
+
+    /// The first of them.
     fn message_id(&self) -> &str {
-        let sent = self.outcome.requests.first().map(|message| message.message_id.as_str());
-        Some(self.decision.message_id.as_str()).filter(|id| !id.is_empty()).or(sent).unwrap_or_default()
+        self.message_ids().next().unwrap_or_default()
     }
 
     /// The exchange that the object is of, as the other side may know it too.

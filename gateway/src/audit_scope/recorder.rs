@@ -170,9 +170,10 @@ impl Recorder {
         self.each(|progress| snapshot.clone_into(&mut progress.snapshot));
     }
 
-    /// A request as it left. Those that follow carry the same assertions, so that their IDs are enough.
-    pub fn sent(&self, message_id: &str, envelope: &[u8]) {
-        let header = evidence(envelope);
+    /// A request as it left, by its MessageID, which the trail of the other country has too; and its envelope where the trail
+    /// keeps evidence. Those that follow carry the same assertions, so that their IDs are enough.
+    pub fn sent(&self, message_id: &str, envelope: Option<&[u8]>) {
+        let header = envelope.map(evidence).unwrap_or_default();
         self.each(|progress| {
             let header = if progress.requests.is_empty() { &header } else { "" };
             keep(&mut progress.requests, message_id, header);

@@ -355,6 +355,27 @@ async fn fhir_that_leads_elsewhere_or_never_ends() {
     assert_eq!((status, &bundle["total"]), (200, &json!(1)), "T-FHR-4");
 }
 
+/// The trail of a country that asks names each message that it sent, a repetition too, whether or not a receiver wants the
+/// headers as evidence: the country that answers has the same MessageIDs, so that the two can compare.
+#[tokio::test]
+async fn the_record_of_who_asks_names_the_messages_that_were_sent() {
+    let busy = std::sync::atomic::AtomicBool::new(true);
+    let knows = knows("2.999.101", "19800101", || listed(Vec::new()));
+    let react = move |asked: &Asked| match busy.swap(false, std::sync::atomic::Ordering::AcqRel) {
+        true => Reaction::Busy(0),
+        false => knows(asked),
+    };
+    let (world, countries) = Others::none().with("AA", "2.999.101", react).await.clinicians().world("").await;
+    matches(&world).await;
+    let asked: Vec<String> = countries[0].asked().iter().filter_map(|asked| asked.message_id.clone()).collect();
+    assert_eq!(asked.len(), 2, "busy, then answered");
+    let trail = world.trail();
+    let record = trail.ihe.iter().find(|message| message.types[0].code == "ITI-55").expect("a record");
+    let details = record.objects.iter().flat_map(|object| &object.details);
+    let named: Vec<_> = details.filter(|(kind, _)| kind == "wsa:MessageID").map(|(_, id)| &id[..]).collect();
+    assert!(asked.iter().all(|id| named.contains(&id.as_bytes())), "{asked:?}");
+}
+
 /// CO-16: the record of ITI-55 at the country that asks, field by field, in both dialects.
 #[tokio::test]
 async fn co_16_the_record_of_a_discovery_says_what_happened() {
