@@ -112,7 +112,9 @@ impl AuditSink {
         let key = Key::load(&options.key_file)?;
         let folder = Folder::new(&options.dir, &options.limits)?;
         let for_open = (folder.clone(), key.clone());
-        let opened = tokio::task::spawn_blocking(move || spool::open(&for_open.0, &for_open.1))
+        // Where an emergency goes on without a record, the log has to have its copy at once.
+        let at_once = options.on_failure == OnFailure::AllowAndAlarm;
+        let opened = tokio::task::spawn_blocking(move || spool::open(&for_open.0, &for_open.1, at_once))
             .await
             .map_err(|_| AuditError::Stopped)??;
         let inner = Inner {
@@ -130,14 +132,16 @@ impl AuditSink {
             apart: Mutex::default(),
         };
         let sink = Self { inner: Arc::new(inner) };
+        let mut missing = None;
         for (intent, decision) in opened.unfinished {
             let outcome =
                 Outcome::new(OutcomeIndicator::Major, "ended without an outcome: what was disclosed is not known");
             let records = message::of_exchange(&sink.inner.site, &intent, &decision, &outcome);
             // A full spool is no reason not to start: delivery makes room, and the writer holds the record until then.
-            if let Err(error) = sink.records(Some(intent.exchange_id), records).await {
-                tracing::error!(reason = %error, "end of an exchange of the last run is not stored yet");
-            }
+            missing = sink.records(Some(intent.exchange_id), records).await.err().or(missing);
+        }
+        if let Some(error) = missing {
+            tracing::error!(reason = %error, "ends of exchanges of the last run are not stored yet");
         }
         Ok(sink)
     }

@@ -6,6 +6,7 @@ mod ledger;
 mod lock;
 mod packed;
 mod reader;
+mod unstored;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -112,8 +113,8 @@ pub(crate) struct Opened {
 }
 
 /// Opens the folder: keeps other processes out, counts the start, cuts a torn tail, finds exchanges without an end, starts
-/// the writer.
-pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
+/// the writer. With `at_once` the log has the last copy of a record that no disk takes as soon as it is refused.
+pub(crate) fn open(folder: &Folder, key: &Key, at_once: bool) -> Result<Opened, AuditError> {
     let locks = folder.lock()?;
     let mut segments = folder.segments()?;
     let last = segments.last().map_or(0, |(number, _)| *number);
@@ -132,7 +133,10 @@ pub(crate) fn open(folder: &Folder, key: &Key) -> Result<Opened, AuditError> {
     let (report, status) = watch::channel(Status { epoch, ..Status::default() });
     let numbers = (epoch, ledger.end());
     let ledger = Arc::new(Mutex::new(ledger));
-    let writer = writer::Writer::new((folder.clone(), key.clone()), numbers, last, ledger.clone(), tell, report);
+    let mut writer = writer::Writer::new((folder.clone(), key.clone()), numbers, last, ledger.clone(), tell, report);
+    if at_once {
+        writer.tell_at_once();
+    }
     let work = move || {
         writer.run(&jobs);
         drop(locks);

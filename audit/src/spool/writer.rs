@@ -3,13 +3,16 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use tokio::sync::watch;
 
 use super::folder::{Folder, Rung, SpoolLevel};
+use super::unstored::{Line, Unstored};
 use super::{Checkpoint, Item, Job, Ledger, Position, Status};
 use crate::AuditError;
 use crate::frame::{self, Key};
@@ -37,8 +40,9 @@ pub(super) struct Writer {
     pub(super) epoch: u64,
     next_seq: u64,
     groups: u64,
-    /// Where the last checkpoint stands.
+    /// Where the last checkpoint stands, and where one was tried last.
     noted: Position,
+    tried: Position,
     /// The first segment that was needed when the level was last looked at.
     needed: u64,
     /// The last segment may hold half a group under these numbers: no number is given twice.
@@ -47,6 +51,7 @@ pub(super) struct Writer {
     ended: (u64, u64),
     ledger: Arc<Mutex<Ledger>>,
     held: VecDeque<Item>,
+    unstored: Unstored,
     tell: watch::Sender<Position>,
     status: watch::Sender<Status>,
 }
@@ -61,7 +66,7 @@ impl Writer {
         status: watch::Sender<Status>,
     ) -> Self {
         let at = Position { segment: last_segment, offset: 0 };
-        let held = VecDeque::new();
+        let (held, unstored) = (VecDeque::new(), Unstored::new(HELD));
         Self {
             folder,
             key,
@@ -71,14 +76,21 @@ impl Writer {
             next_seq: 1,
             groups: 0,
             noted: at,
+            tried: at,
             needed: 0,
             renumber: false,
             ended,
             ledger,
             held,
+            unstored,
             tell,
             status,
         }
+    }
+
+    /// The last copies of records are told as soon as they are refused, each in a line.
+    pub(super) fn tell_at_once(&mut self) {
+        self.unstored = Unstored::new(0);
     }
 
     pub(super) fn run(mut self, jobs: &mpsc::Receiver<Job>) {
@@ -86,15 +98,24 @@ impl Writer {
             tracing::error!(reason = %error, "audit spool takes nothing");
         }
         self.report();
-        while let Ok(first) = jobs.recv() {
-            let mut group = vec![first];
-            while group.len() < GROUP {
-                match jobs.try_recv() {
-                    Ok(job) => group.push(job),
-                    Err(_) => break,
+        loop {
+            let next = match self.unstored.wait(Instant::now()) {
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(wait) => jobs.recv_timeout(wait),
+            };
+            match next {
+                Ok(first) => {
+                    let mut group = vec![first];
+                    group.extend(jobs.try_iter().take(GROUP - 1));
+                    self.commit(group);
                 }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.commit(group);
+            self.unstored.line(Instant::now()).iter().for_each(say);
+        }
+        while let Some(line) = self.unstored.next() {
+            say(&line);
         }
         self.close();
         if self.noted != self.at && self.at.offset > 0 {
@@ -118,6 +139,7 @@ impl Writer {
             match self.write(&mut held, &mut group) {
                 Ok(()) => {
                     self.groups += 1;
+                    self.unstored.stored();
                     let mut ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner());
                     let items = held.iter().chain(group.iter().map(|job| &job.item));
                     items.for_each(|item| item.note(before, &mut ledger));
@@ -127,7 +149,7 @@ impl Writer {
                     for job in group {
                         let _ = job.done.send(Ok(()));
                     }
-                    if self.noted.segment != self.at.segment || self.at.offset - self.noted.offset >= CHECKPOINT {
+                    if self.tried.segment != self.at.segment || self.at.offset - self.tried.offset >= CHECKPOINT {
                         self.checkpoint();
                     }
                     return;
@@ -141,7 +163,7 @@ impl Writer {
                 break;
             }
         }
-        tracing::error!(reason = %failure, records = group.len(), "audit record not stored");
+        self.unstored.refuse(&failure, group.len());
         self.report();
         for job in group {
             let _ = job.done.send(Err(AuditError::Io(std::io::Error::from(failure.kind()))));
@@ -200,6 +222,7 @@ impl Writer {
 
     /// Writes the ledger down as of what is durable now; where that fails, a start reads more.
     fn checkpoint(&mut self) {
+        self.tried = self.at;
         let ledger = self.ledger.lock().unwrap_or_else(|p| p.into_inner()).clone();
         match Checkpoint::new(self.at, ledger).store(&self.folder.dir, &self.key) {
             Ok(()) => self.noted = self.at,
@@ -252,10 +275,15 @@ impl Writer {
     }
 
     /// What no disk takes is in the log at least, encrypted as in the spool; the record is also held in memory.
-    fn last_copy(&self, item: &Item) {
+    fn last_copy(&mut self, item: &Item) {
         let sealed = item.to_bytes().ok().and_then(|plain| frame::seal(&self.key, &plain).ok());
         if let Some(sealed) = sealed {
-            tracing::error!(frame = %STANDARD.encode(sealed), "last copy of an audit record");
+            self.unstored.keep(STANDARD.encode(sealed));
         }
     }
+}
+
+fn say(line: &Line) {
+    let Line { reason, refused, copies } = line;
+    tracing::error!(reason, refused, last_copies = copies, "audit records not stored");
 }

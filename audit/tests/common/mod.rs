@@ -20,6 +20,8 @@ use openssl::nid::Nid;
 use openssl::pkey::{PKey, Private};
 use openssl::x509::extension::{BasicConstraints, ExtendedKeyUsage, KeyUsage, SubjectAlternativeName};
 use openssl::x509::{X509, X509NameBuilder};
+use process::Namespace;
+use rustix::process::Signal;
 
 /// One authority; its leaves are server and client at once.
 pub struct Pki {
@@ -143,44 +145,95 @@ pub fn config(dir: &Path, pki: &Pki, engine: Engine) -> Config {
 pub struct Cluster {
     dir: tempfile::TempDir,
     bin: PathBuf,
+    /// The small disk that it has for itself.
+    disk: Option<Namespace>,
 }
 
 impl Cluster {
     pub fn start() -> Self {
+        Self::on(None)
+    }
+
+    /// With its data on a small disk.
+    pub fn on_disk(kib: u32) -> Self {
+        Self::on(Some(kib))
+    }
+
+    fn on(kib: Option<u32>) -> Self {
         let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed (tests/run.sh does)");
         let bin = versions.flatten().map(|e| e.path().join("bin")).max().expect("a version");
         let dir = tempfile::tempdir().expect("a folder");
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("chmod");
-        let cluster = Self { dir, bin };
+        let for_all = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777));
+        for_all(dir.path()).expect("chmod");
+        let mount = dir.path().join("disk");
+        let disk = kib.map(|kib| Namespace::with(&[(&mount, kib)]));
+        disk.iter().for_each(|disk| for_all(&disk.path(&mount)).expect("chmod"));
+        let cluster = Self { dir, bin, disk };
+        let mut arguments = vec!["-D", "data", "-A", "trust", "-U", "postgres", "--no-instructions"];
         let data = cluster.data();
-        cluster.run("initdb", &["-D", &data, "-A", "trust", "-U", "postgres", "--no-instructions"]);
+        arguments[1] = &data;
+        // Segments that go with a small disk.
+        arguments.extend(kib.map(|_| "--wal-segsize=1"));
+        assert!(cluster.runs("initdb", &arguments), "initdb");
         cluster.control("start");
         cluster
     }
 
     fn data(&self) -> String {
-        self.dir.path().join("data").display().to_string()
+        let folder = if self.disk.is_some() { "disk/data" } else { "data" };
+        self.dir.path().join(folder).display().to_string()
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) {
+    fn runs(&self, program: &str, arguments: &[&str]) -> bool {
         let program = self.bin.join(program);
         // The server refuses to run as root.
-        let mut command = if rustix_is_root() {
-            let mut command = Command::new("runuser");
-            command.args(["-u", "postgres", "--"]).arg(&program);
-            command
-        } else {
-            Command::new(&program)
+        let (first, rest) = match rustix::process::getuid().is_root() {
+            true => {
+                (Path::new("runuser"), vec!["-u".as_ref(), "postgres".as_ref(), "--".as_ref(), program.as_os_str()])
+            }
+            false => (program.as_path(), vec![]),
         };
-        let status = command.args(arguments).current_dir(self.dir.path()).stdout(std::process::Stdio::null()).status();
-        assert!(status.expect("runs").success(), "{}", program.display());
+        let mut command = self.disk.as_ref().map_or_else(|| Command::new(first), |disk| disk.command(first));
+        let command = command.args(rest).args(arguments).current_dir(self.dir.path());
+        command.stdout(std::process::Stdio::null()).status().expect("runs").success()
+    }
+
+    fn controls(&self, what: &str) -> bool {
+        let socket = self.dir.path().display().to_string();
+        let small = if self.disk.is_some() { " -c min_wal_size=2MB -c max_wal_size=8MB" } else { "" };
+        let options = format!("-c listen_addresses='' -c unix_socket_directories={socket}{small}");
+        let log = self.dir.path().join("log").display().to_string();
+        self.runs("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "-l", &log, "-o", &options, what])
     }
 
     pub fn control(&self, what: &str) {
-        let socket = self.dir.path().display().to_string();
-        let options = format!("-c listen_addresses='' -c unix_socket_directories={socket}");
-        let log = self.dir.path().join("log").display().to_string();
-        self.run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "-l", &log, "-o", &options, what]);
+        assert!(self.controls(what), "pg_ctl {what}");
+    }
+
+    /// Starts it again, however it ended; what is left of the last server may need a moment to go.
+    pub fn again(&self) {
+        process::until("PostgreSQL starts", 60, || self.controls("restart"));
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) {
+        let file = PathBuf::from(self.data()).join("postmaster.pid");
+        let file = self.disk.as_ref().map_or_else(|| file.clone(), |disk| disk.path(&file));
+        let text = std::fs::read_to_string(file).expect("runs");
+        process::send(text.lines().next().and_then(|id| id.parse().ok()).expect("a pid"), Signal::KILL);
+    }
+
+    /// Takes all of its disk; [`Self::free`] gives it back.
+    pub fn fill(&self) {
+        self.disk.as_ref().expect("a small disk").fill(&self.filler(), 0);
+    }
+
+    pub fn free(&self) {
+        std::fs::remove_file(self.disk.as_ref().expect("a small disk").path(&self.filler())).expect("frees");
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.dir.path().join("disk/filler")
     }
 
     pub fn url(&self) -> String {
@@ -188,12 +241,8 @@ impl Cluster {
     }
 }
 
-fn rustix_is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout.trim_ascii() == b"0")
-}
-
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.control("stop");
+        self.controls("stop");
     }
 }

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ncp_audit::server::{Config, Database, Index, Sqlite};
+use ncp_audit::server::{Config, Database, Index, Postgres, Sqlite};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// What a sender said: identifiers of exchanges.
 #[derive(Default)]
@@ -20,8 +21,36 @@ pub struct Said {
     pub refused: u64,
     /// Levels of the spool, as they came.
     pub levels: Vec<String>,
+    /// Records that the receiver has not acknowledged, as last heard.
+    pub waiting: u64,
     /// Everything is acknowledged.
     pub drained: bool,
+}
+
+/// Where the repository keeps its index.
+#[derive(Clone, Copy)]
+pub enum Kept<'a> {
+    /// In a file of SQLite.
+    File(&'a Path),
+    /// In PostgreSQL.
+    Postgres(&'a str),
+}
+
+/// How soon it went on after a fault, each time.
+#[derive(Default)]
+pub struct Recovery(Vec<Duration>);
+
+impl Recovery {
+    /// Waits until it goes on.
+    pub fn wait(&mut self, what: &str, seconds: u64, holds: impl FnMut() -> bool) {
+        let began = Instant::now();
+        until(what, seconds, holds);
+        self.0.push(began.elapsed());
+    }
+
+    pub fn longest(&self) -> Duration {
+        self.0.iter().copied().max().unwrap_or_default()
+    }
 }
 
 /// What happened to it.
@@ -51,7 +80,7 @@ impl Sender {
             .env("NCP_FAULTS_SENDER", dir)
             .env("NCP_FAULTS_PORT", port.to_string())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(appended(&dir.join("sender.log")))
             .spawn()
             .expect("starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -64,12 +93,18 @@ impl Sender {
                     Some(("disclosed", id)) => drop(said.disclosed.insert(id.to_owned())),
                     Some(("refused", _)) => said.refused += 1,
                     Some(("level", level)) => said.levels.push(level.to_owned()),
+                    Some(("waiting", records)) => said.waiting = records.parse().expect("a number"),
                     Some(("drained", _)) => said.drained = true,
                     _ => {}
                 }
             }
         });
         Self { child, reader: Some(reader) }
+    }
+
+    /// Sends a signal to the process itself, which another one may have started for us.
+    pub fn signal(&self, signal: Signal) {
+        send(self.child.id(), signal);
     }
 
     /// SIGKILL, and all that it had said is heard.
@@ -99,14 +134,17 @@ impl Server {
     pub fn start(config: &Path, within: Option<&Namespace>) -> Self {
         let program = Path::new(env!("CARGO_BIN_EXE_ncp-audit"));
         let mut command = within.map_or_else(|| Command::new(program), |namespace| namespace.command(program));
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(config.with_extension("log"));
-        let log = log.expect("a log");
+        let log = appended(&config.with_extension("log"));
         let child = command.args(["serve", "--config"]).arg(config).stdout(Stdio::null()).stderr(log).spawn();
         Self(child.expect("starts"))
     }
 
     pub fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send(self.0.id(), signal);
     }
 
     pub fn kill(mut self) {
@@ -122,9 +160,19 @@ impl Drop for Server {
     }
 }
 
+fn appended(path: &Path) -> std::fs::File {
+    std::fs::OpenOptions::new().create(true).append(true).open(path).expect("a log")
+}
+
+pub fn send(process: u32, signal: Signal) {
+    let pid = i32::try_from(process).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("signals");
+}
+
 /// The configuration as a file.
 pub fn write(config: &Config, path: &Path) -> PathBuf {
-    let text = format!(
+    let engine = config.postgres_url_file.as_ref().map(|file| format!("postgres_url_file = {file:?}\n"));
+    let mut text = format!(
         "feed = \"{}\"\nquery = \"{}\"\nadmin = \"{}\"\ncertificate = {:?}\nkey = {:?}\nanchors = {:?}\n\
          data_dir = {:?}\nkey_file = {:?}\nsource = \"{}\"\nenterprise_site = \"{}\"\n\
          readers = [\"auditor\", \"tool\"]\nwriters = {{ ncp-no = \"ncp-no\" }}\n",
@@ -139,6 +187,7 @@ pub fn write(config: &Config, path: &Path) -> PathBuf {
         config.source,
         config.enterprise_site
     );
+    text.extend(engine);
     std::fs::write(path, text).expect("writes");
     path.to_owned()
 }
@@ -168,7 +217,7 @@ impl Namespace {
         Self(child)
     }
 
-    fn command(&self, program: &Path) -> Command {
+    pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--mount", "-t", &self.0.id().to_string(), "--"]).arg(program);
         command
@@ -177,6 +226,15 @@ impl Namespace {
     /// A path of the namespace as the outside reaches it.
     pub fn path(&self, inside: &Path) -> PathBuf {
         Path::new("/proc").join(self.0.id().to_string()).join("root").join(inside.strip_prefix("/").unwrap_or(inside))
+    }
+
+    /// Lets a file grow to so many KiB, or by what the disk gives; whether it has them.
+    pub fn grow(&self, file: &Path, kib: u64) -> bool {
+        use std::io::Write;
+        let mut filler = appended(&self.path(file));
+        let size = || filler.metadata().expect("a size").len() >> 10;
+        let missing = kib.saturating_sub(size());
+        (0..missing.div_ceil(4)).all(|_| filler.write_all(&[0; 4096]).is_ok())
     }
 
     /// Fills a disk with a file so that `left` KiB remain.
@@ -207,19 +265,24 @@ pub fn until(what: &str, seconds: u64, mut holds: impl FnMut() -> bool) {
 }
 
 /// Compares what was said with what the repository's index has, and prints it as one line.
-pub fn count(fault: &str, said: &Arc<Mutex<Said>>, index: &Path) -> Count {
+pub fn count(fault: &str, said: &Arc<Mutex<Said>>, kept: Kept<'_>, recovery: &Recovery) -> Count {
     let said = said.lock().expect("no panic");
     // A copy: SQLite would follow the link into another mount namespace to the wrong file.
     let copy = tempfile::tempdir().expect("a folder");
-    for name in ["index.sqlite", "index.sqlite-wal"] {
-        let _ = std::fs::copy(index.with_file_name(name), copy.path().join(name));
-    }
-    let mut database = Sqlite::open(&copy.path().join("index.sqlite")).expect("opens");
+    let mut database: Box<dyn Database> = match kept {
+        Kept::Postgres(url) => Box::new(Postgres::open(url).expect("connects")),
+        Kept::File(index) => {
+            for name in ["index.sqlite", "index.sqlite-wal"] {
+                let _ = std::fs::copy(index.with_file_name(name), copy.path().join(name));
+            }
+            Box::new(Sqlite::open(&copy.path().join("index.sqlite")).expect("opens"))
+        }
+    };
     let rows = database.rows("SELECT exchange, count(*) FROM record WHERE exchange <> '' GROUP BY exchange", &[]);
     let rows = rows.expect("reads");
     let recorded: BTreeSet<&str> = rows.iter().map(|row| row[0].text()).collect();
     let everything: BTreeSet<&String> = said.accepted.union(&said.disclosed).collect();
-    let missing = Index::open(Box::new(database)).expect("opens").gaps().expect("reads");
+    let missing = Index::open(database).expect("opens").gaps().expect("reads");
     let count = Count {
         accepted: said.accepted.len(),
         disclosed: said.disclosed.len(),
@@ -229,9 +292,13 @@ pub fn count(fault: &str, said: &Arc<Mutex<Said>>, index: &Path) -> Count {
         missing_numbers: missing.iter().map(|gap| gap.last_seq - gap.first_seq + 1).sum(),
     };
     let Count { accepted, disclosed, recorded, lost, twice, missing_numbers } = count;
+    let recovered = match recovery.0.len() {
+        0 => String::new(),
+        times => format!(" recovered_ms {} at most, of {times}", recovery.longest().as_millis()),
+    };
     println!(
         "\nfault {fault:?} accepted {accepted} disclosed {disclosed} recorded {recorded} lost {lost} \
-         refused {} recorded_twice {twice} missing_numbers {missing_numbers}",
+         refused {} recorded_twice {twice} missing_numbers {missing_numbers}{recovered}",
         said.refused
     );
     count

@@ -2,20 +2,30 @@
 //! the repository in the end. `NCP_FAULTS=long` runs the long form (`tests/faults.sh`).
 #![allow(clippy::print_stdout)]
 
+#[path = "../common/mod.rs"]
 mod common;
+mod disks;
+mod halts;
+mod stores;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::Pki;
-use common::process::{Count, Namespace, Said, Sender, Server, count, until, write};
+use common::process::{Count, Kept, Namespace, Recovery, Said, Sender, Server, count, until, write};
 use common::relay::{Relay, Way};
 use ncp_audit::server::{Config, Database, Engine, Sqlite};
 use ncp_audit::*;
 
 fn long() -> bool {
     std::env::var("NCP_FAULTS").is_ok_and(|form| form == "long")
+}
+
+/// How soon it is to go on; the short form runs beside other tests, on whatever machine, and finds what takes minutes.
+fn within(recovery: &Recovery, said: Duration) {
+    let allowed = if long() { said } else { said * 20 };
+    assert!(recovery.longest() < allowed, "went on after {:?}; {said:?} is said", recovery.longest());
 }
 
 /// Spread evenly, the same in every run.
@@ -84,17 +94,21 @@ async fn child_sends_until_killed() {
     let Some(dir) = std::env::var_os("NCP_FAULTS_SENDER").map(PathBuf::from) else { return };
     let port = std::env::var("NCP_FAULTS_PORT").ok().and_then(|p| p.parse().ok()).expect("a port");
     println!();
+    tracing_subscriber::fmt().with_ansi(false).with_writer(std::io::stderr).init();
     let sink = connected(&dir, port).await;
-    let (stop, steady) = (dir.join("stop"), dir.join("shipped").exists());
+    let (stop, steady, paced) = (dir.join("stop"), dir.join("steady"), dir.join("paced").exists());
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..8 {
-        let (sink, stop) = (sink.clone(), stop.clone());
+        let (sink, stop, steady) = (sink.clone(), stop.clone(), steady.clone());
         tasks.spawn(async move {
             let mut n = 0u64;
             while !stop.exists() {
                 n += 1;
+                if paced {
+                    tokio::time::sleep(Duration::from_millis(25)).await;
+                }
                 // No faster than the repository takes them.
-                while steady && sink.deliveries().iter().any(|d| d.waiting > 200) {
+                while steady.exists() && sink.deliveries().iter().any(|d| d.waiting > 200) {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
                 let id = format!("e{}-{task}-{n}", sink.epoch());
@@ -116,8 +130,13 @@ async fn child_sends_until_killed() {
             }
         });
     }
-    let mut level = SpoolLevel::Free;
+    let (mut level, mut waiting) = (SpoolLevel::Free, 0);
     loop {
+        let now = sink.deliveries().iter().map(|delivery| delivery.waiting).sum();
+        if now != waiting {
+            waiting = now;
+            println!("waiting {waiting}");
+        }
         if sink.status().level != level {
             level = sink.status().level;
             println!("level {level:?}");
@@ -146,11 +165,20 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Engine::Files)
+    }
+
+    fn with(engine: Engine) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let pki = Pki::create(&dir.path().join("pki"));
         pki.leaf("ncp-no");
         pki.leaf("tool");
-        let config = Config { syslog: None, fhir: None, ..common::config(dir.path(), &pki, Engine::Files) };
+        let postgres_url_file = match &engine {
+            Engine::Postgres(url) => Some(common::secret(&dir.path().join("postgres"), url)),
+            _ => None,
+        };
+        let config = common::config(dir.path(), &pki, engine);
+        let config = Config { syslog: None, fhir: None, postgres_url_file, ..config };
         let file = write(&config, &dir.path().join("audit.toml"));
         Self { dir, config, file, said: Arc::default() }
     }
@@ -177,13 +205,28 @@ impl World {
         until("exchanges are accepted", 60, || self.accepted() >= wanted);
     }
 
+    /// Waits until the receiver has acknowledged something more.
+    fn acknowledged(&self) -> impl FnMut() -> bool {
+        let cursor = self.path().join("spool/delivered-feed");
+        // Epoch and number of the last record that was acknowledged, in digits of one length.
+        let acknowledged = move || std::fs::read_to_string(&cursor).unwrap_or_default();
+        let before = acknowledged();
+        move || acknowledged() > before
+    }
+
+    /// Waits until the sender could disclose something more.
+    fn goes_on(&self) -> impl FnMut() -> bool {
+        let before = self.accepted();
+        move || self.accepted() > before
+    }
+
     /// Lets the sender finish and compares.
-    fn finish(&self, fault: &str, sender: Sender, server: Server, index: &Path) -> Count {
+    fn finish(&self, fault: &str, sender: Sender, server: Server, kept: Kept<'_>, recovery: &Recovery) -> Count {
         std::fs::write(self.path().join("stop"), "").expect("writes");
         until("everything is acknowledged", 240, || self.said.lock().expect("no panic").drained);
         sender.kill();
         server.kill();
-        let count = count(fault, &self.said, index);
+        let count = count(fault, &self.said, kept, recovery);
         assert_eq!((count.lost, count.twice, count.missing_numbers), (0, 0, 0), "{fault}: {count:?}");
         assert!(count.accepted > 100, "{fault}: the sender wrote something");
         count
@@ -211,7 +254,7 @@ fn killed_under_load() {
         server = world.server();
     }
     let index = world.index();
-    world.finish("sender and repository killed under load", sender, server, &index);
+    world.finish("sender and repository killed under load", sender, server, Kept::File(&index), &Recovery::default());
 }
 
 /// The way between them is cut inside frames, stalls and is slow.
@@ -238,105 +281,8 @@ fn cut_stalled_and_slow() {
     }
     assert!(relay.cuts.load(std::sync::atomic::Ordering::Relaxed) > 0, "nothing was cut");
     let index = world.index();
-    world.finish("connection cut inside frames, stalled, slow", sender, server, &index);
-}
-
-/// The spool's disk is a small one: reserve, second folder, then nothing is disclosed; killed while full; freed again.
-#[test]
-fn spool_disk_full_and_freed() {
-    let world = World::new();
-    let (spool, second) = (world.path().join("spool"), world.path().join("second"));
-    std::fs::write(world.path().join("small-disk"), "").expect("writes");
-    let disks = Namespace::with(&[(&spool, 4096), (&second, 1024)]);
-    let filler = spool.join("filler");
-    disks.fill(&filler, 2048);
-    // Nobody listens yet: the spool fills.
-    let port = world.config.feed.port();
-    let sender = world.sender(port, Some(&disks));
-    let refused = |at_least: u64| {
-        let said = world.said.lock().expect("no panic");
-        said.refused >= at_least && said.levels.last().is_some_and(|l| l == "Full")
-    };
-    until("the disks are full", 60, || refused(20));
-    let levels = world.said.lock().expect("no panic").levels.clone();
-    // Reserve and second folder may be used up between two looks at the level; what lies there tells it all the same.
-    assert!(!disks.path(&spool.join("reserve")).exists(), "the reserve was not used: {levels:?}");
-    let in_second = std::fs::read_dir(disks.path(&second)).expect("the second folder").flatten();
-    let written = in_second.filter_map(|file| file.metadata().ok()).any(|file| file.len() > 0);
-    assert!(written, "the second folder was not used: {levels:?}");
-    assert!(levels.iter().any(|l| l == "Full"), "{levels:?}");
-    let disclosed = world.said.lock().expect("no panic").disclosed.len();
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(world.said.lock().expect("no panic").disclosed.len(), disclosed, "disclosed without a record");
-    // Killed while nothing is taken, and started again on disks that are still full.
-    sender.kill();
-    std::fs::remove_file(disks.path(&filler)).expect("frees");
-    let sender = world.sender(port, Some(&disks));
-    let server = world.server();
-    world.more(200);
-    let index = world.index();
-    let count = world.finish("spool disk full and freed", sender, server, &index);
-    assert!(count.disclosed >= disclosed);
-}
-
-/// SK-01: the shipped bounds on a small disk, and a healthy repository: what is acknowledged is kept as long as there is
-/// room, and stops neither disclosure nor a start, also where somebody else fills the disk.
-#[test]
-fn sk_01_acknowledged_records_on_a_small_disk_stop_nothing() {
-    let world = World::new();
-    let spool = world.path().join("spool");
-    std::fs::write(world.path().join("shipped"), "").expect("writes");
-    let kib = if long() { 24 << 10 } else { 6 << 10 };
-    let disk = Namespace::with(&[(&spool, kib)]);
-    let (server, port) = (world.server(), world.config.feed.port());
-    let mut sender = world.sender(port, Some(&disk));
-    let held = || -> u64 {
-        let files = std::fs::read_dir(disk.path(&spool)).expect("the spool").flatten();
-        let segments = files.filter(|file| file.file_name().to_string_lossy().starts_with("segment-"));
-        segments.map(|file| file.metadata().map_or(0, |m| m.len())).sum()
-    };
-    world.more(20);
-    let first = || disk.path(&spool.join("segment-000000000001.spool")).exists();
-    until("the first segment is kept until space is short", 120, || !first());
-    assert!(held() > u64::from(kib) << 8, "a quarter of the disk at least holds what is acknowledged");
-    for round in 0..2 {
-        world.more(if long() { 6000 } else { 1000 });
-        sender.kill();
-        if round == 1 {
-            disk.fill(&spool.join("filler"), 0);
-        }
-        sender = world.sender(port, Some(&disk));
-    }
-    world.more(200);
-    let index = world.index();
-    world.finish("acknowledged records on a small disk", sender, server, &index);
-    let said = world.said.lock().expect("no panic");
-    assert_eq!(said.refused, 0, "{:?}", said.levels);
-    assert!(said.levels.iter().all(|level| level == "Free" || level == "Warning"), "{:?}", said.levels);
-}
-
-/// The repository's disk is a small one: nothing is acknowledged while it is full; freed, everything comes again.
-#[test]
-fn repository_disk_full_and_freed() {
-    let world = World::new();
-    let data = world.config.data_dir.clone();
-    // Room for all that comes between the rounds, so that only the filler fills it.
-    let (rounds, kib) = if long() { (10, 1 << 20) } else { (2, 1 << 16) };
-    let disks = Namespace::with(&[(&data, kib)]);
-    let server = Server::start(&world.file, Some(&disks));
-    let sender = world.sender(world.config.feed.port(), None);
-    world.more(50);
-    for _ in 0..rounds {
-        let filler = data.join("filler");
-        disks.fill(&filler, 0);
-        world.more(150);
-        std::thread::sleep(Duration::from_millis(300));
-        std::fs::remove_file(disks.path(&filler)).expect("frees");
-        world.more(50);
-    }
-    let log = std::fs::read_to_string(world.file.with_extension("log")).expect("a log");
-    assert!(log.contains("repository failed"), "the disk was never full");
-    world.finish("repository disk full and freed", sender, server, &disks.path(&world.index()));
+    let kept = Kept::File(&index);
+    world.finish("connection cut inside frames, stalled, slow", sender, server, kept, &Recovery::default());
 }
 
 /// The repository is away for hours: records queue, then all come in their order.
@@ -374,7 +320,9 @@ fn queued_through_an_outage() {
         (server, began.elapsed(), sink.epoch())
     });
     server.kill();
-    let count = count("repository away while records queue", &world.said, &world.index());
+    let index = world.index();
+    let none = Recovery::default();
+    let count = count("repository away while records queue", &world.said, Kept::File(&index), &none);
     println!("{} records a second drained", (wanted as f64 / took.as_secs_f64()).round());
     assert_eq!((count.lost, count.twice, count.missing_numbers, count.accepted), (0, 0, 0, wanted));
     let mut database = Sqlite::open(&world.index()).expect("opens");
@@ -417,7 +365,8 @@ fn clocks_five_minutes_off() {
             assert!((290_000_000..310_000_000).contains(&off), "{source:?}");
         });
         server.kill();
-        let count = count(&format!("clock {minutes} minutes off"), &world.said, &world.index());
+        let (fault, index, none) = (format!("clock {minutes} minutes off"), world.index(), Recovery::default());
+        let count = count(&fault, &world.said, Kept::File(&index), &none);
         assert_eq!((count.lost, count.accepted, count.missing_numbers), (0, 50, 0));
     }
 }
