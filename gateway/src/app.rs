@@ -1,6 +1,7 @@
 //! Wiring, top to bottom.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -21,7 +22,7 @@ use crate::national::National;
 use crate::pending::Pending;
 use crate::reload;
 use crate::responding::rate::Limiter;
-use crate::responding::replay::{Memory, RedisOptions, ReplaySet};
+use crate::responding::replay::{self, Memory, RedisOptions, ReplaySet};
 use crate::shutdown::{self, Drain};
 use crate::smp::{Services, Source};
 pub use crate::snapshot::{Learned, Peers, Snapshot};
@@ -77,7 +78,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         learned.services = Source::new(section).map_err(one)?.kept(&config.peer, &verifier).await;
     }
     let snapshot = Snapshot::load(&config, &learned)?;
-    let replay = ReplaySet::open(&memory(&config).map_err(one)?).map_err(one)?;
+    let replay = ReplaySet::within(&memory(&config).map_err(one)?, config.replay.bytes).map_err(one)?;
     let rate = Limiter::new(&config.rate);
     let signer = &snapshot.signer;
     let metrics = Metrics::default();
@@ -137,8 +138,22 @@ fn deliver(config: &Config, audit: &AuditSink) -> Result<(), String> {
     Ok(())
 }
 
+/// Gives up the way back to the last release; what was done, for operators.
+///
+/// # Errors
+/// The replay journal cannot be read or written, or a gateway runs.
+pub fn migrate(config: &Config) -> Result<String, String> {
+    let (bindings, was_there) = replay::migrate(&journal(config))?;
+    let form = if was_there { "the form of the last release is removed" } else { "there was no other form" };
+    Ok(format!("replay journal: {bindings} bindings, {form}"))
+}
+
+fn journal(config: &Config) -> PathBuf {
+    config.audit.spool_dir.join("replay.journal")
+}
+
 fn memory(config: &Config) -> Result<Memory, String> {
-    let journal = config.audit.spool_dir.join("replay.journal");
+    let journal = journal(config);
     let (Some(url), Some(file)) = (&config.replay.redis, &config.replay.key_file) else {
         return Ok(Memory::Local(journal));
     };

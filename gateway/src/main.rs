@@ -25,6 +25,10 @@ struct Arguments {
 enum Command {
     /// Reads the configuration and everything it names, reports all that is wrong, binds nothing.
     CheckConfig,
+    /// Gives up the way back to the last release: what it would read beside the present form is removed.
+    ///
+    /// The gateway must not run. Without it a way back forgets nothing.
+    Migrate,
     /// The gateway's own helper: a DICOM object on standard input becomes a PNG on standard output.
     #[command(name = draw::COMMAND, hide = true)]
     Draw,
@@ -83,6 +87,18 @@ async fn serve(arguments: Arguments) -> ExitCode {
             Err(problems) => {
                 say(&problems);
                 ExitCode::from(USAGE)
+            }
+        };
+    }
+    if let Some(Command::Migrate) = arguments.command {
+        return match app::migrate(&config) {
+            Ok(done) => {
+                println!("{done}");
+                ExitCode::SUCCESS
+            }
+            Err(problem) => {
+                say(&[problem]);
+                ExitCode::FAILURE
             }
         };
     }

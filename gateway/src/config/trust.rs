@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::values::duration;
+use super::values::{duration, size};
 use super::{Config, ConfigProblem};
-use crate::responding::replay::OnLoss;
+use crate::responding::replay::{OnLoss, REPLAY_BYTES};
 
 /// Longest grace that may be configured.
 const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -148,6 +148,9 @@ pub struct Replay {
     pub replicas: Option<u32>,
     /// Without Redis: `refuse`, or `local` (this process alone decides).
     pub on_loss: OnLoss,
+    /// Memory for what is remembered in this process. Half of it is the most that one peer may take.
+    #[serde(deserialize_with = "size")]
+    pub bytes: usize,
 }
 
 impl Default for Replay {
@@ -158,6 +161,7 @@ impl Default for Replay {
             timeout: Duration::from_millis(500),
             replicas: None,
             on_loss: OnLoss::Refuse,
+            bytes: REPLAY_BYTES,
         }
     }
 }

@@ -5,13 +5,14 @@
 //! written without waiting for the disk: they survive the process, and all but the last moments survive the machine.
 //! The file is written anew without what is over, at start and as it grows, so that its length has a bound.
 //!
-//! Releases before 0.2 wrote records of 72 bytes without version and checksum into another file; it is read to its end,
-//! and removed once its bindings stand in the new one.
+//! Releases before 0.2 wrote another file; where it is there it is read and kept up too ([`Bare`]).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use super::bare::Bare;
 
 const MARK: [u8; 4] = *b"ncpr";
 const VERSION: u8 = 1;
@@ -19,12 +20,10 @@ const VERSION: u8 = 1;
 const HEAD: usize = 11;
 /// Key, value, owner, end in seconds.
 const CONTENT: usize = 80;
+/// A record of this version.
+pub(super) const RECORD: usize = HEAD + CONTENT;
 /// Content of a record of any version at most.
 const LONGEST: usize = 1024;
-/// A record of a release before 0.2: key, value, end in seconds.
-const BARE: usize = 72;
-/// What those releases wrote as an end, seconds since 1970.
-const BARE_ENDS: std::ops::Range<i64> = 1_600_000_000..1 << 33;
 /// By so much the file grows beyond twice its live records before it is written anew, bytes.
 const GROWTH: u64 = 16 << 20;
 /// Read at once.
@@ -75,6 +74,10 @@ pub(super) struct Journal {
     limit: u64,
     /// While another thread writes it anew: the records that came since, as they also stand in the present file.
     since: Option<Vec<u8>>,
+    /// What the last release reads.
+    bare: Option<Bare>,
+    /// Everything that was read at the start stands in the file.
+    is_whole: bool,
     _lock: File,
 }
 
@@ -83,36 +86,51 @@ impl Journal {
     ///
     /// # Errors
     /// Another process has it; it cannot be read; it holds records of a later release.
-    pub(super) fn open(journal: &Path, mut keep: impl FnMut(Kept)) -> Result<Self, String> {
+    pub(super) fn open(journal: &Path, now: i64, mut keep: impl FnMut(Kept)) -> Result<Self, String> {
         let failed = |e: std::io::Error| format!("replay journal {}: {e}", journal.display());
         if let Some(folder) = journal.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
         }
         let lock = ncp_audit::lock(&journal.with_extension("lock")).map_err(failed)?;
         let path = journal.with_extension("bindings");
-        if let Some(file) = present(journal).map_err(failed)? {
-            read_bare(file, &mut keep).map_err(failed)?;
-        }
+        // This form first: it knows whose the bindings are.
         if let Some(file) = present(&path).map_err(failed)? {
-            read(file, keep).map_err(failed)?;
+            read(file, &mut keep).map_err(failed)?;
         }
+        let bare = Bare::open(journal, now, keep).map_err(failed)?;
         let file = options().append(true).open(&path).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
-        Ok(Self { path, file, bytes, limit: 0, since: None, _lock: lock })
+        Ok(Self { path, file, bytes, limit: 0, since: None, bare, is_whole: false, _lock: lock })
     }
 
-    /// Adds records; on failure none of them counts.
-    pub(super) fn append(&mut self, records: &[u8]) -> std::io::Result<()> {
-        if let Err(error) = self.file.write_all(records) {
+    /// Adds bindings; on failure none of them counts.
+    pub(super) fn append(&mut self, bindings: &[Kept], now: i64) -> std::io::Result<()> {
+        if let Some(bare) = &mut self.bare {
+            bare.append(bindings, now)?;
+        }
+        let mut records = Vec::new();
+        bindings.iter().for_each(|kept| kept.write(&mut records));
+        if let Err(error) = self.file.write_all(&records) {
             // Where the cut fails too, a torn record remains, which the reader passes over.
             let _ = self.file.set_len(self.bytes);
+            if let Some(bare) = &mut self.bare {
+                bare.take_back(bindings.len());
+            }
             return Err(error);
         }
         self.bytes += records.len() as u64;
         if let Some(since) = &mut self.since {
-            since.extend_from_slice(records);
+            since.extend_from_slice(&records);
         }
         Ok(())
+    }
+
+    /// Removes what the last release reads; whether there was something.
+    pub(super) fn give_up_the_way_back(&mut self) -> std::io::Result<bool> {
+        if !self.is_whole {
+            return Err(std::io::Error::other("its bindings cannot be written into the new form"));
+        }
+        self.bare.take().map_or(Ok(false), |bare| bare.remove().map(|()| true))
     }
 
     /// Makes every write fail, as a full disk does.
@@ -145,13 +163,7 @@ impl Journal {
         });
         match replaced {
             Ok((file, bytes)) => {
-                (self.file, self.bytes, self.limit) = (file, bytes, bytes * 2 + GROWTH);
-                let bare = self.path.with_extension("journal");
-                if bare.exists()
-                    && let Err(error) = std::fs::remove_file(&bare)
-                {
-                    tracing::warn!(file = %bare.display(), reason = %error, "old replay journal cannot be removed");
-                }
+                (self.file, self.bytes, self.limit, self.is_whole) = (file, bytes, bytes * 2 + GROWTH, true);
             }
             Err(error) => {
                 self.limit = self.bytes + GROWTH;
@@ -185,7 +197,7 @@ fn options() -> OpenOptions {
     options
 }
 
-fn present(path: &Path) -> std::io::Result<Option<File>> {
+pub(super) fn present(path: &Path) -> std::io::Result<Option<File>> {
     match File::open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         file => file.map(Some),
@@ -235,26 +247,9 @@ fn read(file: File, mut keep: impl FnMut(Kept)) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The file of a release before 0.2. Its records have no checksum: what shows one is an end that can be one.
-fn read_bare(file: File, keep: &mut impl FnMut(Kept)) -> std::io::Result<()> {
-    let record = |bytes: &[u8]| {
-        let (key, rest) = bytes.split_first_chunk()?;
-        let (to, rest) = rest.split_first_chunk()?;
-        let (end, _) = rest.split_first_chunk()?;
-        let end = i64::from_be_bytes(*end);
-        BARE_ENDS.contains(&end).then_some(Kept { key: *key, to: *to, owner: 0, end })
-    };
-    scan(file, BARE, |bytes| {
-        record(bytes).map_or(1, |kept| {
-            keep(kept);
-            BARE
-        })
-    })
-}
-
 /// Shows a file piece by piece: `step` sees at least `least` bytes, fewer only at the end, and says how many it is done
 /// with.
-fn scan(mut file: impl Read, least: usize, mut step: impl FnMut(&[u8]) -> usize) -> std::io::Result<()> {
+pub(super) fn scan(mut file: impl Read, least: usize, mut step: impl FnMut(&[u8]) -> usize) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     loop {
         let more = file.by_ref().take(CHUNK as u64).read_to_end(&mut buffer)?;
@@ -279,24 +274,17 @@ mod tests {
         Kept { key: [number; 32], to: [number ^ 0x5a; 32], owner: u64::from(number), end: 4_000_000_000 }
     }
 
-    fn keys(read_from: impl FnOnce(File, &mut Vec<u8>), bytes: &[u8]) -> Vec<u8> {
+    fn found(bytes: &[u8]) -> Vec<u8> {
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(bytes).expect("writes");
         std::io::Seek::rewind(&mut file).expect("rewinds");
         let mut out = Vec::new();
-        read_from(file, &mut out);
+        read(file, |found| {
+            assert_eq!(found, kept(found.key[0]), "nothing is read that was not written");
+            out.push(found.key[0]);
+        })
+        .expect("reads");
         out
-    }
-
-    fn found(bytes: &[u8]) -> Vec<u8> {
-        let reading = |file, out: &mut Vec<u8>| {
-            read(file, |found| {
-                assert_eq!(found, kept(found.key[0]), "nothing is read that was not written");
-                out.push(found.key[0]);
-            })
-            .expect("reads");
-        };
-        keys(reading, bytes)
     }
 
     fn contains(bytes: &[u8], record: &[u8]) -> bool {
@@ -335,20 +323,6 @@ mod tests {
         }
     }
 
-    /// The form of 0.1 has no marks; it is read behind a torn record all the same.
-    #[test]
-    fn se_12_the_form_of_the_last_release_is_read_behind_a_torn_record() {
-        let bare = |number: u8| [&[number; 32][..], &[number ^ 0x5a; 32], &4_000_000_000_i64.to_be_bytes()].concat();
-        let reading = |file, out: &mut Vec<u8>| {
-            let mut keep = |found: Kept| {
-                assert_eq!(found, Kept { owner: 0, ..kept(found.key[0]) });
-                out.push(found.key[0]);
-            };
-            read_bare(file, &mut keep).expect("reads");
-        };
-        assert_eq!(keys(reading, &[bare(1), vec![7; 31], bare(2), bare(3), vec![9; 40]].concat()), [1, 2, 3]);
-    }
-
     #[test]
     fn a_record_of_a_later_release_is_not_passed_over() {
         let mut bytes = Vec::new();
@@ -358,7 +332,7 @@ mod tests {
         bytes[7..HEAD].copy_from_slice(&sum.to_be_bytes());
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::write(dir.path().join("replay.bindings"), bytes).expect("writes");
-        let opened = Journal::open(&dir.path().join("replay.journal"), drop);
+        let opened = Journal::open(&dir.path().join("replay.journal"), 0, drop);
         assert!(opened.is_err_and(|error| error.contains("later release")));
     }
 }

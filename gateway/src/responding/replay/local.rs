@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 
 use jiff::Timestamp;
 
-use super::journal::{Journal, Kept, write_new};
+use super::journal::{Journal, Kept, RECORD, write_new};
 use super::{Binding, ReplayError, digest};
 
-/// Live entries kept; about 100 bytes each.
-const CAPACITY: usize = 500_000;
+/// Of the memory an entry takes so many bytes: the map just after it grew, and the copy that the journal is written from.
+const ENTRY: usize = 256;
 /// Of its share a peer may take so much before the log says so, percent.
 const WARNED: usize = 70;
 /// Between two lines of the log about shares, seconds.
@@ -61,14 +61,14 @@ impl Local {
     ///
     /// # Errors
     /// The journal cannot be read, or another process has it.
-    pub fn open(journal: &Path) -> Result<Self, String> {
-        Self::with_capacity(journal, CAPACITY)
+    pub fn within(journal: &Path, bytes: usize) -> Result<Self, String> {
+        Self::with_capacity(journal, bytes / ENTRY)
     }
 
     pub(super) fn with_capacity(journal: &Path, capacity: usize) -> Result<Self, String> {
         let now = Timestamp::now().as_second();
         let mut entries = HashMap::new();
-        let journal = Journal::open(journal, |Kept { key, to, owner, end }| {
+        let journal = Journal::open(journal, now, |Kept { key, to, owner, end }| {
             if end > now {
                 entries.entry(key).or_insert(Bound { to, owner, end });
             }
@@ -93,10 +93,8 @@ impl Local {
         let fresh = bindings.iter().zip(&new).filter(|(_, new)| **new);
         let fresh: Vec<Kept> =
             fresh.map(|(b, _)| Kept { key: b.key, to: b.to, owner, end: b.until.as_second() }).collect();
-        let mut written = Vec::new();
-        fresh.iter().for_each(|kept| kept.write(&mut written));
         // What a restart would not know of is not bound.
-        if let Err(error) = inner.journal.append(&written) {
+        if let Err(error) = inner.journal.append(&fresh, now) {
             tracing::error!(reason = %error, "replay journal cannot be written");
             return Err(ReplayError::Full);
         }
@@ -137,6 +135,11 @@ impl Local {
     /// Whether a key is bound here.
     pub(super) fn knows(&self, binding: &Binding, now: Timestamp) -> bool {
         self.inner().is_live(&binding.key, now.as_second())
+    }
+
+    /// Removes what the last release reads; whether there was something.
+    pub(super) fn give_up_the_way_back(&self) -> std::io::Result<bool> {
+        self.inner().journal.give_up_the_way_back()
     }
 
     /// How full the memory is.
@@ -222,7 +225,7 @@ impl Inner {
 
     /// All entries, as the journal holds them.
     fn records(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(self.entries.len() * RECORD);
         let kept =
             |(key, bound): (&[u8; 32], &Bound)| Kept { key: *key, to: bound.to, owner: bound.owner, end: bound.end };
         self.entries.iter().map(kept).for_each(|kept| kept.write(&mut out));
@@ -250,8 +253,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::tests::{at, hcp};
-    use super::super::{Claims, HcpClaim, Memory, ReplaySet, bindings, later};
+    use super::super::{Claims, HcpClaim, Memory, REPLAY_BYTES, ReplaySet, bindings, later};
     use super::*;
+
+    const CAPACITY: usize = REPLAY_BYTES / ENTRY;
+
+    fn opened(journal: &Path) -> Result<Local, String> {
+        Local::within(journal, REPLAY_BYTES)
+    }
 
     fn claims<'a>(peer: &'a str, id: &'a str, subject: &'a str, now: Timestamp) -> Claims<'a> {
         let hcp = HcpClaim { issued: now, expires: later(now, 10_000), subject, ..hcp(id) };
@@ -306,7 +315,11 @@ mod tests {
                     assert_eq!(set.fill().entries, 1);
                 }
                 let length = std::fs::metadata(dir.path().join("replay.bindings")).expect("a journal").len();
-                assert!(length < 1000 && !journal.exists(), "{name}: {length} bytes");
+                let bare = std::fs::metadata(&journal).map_or(0, |file| file.len());
+                assert!(
+                    length < 1000 && bare == if name == "replay.journal" { 72 } else { 0 },
+                    "{name}: {length}, {bare}"
+                );
             }
         }
     }
@@ -346,7 +359,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let journal = dir.path().join("replay.journal");
         let now = Timestamp::now();
-        let local = Local::open(&journal).expect("opens");
+        let local = opened(&journal).expect("opens");
         bind(&local, "FI", "_before", "u1", now).expect("has room");
         let (path, records) = {
             let mut inner = local.inner();
@@ -360,7 +373,7 @@ mod tests {
         bind(&local, "FI", "_failed", "u1", now).expect("has room");
         local.inner().journal.replace(Err(std::io::ErrorKind::StorageFull.into()));
         drop(local);
-        let local = Local::open(&journal).expect("opens");
+        let local = opened(&journal).expect("opens");
         for id in ["_before", "_while", "_after", "_failed"] {
             assert_eq!(bind(&local, "FI", id, "u2", now), Err(ReplayError::Rebound), "{id}");
         }
@@ -384,7 +397,7 @@ mod tests {
     #[test]
     fn child_holds_the_journal() {
         let Some(journal) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
-        let _local = Local::open(&journal).expect("opens");
+        let _local = opened(&journal).expect("opens");
         println!("\nheld");
         std::thread::park();
     }
@@ -396,11 +409,11 @@ mod tests {
         let mut other = child(&own(), &[], "child_holds_the_journal", &journal).spawn().expect("starts");
         let mut lines = BufReader::new(other.stdout.take().expect("piped")).lines().map_while(Result::ok);
         assert!(lines.any(|line| line == "held"), "the child opens the journal");
-        let refused = Local::open(&journal).err().expect("is refused");
+        let refused = opened(&journal).err().expect("is refused");
         assert!(refused.contains("in use by another process"), "{refused}");
         other.kill().expect("kills");
         other.wait().expect("ends");
-        Local::open(&journal).expect("opens when it is free");
+        opened(&journal).expect("opens when it is free");
     }
 
     /// Child on a small disk: binds until the disk takes no more, and starts again there.
@@ -408,11 +421,11 @@ mod tests {
     fn child_fills_its_disk() {
         let Some(journal) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
         let now = Timestamp::now();
-        let local = Local::open(&journal).expect("opens");
+        let local = opened(&journal).expect("opens");
         let taken = (0..10_000).take_while(|n| bind(&local, "FI", &format!("_{n}"), "u1", now).is_ok()).count();
         assert!(taken < 10_000, "the disk is never full");
         drop(local);
-        let local = Local::open(&journal).expect("opens on a full disk");
+        let local = opened(&journal).expect("opens on a full disk");
         let lost =
             (0..taken).filter(|n| bind(&local, "FI", &format!("_{n}"), "u2", now) != Err(ReplayError::Rebound)).count();
         assert_eq!(bind(&local, "FI", "_more", "u1", now), Err(ReplayError::Full), "nothing is bound that is not kept");
@@ -447,22 +460,37 @@ mod tests {
         let journal = dir.path().join("replay.journal");
         let now = Timestamp::now();
         let served = |local: &Local, peer: &str, from: usize| {
-            (from..500_000).take_while(|n| bind(local, peer, &format!("{peer}{n}"), "u1", now).is_ok()).count()
+            (from..CAPACITY).take_while(|n| bind(local, peer, &format!("{peer}{n}"), "u1", now).is_ok()).count()
         };
-        let local = Local::open(&journal).expect("opens");
+        let local = opened(&journal).expect("opens");
         assert_eq!(served(&local, "FI", 0), CAPACITY / 2);
         assert_eq!((local.fill().share, local.fill().entries), (100, CAPACITY / 2));
         bind(&local, "FI", "FI0", "u1", now).expect("what is bound is no new entry");
         bind(&local, "SE", "_s", "u1", now).expect("another country's first message");
         // A restart knows whose the entries are.
         drop(local);
-        let local = Local::open(&journal).expect("opens");
+        let local = opened(&journal).expect("opens");
         assert_eq!(served(&local, "FI", 300_000), 0);
         assert!(served(&local, "SE", 0) > CAPACITY / 5, "the share of another is its own");
         bind(&local, "DK", "_d", "u1", now).expect("a third country's first message");
         // What is over makes room again.
         let after = later(now, 20_000);
         bind(&local, "FI", "_new", "u1", after).expect("has room");
+    }
+
+    /// SK-12: the bound is the memory that is given; at 70 % of its share a peer is named.
+    #[test]
+    fn sk_12_the_bound_is_the_memory_that_is_given() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let local = Local::within(&dir.path().join("replay.journal"), 100 * ENTRY).expect("opens");
+        let taken = (0..1000).take_while(|n| {
+            let taken = bind(&local, "FI", &format!("_{n}"), "u1", at(0)).is_ok();
+            let said = local.inner().said != 0;
+            let fill = local.fill();
+            assert_eq!(said, fill.share > WARNED, "{fill:?}");
+            taken
+        });
+        assert_eq!((taken.count(), local.fill().share), (50, 100));
     }
 
     /// Refusing costs no sweep: the entries are walked once a second at most.

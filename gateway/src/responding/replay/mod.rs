@@ -11,12 +11,13 @@
 //! replicas (`redis.rs`). It is never open: what cannot be looked up is refused, or, where configured, looked up in this process
 //! alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use openssl::sha::Sha256;
 
+mod bare;
 mod journal;
 mod local;
 mod redis;
@@ -28,6 +29,9 @@ pub use redis::{OnLoss, RedisOptions, RedisSet};
 const MESSAGE_WINDOW_S: i64 = 15 * 60;
 /// Skew granted to assertions, in seconds; a binding outlives its assertion by it.
 const SKEW_S: i64 = 60;
+
+/// Memory for the bindings of one process, bytes, unless configured.
+pub const REPLAY_BYTES: usize = 128 << 20;
 
 /// Where the bindings are kept.
 #[derive(Debug, Clone)]
@@ -146,10 +150,18 @@ impl ReplaySet {
     /// # Errors
     /// A journal that cannot be read or written, a Redis address that is none.
     pub fn open(memory: &Memory) -> Result<Self, String> {
+        Self::within(memory, REPLAY_BYTES)
+    }
+
+    /// Opens it with so many bytes for the bindings of this process.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn within(memory: &Memory, bytes: usize) -> Result<Self, String> {
         match memory {
-            Memory::Local(journal) => Ok(Self::Local(Local::open(journal)?)),
+            Memory::Local(journal) => Ok(Self::Local(Local::within(journal, bytes)?)),
             Memory::Redis(options, journal) => {
-                Ok(Self::Redis(Box::new(RedisSet::new(options, Local::open(journal)?)?)))
+                Ok(Self::Redis(Box::new(RedisSet::new(options, Local::within(journal, bytes)?)?)))
             }
         }
     }
@@ -186,6 +198,17 @@ impl ReplaySet {
             _ => Ok(Seen::First),
         }
     }
+}
+
+/// Gives up the way back to the last release: from here on the journal has the new form alone. How many bindings it holds,
+/// and whether there was another form.
+///
+/// # Errors
+/// The journal cannot be read or written, or another process has it.
+pub fn migrate(journal: &Path) -> Result<(usize, bool), String> {
+    let local = Local::within(journal, REPLAY_BYTES)?;
+    let removed = local.give_up_the_way_back().map_err(|e| format!("replay journal {}: {e}", journal.display()))?;
+    Ok((local.fill().entries, removed))
 }
 
 fn bindings(claims: &Claims<'_>, now: Timestamp) -> Vec<Binding> {
