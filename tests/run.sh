@@ -70,6 +70,7 @@ demo_check() {
   NCP_CAPTURE_DIR="$captured" NCP_DEMO_DIR="$(mktemp -d)/demo" deploy/demo.sh --check
 }
 step faults "$target/release/ncp" faults --rounds 10 --sources "$PWD"
+step load "$target/release/ncp" load --sources "$PWD" --log "$target/load-acts.jsonl" --report "$target/load.md"
 step outside env NCP_BIN_DIR="$target/release" tests/outside.sh
 step demo demo_check
 step messages "$target/release/check-messages" "$captured" 20

@@ -54,12 +54,35 @@ pub struct Answer {
     pub body: Element,
     /// What follows.
     pub parts: RecordedParts,
+    /// When to come again, where it says so.
+    pub retry_after: Option<Duration>,
 }
+
+/// A refusal for overload that has no SOAP message: HTTP 503 with Retry-After.
+#[derive(Debug, Clone, Copy)]
+pub struct ToldBusy(pub Duration);
+
+impl std::fmt::Display for ToldBusy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "busy, try again in {} s", self.0.as_secs())
+    }
+}
+
+impl std::error::Error for ToldBusy {}
+
+/// Codes by which a community says that it is busy.
+const BUSY: [&str; 3] = ["XDSRegistryBusy", "XDSRepositoryBusy", "ResponderBusy"];
 
 impl Answer {
     /// The fault, when the body is one.
     pub fn fault(&self) -> Option<Fault> {
         Fault::read(&self.body)
+    }
+
+    /// Whether it says that the gateway is busy and can be asked again: by HTTP 503 with Retry-After, or by its codes.
+    pub fn is_busy(&self) -> bool {
+        let by_status = self.status == StatusCode::SERVICE_UNAVAILABLE && self.retry_after.is_some();
+        by_status || self.codes().iter().any(|code| BUSY.contains(&code.as_str()))
     }
 
     /// Codes of registry errors, or of the acknowledgement details of ITI-55.
@@ -238,7 +261,14 @@ impl Neighbour {
         assertions: &[SignedAssertion],
         body: Element,
     ) -> Result<Answer, Error> {
-        let message = self.message(action, path, assertions, body);
+        self.send(action, path, self.message(action, path, assertions, body)).await
+    }
+
+    /// Sends the bytes of a message in the form of its action.
+    ///
+    /// # Errors
+    /// As [`post`](Self::post).
+    pub async fn send(&self, action: &str, path: &str, message: Vec<u8>) -> Result<Answer, Error> {
         let xop = matches!(action, actions::ITI39_REQUEST | actions::RAD75_REQUEST);
         if let Some(capture) = &self.capture {
             capture.envelope(xop, self.origin, &message)?;
@@ -366,11 +396,16 @@ async fn answer(
     let mut headers = headers.clone();
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
     let limits = MessageLimits { root_bytes: Limits::ANSWER.bytes, parts: 100_000, ..MessageLimits::default() };
+    let retry_after = ncp_tls::retry_after::read(&headers);
+    let unread = |error: String| match retry_after {
+        Some(after) if status == StatusCode::SERVICE_UNAVAILABLE => Error::from(ToldBusy(after)),
+        _ => format!("HTTP {status}: {error}").into(),
+    };
     let message = ncp_soap::read_message(&headers, body, &limits, ANSWERS.charge("")).await;
-    let message = message.map_err(|e| format!("HTTP {status}: {e}"))?;
-    let envelope = Envelope::read(&message.root, &Limits::ANSWER).map_err(|e| format!("HTTP {status}: {e}"))?;
+    let message = message.map_err(|e| unread(e.to_string()))?;
+    let envelope = Envelope::read(&message.root, &Limits::ANSWER).map_err(|e| unread(e.to_string()))?;
     let xop = headers.get(header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"multipart/"));
     let id = capture.map(|c| c.envelope(xop, Origin::Ours, &message.root)).transpose()?;
     let parts = Capture::follow(capture, id, message.parts);
-    Ok(Answer { status, envelope: message.root, body: envelope.body, parts })
+    Ok(Answer { status, envelope: message.root, body: envelope.body, parts, retry_after })
 }

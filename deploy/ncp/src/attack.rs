@@ -143,7 +143,7 @@ impl Attack {
             (messages && self.opted_out.is_none(), "a person who opted out (T-CNS-5 to T-CNS-6b): --opted-out"),
             (self.audit.is_none(), "what is sent to an audit repository (T-AUD-10 to T-AUD-15): --audit, --audit-pki"),
         ];
-        missing.into_iter().filter_map(|(is_missing, what)| is_missing.then(|| what.to_owned())).collect()
+        missing.into_iter().filter(|(is_missing, _)| *is_missing).map(|(_, what)| what.to_owned()).collect()
     }
 
     async fn as_peer(&self) -> Result<Vec<Finding>, Error> {

@@ -346,7 +346,7 @@ pub(crate) async fn compared(mut answer: Answer, archive: &BTreeMap<String, Stri
 }
 
 /// SHA-256 of every file of an archive by SOP Instance UID.
-fn archive(folder: &Path) -> Result<BTreeMap<String, String>, Error> {
+pub(crate) fn archive(folder: &Path) -> Result<BTreeMap<String, String>, Error> {
     let mut out = BTreeMap::new();
     for entry in walkdir::WalkDir::new(folder) {
         let entry = entry?;

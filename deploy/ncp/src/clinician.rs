@@ -87,6 +87,11 @@ impl Client {
         Ok(Self { http: ncp_tls::http_client(connector, None, Duration::from_secs(10)), base: base.to_owned(), token })
     }
 
+    /// The gateway's origin.
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
     fn of(gateway: &Gateway) -> Result<Self, Error> {
         if let (Some(url), Some(token), Some(anchors)) = (&gateway.url, &gateway.token_file, &gateway.anchors) {
             return Self::new(url.trim_end_matches('/'), anchors, std::fs::read_to_string(token)?.trim().to_owned());
@@ -155,7 +160,7 @@ impl Client {
 
     /// `$match`: the entries of the answer, and what is missing.
     pub(crate) async fn find(&self, patient: &PatientId) -> Result<(Vec<Value>, Vec<String>), Error> {
-        let body = json!({ "resourceType": "Patient", "identifier": [identifier(patient)] });
+        let body = match_request(patient);
         let bundle = self.good(Method::POST, &format!("{}/fhir/Patient/$match", self.base), Some(&body)).await?;
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for entry in bundle.get("entry").and_then(Value::as_array).cloned().unwrap_or_default() {
@@ -183,8 +188,7 @@ impl Client {
     /// DocumentReferences of a confirmed patient.
     pub(crate) async fn documents(&self, base: &str) -> Result<Vec<Line>, Error> {
         let bundle = self.good(Method::GET, &format!("{base}/DocumentReference?status=current"), None).await?;
-        let entries = bundle.get("entry").and_then(Value::as_array).cloned().unwrap_or_default();
-        Ok(entries.iter().filter_map(|e| e.get("resource")).filter_map(line).collect())
+        Ok(lines(&bundle))
     }
 
     /// A document's bytes.
@@ -203,12 +207,20 @@ impl Client {
         &self,
         root: &str,
         study: &str,
-        mut each: impl FnMut(Piece<'_>) -> Result<(), Error>,
+        each: impl FnMut(Piece<'_>) -> Result<(), Error>,
     ) -> Result<usize, Error> {
         let response = self.call(Method::GET, &format!("{root}/studies/{study}"), None).await?;
         if !response.status().is_success() {
             return Err(format!("the gateway answered {} to a study", response.status()).into());
         }
+        Self::pieces(response, each).await
+    }
+
+    /// The instances of a good answer, as [`study`](Self::study) tells them.
+    pub(crate) async fn pieces(
+        response: Response<Incoming>,
+        mut each: impl FnMut(Piece<'_>) -> Result<(), Error>,
+    ) -> Result<usize, Error> {
         let header = |name: &str| response.headers().get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
         each(Piece::Begin(header("x-ncp-instances").parse().unwrap_or(0)))?;
         if !header("warning").is_empty() {
@@ -238,8 +250,16 @@ pub(crate) enum Piece<'a> {
     End,
 }
 
-fn identifier(patient: &PatientId) -> Value {
-    json!({ "system": patient.root.urn(), "value": patient.extension })
+/// The Patient that `$match` is sent.
+pub(crate) fn match_request(patient: &PatientId) -> Value {
+    let identifier = json!({ "system": patient.root.urn(), "value": patient.extension });
+    json!({ "resourceType": "Patient", "identifier": [identifier] })
+}
+
+/// The lines of a Bundle of DocumentReferences.
+pub(crate) fn lines(bundle: &Value) -> Vec<Line> {
+    let entries = bundle.get("entry").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    entries.iter().filter_map(|e| e.get("resource")).filter_map(line).collect()
 }
 
 fn texts(entry: &Value) -> Vec<String> {

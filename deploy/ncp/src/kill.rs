@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::check::{ensure, neighbour};
 use crate::demo::{Demo, FINLAND, NORWAY, offset, wait_ready};
+use crate::trail::{message_id, message_ids};
 use crate::{Error, audit};
 
 /// Who ask at once.
@@ -99,9 +100,7 @@ pub(crate) async fn run(rounds: u64, sources: &Path) -> Result<bool, Error> {
 
 /// One query; what of its answer came counts, also when it breaks off.
 async fn ask(http: &HttpClient<Full<Bytes>>, message: Vec<u8>, asked: &Asked) -> Result<(), Error> {
-    let text = String::from_utf8_lossy(&message);
-    let id = text.split_once("MessageID").and_then(|(_, rest)| rest.split_once('>'));
-    let id = id.and_then(|(_, rest)| rest.split('<').next()).ok_or("a message without id")?.trim().to_owned();
+    let id = message_id(&message).ok_or("a message without id")?;
     let request = Request::post(format!("https://localhost:{}{XCA}", offset("no") + 443))
         .header("content-type", "application/soap+xml; charset=UTF-8")
         .body(Full::new(Bytes::from(message)))?;
@@ -127,10 +126,7 @@ async fn recorded(demo: &Demo) -> Result<BTreeSet<String>, Error> {
         let filter = Filter { transaction: "ITI-38".into(), limit: PAGE, skip: page * PAGE, ..Filter::default() };
         let found = audit::search(&demo.dir, "no", filter).await?;
         for record in found.iter().filter_map(|f| f.record.as_ref()) {
-            let message = Message::read(&record.message).map_err(|e| e.to_string())?;
-            let details = message.objects.into_iter().flat_map(|object| object.details);
-            let ids = details.filter(|(kind, _)| kind == "wsa:MessageID");
-            out.extend(ids.map(|(_, value)| String::from_utf8_lossy(&value).into_owned()));
+            out.extend(message_ids(Message::read(&record.message).map_err(|e| e.to_string())?));
         }
         if found.len() < PAGE as usize {
             break;

@@ -27,6 +27,7 @@ mod fanout;
 mod faults;
 mod issuer;
 mod kill;
+mod load;
 mod manifest;
 mod policy;
 mod ports;
@@ -103,7 +104,7 @@ enum Command {
     /// not have. Ids are those of docs/threats.md.
     ///
     /// Example: ncp attack --out report.md (against a running demonstration)
-    Attack(attack::Attack),
+    Attack(Box<attack::Attack>),
     /// Kills the gateway and the repository of a demonstration under load and counts what was disclosed and recorded.
     Faults {
         /// How often each is killed.
@@ -113,6 +114,11 @@ enum Command {
         #[arg(long, default_value = ".")]
         sources: PathBuf,
     },
+    /// Clinicians and neighbours ask a demonstration for a while; every act is compared with the trails of both countries.
+    ///
+    /// Prints the totals; the report has latencies and what each process used. Exit code 1 when an act failed, a disclosure is
+    /// not on both trails, or a long run was too slow or grew.
+    Load(load::Load),
     /// Certificates: what is right, what is not, and when they end.
     #[command(subcommand)]
     Cert(cert::Cert),
@@ -147,8 +153,9 @@ async fn main() -> ExitCode {
         Command::Token { country, dir } => print_token(&country, dir).await.map(|()| true),
         Command::Pki { country, out, reader: None } => pki(&country, &out).map(|()| true),
         Command::Pki { country, out, reader: Some(name) } => reader(&country, &out, &name).map(|()| true),
-        Command::Attack(attack) => attack::run(attack).await,
+        Command::Attack(attack) => attack::run(*attack).await,
         Command::Faults { rounds, sources } => kill::run(rounds, &sources).await,
+        Command::Load(load) => load::run(load).await,
         Command::Cert(command) => cert::run(command).await,
         Command::Explain(explain) => explain::run(explain).await,
         Command::Policy(command) => policy::run(command).await,

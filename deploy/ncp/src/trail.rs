@@ -142,6 +142,20 @@ fn is_of(found: &Found, row: &Row) -> bool {
     facts(found).is_some_and(|f| f.transaction == row.transaction && f.role == row.role)
 }
 
+/// MessageIDs that a record names.
+pub(crate) fn message_ids(message: Message) -> impl Iterator<Item = String> {
+    let details = message.objects.into_iter().flat_map(|object| object.details);
+    let ids = details.filter(|(kind, _)| kind == "wsa:MessageID");
+    ids.map(|(_, value)| String::from_utf8_lossy(&value).into_owned())
+}
+
+/// MessageID of a request that is sent.
+pub(crate) fn message_id(request: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(request);
+    let (_, rest) = text.split_once("MessageID")?.1.split_once('>')?;
+    Some(rest.split('<').next()?.trim().to_owned())
+}
+
 pub(crate) fn facts(found: &Found) -> Option<&Facts> {
     found.record.as_ref()?.facts.as_ref()
 }
