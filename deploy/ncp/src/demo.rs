@@ -290,8 +290,12 @@ impl Demo {
 
     /// Sends SIGTERM to a process.
     pub(crate) async fn terminate(&mut self, country: &str, program: &str) -> Result<(), Error> {
-        let id = self.pid(country, program)?;
-        Ok(signal_end(id)?)
+        self.signal(country, program, Signal::TERM)
+    }
+
+    /// Sends a signal to a process.
+    pub(crate) fn signal(&self, country: &str, program: &str, signal: Signal) -> Result<(), Error> {
+        Ok(send(self.pid(country, program)?, signal)?)
     }
 
     /// Waits for a process that was told to end.
@@ -323,7 +327,7 @@ impl Demo {
     pub(crate) async fn stop(mut self) -> Result<(), Error> {
         for (_, child) in self.processes.iter_mut().rev() {
             let Some(id) = child.id() else { continue };
-            let _ = signal_end(id);
+            let _ = send(id, Signal::TERM);
             let _ = tokio::time::timeout(Duration::from_secs(40), child.wait()).await;
         }
         self.issuers.shutdown().await;
@@ -331,10 +335,10 @@ impl Demo {
     }
 }
 
-/// Sends SIGTERM; a system call, since a minimal Debian has no `kill` program.
-fn signal_end(id: u32) -> std::io::Result<()> {
+/// Sends a signal; a system call, since a minimal Debian has no `kill` program.
+pub(crate) fn send(id: u32, signal: Signal) -> std::io::Result<()> {
     let pid = i32::try_from(id).ok().and_then(Pid::from_raw).ok_or(std::io::ErrorKind::InvalidInput)?;
-    Ok(kill_process(pid, Signal::TERM)?)
+    Ok(kill_process(pid, signal)?)
 }
 
 type Http = Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>;

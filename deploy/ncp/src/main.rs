@@ -25,6 +25,9 @@ mod demo;
 mod explain;
 mod fanout;
 mod faults;
+mod faults_load;
+mod faults_replay;
+mod faults_stops;
 mod issuer;
 mod kill;
 mod load;
@@ -105,9 +108,9 @@ enum Command {
     ///
     /// Example: ncp attack --out report.md (against a running demonstration)
     Attack(Box<attack::Attack>),
-    /// Kills the gateway and the repository of a demonstration under load and counts what was disclosed and recorded.
+    /// Kills, stops and damages what runs in a demonstration under load and counts what was disclosed and recorded.
     Faults {
-        /// How often each is killed.
+        /// How often gateway and repository are killed; with more than 10, what stands still or is away does so for longer.
         #[arg(long, default_value_t = 10)]
         rounds: u64,
         /// Where deploy/demo and tests/fixtures lie.
