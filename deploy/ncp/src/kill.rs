@@ -1,6 +1,7 @@
 //! `ncp faults`: what runs in one country is killed, stopped, damaged and refused while another asks; every answer that left
 //! must be on the trail in the end.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +17,9 @@ const SHORT: u64 = 10;
 pub(crate) async fn run(rounds: u64, sources: &Path) -> Result<bool, Error> {
     let dir = tempfile::tempdir()?;
     let mut demo = Demo::prepare(dir.path().join("demo"), sources)?;
+    // One professional asks about one patient, more often than is usual.
+    let mut config = std::fs::OpenOptions::new().append(true).open(demo.dir.join("no/gateway.toml"))?;
+    config.write_all(b"\n[rate]\npatient = 0\nprofessional = 0\npoint_of_care = 0\n")?;
     demo.start().await?;
     let long = rounds > SHORT;
     let good = [
