@@ -15,10 +15,6 @@ use tokio::time::{Instant, Sleep};
 const LEAST: usize = 64 << 10;
 const WITHIN: Duration = Duration::from_secs(30);
 
-/// What the kernel holds unsent at most. By its own rule it takes megabytes and lets a writer wait until a third of them has
-/// gone, so that a reader of some kilobytes a second would look like one that reads nothing.
-const UNSENT: u32 = 64 << 10;
-
 /// An end that is gone without a word is noticed after so long without bytes, and so many questions.
 const SILENT: Duration = Duration::from_secs(60);
 const ASKED: (u32, Duration) = (4, Duration::from_secs(15));
@@ -34,11 +30,10 @@ pub(crate) struct Paced<S> {
 }
 
 impl Paced<TcpStream> {
-    /// Over a socket that tells soon how much the other end takes, and whether it is there. It has no delay of Nagle's.
+    /// Over a socket without Nagle's delay that tells whether the other end is there.
     pub(crate) fn over(tcp: TcpStream) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
         let socket = SockRef::from(&tcp);
-        socket.set_tcp_notsent_lowat(UNSENT)?;
         let (questions, apart) = ASKED;
         let asks = TcpKeepalive::new().with_time(SILENT).with_interval(apart).with_retries(questions);
         socket.set_tcp_keepalive(&asks)?;
@@ -167,39 +162,6 @@ mod tests {
     #[tokio::test]
     async fn se_11_a_slow_reader_is_served() {
         assert!(written(1 << 20, SHORT * 50, (LEAST / 4, SHORT / 20)).await.is_ok());
-    }
-
-    /// A writer goes on after the other end of a real socket took little: what the kernel gathers does not hide it.
-    #[tokio::test]
-    async fn se_11_a_slow_reader_of_a_socket_is_seen_to_read() {
-        const STEP: usize = 16 << 10;
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
-        let (mut far, _) = listener.accept().await.expect("a connection");
-        let mut near = Paced::over(near).expect("a socket");
-        let (taken, mut waits) = tokio::sync::watch::channel(0);
-        let writer = tokio::spawn(async move {
-            let whole = vec![7; LEAST];
-            while near.write_all(&whole).await.is_ok() {
-                taken.send_modify(|times| *times += 1);
-            }
-        });
-        // Fast at first, so that the kernel makes its buffers large.
-        tokio::io::copy(&mut (&mut far).take(64 << 20), &mut tokio::io::sink()).await.expect("reads");
-        while tokio::time::timeout(SHORT, waits.changed()).await.is_ok() {}
-        let mut most = 0;
-        for _ in 0..40 {
-            let (mut read, mut goes_on) = (0, false);
-            while !goes_on {
-                far.read_exact(&mut [0; STEP]).await.expect("reads");
-                read += STEP;
-                // The writer is told at once and only has to run.
-                goes_on = tokio::time::timeout(SHORT / 20, waits.changed()).await.is_ok();
-            }
-            most = most.max(read);
-        }
-        writer.abort();
-        assert!(most <= 6 * LEAST, "{most} bytes were read before the writer went on");
     }
 
     /// Time in which nothing waits to be written does not count.
