@@ -213,24 +213,11 @@ impl GatewayError {
             Self::National(error) => national_row(error),
             Self::Peer(PeerError::Mismatch | PeerError::Withheld(_)) => failed().serious(Some(Alert::Security)),
             Self::Peer(PeerError::Busy | PeerError::NoMemory | PeerError::Later(_)) => Self::Busy.row(),
-            Self::Peer(error @ (PeerError::Http(_) | PeerError::Fault)) if !error.is_of_the_way() => Row {
-                query: "XDSUnavailableCommunity",
-                retrieve: "XDSUnavailableCommunity",
-                text: "the community answered with an error",
-                ..failed()
-            },
-            Self::Peer(PeerError::Slow) => Row {
-                query: "XDSUnavailableCommunity",
-                retrieve: "XDSUnavailableCommunity",
-                text: "the answer of the community came too slowly",
-                ..failed()
-            },
-            Self::Peer(error) if error.is_unavailable() => Row {
-                query: "XDSUnavailableCommunity",
-                retrieve: "XDSUnavailableCommunity",
-                text: "the community gave no answer",
-                ..failed()
-            },
+            Self::Peer(error @ (PeerError::Http(_) | PeerError::Fault)) if !error.is_of_the_way() => {
+                unavailable("the community answered with an error")
+            }
+            Self::Peer(PeerError::Slow) => unavailable("the answer of the community came too slowly"),
+            Self::Peer(error) if error.is_unavailable() => unavailable("the community gave no answer"),
             Self::Peer(PeerError::Refused(_)) => Row { text: "the community answered with an error", ..failed() },
             Self::Peer(PeerError::Unreadable(_)) => Row { text: UNREADABLE, ..failed() },
             Self::Peer(_) => failed(),
@@ -338,6 +325,11 @@ impl Row {
     fn minor(self, alert: Option<Alert>) -> Self {
         Self { indicator: Indicator::Minor, alert, ..self }
     }
+}
+
+/// Another country gave no answer that can be used (ITI TF-3 4.2.4.1).
+fn unavailable(text: &'static str) -> Row {
+    Row { query: "XDSUnavailableCommunity", retrieve: "XDSUnavailableCommunity", text, ..failed() }
 }
 
 fn failed() -> Row {
