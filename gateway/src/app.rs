@@ -1,7 +1,6 @@
 //! Wiring, top to bottom.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -141,19 +140,17 @@ fn deliver(config: &Config, audit: &AuditSink) -> Result<(), String> {
 /// Gives up the way back to the last release; what was done, for operators.
 ///
 /// # Errors
-/// The replay journal cannot be read or written, or a gateway runs.
-pub fn migrate(config: &Config) -> Result<String, String> {
-    let (bindings, was_there) = replay::migrate(&journal(config))?;
+/// The replay journal cannot be read or written, or a gateway runs; Redis does not answer.
+pub async fn migrate(config: &Config) -> Result<String, String> {
+    let memory = memory(config)?;
+    let (bindings, was_there) = replay::migrate(&memory).await?;
     let form = if was_there { "the form of the last release is removed" } else { "there was no other form" };
-    Ok(format!("replay journal: {bindings} bindings, {form}"))
-}
-
-fn journal(config: &Config) -> PathBuf {
-    config.audit.spool_dir.join("replay.journal")
+    let shared = if matches!(memory, Memory::Redis(..)) { "; redis: keys name the issuer from now on" } else { "" };
+    Ok(format!("replay journal: {bindings} bindings, {form}{shared}"))
 }
 
 fn memory(config: &Config) -> Result<Memory, String> {
-    let journal = journal(config);
+    let journal = config.audit.spool_dir.join("replay.journal");
     let (Some(url), Some(file)) = (&config.replay.redis, &config.replay.key_file) else {
         return Ok(Memory::Local(journal));
     };

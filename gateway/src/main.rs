@@ -27,7 +27,8 @@ enum Command {
     CheckConfig,
     /// Gives up the way back to the last release: what it would read beside the present form is removed.
     ///
-    /// The gateway must not run. Without it a way back forgets nothing.
+    /// The gateway must not run. Without it a way back forgets nothing. With Redis it is run once, when no gateway of the
+    /// last release shares that memory any more; other gateways of this release may go on.
     Migrate,
     /// The gateway's own helper: a DICOM object on standard input becomes a PNG on standard output.
     #[command(name = draw::COMMAND, hide = true)]
@@ -91,7 +92,7 @@ async fn serve(arguments: Arguments) -> ExitCode {
         };
     }
     if let Some(Command::Migrate) = arguments.command {
-        return match app::migrate(&config) {
+        return match app::migrate(&config).await {
             Ok(done) => {
                 println!("{done}");
                 ExitCode::SUCCESS

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use ncp_gateway::responding::replay::{Claims, HcpClaim, Memory, OnLoss, RedisOptions, ReplayError, ReplaySet, Seen};
+use ncp_gateway::responding::replay::{
+    Claims, HcpClaim, Memory, OnLoss, RedisOptions, ReplayError, ReplaySet, Seen, migrate,
+};
 use ncp_tests::ports::free;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -67,8 +69,24 @@ impl Redis {
     }
 
     fn set(&self, node: &str, on_loss: OnLoss) -> ReplaySet {
-        let url = format!("redis+unix://{}", self.dir.path().join("redis.sock").display());
-        open(self.dir.path(), node, RedisOptions { on_loss, ..options(url) })
+        open(self.dir.path(), node, RedisOptions { on_loss, ..self.options() })
+    }
+
+    fn options(&self) -> RedisOptions {
+        options(format!("redis+unix://{}", self.dir.path().join("redis.sock").display()))
+    }
+
+    /// As an operator does when no gateway of 0.1 shares it any more.
+    async fn migrate(&self) {
+        let memory = Memory::Redis(self.options(), self.dir.path().join("migrate.journal"));
+        migrate(&memory).await.expect("is migrated");
+    }
+
+    /// Which keys there are, without the epoch and the mark.
+    fn keys(&self) -> Vec<String> {
+        let keys = String::from_utf8(Self::cli(self.dir.path(), &["KEYS", "*"]).stdout).expect("text");
+        let own = |key: &&str| !key.ends_with(":epoch") && !key.ends_with(":issuers");
+        keys.lines().filter(own).map(str::to_owned).collect()
     }
 }
 
@@ -264,7 +282,8 @@ async fn a_cluster_is_one_memory() {
 
 fn claims<'a>(peer: &'a str, id: &'a str, issued: Timestamp) -> Claims<'a> {
     let expires = issued.checked_add(SignedDuration::from_hours(1)).expect("in range");
-    let hcp = HcpClaim { id, signer: "ab", subject: "u1", issued, expires, one_time: false };
+    // Finland's, whoever shows it.
+    let hcp = HcpClaim { issuer: "FI", id, signer: "ab", subject: "u1", issued, expires, one_time: false };
     Claims { peer, hcp, trc: None, message: None }
 }
 
@@ -294,6 +313,50 @@ async fn replicas_share_one_memory() {
     assert_eq!(two.admit(&first, now).await, Ok(Seen::Repeat));
     let other = Claims { message: Some(("urn:uuid:1", "another")), ..first };
     assert_eq!(two.admit(&other, now).await, Err(ReplayError::DuplicateMessageId));
+}
+
+/// SE-13: before `migrate` the keys are those of 0.1 byte for byte. Gateways that know of it and others, which do not yet,
+/// refuse what either of them bound, and leave an id to its owner.
+#[tokio::test]
+async fn se_13_a_rolling_change_forgets_nothing() {
+    let redis = Redis::start();
+    let [one, two, three] = ["one", "two", "three"].map(|node| redis.set(node, OnLoss::Refuse));
+    let _ = ask(&one, "FI", "_0", Timestamp::now()).await;
+    pause().await;
+    let issued = Timestamp::now();
+    let admit = async |set: &ReplaySet, of: Claims<'_>| set.admit(&of, Timestamp::now()).await;
+    let of = move |issuer: &'static str, id: &'static str, subject: &'static str| Claims {
+        hcp: HcpClaim { issuer, subject, ..claims(issuer, id, issued).hcp },
+        ..claims(issuer, id, issued)
+    };
+    assert_eq!(admit(&one, of("FI", "_1", "u1")).await, Ok(Seen::First));
+    let by_id = [&9_u64.to_be_bytes()[..], b"assertion", &2_u64.to_be_bytes(), b"_1"].concat();
+    let by_id = format!("{{ncp:NO}}:{}", hex::encode(openssl::sha::sha256(&by_id)));
+    assert!(redis.keys().contains(&by_id), "what 0.1 looks up");
+    assert_eq!(admit(&two, of("SE", "_1", "u9")).await, Err(ReplayError::Rebound), "as in 0.1");
+
+    redis.migrate().await;
+    // The first message of each is still under the old key; it brings the mark.
+    assert_eq!(admit(&two, of("FI", "_2", "u1")).await, Ok(Seen::First));
+    assert_eq!(admit(&two, of("FI", "_3", "u1")).await, Ok(Seen::First));
+    let known = redis.keys();
+    assert_eq!(admit(&two, of("FI", "_1", "u2")).await, Err(ReplayError::Rebound), "bound under the old key");
+    assert_eq!(redis.keys().len(), known.len(), "nothing stays of what was refused");
+    admit(&two, of("FI", "_1", "u1")).await.expect("its own use");
+    assert_eq!(admit(&two, of("SE", "_3", "u9")).await, Ok(Seen::First), "Sweden's id is its own");
+    // Three knows of no mark yet.
+    assert_eq!(admit(&three, of("FI", "_3", "u2")).await, Err(ReplayError::Rebound), "bound under the new key");
+    admit(&three, of("FI", "_3", "u1")).await.expect("its own use");
+
+    pause().await;
+    redis.command(&["FLUSHALL"]);
+    let _ = admit(&two, of("FI", "_4", "u1")).await;
+    pause().await;
+    let issued = Timestamp::now();
+    ask(&two, "FI", "_5", issued).await.expect("issued after the loss");
+    let swedish = claims("SE", "_5", issued);
+    let swedish = Claims { hcp: HcpClaim { issuer: "SE", subject: "u9", ..swedish.hcp }, ..swedish };
+    assert_eq!(admit(&two, swedish).await, Ok(Seen::First), "an emptied Redis has the mark again");
 }
 
 #[tokio::test]

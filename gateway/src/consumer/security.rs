@@ -136,10 +136,13 @@ async fn bind(
     let replay = &exchange.consumers.app.replay;
     let consumer = format!("consumer {}", exchange.connection.certificate.fingerprint);
     let NationalHeader { user, trc } = header;
+    let issuer = issuer(user.signer());
+    let of_treatment = trc.as_ref().map(|trc| self::issuer(trc.signer())).unwrap_or_default();
     let digest = hex::encode(openssl::sha::sha256(&request.bytes));
     let claims = Claims {
         peer: &consumer,
         hcp: HcpClaim {
+            issuer: &issuer,
             id: &user.id,
             signer: &user.signer().fingerprint,
             subject: &user.name_id,
@@ -148,6 +151,7 @@ async fn bind(
             one_time: user.one_time,
         },
         trc: trc.as_ref().map(|trc| TrcClaim {
+            issuer: &of_treatment,
             id: &trc.id,
             patient: &trc.patient,
             purpose: purpose.as_str(),
@@ -159,6 +163,12 @@ async fn bind(
     };
     replay.admit(&claims, now).await?;
     Ok(())
+}
+
+/// A national issuer as the replay memory knows it: by the name that the anchors vouch for. What the assertion calls its
+/// issuer is compared with no certificate.
+pub(super) fn issuer(signer: &SignerIdentity) -> String {
+    format!("national {}", signer.common_name)
 }
 
 /// The XUA assertion to the HCP identity assertion; the configuration says what it does not.

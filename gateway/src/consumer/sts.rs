@@ -15,7 +15,7 @@ use ncp_soap::{Envelope, ns};
 use ncp_xml::Element;
 
 use super::Exchange;
-use super::security::{NationalTrust, fresh_id, logged_in, treated_for};
+use super::security::{NationalTrust, fresh_id, issuer, logged_in, treated_for};
 use crate::bounds;
 use crate::listener::Reply;
 use crate::outcome::{Alert, GatewayError};
@@ -103,10 +103,12 @@ async fn issue(
     }
     let purpose = treated_for(config.emergency_after_login, hcp.purpose, Some(purpose))?;
     let consumer = format!("consumer {}", exchange.connection.certificate.fingerprint);
+    let issuer = issuer(hcp.signer());
     let digest = hex::encode(openssl::sha::sha256(&bytes));
     let claims = Claims {
         peer: &consumer,
         hcp: HcpClaim {
+            issuer: &issuer,
             id: &hcp.id,
             signer: &hcp.signer().fingerprint,
             subject: &hcp.name_id,

@@ -82,10 +82,13 @@ pub async fn authenticate<T>(
     }
 
     let country = peer.country.to_string();
+    // One identity, and a TRC assertion is of its HCP assertion's country.
+    let issuer = hcp.signer().country.to_string();
     let digest = hex::encode(openssl::sha::sha256(&message.request.bytes));
     let claims = Claims {
         peer: &country,
         hcp: HcpClaim {
+            issuer: &issuer,
             id: &hcp.id,
             signer: &hcp.signer().fingerprint,
             subject: &hcp.name_id,
@@ -94,6 +97,7 @@ pub async fn authenticate<T>(
             one_time: hcp.one_time,
         },
         trc: trc.as_ref().map(|trc| TrcClaim {
+            issuer: &issuer,
             id: &trc.id,
             patient: &trc.patient,
             purpose,

@@ -279,12 +279,12 @@ async fn every_row_is_answered_as_the_table_says() {
     assert_eq!(visits.load(Ordering::Relaxed), 0, "a message made the gateway fetch something");
 }
 
-/// T-WSA-5 of another peer: a MessageID that was Finland's is not Sweden's.
+/// T-WSA-5, SE-13: a MessageID is kept under the peer that sent it, so that Sweden's message under an id of Finland neither
+/// blocks Finland's nor is taken for a repeat of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn t_wsa_5_a_message_id_of_another_peer() {
+async fn t_wsa_5_se_13_a_message_id_of_another_peer() {
     let world = World::start().await;
     let finnish = query(&world).await;
-    assert_eq!(world.raw(&http(XCA, SOAP, "", finnish.as_bytes())).await.status, 200);
     let id = |message: &str| {
         let at = message.find("urn:uuid:").expect("a MessageID");
         message[at..at + 45].to_owned()
@@ -294,9 +294,15 @@ async fn t_wsa_5_a_message_id_of_another_peer() {
     let swedish = world.sweden.message(actions::ITI38_REQUEST, XCA, &assertions, body);
     let swedish = String::from_utf8(swedish).expect("text");
     let swedish = swedish.replace(&id(&swedish), &id(&finnish));
-    let answer = world.sweden.post(XCA, SOAP, swedish.into_bytes()).await.expect("an answer");
-    let fault = answer.fault().expect("Sweden takes faults");
-    assert_eq!((answer.status.as_u16(), fault.code.as_str()), (400, "Sender"));
+    let answer = world.sweden.post(XCA, SOAP, swedish.clone().into_bytes()).await.expect("an answer");
+    assert_eq!(answer.status.as_u16(), 200, "Sweden's own");
+    let answer = world.raw(&http(XCA, SOAP, "", finnish.as_bytes())).await;
+    assert!(answer.status == 200 && answer.text.contains(SUCCESS), "Sweden blocks nothing");
+    let other = world.raw(&http(XCA, SOAP, "", finnish.replace("LeafClass", "ObjectRef").as_bytes())).await;
+    assert!(other.text.contains("ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED"), "another message of the same peer");
+    // The very message of Finland, with its assertions, is not Sweden's to send.
+    let stolen = world.sweden.post(XCA, SOAP, finnish.into_bytes()).await.expect("an answer");
+    assert!(stolen.fault().is_some(), "Sweden takes faults: {}", stolen.status);
     assert!(world.serves().await);
 }
 

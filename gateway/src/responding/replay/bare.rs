@@ -201,9 +201,9 @@ mod tests {
         assert_eq!(read_by_0_1(&journal, now).get(&there.key), Some(&(there.to, there.end)));
         assert_eq!(read_by_0_1(&journal, now).len(), 8);
 
-        assert_eq!(migrate(&journal), Ok((8, true)));
+        assert_eq!(migrate(&memory).await, Ok((8, true)));
         assert!(!journal.exists(), "one form");
-        assert_eq!(migrate(&journal), Ok((8, false)));
+        assert_eq!(migrate(&memory).await, Ok((8, false)));
         let set = ReplaySet::open(&memory).expect("opens");
         for id in ["_1", "_here", "_again"] {
             assert_eq!(ask(&set, id, "u2").await, Err(ReplayError::Rebound), "{id}");

@@ -5,7 +5,8 @@
 //! written without waiting for the disk: they survive the process, and all but the last moments survive the machine.
 //! The file is written anew without what is over, at start and as it grows, so that its length has a bound.
 //!
-//! Releases before 0.2 wrote another file; where it is there it is read and kept up too ([`Bare`]).
+//! Version 1 knows keys by id alone; in version 2 a key may name the issuer too, which a reader of version 1 would look up in
+//! vain. Releases before 0.2 wrote another file; where it is there it is read and kept up too ([`Bare`]).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -13,9 +14,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::bare::Bare;
+use super::{Key, Written};
 
 const MARK: [u8; 4] = *b"ncpr";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Mark, version, length, checksum.
 const HEAD: usize = 11;
 /// Key, value, owner, end in seconds.
@@ -32,7 +34,7 @@ const CHUNK: usize = 1 << 20;
 /// A binding as it is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kept {
-    pub(super) key: [u8; 32],
+    pub(super) key: Key,
     pub(super) to: [u8; 32],
     /// Whose share it takes; 0 where a release before 0.2 wrote it.
     pub(super) owner: u64,
@@ -123,6 +125,11 @@ impl Journal {
             since.extend_from_slice(&records);
         }
         Ok(())
+    }
+
+    /// Which keys it is to get: those of the last release while that may read them.
+    pub(super) fn written(&self) -> Written {
+        if self.bare.is_some() { Written::ById } else { Written::ByIssuer }
     }
 
     /// Removes what the last release reads; whether there was something.
@@ -225,7 +232,7 @@ fn whole(bytes: &[u8]) -> Option<(u8, &[u8])> {
 fn read(file: File, mut keep: impl FnMut(Kept)) -> std::io::Result<()> {
     let (mut later, mut unread) = (false, 0_u64);
     scan(file, HEAD + LONGEST, |bytes| match whole(bytes) {
-        Some((VERSION, content)) if content.len() == CONTENT => {
+        Some((1..=VERSION, content)) if content.len() == CONTENT => {
             Kept::read(content).into_iter().for_each(&mut keep);
             HEAD + CONTENT
         }

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use jiff::Timestamp;
 
 use super::journal::{Journal, Kept, RECORD, write_new};
-use super::{Binding, ReplayError, digest};
+use super::{Binding, Key, ReplayError, digest};
 
 /// Of the memory an entry takes so many bytes: the map just after it grew, and the copy that the journal is written from.
 const ENTRY: usize = 256;
@@ -37,7 +37,7 @@ struct Bound {
 }
 
 struct Inner {
-    entries: HashMap<[u8; 32], Bound>,
+    entries: HashMap<Key, Bound>,
     /// Entries by owner.
     held: HashMap<u64, usize>,
     capacity: usize,
@@ -87,12 +87,13 @@ impl Local {
         let mut inner = self.inner();
         // Nothing is noted of a message of which one part is refused.
         inner.fitting(bindings, now)?;
-        let new: Vec<bool> = bindings.iter().map(|b| !inner.is_live(&b.key, now)).collect();
+        let new: Vec<bool> = bindings.iter().map(|b| !inner.is_bound(b, now)).collect();
         let owner = owner(peer);
         inner.admit(peer, owner, new.iter().filter(|new| **new).count(), now)?;
         let fresh = bindings.iter().zip(&new).filter(|(_, new)| **new);
+        let written = inner.journal.written();
         let fresh: Vec<Kept> =
-            fresh.map(|(b, _)| Kept { key: b.key, to: b.to, owner, end: b.until.as_second() }).collect();
+            fresh.map(|(b, _)| Kept { key: b.key(written), to: b.to, owner, end: b.until.as_second() }).collect();
         // What a restart would not know of is not bound.
         if let Err(error) = inner.journal.append(&fresh, now) {
             tracing::error!(reason = %error, "replay journal cannot be written");
@@ -132,9 +133,9 @@ impl Local {
         self.inner().fitting(bindings, now.as_second())
     }
 
-    /// Whether a key is bound here.
+    /// Whether an id is bound here.
     pub(super) fn knows(&self, binding: &Binding, now: Timestamp) -> bool {
-        self.inner().is_live(&binding.key, now.as_second())
+        self.inner().is_bound(binding, now.as_second())
     }
 
     /// Removes what the last release reads; whether there was something.
@@ -161,12 +162,18 @@ impl Drop for Local {
 }
 
 impl Inner {
-    fn is_live(&self, key: &[u8; 32], now: i64) -> bool {
-        self.entries.get(key).is_some_and(|bound| bound.end > now)
+    /// What an id is bound to. Where it is kept under its issuer, nobody else's use of it counts.
+    fn live(&self, binding: &Binding, now: i64) -> Option<&Bound> {
+        let keys = [&binding.by_issuer, &binding.by_id];
+        keys.into_iter().filter_map(|key| self.entries.get(key)).find(|bound| bound.end > now)
+    }
+
+    fn is_bound(&self, binding: &Binding, now: i64) -> bool {
+        self.live(binding, now).is_some()
     }
 
     fn fitting(&self, bindings: &[Binding], now: i64) -> Result<(), ReplayError> {
-        let other = |b: &&Binding| self.entries.get(&b.key).is_some_and(|bound| bound.end > now && bound.to != b.to);
+        let other = |b: &&Binding| self.live(b, now).is_some_and(|bound| bound.to != b.to);
         bindings.iter().find(other).map_or(Ok(()), |binding| Err(binding.refused()))
     }
 
@@ -299,7 +306,7 @@ mod tests {
         let over: Vec<Kept> = (0..2_000_000).map(|n| kept(n, now.as_second() - 1)).collect();
         let live: Vec<Kept> = bindings(&first, now)
             .iter()
-            .map(|b| Kept { key: b.key, to: b.to, owner: owner("FI"), end: b.until.as_second() })
+            .map(|b| Kept { key: b.by_id, to: b.to, owner: owner("FI"), end: b.until.as_second() })
             .collect();
         let forms: [(&str, Form); 2] = [("replay.journal", bare), ("replay.bindings", record)];
         for (name, form) in forms {

@@ -4,20 +4,27 @@
 //!
 //! At first use an HCP assertion id is bound to TLS peer, signer and subject, a TRC id to TLS peer, HCP id, patient and
 //! purpose. Reuse within the binding is normal traffic; outside it is refused. A MessageID that comes again from the
-//! same peer with the same body is carried out again and recorded as a repeat (OpenNCP resends so); with another body,
-//! or from another peer, it is refused.
+//! same peer with the same body is carried out again and recorded as a repeat (OpenNCP resends so); with another body
+//! it is refused.
+//!
+//! Each id is kept under who issued it: an assertion's under its verified issuer, a MessageID under the authenticated peer,
+//! so that nobody blocks an id of somebody else. Releases before 0.2 kept ids without an issuer. Both keys are always
+//! looked up. The key of those releases is written as long as one of them may read it: a process while their journal is
+//! there, Redis until [`migrate`] has said that none of them shares it.
 //!
 //! The memory is this process (`local.rs`, with a journal that survives a restart, `journal.rs`) or Redis shared by the
 //! replicas (`redis.rs`). It is never open: what cannot be looked up is refused, or, where configured, looked up in this process
 //! alone.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use openssl::sha::Sha256;
 
 mod bare;
+#[cfg(test)]
+mod issuers;
 mod journal;
 mod local;
 mod redis;
@@ -96,6 +103,8 @@ pub struct Claims<'a> {
 /// An HCP assertion and what it is bound to.
 #[derive(Debug, Clone, Copy)]
 pub struct HcpClaim<'a> {
+    /// Who issued it, as the signature proves it.
+    pub issuer: &'a str,
     /// ID.
     pub id: &'a str,
     /// Fingerprint of the signer's certificate.
@@ -113,6 +122,8 @@ pub struct HcpClaim<'a> {
 /// A TRC assertion and what it is bound to.
 #[derive(Debug, Clone, Copy)]
 pub struct TrcClaim<'a> {
+    /// Who issued it, as the signature proves it.
+    pub issuer: &'a str,
     /// ID.
     pub id: &'a str,
     /// CX of the patient.
@@ -127,10 +138,33 @@ pub struct TrcClaim<'a> {
     pub one_time: bool,
 }
 
-/// One key and what it must be bound to, as digests: no memory holds an id or a person.
+/// The id of a binding as a digest: no memory holds an id or a person.
+type Key = [u8; 32];
+
+/// Which key a binding is written under. Both are looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Written {
+    /// The id alone, as releases before 0.2 read it.
+    #[default]
+    ById,
+    /// The id and who issued it.
+    ByIssuer,
+}
+
+impl Written {
+    fn other(self) -> Self {
+        match self {
+            Self::ById => Self::ByIssuer,
+            Self::ByIssuer => Self::ById,
+        }
+    }
+}
+
+/// An id and what it must be bound to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Binding {
-    key: [u8; 32],
+    by_issuer: Key,
+    by_id: Key,
     to: [u8; 32],
     /// Forgotten after.
     until: Timestamp,
@@ -139,6 +173,13 @@ struct Binding {
 }
 
 impl Binding {
+    fn key(&self, written: Written) -> Key {
+        match written {
+            Written::ById => self.by_id,
+            Written::ByIssuer => self.by_issuer,
+        }
+    }
+
     fn refused(&self) -> ReplayError {
         if self.issued.is_some() { ReplayError::Rebound } else { ReplayError::DuplicateMessageId }
     }
@@ -200,44 +241,51 @@ impl ReplaySet {
     }
 }
 
-/// Gives up the way back to the last release: from here on the journal has the new form alone. How many bindings it holds,
-/// and whether there was another form.
+/// Gives up the way back to the last release: from here on the journal, and Redis where it is configured, get keys of the
+/// new form alone. How many bindings the journal holds, and whether there was another form.
 ///
 /// # Errors
-/// The journal cannot be read or written, or another process has it.
-pub fn migrate(journal: &Path) -> Result<(usize, bool), String> {
+/// The journal cannot be read or written, or another process has it; Redis does not answer.
+pub async fn migrate(memory: &Memory) -> Result<(usize, bool), String> {
+    let (Memory::Local(journal) | Memory::Redis(_, journal)) = memory;
     let local = Local::within(journal, REPLAY_BYTES)?;
     let removed = local.give_up_the_way_back().map_err(|e| format!("replay journal {}: {e}", journal.display()))?;
-    Ok((local.fill().entries, removed))
+    let entries = local.fill().entries;
+    if let Memory::Redis(options, _) = memory {
+        RedisSet::new(options, local)?.give_up_the_way_back().await?;
+    }
+    Ok((entries, removed))
 }
 
 fn bindings(claims: &Claims<'_>, now: Timestamp) -> Vec<Binding> {
-    let assertion = |id: &str, to: &[&str], issued, expires| Binding {
-        key: digest(&["assertion", id]),
-        to: digest(to),
-        until: later(expires, SKEW_S),
-        issued: Some(issued),
-    };
-    // Bound to nothing that could come again.
-    let once = |id: &str, issued, expires| Binding {
-        key: digest(&["once", id]),
-        to: digest(&["once", &uuid::Uuid::new_v4().to_string()]),
-        until: later(expires, SKEW_S),
-        issued: Some(issued),
-    };
     let (peer, hcp) = (claims.peer, &claims.hcp);
-    let mut out = vec![assertion(hcp.id, &["hcp", peer, hcp.signer, hcp.subject], hcp.issued, hcp.expires)];
-    if let Some(trc) = &claims.trc {
-        out.push(assertion(trc.id, &["trc", peer, hcp.id, trc.patient, trc.purpose], trc.issued, trc.expires));
-    }
-    out.extend(hcp.one_time.then(|| once(hcp.id, hcp.issued, hcp.expires)));
-    out.extend(claims.trc.filter(|trc| trc.one_time).map(|trc| once(trc.id, trc.issued, trc.expires)));
-    out.extend(claims.message.map(|(id, body)| Binding {
-        key: digest(&["message", id]),
-        to: digest(&[peer, body]),
+    let binding = |kind: &str, issuer: &str, id: &str, to: &[&str]| Binding {
+        by_issuer: digest(&[kind, issuer, id]),
+        by_id: digest(&[kind, id]),
+        to: digest(to),
         until: later(now, MESSAGE_WINDOW_S),
         issued: None,
-    }));
+    };
+    let hcp_binding = |kind: &str, to: &[&str]| Binding {
+        until: later(hcp.expires, SKEW_S),
+        issued: Some(hcp.issued),
+        ..binding(kind, hcp.issuer, hcp.id, to)
+    };
+    let trc_binding = |trc: &TrcClaim<'_>, kind: &str, to: &[&str]| Binding {
+        until: later(trc.expires, SKEW_S),
+        issued: Some(trc.issued),
+        ..binding(kind, trc.issuer, trc.id, to)
+    };
+    // Bound to nothing that could come again.
+    let never = uuid::Uuid::new_v4().to_string();
+    let once = ["once", never.as_str()];
+    let mut out = vec![hcp_binding("assertion", &["hcp", peer, hcp.signer, hcp.subject])];
+    if let Some(trc) = &claims.trc {
+        out.push(trc_binding(trc, "assertion", &["trc", peer, hcp.id, trc.patient, trc.purpose]));
+    }
+    out.extend(hcp.one_time.then(|| hcp_binding("once", &once)));
+    out.extend(claims.trc.filter(|trc| trc.one_time).map(|trc| trc_binding(&trc, "once", &once)));
+    out.extend(claims.message.map(|(id, body)| binding("message", peer, id, &[peer, body])));
     out
 }
 
@@ -269,7 +317,12 @@ mod tests {
     }
 
     pub(super) fn hcp(id: &str) -> HcpClaim<'_> {
-        HcpClaim { id, signer: "ab", subject: "u1", issued: at(0), expires: at(100), one_time: false }
+        HcpClaim { issuer: "FI", id, signer: "ab", subject: "u1", issued: at(0), expires: at(100), one_time: false }
+    }
+
+    pub(super) fn trc(id: &str) -> TrcClaim<'_> {
+        let (issued, expires) = (at(0), at(100));
+        TrcClaim { issuer: "FI", id, patient: "p", purpose: "TREATMENT", issued, expires, one_time: false }
     }
 
     #[tokio::test]
@@ -284,8 +337,7 @@ mod tests {
         assert_eq!(set.admit(&Claims { hcp: signer, ..fi }, at(50)).await, Err(ReplayError::Rebound));
         let subject = HcpClaim { subject: "u2", ..hcp("_1") };
         assert_eq!(set.admit(&Claims { hcp: subject, ..fi }, at(50)).await, Err(ReplayError::Rebound));
-        let trc =
-            TrcClaim { id: "_2", patient: "p", purpose: "TREATMENT", issued: at(0), expires: at(100), one_time: false };
+        let trc = trc("_2");
         set.admit(&Claims { trc: Some(trc), ..fi }, at(0)).await.expect("first use");
         for other in [TrcClaim { patient: "q", ..trc }, TrcClaim { purpose: "EMERGENCY", ..trc }] {
             assert_eq!(set.admit(&Claims { trc: Some(other), ..fi }, at(0)).await, Err(ReplayError::Rebound));
@@ -302,8 +354,9 @@ mod tests {
         assert_eq!(set.admit(&of("FI", "_1", "d1"), at(0)).await, Ok(Seen::First));
         assert_eq!(set.admit(&of("FI", "_1", "d1"), at(1)).await, Ok(Seen::Repeat));
         assert_eq!(set.admit(&of("FI", "_1", "d2"), at(1)).await, Err(ReplayError::DuplicateMessageId));
-        assert_eq!(set.admit(&of("SE", "_9", "d1"), at(1)).await, Err(ReplayError::DuplicateMessageId));
-        assert_eq!(set.admit(&of("SE", "_9", "d1"), at(2_000)).await, Ok(Seen::First));
+        assert_eq!(set.admit(&of("SE", "_9", "d2"), at(1)).await, Ok(Seen::First), "another peer's id is its own");
+        assert_eq!(set.admit(&of("FI", "_1", "d1"), at(2)).await, Ok(Seen::Repeat), "and takes nothing from Finland's");
+        assert_eq!(set.admit(&of("FI", "_1", "d2"), at(2_000)).await, Ok(Seen::First));
     }
 
     #[tokio::test]
@@ -312,14 +365,7 @@ mod tests {
         let memory = Memory::Local(dir.path().join("replay"));
         let now = Timestamp::now();
         let hcp = HcpClaim { issued: now, expires: later(now, 100), ..hcp("_1") };
-        let trc = TrcClaim {
-            id: "_2",
-            patient: "p",
-            purpose: "TREATMENT",
-            issued: now,
-            expires: later(now, 100),
-            one_time: true,
-        };
+        let trc = TrcClaim { issued: now, expires: later(now, 100), one_time: true, ..trc("_2") };
         let many = Claims { peer: "FI", hcp, trc: None, message: None };
         let of_user = Claims { hcp: HcpClaim { one_time: true, ..hcp }, message: Some(("urn:uuid:1", "d1")), ..many };
         let of_treatment = Claims { trc: Some(trc), ..many };

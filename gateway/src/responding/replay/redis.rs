@@ -1,15 +1,19 @@
 //! The memory that replicas share: Redis, one server, Sentinel or Cluster.
 //!
-//! One pipeline a message: `SET … NX PX` and `GET` for each key, and the epoch; `WAIT` where there are replicas. Values
-//! are authenticated: whoever can write into Redis cannot make a binding fit. The epoch is the instant at which this
-//! memory began, set once: when it was emptied there is a new one, and assertions issued before it are refused unless
-//! this process bound them itself.
+//! One pipeline a message: for each id `SET … NX PX` of one key and `GET` of both, and the epoch; `WAIT` where there are
+//! replicas. Values are authenticated: whoever can write into Redis cannot make a binding fit. The epoch is the instant at
+//! which this memory began, set once: when it was emptied there is a new one, and assertions issued before it are refused
+//! unless this process bound them itself.
+//!
+//! Keys are by id alone, as releases before 0.2 have them, until `migrate` has set a mark in Redis; from then on they are by
+//! id and issuer. Whoever writes the one looks up the other too, so that gateways that know of the mark and others, which
+//! do not yet, refuse what either of them bound.
 //! All keys of a country carry one hash tag, so that a pipeline meets one slot of a cluster.
 //!
 //! Where a replica may take over, every one that is connected holds a binding before it is answered for: Sentinel goes by
 //! offsets that are seconds old and may choose any of them.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -22,10 +26,12 @@ use openssl::hash::MessageDigest;
 use openssl::pkey::{PKey, Private};
 use openssl::sign::Signer;
 
-use super::{Binding, Fill, Local, ReplayError, until};
+use super::{Binding, Fill, Key, Local, ReplayError, Written, until};
 
 /// After a failure Redis is left alone for so long, and requests are answered at once.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The key whose value says that no release before 0.2 shares this memory.
+const MARK: &str = "issuers";
 
 /// What happens without Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -73,6 +79,8 @@ struct State {
     epoch: i64,
     /// Replicas that were connected when it last answered.
     connected: i64,
+    /// By the mark, as it was last seen.
+    written: Written,
 }
 
 enum Servers {
@@ -131,14 +139,14 @@ impl RedisSet {
         self.local.check(bindings, now)?;
         match self.shared(bindings, now).await {
             Ok(shared) => {
-                let began = self.state.lock().unwrap_or_else(|p| p.into_inner()).epoch;
+                let began = self.state().epoch;
                 let before = |b: &Binding| b.issued.is_some_and(|issued| issued.as_millisecond() < began);
                 if bindings.iter().any(|b| before(b) && !self.local.knows(b, now)) {
-                    self.take_back(bindings, &shared).await;
+                    self.take_back(shared.into_iter().flatten()).await;
                     return Err(ReplayError::Forgotten);
                 }
                 self.local.bind(peer, bindings, now)?;
-                Ok(shared)
+                Ok(shared.iter().map(Option::is_some).collect())
             }
             Err(Failed::Refused(error)) => Err(error),
             Err(Failed::Lost(reason)) => {
@@ -151,37 +159,70 @@ impl RedisSet {
         }
     }
 
-    async fn shared(&self, bindings: &[Binding], now: Timestamp) -> Result<Vec<bool>, Failed> {
+    /// For each binding the key under which it is new.
+    async fn shared(&self, bindings: &[Binding], now: Timestamp) -> Result<Vec<Option<Key>>, Failed> {
+        let written = self.state().written;
         let mut pipeline = ::redis::pipe();
-        let mut values = Vec::with_capacity(bindings.len());
         for binding in bindings {
-            let (key, value) = (self.key(&hex::encode(binding.key)), self.value(binding)?);
+            let key = binding.key(written);
             let milliseconds = u64::try_from(until(binding.until, now).as_millis()).unwrap_or(1000);
-            pipeline.cmd("SET").arg(&key).arg(&value).arg("NX").arg("PX").arg(milliseconds);
-            pipeline.cmd("GET").arg(&key);
-            values.push(value);
+            let set = pipeline.cmd("SET").arg(self.name(&key)).arg(self.value(&key, binding)?);
+            set.arg("NX").arg("PX").arg(milliseconds);
+            for key in [key, binding.key(written.other())] {
+                pipeline.cmd("GET").arg(self.name(&key));
+            }
         }
         let epoch = self.key("epoch");
         let fresh = self.epoch_value(now.as_millisecond())?;
         pipeline.cmd("SET").arg(&epoch).arg(&fresh).arg("NX");
         pipeline.cmd("GET").arg(&epoch);
-        let answers = self.replicated(&pipeline, bindings.len() * 2 + 2).await?;
-        let held = answers.last().and_then(text).ok_or(Failed::Lost("no epoch"))?;
+        match written {
+            Written::ById => pipeline.cmd("GET").arg(self.key(MARK)),
+            // Who knows of the mark says it again: a memory that was emptied has none.
+            Written::ByIssuer => pipeline.cmd("SET").arg(self.key(MARK)).arg(self.mark()?),
+        };
+        let answers = self.replicated(&pipeline, bindings.len() * 3 + 3).await?;
+        let (answers, _) = answers.as_chunks::<3>();
+        let Some(([_, epoch, mark], answers)) = answers.split_last() else { return Err(Failed::Lost("no epoch")) };
+        let held = text(epoch).ok_or(Failed::Lost("no epoch"))?;
         let began = held.split('.').next().and_then(|ms| ms.parse().ok()).ok_or(Failed::Lost("no epoch"))?;
         if held != self.epoch_value(began)? {
             return Err(Failed::Lost("epoch was forged"));
         }
         self.began(began);
+        if text(mark).is_some_and(|held| self.mark().is_ok_and(|mark| mark == held)) {
+            self.state().written = Written::ByIssuer;
+        }
         let mut new = Vec::with_capacity(bindings.len());
-        for ((binding, value), pair) in bindings.iter().zip(&values).zip(answers.as_chunks::<2>().0) {
-            match text(&pair[1]) {
-                Some(held) if held == *value => new.push(matches!(pair[0], Value::Okay)),
-                Some(_) => return Err(Failed::Refused(binding.refused())),
-                // Set a moment ago and gone: evicted. Who cannot remember cannot answer.
-                None => return Err(Failed::Lost("an entry vanished")),
+        for (binding, [set, own, other]) in bindings.iter().zip(answers) {
+            let is_set = matches!(set, Value::Okay);
+            let (own_key, other_key) = (binding.key(written), binding.key(written.other()));
+            // Set a moment ago and gone: evicted. Who cannot remember cannot answer.
+            let own = text(own).ok_or(Failed::Lost("an entry vanished"))?;
+            let other_fits = text(other).map(|held| self.value(&other_key, binding).map(|value| value == held));
+            let other_fits = other_fits.transpose()?;
+            if own != self.value(&own_key, binding)? || other_fits == Some(false) {
+                // What was set beside a binding under the other key would refuse that binding's owner.
+                self.take_back(is_set.then_some(own_key)).await;
+                return Err(Failed::Refused(binding.refused()));
             }
+            new.push((is_set && other_fits.is_none()).then_some(own_key));
         }
         Ok(new)
+    }
+
+    /// Sets the mark after which keys name the issuer.
+    pub(super) async fn give_up_the_way_back(&self) -> Result<(), String> {
+        let set = async {
+            let mut pipeline = ::redis::pipe();
+            pipeline.cmd("SET").arg(self.key(MARK)).arg(self.mark()?);
+            self.replicated(&pipeline, 1).await
+        };
+        match set.await {
+            Ok(_) => Ok(()),
+            Err(Failed::Lost(reason)) => Err(format!("replay.redis: {reason}")),
+            Err(Failed::Refused(error)) => Err(format!("replay.redis: {error}")),
+        }
     }
 
     /// Runs what writes; its answers come when the replicas hold what was written. How many those are is known from the
@@ -192,28 +233,27 @@ impl RedisSet {
         if least == 0 {
             return self.run(writes, answers).await;
         }
-        let state = || self.state.lock().unwrap_or_else(|p| p.into_inner());
         let patience = u64::try_from(self.options.timeout.as_millis() / 2).unwrap_or(1);
         let mut first: Option<Vec<Value>> = None;
         loop {
-            let asked = least.max(state().connected);
+            let asked = least.max(self.state().connected);
             let mut pipeline = writes.clone();
             pipeline.cmd("ROLE");
             pipeline.cmd("WAIT").arg(asked).arg(patience);
             let ran = self.run(&pipeline, answers + 2).await;
             if ran.is_err() {
-                state().connected = 0;
+                self.state().connected = 0;
             }
             let mut values = ran?;
             let holding = values.pop();
             let connected = values.pop().as_ref().and_then(replicas_of).ok_or(Failed::Lost("redis is no master"))?;
-            state().connected = connected;
+            self.state().connected = connected;
             let needed = least.max(connected);
             let again = first.is_some();
             let set = first.get_or_insert_with(|| values.clone());
             if matches!(holding, Some(Value::Int(holding)) if holding >= needed) {
-                // Pairs of `SET` and `GET`.
-                values.iter_mut().zip(set).step_by(2).for_each(|(now, then)| std::mem::swap(now, then));
+                // A `SET` and two `GET` each.
+                values.iter_mut().zip(set).step_by(3).for_each(|(now, then)| std::mem::swap(now, then));
                 return Ok(values);
             }
             if again || asked >= needed {
@@ -223,11 +263,11 @@ impl RedisSet {
     }
 
     /// What a refused message bound anew must not stand in the way of its owner.
-    async fn take_back(&self, bindings: &[Binding], new: &[bool]) {
+    async fn take_back(&self, keys: impl IntoIterator<Item = Key>) {
         let mut pipeline = ::redis::pipe();
         let mut count = 0;
-        for (binding, _) in bindings.iter().zip(new).filter(|(_, new)| **new) {
-            pipeline.cmd("DEL").arg(self.key(&hex::encode(binding.key)));
+        for key in keys {
+            pipeline.cmd("DEL").arg(self.name(&key));
             count += 1;
         }
         if count > 0 && self.run(&pipeline, count).await.is_err() {
@@ -236,7 +276,7 @@ impl RedisSet {
     }
 
     fn began(&self, epoch: i64) {
-        let mut state = self.state.lock().unwrap_or_else(|p| p.into_inner());
+        let mut state = self.state();
         if state.epoch != 0 && state.epoch != epoch {
             tracing::error!("redis was emptied: assertions issued before are refused");
         }
@@ -249,7 +289,7 @@ impl RedisSet {
 
     /// One pipeline within the time limit; the connection is made anew after a failure.
     async fn run(&self, pipeline: &Pipeline, answers: usize) -> Result<Vec<Value>, Failed> {
-        let down = self.state.lock().unwrap_or_else(|p| p.into_inner()).down_until;
+        let down = self.state().down_until;
         if down.is_some_and(|until| Instant::now() < until) {
             return Err(Failed::Lost("left alone after a failure"));
         }
@@ -271,7 +311,7 @@ impl RedisSet {
         if let Ok(mut held) = self.connection.try_lock() {
             *held = None;
         }
-        self.state.lock().unwrap_or_else(|p| p.into_inner()).down_until = Some(Instant::now() + PAUSE);
+        self.state().down_until = Some(Instant::now() + PAUSE);
         Err(Failed::Lost(failed))
     }
 
@@ -293,8 +333,20 @@ impl RedisSet {
         format!("{{ncp:{}}}:{name}", self.options.tenant)
     }
 
-    fn value(&self, binding: &Binding) -> Result<String, Failed> {
-        self.authenticated(&[&binding.key, &binding.to])
+    fn name(&self, key: &Key) -> String {
+        self.key(&hex::encode(key))
+    }
+
+    fn value(&self, key: &Key, binding: &Binding) -> Result<String, Failed> {
+        self.authenticated(&[key, &binding.to])
+    }
+
+    fn mark(&self) -> Result<String, Failed> {
+        self.authenticated(&[MARK.as_bytes()])
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|p| p.into_inner())
     }
 
     /// HMAC over parts of fixed length.
