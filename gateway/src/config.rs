@@ -3,7 +3,6 @@
 //! Loading reports every problem of the file at once ([`load`]); nothing binds before the whole file is valid. Secrets
 //! are named by path only. No key switches a verification off.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +19,7 @@ mod national;
 mod peer;
 mod pin;
 mod trust;
+mod twice;
 mod values;
 mod warnings;
 
@@ -448,7 +448,7 @@ impl Config {
         }
     }
 
-    /// What single values cannot show: files that must exist, peers that collide, listeners without their section.
+    /// What single values cannot show: files that must exist, names that collide, listeners without their section.
     fn check(&self) -> Vec<ConfigProblem> {
         let mut problems = Vec::new();
         let mut say = |path: &str, what: String| problems.push(ConfigProblem::new(path, what));
@@ -476,15 +476,11 @@ impl Config {
         if self.peer.is_empty() {
             say("peer", "no country is configured: add a [[peer]]".into());
         }
-        let mut homes = BTreeMap::new();
         for (index, peer) in self.peer.iter().enumerate() {
             let at = |key: &str| format!("peer[{index}].{key}");
             for home in std::iter::once(&peer.home_community_id).chain(&peer.aliases) {
                 if *home == self.gateway.home_community_id {
                     say(&at("home_community_id"), format!("{home} is our own"));
-                }
-                if let Some(other) = homes.insert(home.to_string(), index) {
-                    say(&at("home_community_id"), format!("{home} is also that of peer[{other}]"));
                 }
             }
             for (key, path) in [("tls_anchors", &peer.tls_anchors), ("seal_anchors", &peer.seal_anchors)] {
@@ -493,6 +489,7 @@ impl Config {
                 }
             }
         }
+        problems.extend(self.check_twice());
         problems.extend(self.check_national());
         problems.extend(self.check_trust());
         problems.extend(self.check_initiating());

@@ -78,6 +78,74 @@ fn national_connectors_are_checked() {
     }
 }
 
+/// Of two that are called the same one would never be found: both are named.
+#[test]
+fn what_is_named_twice_is_refused() {
+    let peer = |country: &str, home: &str, name: &str, pin: &str| {
+        format!(
+            "\n[[peer]]\ncountry = \"{country}\"\nname = \"{name}\"\nhome_community_id = \"urn:oid:{home}\"\n\
+             tls_anchors = \"a\"\nseal_anchors = \"a\"\npin = {{ tls_client = [{pin}], tls_server = [{pin}], seal = [{pin}] }}\n"
+        )
+    };
+    let digest = format!("\"sha256:{}\"", "ab".repeat(32));
+    let spelt = format!("\"sha256:{}\"", "AB:".repeat(32).trim_end_matches(':'));
+    let subject = "\"CN=ncp.se,O=Agency,C=SE\"";
+    let receiver = "\n[[audit.fhir]]\nname = \"national\"\nbase = \"https://localhost/fhir\"\n\
+                    tls = { certificate = \"a\", key = \"a\", anchors = \"a\" }\n";
+    let archive = |name: &str, repository: &str, location: &str| {
+        format!(
+            "\n[[national.connector]]\nkind = \"embedded\"\nname = \"{name}\"\nfolder = \"data\"\n\
+             repository_unique_id = \"{repository}\"\nlocation_uids = [\"{location}\"]\nuid_root = \"2.999.1\"\n"
+        )
+    };
+    let two = |one: String, other: String| example() + &one + &other;
+    let paths = example().replace("retrieve_paths = [\"/xds/repository\"]", "retrieve_paths = [\"/xds/registry\"]");
+    for (text, says) in [
+        (
+            example() + &peer("FI", "2.999.1", "Suomi", "\"a\""),
+            "peer[1].country: country FI of peer[1] (Suomi) is also that of peer[0] (Finland)",
+        ),
+        (
+            example() + &peer("SE", "2.999.246", "Sweden", "\"a\""),
+            "community urn:oid:2.999.246 of peer[1] (Sweden) is also that of peer[0] (Finland)",
+        ),
+        (
+            two(peer("SE", "2.999.1", "Sweden", &digest), peer("DK", "2.999.2", "Denmark", &spelt)),
+            "of peer[2] (Denmark) is also that of peer[1] (Sweden)",
+        ),
+        (
+            two(peer("SE", "2.999.1", "Sweden", subject), peer("DK", "2.999.2", "Denmark", subject)),
+            "peer[2].pin: certificate C=SE,CN=ncp.se,O=Agency of peer[2] (Denmark) is also that of peer[1] (Sweden)",
+        ),
+        (example() + receiver + receiver, "fhir receiver national of audit.fhir[1] is also that of audit.fhir[0]"),
+        (
+            two(archive("one", "2.999.3", "2.999.4"), archive("one", "2.999.5", "2.999.6")),
+            "name one of national.connector[5] (one) is also that of national.connector[4] (one)",
+        ),
+        (
+            two(archive("one", "2.999.3", "2.999.4"), archive("two", "2.999.3", "2.999.6")),
+            "repository 2.999.3 of national.connector[5] (two) is also that of national.connector[4] (one)",
+        ),
+        (
+            two(archive("one", "2.999.3", "2.999.4"), archive("two", "2.999.5", "2.999.4")),
+            "location 2.999.4 of national.connector[5] (two) is also that of national.connector[4] (one)",
+        ),
+        (paths, "path /xds/registry of consumer.retrieve_paths is also that of consumer.query_paths"),
+    ] {
+        let (code, said) = check(&text);
+        assert_eq!(code, Some(64));
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains("is also that of")).collect();
+        assert!(
+            !lines.is_empty() && lines.iter().all(|line| line.contains(says)),
+            "{says} is not what is said:\n{said}"
+        );
+    }
+    // Two countries may call their gateways the same, and two kinds of receivers too.
+    let good = two(peer("SE", "2.999.1", "Sweden", "\"ncp\""), peer("DK", "2.999.2", "Denmark", "\"ncp\""));
+    let (_, said) = check(&(good + receiver));
+    assert!(!said.contains("is also that of"), "{said}");
+}
+
 /// SE-14: the consent file must be there and right as a whole, or the gateway does not start and says what to do.
 #[test]
 fn se_14_a_consent_file_that_cannot_be_read_refuses_the_start() {

@@ -89,6 +89,11 @@ impl CertificateName {
         }
     }
 
+    /// Whether certificates of two countries cannot both have this name: a digest, or a whole subject.
+    pub fn is_of_one_country(&self) -> bool {
+        matches!(self.0, Form::Subject(_) | Form::Sha256(_))
+    }
+
     /// Whether the certificate has this name.
     pub fn names(&self, certificate: &CertificateFacts) -> bool {
         match &self.0 {
