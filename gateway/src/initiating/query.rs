@@ -63,8 +63,7 @@ impl Forwarded {
         let adhoc = asked.child(ncp_ihe::ns::RIM, "AdhocQuery").ok_or(MessageError::Malformed("AdhocQuery"))?;
         let out = Self { request, option, adhoc: CrossGatewayQueryRequest::fitting(adhoc)? };
         // Lists that were divided are longer than they were.
-        let body = out.body(out.adhoc.clone());
-        bounds::check(&body, body.to_xml().as_bytes())?;
+        bounds::check_own(&out.body(out.adhoc.clone()))?;
         Ok(out)
     }
 

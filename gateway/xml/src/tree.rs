@@ -374,6 +374,11 @@ impl Element {
         writer::write(self).0
     }
 
+    /// How many bytes [`Self::to_xml`] writes; nothing is written.
+    pub fn written_len(&self) -> usize {
+        writer::length(self)
+    }
+
     /// Writes it as [`Self::to_xml`] does, in two pieces: up to its gap and from there; without a gap all is the first.
     pub fn to_xml_around(&self) -> (String, String) {
         let (mut before, gap) = writer::write(self);

@@ -22,10 +22,46 @@ pub(crate) fn write(root: &Element) -> (String, Option<usize>) {
     (out, gap)
 }
 
+/// How long the document is when it is written.
+pub(crate) fn length(root: &Element) -> usize {
+    let mut out = Length(0);
+    element(root, &mut Vec::new(), &mut out, &mut None);
+    out.0
+}
+
+/// Where a document goes as it is written.
+trait Out {
+    fn push_str(&mut self, text: &str);
+    fn len(&self) -> usize;
+}
+
+impl Out for String {
+    fn push_str(&mut self, text: &str) {
+        self.push_str(text);
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Counts bytes and keeps none.
+struct Length(usize);
+
+impl Out for Length {
+    fn push_str(&mut self, text: &str) {
+        self.0 += text.len();
+    }
+
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
 /// In-scope declarations, innermost last; an empty prefix is the default namespace.
 type Scope<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
-fn element<'a>(element_: &'a Element, scope: &mut Scope<'a>, out: &mut String, gap: &mut Option<usize>) {
+fn element<'a>(element_: &'a Element, scope: &mut Scope<'a>, out: &mut impl Out, gap: &mut Option<usize>) {
     let outer = scope.len();
     scope.extend(element_.declared.iter().map(|(prefix, namespace)| (Cow::from(prefix), namespace.as_str())));
     let prefix = prefix_for_element(element_.ns(), scope).unwrap_or_else(|| {
@@ -41,7 +77,7 @@ fn element<'a>(element_: &'a Element, scope: &mut Scope<'a>, out: &mut String, g
         }
     }
 
-    out.push('<');
+    out.push_str("<");
     push_name(&prefix, element_.local(), out);
     for (prefix, namespace) in &scope[outer..] {
         out.push_str(if prefix.is_empty() { " xmlns" } else { " xmlns:" });
@@ -54,14 +90,14 @@ fn element<'a>(element_: &'a Element, scope: &mut Scope<'a>, out: &mut String, g
             XML => Some(Cow::from("xml")),
             namespace => bound(namespace, scope),
         };
-        out.push(' ');
+        out.push_str(" ");
         push_name(&prefix.unwrap_or_default(), attribute.local(), out);
         push_value(attribute.value(), out);
     }
     if element_.children().is_empty() {
         out.push_str("/>");
     } else {
-        out.push('>');
+        out.push_str(">");
         for child in element_.children() {
             match child {
                 Node::Element(child) => element(child, scope, out, gap),
@@ -72,23 +108,23 @@ fn element<'a>(element_: &'a Element, scope: &mut Scope<'a>, out: &mut String, g
         }
         out.push_str("</");
         push_name(&prefix, element_.local(), out);
-        out.push('>');
+        out.push_str(">");
     }
     scope.truncate(outer);
 }
 
-fn push_name(prefix: &str, local: &str, out: &mut String) {
+fn push_name(prefix: &str, local: &str, out: &mut impl Out) {
     if !prefix.is_empty() {
         out.push_str(prefix);
-        out.push(':');
+        out.push_str(":");
     }
     out.push_str(local);
 }
 
-fn push_value(value: &str, out: &mut String) {
+fn push_value(value: &str, out: &mut impl Out) {
     out.push_str("=\"");
     escape(value, true, out);
-    out.push('"');
+    out.push_str("\"");
 }
 
 /// A prefix in scope for an element: a declared one first, else the default if it is that namespace.
@@ -112,7 +148,7 @@ fn bound<'a>(namespace: &str, scope: &Scope<'a>) -> Option<Cow<'a, str>> {
 }
 
 /// Escapes; characters that XML 1.0 does not have become U+FFFD.
-fn escape(text: &str, attribute: bool, out: &mut String) {
+fn escape(text: &str, attribute: bool, out: &mut impl Out) {
     let mut written = 0;
     for (at, c) in text.char_indices() {
         let instead = match c {

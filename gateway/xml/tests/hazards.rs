@@ -168,7 +168,11 @@ proptest! {
     #[test]
     fn markup_like_bytes_do_no_harm(xml in "[<>/a:b= '\"&;#x!\\[\\]\\-?0-9\n]{0,60}") {
         let scanned = scanned(xml.as_bytes(), &Limits::REQUEST).is_ok();
-        prop_assert_eq!(scanned, Element::parse(xml.as_bytes(), &Limits::REQUEST).is_ok());
+        let parsed = Element::parse(xml.as_bytes(), &Limits::REQUEST);
+        prop_assert_eq!(scanned, parsed.is_ok());
+        if let Ok(tree) = parsed {
+            prop_assert_eq!(tree.written_len(), tree.to_xml().len());
+        }
     }
 
     #[test]
@@ -177,5 +181,9 @@ proptest! {
             .with(Element::new(&inner, "b").text(text.clone()).with(Element::new(&ns, "c")));
         let read = Element::parse(tree.to_xml().as_bytes(), &Limits::REQUEST).expect("our own XML");
         prop_assert_eq!(&read, &tree);
+        let odd = tree.declare("p", &inner).raw("<r/>").gap();
+        for tree in [odd, read] {
+            prop_assert_eq!(tree.written_len(), tree.to_xml().len());
+        }
     }
 }
