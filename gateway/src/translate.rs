@@ -60,8 +60,8 @@ impl From<tonic::Status> for TranslationError {
     }
 }
 
-/// A document after the service.
-#[derive(Debug, Clone)]
+/// A document after the service. As `Debug` it shows its length alone.
+#[derive(Clone)]
 pub struct Transcoded {
     /// Its bytes.
     pub bytes: Bytes,
@@ -69,6 +69,12 @@ pub struct Transcoded {
     pub snapshot: String,
     /// What happened to its coded elements.
     pub summary: DocumentSummary,
+}
+
+impl std::fmt::Debug for Transcoded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Transcoded([{}] {})", self.bytes.len(), self.snapshot)
+    }
 }
 
 /// What the service knows of codes that a country words in its own way.

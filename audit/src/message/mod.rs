@@ -38,8 +38,8 @@ pub struct Site {
     pub imaging: ImagingEvent,
 }
 
-/// A message before it has a sequence number.
-#[derive(Debug, Clone, PartialEq)]
+/// A message before it has a sequence number. As `Debug` it shows which it is and nothing of whom it speaks.
+#[derive(Clone, PartialEq)]
 pub struct AuditRecord {
     /// When.
     pub event_time_us: i64,
@@ -67,6 +67,13 @@ pub struct AuditRecord {
     pub purpose: String,
     /// Study Instance UIDs.
     pub studies: Vec<String>,
+}
+
+impl std::fmt::Debug for AuditRecord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { exchange_id, transaction, role, outcome, xml, .. } = self;
+        write!(f, "AuditRecord({exchange_id} {transaction} {role} {outcome} xml[{}])", xml.len())
+    }
 }
 
 impl AuditRecord {

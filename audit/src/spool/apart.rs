@@ -12,8 +12,8 @@ use crate::frame::{self, Found, Key};
 
 const PREFIX: &str = "dead-letters-";
 
-/// A record that was set apart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A record that was set apart. As `Debug` it shows nothing of its message.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetApart {
     /// Its number; 0 where a release before 0.2 set it apart.
     pub epoch: u64,
@@ -25,6 +25,13 @@ pub struct SetApart {
     pub reason: String,
     /// The message as this receiver would have had it.
     pub xml: String,
+}
+
+impl std::fmt::Debug for SetApart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { epoch, seq, at, reason, xml } = self;
+        write!(f, "SetApart({epoch}/{seq} {at} {reason} xml[{}])", xml.len())
+    }
 }
 
 impl SetApart {

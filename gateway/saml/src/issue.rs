@@ -149,13 +149,19 @@ pub struct NextOfKin {
     pub country: String,
 }
 
-/// A signed assertion as text that stands for itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A signed assertion as text that stands for itself. As `Debug` it shows no XML: with it somebody could ask.
+#[derive(Clone, PartialEq, Eq)]
 pub struct SignedAssertion {
     /// Its ID.
     pub id: String,
     /// The XML; goes verbatim into the Security header.
     pub xml: String,
+}
+
+impl std::fmt::Debug for SignedAssertion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SignedAssertion({} xml[{}])", self.id, self.xml.len())
+    }
 }
 
 /// An HCP identity assertion, unsigned, with the place of its signature.

@@ -33,8 +33,8 @@ pub fn is_patient(call: &Call, source: Option<&PatientId>, birth_date: Option<St
     Some(Arc::new(move |targets| targets.is_empty() || known.records(targets)))
 }
 
-/// A document as it came.
-#[derive(Debug, Clone)]
+/// A document as it came. As `Debug` it shows its length alone.
+#[derive(Clone)]
 pub struct Retrieved {
     /// Media type.
     pub media_type: String,
@@ -42,6 +42,12 @@ pub struct Retrieved {
     pub bytes: Bytes,
     /// Codes that the country reported beside it.
     pub reported: Vec<String>,
+}
+
+impl std::fmt::Debug for Retrieved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Retrieved({} [{}] {:?})", self.media_type, self.bytes.len(), self.reported)
+    }
 }
 
 /// Fetches one document.

@@ -1,5 +1,6 @@
 //! A small element tree: names with their namespace, attributes, children in order.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::budget::Charge;
@@ -141,7 +142,7 @@ impl Name {
 }
 
 /// An attribute; namespace declarations are not among them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Attribute {
     pub(crate) name: Name,
     pub(crate) value: String,
@@ -167,7 +168,7 @@ impl Attribute {
 }
 
 /// A child.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Node {
     /// An element.
     Element(Element),
@@ -179,14 +180,44 @@ pub enum Node {
     Gap,
 }
 
-/// An element.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// An element. As `Debug` it and what it holds show names and lengths alone, because messages hold personal data.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Element {
     pub(crate) name: Name,
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) children: Vec<Node>,
     /// Prefixes to declare when written.
     pub(crate) declared: Vec<(String, String)>,
+}
+
+impl fmt::Debug for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.local(), self.value.len())
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Element(element) => element.fmt(f),
+            Self::Text(text) => write!(f, "Text[{}]", text.len()),
+            Self::Raw(xml) => write!(f, "Raw[{}]", xml.len()),
+            Self::Gap => f.write_str("Gap"),
+        }
+    }
+}
+
+impl fmt::Debug for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_tuple(self.local());
+        for attribute in &self.attributes {
+            out.field(attribute);
+        }
+        for child in &self.children {
+            out.field(child);
+        }
+        out.finish()
+    }
 }
 
 impl Element {
@@ -400,5 +431,16 @@ mod tests {
         for name in ["x", "Slof", "urn:oasis:names:tc:ebxml-regrep:xsd:rim:3.1", &"long".repeat(40)] {
             assert_eq!(intern(name), Interned::Shared(name.into()));
         }
+    }
+
+    #[test]
+    fn debug_shows_names_and_lengths_alone() {
+        let tree = Element::new("urn:a", "person")
+            .attr("id", "4711")
+            .text("Ada")
+            .with(Element::new("urn:a", "name").raw("<given>Grace</given>"));
+        assert_eq!(format!("{tree:?}"), "person(id[4], Text[3], name(Raw[20]))");
+        let all = format!("{tree:#?}{:?}{:?}", tree.attributes(), tree.children());
+        assert!(["4711", "Ada", "Grace"].iter().all(|value| !all.contains(value)), "{all}");
     }
 }
