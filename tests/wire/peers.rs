@@ -90,10 +90,10 @@ impl Peers {
         let key = PKey::private_key_from_pem(&std::fs::read(key)?)?;
         let store = Pkcs12::builder().name("own").pkey(&key).cert(&chain[0]).build2("changeit")?;
         std::fs::write(self.path("own.p12"), store.to_der()?)?;
-        let program = sources().join("tests/interop/jsse/Calls.java");
+        let program = sources().join("tests/interop/jsse/Peer.java");
         let mut command = Command::new("java");
-        command.arg("-Xmx256m").arg(program).args([self.url(), self.shown("own.p12"), anchors]);
-        counted(command.args([self.shown("java"), self.shown("pauses")])).await
+        command.arg("-Xmx256m").arg(program).args(["call", &self.shown("own.p12"), &anchors]);
+        counted(command.args([self.url(), self.shown("java"), self.shown("pauses")])).await
     }
 
     async fn python(&self) -> Result<Counted, Error> {

@@ -93,3 +93,11 @@ pub(crate) fn key_use(certificate: &X509Ref) -> (u32, bool) {
     // cached extension values under OpenSSL's own lock.
     unsafe { (X509_get_key_usage(pointer), X509_get_extension_flags(pointer) & EXFLAG_CA != 0) }
 }
+
+/// Offers a session in the handshake that follows, as clients do that resume (tests alone).
+#[cfg(test)]
+pub(crate) fn offer(ssl: &mut SslRef, session: &openssl::ssl::SslSessionRef) -> Result<(), ErrorStack> {
+    // SAFETY: `set_session` asks that the session be of the context of `ssl`. Otherwise OpenSSL would mix methods of two
+    // contexts; the tests keep the sessions of one connector and offer them to that connector's connections.
+    unsafe { ssl.set_session(session) }
+}

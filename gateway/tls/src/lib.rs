@@ -4,6 +4,9 @@
 mod accepted;
 mod anchors;
 mod certificate;
+#[cfg(test)]
+#[path = "../tests/common/mod.rs"]
+mod common;
 mod connector;
 mod context;
 mod counterpart;
@@ -18,6 +21,8 @@ mod names;
 mod ocsp;
 mod paced;
 mod path;
+#[cfg(test)]
+mod resumption;
 pub mod retry_after;
 mod revocation;
 mod roots;

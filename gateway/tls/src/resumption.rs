@@ -2,16 +2,12 @@
 //! reload or a revocation is noticed by the next connection.
 #![allow(clippy::print_stderr)]
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Kind, Pair};
-use ncp_tls::{ClientAuth, Material, TlsFiles};
 use openssl::pkcs12::Pkcs12;
 use openssl::ssl::{
     Ssl, SslAcceptor, SslConnector, SslFiletype, SslMethod, SslSession, SslSessionCacheMode, SslVersion,
@@ -19,6 +15,9 @@ use openssl::ssl::{
 use openssl::stack::Stack;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use crate::common::{Kind, Pair};
+use crate::{ClientAuth, Material, TlsFiles, ffi};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -82,7 +81,7 @@ async fn serve(acceptor: SslAcceptor) -> (u16, Seen) {
         while let Ok((tcp, _)) = listener.accept().await {
             let (acceptor, noted) = (acceptor.clone(), noted.clone());
             tokio::spawn(async move {
-                let Ok(mut stream) = ncp_tls::accept(&acceptor, tcp, LIMIT).await else { return };
+                let Ok(mut stream) = crate::accept(&acceptor, tcp, LIMIT).await else { return };
                 let sent = stream.ssl().peer_cert_chain().map_or(0, |chain| chain.len());
                 noted.lock().expect("not poisoned").push((stream.ssl().session_reused(), sent));
                 let mut byte = [0];
@@ -113,11 +112,7 @@ async fn connect(world: &World, port: u16, version: SslVersion, times: usize) {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await.expect("connects");
         let mut ssl: Ssl = connector.configure().expect("a session").into_ssl("localhost").expect("a session");
         if let Some(session) = kept.lock().expect("not poisoned").as_ref() {
-            // SAFETY: the session was made by this very context.
-            #[allow(unsafe_code)]
-            unsafe {
-                ssl.set_session(session).expect("a session");
-            }
+            ffi::offer(&mut ssl, session).expect("a session");
         }
         let mut stream = tokio_openssl::SslStream::new(ssl, tcp).expect("a stream");
         Pin::new(&mut stream).connect().await.unwrap_or_else(|e| panic!("{version:?}, connection {n}: {e}"));
@@ -203,13 +198,13 @@ async fn wi_04_a_java_client_is_served_each_time() {
         return;
     }
     let world = World::new();
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/jsse/Again.java");
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/interop/jsse/Peer.java");
     let [acceptor, ..] = world.acceptors();
     let (port, seen) = serve(acceptor).await;
     let path = |name: &str| world.path(name).display().to_string();
     for version in ["TLSv1.2", "TLSv1.3"] {
-        let args = [program.display().to_string(), port.to_string(), path("client.p12"), path("anchors.pem")];
-        let said = output("java", [args.as_slice(), &[version.into(), "6".into()]].concat()).await;
+        let args = [program.display().to_string(), "connect".into(), path("client.p12"), path("anchors.pem")];
+        let said = output("java", [args.as_slice(), &[port.to_string(), version.into(), "6".into()]].concat()).await;
         assert_eq!(said.matches('!').count(), 6, "{version}: {said}");
     }
     assert_eq!(seen.lock().expect("not poisoned").clone(), vec![(false, 1); 12]);
