@@ -8,7 +8,7 @@ use crate::AssertionError as E;
 use crate::content::{self, Kinds, OF_HCP, OF_NOK, OF_TRC};
 use crate::issue::{Code, Purpose};
 use crate::names::*;
-use crate::worker::SignerIdentity;
+use crate::trust::SignerIdentity;
 
 /// The audience that issuers of the field write.
 pub const AUDIENCE: &str = "urn:ehdsi:assertions.audience:x-border";

@@ -7,7 +7,8 @@ use openssl::x509::X509Ref;
 
 use crate::AssertionError as E;
 use crate::structure::Located;
-use crate::worker::{Checks, SignerIdentity, SignerTrust};
+use crate::trust::{SignerIdentity, SignerTrust};
+use crate::worker::Checks;
 
 impl Checks {
     /// Who signed an assertion, and the bytes that were digested: trust before any signature is looked at, but for a chain, of

@@ -14,6 +14,7 @@ mod national;
 mod recent;
 mod structure;
 mod token;
+mod trust;
 mod worker;
 mod xua;
 
@@ -25,7 +26,8 @@ pub use issue::{
 };
 pub use national::XuaAssertion;
 pub use token::TokenKey;
-pub use worker::{NationalHeader, SealKey, SecurityHeader, Signer, SignerIdentity, SignerTrust, Verifier};
+pub use trust::{SignerIdentity, SignerTrust};
+pub use worker::{NationalHeader, SealKey, SecurityHeader, Signer, Verifier};
 pub use xua::{XuaClaims, xua_template};
 
 /// Checks the structure of the assertions in an envelope and says how many there are: no cryptography, no trust. What
