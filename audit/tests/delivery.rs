@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::Pki;
-use common::receivers::{By, Posted, apart, count, delivered, delivery, fhir_repository, rules, to_syslog, until};
+use common::receivers::{
+    By, Posted, apart, count, delivered, delivery, fhir_repository, intent, rules, to_syslog, until,
+};
 use ncp_audit::server::Engine;
 use ncp_audit::*;
 
@@ -288,17 +290,7 @@ async fn co_21_the_longest_record_arrives_whole_where_there_is_room_for_it() {
         let port = common::free().port();
         let receiver = Rsyslog::taking(most, &dir.path().join("arr"), &pki, port, "ossl");
         let sink = AuditSink::open(&options(dir.path())).await.expect("opens");
-        let intent = Intent {
-            exchange_id: "long".into(),
-            transaction: Transaction::Iti38,
-            role: Role::Responder,
-            peer: PeerFacts::default(),
-            own_endpoint: String::new(),
-            own_address: String::new(),
-            trace: String::new(),
-            began: jiff::Timestamp::now(),
-        };
-        let mut exchange = sink.intent(intent).await.expect("stored");
+        let mut exchange = sink.intent(intent("long")).await.expect("stored");
         let bytes = vec![b'q'; ncp_audit::bounds::QUERY];
         let query = Some(QueryObject { id: "q".into(), bytes, class_codes: Vec::new() });
         exchange.decided(Decision { query, ..Decision::default() }).await.expect("stored");

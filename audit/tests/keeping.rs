@@ -8,25 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::Pki;
-use common::receivers::{By, count, delivery, options, write};
+use common::receivers::{By, count, delivery, intent, options, write};
 use ncp_audit::*;
 
 fn small(dir: &Path) -> SpoolOptions {
     let limits = SpoolLimits { segment: 64 << 10, reserve: 0, ..SpoolLimits::default() };
     SpoolOptions { limits, ..options(dir) }
-}
-
-fn intent(id: &str) -> Intent {
-    Intent {
-        exchange_id: id.into(),
-        transaction: Transaction::Iti39,
-        role: Role::Responder,
-        peer: PeerFacts::default(),
-        own_endpoint: String::new(),
-        own_address: String::new(),
-        trace: String::new(),
-        began: jiff::Timestamp::now(),
-    }
 }
 
 fn segment(dir: &Path, number: u64) -> PathBuf {

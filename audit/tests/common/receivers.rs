@@ -25,6 +25,20 @@ pub fn options(dir: &Path) -> SpoolOptions {
     SpoolOptions { limits, ..SpoolOptions::new(dir.join("spool"), super::key_file(dir), site) }
 }
 
+/// An exchange that begins.
+pub fn intent(id: &str) -> Intent {
+    Intent {
+        exchange_id: id.into(),
+        transaction: Transaction::Iti38,
+        role: Role::Responder,
+        peer: PeerFacts::default(),
+        own_endpoint: String::new(),
+        own_address: String::new(),
+        trace: String::new(),
+        began: jiff::Timestamp::now(),
+    }
+}
+
 /// Events with a rule of their own each, which is how they are found again.
 pub async fn write(sink: &AuditSink, rules: std::ops::Range<usize>) {
     for n in rules {
