@@ -182,6 +182,7 @@ impl Attack {
             blocked_document: self.blocked_document.as_deref().map(unit).transpose()?,
             opted_out: self.opted_out.as_deref().map(PatientId::parse_cx).transpose()?,
         };
+        attacker.until_served().await?;
         let mut findings = handshakes(&attacker, anchors, at, None).await?;
         findings.extend(other_names(&attacker, anchors, at).await?);
         for row in attacker.rows().await? {
