@@ -35,42 +35,14 @@ gateway() {
   local country="$1" home="$2" port="$3" own="$dir/${1,,}"
   cp -r gateway/policies/no "$own/policies"
   mkdir -p "$own/data"
-  cat >"$own/gateway.toml" <<TOML
-[gateway]
-country = "$country"
-home_community_id = "urn:oid:$home"
-name = "Country $country"
-
-[listener]
-peers = "127.0.0.1:$((port + 443))"
-admin = "127.0.0.1:$((port + 445))"
-certificate = "pki/tls-server.pem"
-key = "pki/tls-server.key"
-
-[client]
-certificate = "pki/tls-client.pem"
-key = "pki/tls-client.key"
-
-[seal]
-certificate = "pki/seal.pem"
-key = "pki/seal.key"
-
-[audit]
-spool_dir = "spool"
-spool_key_file = "pki/spool.key"
-source = "gateway-${country,,}"
-enterprise_site = "$country"
-spool_segment_bytes = 4194304
-spool_reserve_bytes = 4194304
-
+  sed -e "s/@country@/$country/; s/@home@/$home/; s/@name@/Country $country/; s/@pki@/pki/; s/@spool@/spool/" \
+    -e "s/@peers@/$((port + 443))/; s/@admin@/$((port + 445))/; s/@source@/gateway-${country,,}/" \
+    -e "s/@policies@/policies/; s#@consent@#data/consent.toml#" tests/fixtures/gateway.toml.in >"$own/gateway.toml"
+  cat >>"$own/gateway.toml" <<TOML
 [audit.feed]
 endpoint = "https://127.0.0.1:$((port + 447))"
 server_name = "localhost"
 tls = { certificate = "pki/internal-client.pem", key = "pki/internal-client.key", anchors = "pki/internal-anchors.pem" }
-
-[policy]
-folder = "policies"
-consent_file = "data/consent.toml"
 TOML
   cat >"$own/audit.toml" <<TOML
 feed = "127.0.0.1:$((port + 447))"

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
+use ncp_tests::base::Base;
 use ncp_tests::consumer::Consumer;
 use ncp_tests::issuer::{BASE, Issuer};
 use ncp_tests::neighbour::{XCA, XCAI, XCPD};
@@ -41,35 +42,19 @@ impl Treating {
         std::fs::write(world.path("fi-consent.toml"), "").expect("writes");
         let policies = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/policies/fi");
         let at = |path: &str| format!("https://localhost:{port}{path}");
-        let text = format!(
-            r#"
-[gateway]
-country = "FI"
-home_community_id = "urn:oid:2.999.246"
-name = "Finland"
-shutdown_grace = "2s"
-[listener]
-peers = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-certificate = "fi/tls-server.pem"
-key = "fi/tls-server.key"
-[client]
-certificate = "fi/tls-client.pem"
-key = "fi/tls-client.key"
-[seal]
-certificate = "fi/seal.pem"
-key = "fi/seal.key"
-[audit]
-spool_dir = "spool-treating"
-spool_key_file = "fi/spool.key"
-spool_segment_bytes = 4194304
-spool_reserve_bytes = 4194304
-source = "treating"
-enterprise_site = "FI"
-[policy]
-folder = "{policies}"
-consent_file = "fi-consent.toml"
-[consumer]
+        let base = Base {
+            country: "FI",
+            home: "2.999.246",
+            name: "Finland",
+            ports: [0, 0],
+            pki: "fi",
+            spool: "spool-treating",
+            source: "treating",
+            policies: &policies.display().to_string(),
+            consent: "fi-consent.toml",
+        };
+        let sides = format!(
+            r#"[consumer]
 listen = "127.0.0.1:0"
 certificate = "fi/tls-server.pem"
 key = "fi/tls-server.key"
@@ -94,7 +79,6 @@ patient_roots = ["2.16.578.1.12.4.1.4.1"]
 tls_anchors = "no/anchors.pem"
 seal_anchors = "no/anchors.pem"
 {pin}"#,
-            policies = policies.display(),
             clinician = Issuer::section("fi"),
             xcpd = at(XCPD),
             xca = at(XCA),
@@ -102,7 +86,7 @@ seal_anchors = "no/anchors.pem"
             pin = peer_pin("NO"),
         );
         let config = world.path("treating.toml");
-        std::fs::write(&config, text).expect("writes");
+        std::fs::write(&config, base.toml() + &sides).expect("writes");
         Self { config, anchors: pki.path("anchors.pem"), issuer }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ncp_gateway::app::{self, App};
 use ncp_ihe::{HomeCommunityId, PatientId};
 use ncp_tests::attack::{Attacker, Side};
+use ncp_tests::base::Base;
 use ncp_tests::neighbour::Neighbour;
 use ncp_tests::pki::{Algorithm, CountryPki, Use};
 use ncp_tests::synth::Study;
@@ -89,35 +90,20 @@ impl World {
     /// The configuration with its own spool; `change` edits its text.
     pub(crate) fn config(&self, name: &str, change: impl FnOnce(String) -> String) -> PathBuf {
         let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/policies/no");
-        let text = format!(
-            r#"
-[gateway]
-country = "NO"
-home_community_id = "urn:oid:{HOME}"
-name = "Norway"
-shutdown_grace = "2s"
-[listener]
-peers = "127.0.0.1:0"
-admin = "127.0.0.1:0"
-certificate = "no/tls-server.pem"
-key = "no/tls-server.key"
-[client]
-certificate = "no/tls-client.pem"
-key = "no/tls-client.key"
-[seal]
-certificate = "no/seal.pem"
-key = "no/seal.key"
-[audit]
-spool_dir = "spool-{name}"
-spool_key_file = "no/spool.key"
-spool_segment_bytes = 4194304
-spool_reserve_bytes = 4194304
-source = "test"
-enterprise_site = "NO"
-[policy]
-folder = "{policies}"
-consent_file = "data/consent.toml"
-[national]
+        let base = Base {
+            country: "NO",
+            home: HOME,
+            name: "Norway",
+            ports: [0, 0],
+            pki: "no",
+            spool: &format!("spool-{name}"),
+            source: "test",
+            policies: &policies.display().to_string(),
+            consent: "data/consent.toml",
+        };
+        let text = base.toml()
+            + &format!(
+                r#"[national]
 patients_file = "data/patients.toml"
 language = "nb-NO"
 [[national.connector]]
@@ -129,10 +115,9 @@ location_uids = ["{REPOSITORY}"]
 time_zone = "Europe/Oslo"
 uid_root = "{HOME}.31"
 {}{}"#,
-            peer("fi", "FI", "2.999.246"),
-            peer("se", "SE", "2.999.752"),
-            policies = policies.display(),
-        );
+                peer("fi", "FI", "2.999.246"),
+                peer("se", "SE", "2.999.752"),
+            );
         let path = self.path(&format!("{name}.toml"));
         std::fs::write(&path, change(text)).expect("writes");
         path

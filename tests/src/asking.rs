@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::base::Base;
 use crate::country::Country;
 use crate::pki::{Algorithm, CountryPki, Error, Use};
 
@@ -57,25 +58,21 @@ impl Asking {
     /// Files.
     pub fn write(&self, ports: [u16; 3], limits: &str, policies: &Path, known: &[Known<'_>]) -> Result<PathBuf, Error> {
         let [peers, admin, consumers] = ports;
-        let mut text = format!(
-            r#"[gateway]
-country = "NO"
-home_community_id = "urn:oid:2.999.47"
-name = "Norway"
-shutdown_grace = "2s"
-
-[listener]
-peers = "127.0.0.1:{peers}"
-admin = "127.0.0.1:{admin}"
-certificate = "pki/tls-server.pem"
-key = "pki/tls-server.key"
-
-[limits]
+        let base = Base {
+            country: "NO",
+            home: "2.999.47",
+            name: "Norway",
+            ports: [peers, admin],
+            pki: "pki",
+            spool: "spool",
+            source: "ncp-gateway-no",
+            policies: &policies.display().to_string(),
+            consent: "consent.toml",
+        };
+        let mut text = base.toml();
+        text.push_str(&format!(
+            r#"[limits]
 {limits}
-
-[client]
-certificate = "pki/tls-client.pem"
-key = "pki/tls-client.key"
 
 [consumer]
 listen = "127.0.0.1:{consumers}"
@@ -91,25 +88,8 @@ organisation = {{ name = "University hospital", id = "urn:oid:2.999.47.10", loca
 code = "221"
 display = "Medical Doctors"
 permissions = ["PRD-003", "PRD-004", "PRD-005", "PRD-006", "PRD-010", "PRD-016"]
-
-[seal]
-certificate = "pki/seal.pem"
-key = "pki/seal.key"
-
-[audit]
-spool_dir = "spool"
-spool_key_file = "pki/spool.key"
-spool_segment_bytes = 4194304
-spool_reserve_bytes = 4194304
-source = "ncp-gateway-no"
-enterprise_site = "NO"
-
-[policy]
-folder = "{policies}"
-consent_file = "consent.toml"
-"#,
-            policies = policies.display()
-        );
+"#
+        ));
         for one in known {
             let Known { pki, home, country, lines } = one;
             text.push_str(&format!(

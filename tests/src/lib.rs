@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod asking;
 pub mod attack;
+pub mod base;
 pub mod cases;
 pub mod consumer;
 pub mod country;
