@@ -2,6 +2,7 @@
 //! axum; and the check of bearer tokens, which stand for a certificate.
 
 mod accepted;
+mod acknowledged;
 mod anchors;
 mod certificate;
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The lowest rate at which the other end takes what is written to it. Without one, whoever asks and then does not read
 //! keeps a connection, and all that hangs on it, for as long as it likes.
+//!
+//! What counts is what the other end acknowledged. Its own kernel tells that in steps of about a sixteenth of its receive
+//! buffer, which is 200 kB where a fast connection became slow.
 
 use std::io;
 use std::pin::Pin;
@@ -11,25 +14,37 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
-/// So many bytes are taken in so much time that bytes wait, or the connection ends.
-const LEAST: usize = 64 << 10;
+use crate::acknowledged::acknowledged;
+
+/// So many bytes are acknowledged in so much time that bytes wait, or the connection ends.
+const LEAST: u64 = 64 << 10;
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// How often the socket is looked at in that time.
+const LOOKS: u32 = 10;
 
 /// An end that is gone without a word is noticed after so long without bytes, and so many questions.
 const SILENT: Duration = Duration::from_secs(60);
 const ASKED: (u32, Duration) = (4, Duration::from_secs(15));
 
-/// A stream whose writes end with an error when the other end takes too little.
-pub(crate) struct Paced<S> {
-    stream: S,
+/// A socket whose writes end with an error when the other end takes too little.
+pub(crate) struct Paced {
+    tcp: TcpStream,
     within: Duration,
-    /// Taken, and waited for that, since the last `LEAST` bytes.
-    taken: usize,
+    /// What was acknowledged when `waited` began.
+    acknowledged: u64,
+    /// How long bytes waited since `LEAST` were last acknowledged.
     waited: Duration,
-    waits: Option<(Instant, Pin<Box<Sleep>>)>,
+    waits: Option<Waits>,
 }
 
-impl Paced<TcpStream> {
+/// A write that waits.
+struct Waits {
+    since: Instant,
+    look: Pin<Box<Sleep>>,
+}
+
+impl Paced {
     /// Over a socket without Nagle's delay that tells whether the other end is there.
     pub(crate) fn over(tcp: TcpStream) -> io::Result<Self> {
         tcp.set_nodelay(true)?;
@@ -37,13 +52,7 @@ impl Paced<TcpStream> {
         let (questions, apart) = ASKED;
         let asks = TcpKeepalive::new().with_time(SILENT).with_interval(apart).with_retries(questions);
         socket.set_tcp_keepalive(&asks)?;
-        Ok(Self::new(tcp))
-    }
-}
-
-impl<S> Paced<S> {
-    fn new(stream: S) -> Self {
-        Self { stream, within: WITHIN, taken: 0, waited: Duration::ZERO, waits: None }
+        Ok(Self { tcp, within: WITHIN, acknowledged: 0, waited: Duration::ZERO, waits: None })
     }
 
     /// The longest time that the other end may let 64 KiB wait.
@@ -51,33 +60,48 @@ impl<S> Paced<S> {
         self.within = within;
     }
 
-    pub(crate) fn get_ref(&self) -> &S {
-        &self.stream
+    pub(crate) fn get_ref(&self) -> &TcpStream {
+        &self.tcp
     }
 
-    /// A write went on by so many bytes.
-    fn took(&mut self, bytes: usize) {
-        if let Some((since, _)) = self.waits.take() {
-            self.waited += since.elapsed();
-        }
-        self.taken += bytes;
-        if self.taken >= LEAST {
-            (self.taken, self.waited) = (0, Duration::ZERO);
+    /// The time begins again where enough was acknowledged meanwhile.
+    fn look(&mut self) {
+        let acknowledged = acknowledged(&self.tcp);
+        if acknowledged.saturating_sub(self.acknowledged) >= LEAST {
+            (self.acknowledged, self.waited) = (acknowledged, Duration::ZERO);
         }
     }
 
-    /// A write waits; it fails when all such waiting was too long for what was taken meanwhile.
+    /// The write goes on, or it is time to look: until here bytes waited.
+    fn count(&mut self) {
+        if let Some(waits) = self.waits.take() {
+            self.waited += waits.since.elapsed();
+        }
+    }
+
+    /// A write waits; it fails when all such waiting was too long for what was acknowledged meanwhile.
     fn waits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let left = self.within.saturating_sub(self.waited);
-        let (_, over) = self.waits.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
-        ready!(over.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other end reads too slowly")))
+        loop {
+            if self.waits.is_none() {
+                self.look();
+                let left = self.within.saturating_sub(self.waited);
+                if left.is_zero() {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the other end reads too slowly")));
+                }
+                let look = Box::pin(tokio::time::sleep(left.min(self.within / LOOKS)));
+                self.waits = Some(Waits { since: Instant::now(), look });
+            }
+            if let Some(waits) = &mut self.waits {
+                ready!(waits.look.as_mut().poll(cx));
+            }
+            self.count();
+        }
     }
 
     fn paced(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(bytes)) => {
-                self.took(bytes);
+                self.count();
                 Poll::Ready(Ok(bytes))
             }
             Poll::Pending => self.waits(cx),
@@ -86,15 +110,15 @@ impl<S> Paced<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
+impl AsyncRead for Paced {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, out)
+        Pin::new(&mut self.tcp).poll_read(cx, out)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
+impl AsyncWrite for Paced {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        let written = Pin::new(&mut self.tcp).poll_write(cx, data);
         self.paced(cx, written)
     }
 
@@ -103,76 +127,113 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, data);
         self.paced(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.tcp.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.tcp).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.tcp).poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
 
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(200);
-    /// Longer than any test waits.
-    const LONG: Duration = Duration::from_secs(600);
+    const MILLI: Duration = Duration::from_millis(1);
+    /// What the kernels of both ends hold at most is less.
+    const MUCH: usize = 64 << 20;
 
-    /// Writes until all is taken or the writing fails. The other end takes so many bytes at a time, after each pause.
-    async fn written(bytes: usize, within: Duration, (taken, pause): (usize, Duration)) -> io::Result<()> {
-        let (near, mut far) = duplex(16 << 10);
-        let reader = tokio::spawn(async move {
-            let mut buffer = vec![0; taken];
-            loop {
-                tokio::time::sleep(pause).await;
-                if far.read_exact(&mut buffer).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let mut near = Paced { within, ..Paced::new(near) };
-        let whole = vec![7; bytes];
-        let result = tokio::time::timeout(SHORT * 100, near.write_all(&whole)).await;
-        reader.abort();
-        result.unwrap_or(Ok(()))
+    /// Both ends of a connection; ours counts.
+    async fn connected() -> (Paced, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let near = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connects");
+        let (far, _) = listener.accept().await.expect("a connection");
+        (Paced::over(near).expect("a socket"), far)
     }
 
-    /// SE-11: nobody reads, and somebody reads almost nothing, again and again.
+    /// Lets the kernel do what it has to, while the clock stands still.
+    async fn settle() {
+        tokio::task::spawn_blocking(|| std::thread::sleep(MILLI)).await.expect("runs");
+    }
+
+    /// Reads so many bytes, while the clock stands still.
+    async fn take(far: &TcpStream, buffer: &mut [u8]) {
+        let mut read = 0;
+        while read < buffer.len() {
+            match far.try_read(&mut buffer[read..]) {
+                Ok(bytes) => read += bytes,
+                Err(_) => settle().await,
+            }
+        }
+        settle().await;
+    }
+
+    /// How long the writer went on, and how it ended, when its reader, fast for `fast` bytes, then takes so many bytes again
+    /// and again, each after its pause, up to `slow` of them. The clock is stopped once the fast part is over.
+    async fn read(fast: u64, (taken, pause): (usize, Duration), slow: usize) -> (Duration, Option<io::Error>) {
+        let (mut near, mut far) = connected().await;
+        let mut writer = tokio::spawn(async move { near.write_all(&vec![7; MUCH * 2]).await });
+        tokio::io::copy(&mut (&mut far).take(fast), &mut tokio::io::sink()).await.expect("reads");
+        tokio::time::pause();
+        let (began, mut read, mut buffer) = (Instant::now(), 0, vec![0; taken]);
+        while read < slow {
+            tokio::select! {
+                ended = &mut writer => return (began.elapsed(), ended.expect("runs").err()),
+                () = tokio::time::sleep(pause) => {}
+            }
+            take(&far, &mut buffer).await;
+            read += taken;
+        }
+        writer.abort();
+        (began.elapsed(), None)
+    }
+
+    /// SE-11: nobody reads, and somebody reads almost nothing, whether or not it read fast before.
     #[tokio::test]
     async fn se_11_a_reader_that_takes_too_little_is_let_go() {
-        for (taken, pause) in [(1, LONG), (1, SHORT / 4), (1000, SHORT / 4)] {
-            let result = written(10 << 20, SHORT, (taken, pause)).await;
-            assert_eq!(result.expect_err("is too slow").kind(), io::ErrorKind::TimedOut, "{taken}");
+        const LONG: Duration = Duration::from_secs(6000);
+        for fast in [0, MUCH as u64] {
+            for (taken, pause) in [(1, LONG), (1, MILLI * 500), (1000, MILLI * 1500)] {
+                let (time, error) = read(fast, (taken, pause), MUCH).await;
+                tokio::time::resume();
+                assert_eq!(error.expect("is too slow").kind(), io::ErrorKind::TimedOut, "{taken} of {fast}");
+                // What was acknowledged last was seen a tenth of the time later.
+                assert!(time <= WITHIN + WITHIN / LOOKS + MILLI * 100, "{time:?}, {taken} of {fast}");
+            }
         }
     }
 
-    /// Who takes enough for the time that it lets us wait is served, however long the whole takes.
+    /// SE-11: who takes 20 kB a second, far more than the least, has its 5 MB, whether or not it read fast before.
     #[tokio::test]
     async fn se_11_a_slow_reader_is_served() {
-        assert!(written(1 << 20, SHORT * 50, (LEAST / 4, SHORT / 20)).await.is_ok());
+        for fast in [0, MUCH as u64] {
+            let (time, error) = read(fast, (16 << 10, MILLI * 800), 5 << 20).await;
+            tokio::time::resume();
+            assert!(error.is_none(), "{fast}: {error:?} after {time:?}");
+        }
     }
 
     /// Time in which nothing waits to be written does not count.
     #[tokio::test]
     async fn se_11_an_idle_connection_is_not_slow() {
-        let (near, mut far) = duplex(1 << 10);
-        let mut near = Paced { within: Duration::from_millis(20), ..Paced::new(near) };
+        let (mut near, far) = connected().await;
+        tokio::time::pause();
         for _ in 0..10 {
             near.write_all(b"answer").await.expect("takes it");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            far.read_exact(&mut [0; 6]).await.expect("reads");
+            tokio::time::sleep(WITHIN / 2).await;
+            take(&far, &mut [0; 6]).await;
         }
     }
 }

@@ -27,7 +27,7 @@ const LINGER_BYTES: usize = 16 << 20;
 
 /// A TLS connection.
 pub struct TlsStream {
-    tls: SslStream<BufStream<Paced<TcpStream>>>,
+    tls: SslStream<BufStream<Paced>>,
     end: End,
     judged: Option<Judged>,
     /// The permit of an accepted connection.
