@@ -175,6 +175,8 @@ pub struct Limits {
     /// pools of common clients, and of load balancers, keep theirs. Before that it is kept as long as a handshake may take.
     #[serde(deserialize_with = "duration")]
     pub kept: Duration,
+    /// Connections that one network (an address of IPv4, a /64 of IPv6) may have open at once at a listener.
+    pub connections_of_network: usize,
     /// The longest time that 64 KiB of a body are waited for, and that a caller may let so much of its answer wait.
     #[serde(deserialize_with = "duration")]
     pub idle: Duration,
@@ -202,6 +204,7 @@ impl Default for Limits {
             circuit_pause: Duration::from_secs(2),
             handshake: Duration::from_secs(10),
             kept: Duration::from_secs(75),
+            connections_of_network: ncp_tls::Bounds::default().of_network,
             idle: Duration::from_secs(30),
             request: Duration::from_secs(120),
             results: 10_000,
@@ -210,6 +213,11 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// What each listener bears.
+    pub(crate) fn bounds(&self) -> ncp_tls::Bounds {
+        ncp_tls::Bounds { handshake: self.handshake, of_network: self.connections_of_network }
+    }
+
     /// Times of connections without a request under way.
     pub(crate) fn times(&self) -> ncp_tls::Times {
         ncp_tls::Times { unknown: self.handshake, known: self.kept, head: self.handshake }

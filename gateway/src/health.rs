@@ -59,6 +59,7 @@ async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     app.metrics.decisions.set(i64::try_from(decisions).unwrap_or(i64::MAX));
     app.metrics.consent(snapshot.policy.consent().file());
     app.metrics.audit(&app.audit);
+    app.metrics.connections(ncp_tls::GaveWay::so_far());
     app.metrics.replay(app.replay.fill());
     app.metrics.services(&app.services.load());
     let text = app.metrics.render();

@@ -100,8 +100,9 @@ where
         async move { answered.await.map(|reply| reply.map(|body| Orderly::new(body, Way::Known(flushes)))) }
     });
     let _open = app.drain.hold();
+    let open = stream.connection();
     let stream = Flushed::new(stream.paced(app.config.limits.idle), counted);
-    ncp_tls::serve_http(stream, service, app.config.limits.times(), app.drain.stopping()).await;
+    ncp_tls::serve_http((stream, open), service, app.config.limits.times(), app.drain.stopping()).await;
 }
 
 /// A reply to somebody who is authenticated: the connection is kept for longer from now on.
@@ -136,11 +137,11 @@ pub(crate) fn reply_capacity(limits: &Limits) -> Capacity {
 /// Accepts peers until the drain begins.
 pub async fn serve_peers(app: Arc<App>, listener: TcpListener) {
     let capacity = Arc::new(capacity(&app.config.limits));
-    let handshake = app.config.limits.handshake;
+    let bounds = app.config.limits.bounds();
     let source = app.clone();
     let acceptor = move || Some(source.snapshot.load().peer_acceptor.clone());
     let drain = app.drain.clone();
-    ncp_tls::accept_until(listener, acceptor, handshake, drain.stopping(), move |accepted, address| {
+    ncp_tls::accept_until(listener, acceptor, bounds, drain.stopping(), move |accepted, address| {
         let (app, capacity) = (app.clone(), capacity.clone());
         async move {
             match accepted {

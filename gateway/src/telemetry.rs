@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use ncp_audit::{AuditSink, SpoolLevel};
-use ncp_tls::Country;
+use ncp_tls::{Country, GaveWay};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -88,6 +88,13 @@ struct ListenerLabels {
     listener: &'static str,
 }
 
+/// Labels of connections that ended for the sake of others.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConnectionLabels {
+    /// `half-open`, `unknown` or `refused`.
+    state: &'static str,
+}
+
 /// Labels of calls that were not made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RefusedLabels {
@@ -161,6 +168,7 @@ pub struct Metrics {
     circuits: Family<PeerLabels, Gauge>,
     calls_refused: Family<RefusedLabels, Counter>,
     shed: Family<ListenerLabels, Counter>,
+    gave_way: Family<ConnectionLabels, Counter>,
     left_out: Family<LeftOutLabels, Counter>,
     peer_reports: Family<ReportLabels, Counter>,
     connector_circuits: Family<ConnectorLabels, Gauge>,
@@ -224,6 +232,9 @@ impl Default for Metrics {
         let shed = Family::default();
         let help = "calls that were told to come again, since all permits or all of their caller were taken";
         registry.register("calls_shed", help, shed.clone());
+        let gave_way = Family::default();
+        let help = "connections that ended for the sake of others: half-open, of no authenticated caller, or new ones";
+        registry.register("connections_gave_way", help, gave_way.clone());
         let left_out = Family::default();
         let connector_circuits = Family::default();
         let help = "calls to a national system: 0 made, 1 probed, 2 not made";
@@ -275,6 +286,7 @@ impl Default for Metrics {
             circuits,
             calls_refused,
             shed,
+            gave_way,
             left_out,
             peer_reports,
             connector_circuits,
@@ -384,6 +396,14 @@ impl Metrics {
         self.shed.get_or_create(&ListenerLabels { listener }).inc();
     }
 
+    /// Sets how many connections ended for the sake of others.
+    pub fn connections(&self, GaveWay { half_open, unknown, refused }: GaveWay) {
+        for (state, count) in [("half-open", half_open), ("unknown", unknown), ("refused", refused)] {
+            let counter = self.gave_way.get_or_create(&ConnectionLabels { state });
+            counter.inner().store(count, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
     /// State of a national system's circuit: 0 closed, 1 half open, 2 open.
     pub fn connector_circuit(&self, connector: &str, state: i64) {
         self.connector_circuits.get_or_create(&ConnectorLabels { connector: connector.to_owned() }).set(state);
@@ -412,5 +432,21 @@ impl Metrics {
         // Writing to a string does not fail.
         let _ = text::encode(&mut out, &self.registry);
         out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_that_gave_way_are_counted() {
+        let metrics = Metrics::default();
+        metrics.connections(GaveWay { half_open: 3, unknown: 4, refused: 5 });
+        let text = metrics.render();
+        for (state, count) in [("half-open", 3), ("unknown", 4), ("refused", 5)] {
+            let line = format!("ncp_connections_gave_way_total{{state=\"{state}\"}} {count}\n");
+            assert!(text.contains(&line), "{text}");
+        }
     }
 }

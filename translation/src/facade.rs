@@ -11,7 +11,7 @@ use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use ncp_tls::{SenderKnown, ShownCertificate};
+use ncp_tls::{OpenConnection, SenderKnown, ShownCertificate};
 use serde_json::{Value, json};
 
 use crate::relationship::Allowed;
@@ -76,7 +76,7 @@ fn routed(facade: Facade) -> Router {
 
 async fn serve(
     State(Facade { store, bearers }): State<Facade>,
-    shown: Option<Extension<ShownCertificate>>,
+    (shown, connection): (Option<Extension<ShownCertificate>>, Option<Extension<OpenConnection>>),
     method: Method,
     Path(path): Path<String>,
     RawQuery(query): RawQuery,
@@ -96,6 +96,9 @@ async fn serve(
     let certified = shown.is_some_and(|Extension(shown)| shown.0.is_some());
     let admitted = bearers.map_or(Ok(Who::Known), |bearers| bearers.admit(certified, token, rest));
     let is_known = matches!(admitted, Ok(Who::Known));
+    if let Some(Extension(connection)) = connection.filter(|_| is_known) {
+        connection.authenticated();
+    }
     let answered = match (admitted, &method) {
         (Err(refused), _) => Err(refused),
         (Ok(_), &Method::GET) => Parameters::of_query(query.as_deref().unwrap_or_default()),

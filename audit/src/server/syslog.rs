@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ncp_tls::{SslAcceptor, TlsError, TlsStream};
+use ncp_tls::{Bounds, SslAcceptor, TlsError, TlsStream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -41,7 +41,7 @@ pub(super) async fn serve(
         }
     };
     let stopped = async move { drop(stop.wait_for(|stop| *stop).await) };
-    ncp_tls::accept_until(listener, || Some(acceptor.clone()), HANDSHAKE, stopped, each).await;
+    ncp_tls::accept_until(listener, || Some(acceptor.clone()), Bounds::default(), stopped, each).await;
     none_open.recv().await;
 }
 

@@ -69,6 +69,7 @@ impl Clinic {
         let (rule, problem) = match checked {
             Ok(bearer) if covering.iter().any(|(name, resource)| bearer.may(name, resource, right)) => {
                 let caller = Authenticated { subject: bearer.subject.clone(), address: context.address };
+                context.connection.authenticated();
                 self.admit(&caller, context).await?;
                 return Ok(bearer);
             }

@@ -32,7 +32,7 @@ use jiff::Timestamp;
 use ncp_audit::Event;
 use ncp_ihe::PatientId;
 use ncp_saml::Purpose;
-use ncp_tls::SenderKnown;
+use ncp_tls::{OpenConnection, SenderKnown};
 use openssl::hash::MessageDigest;
 use tokio::net::TcpListener;
 
@@ -101,6 +101,7 @@ pub struct Context {
     pub called: (Method, String),
     /// The client certificate of the connection.
     certificate: Certificate,
+    connection: OpenConnection,
     admitted: Admitted,
 }
 
@@ -257,8 +258,10 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
     let address = request.extensions().get::<SocketAddr>().copied().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
     let called = (request.method().clone(), request.uri().path().to_owned());
     let certificate = request.extensions().get::<Certificate>().cloned().unwrap_or_default();
+    let connection = request.extensions().get::<OpenConnection>().cloned().unwrap_or_default();
     let admitted = Admitted::default();
-    let context = Context { address, reference: reference.clone(), called, certificate, admitted: admitted.clone() };
+    let context =
+        Context { address, reference: reference.clone(), called, certificate, connection, admitted: admitted.clone() };
     request.extensions_mut().insert(context.clone());
     let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let response = if header_bytes > HEADER_BYTES {
@@ -313,9 +316,9 @@ impl IntoResponse for Problem {
 /// Accepts clinicians' systems until the drain begins.
 pub async fn serve(clinic: Arc<Clinic>, listener: TcpListener) {
     let (routes, drain, app) = (routes(clinic.clone()), clinic.app.drain.clone(), clinic.app.clone());
-    let (handshake, serving) = (app.config.limits.handshake, app.clone());
+    let (bounds, serving) = (app.config.limits.bounds(), app.clone());
     let acceptor = move || app.snapshot.load().clinician_acceptor.clone();
-    ncp_tls::accept_until(listener, acceptor, handshake, drain.stopping(), move |accepted, address| {
+    ncp_tls::accept_until(listener, acceptor, bounds, drain.stopping(), move |accepted, address| {
         let (routes, app) = (routes.clone(), serving.clone());
         async move {
             match accepted {

@@ -145,8 +145,8 @@ impl Consumers {
 pub async fn serve(consumers: Arc<Consumers>, listener: TcpListener) {
     let app = consumers.app.clone();
     let acceptor = move || app.snapshot.load().consumers.as_ref().map(|trust| trust.acceptor.clone());
-    let (handshake, drain) = (consumers.app.config.limits.handshake, consumers.app.drain.clone());
-    ncp_tls::accept_until(listener, acceptor, handshake, drain.stopping(), move |accepted, address| {
+    let (bounds, drain) = (consumers.app.config.limits.bounds(), consumers.app.drain.clone());
+    ncp_tls::accept_until(listener, acceptor, bounds, drain.stopping(), move |accepted, address| {
         let consumers = consumers.clone();
         async move {
             match accepted {

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
 use ncp_ihe::{QueryResponse, Status};
 use ncp_soap::{FAULT_ACTION, Fault};
 use ncp_tests::asking::PATIENTS;
@@ -147,7 +149,7 @@ async fn se_11_downloads_that_nobody_reads_take_no_others_share() {
     let held = Held::new(1, OF, 120);
     let (study, series, instance) = (held.study.uid(), held.study.series(), held.study.instance(1));
     let kos = manifest(&held);
-    let (world, _countries) = showing(study.clone(), kos, "idle = \"10s\"", move || held.sent()).await;
+    let (world, _countries) = showing(study.clone(), kos, "idle = \"20s\"", move || held.sent()).await;
     let place = format!("{}/studies/{study}", root(&world).await);
     let issuer = &world.clinic.as_ref().expect("a clinicians' side").1;
     let stalled = stalled(&world, &place, &issuer.token("hpr-1").expect("signs"), 110).await;
@@ -272,4 +274,70 @@ async fn sk_03_a_neighbour_that_is_back_is_asked() {
         }
     };
     tokio::time::timeout(second() * 10, served).await.expect("is asked again");
+}
+
+/// SE-04: connections of a network that carry no token give way to a caller of the same network, oldest first, and the
+/// caller's own connection to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_04_connections_without_a_token_give_way() {
+    let (asked, found) = (AtomicUsize::new(0), knows(SE, "19800101", || listed(Vec::new())));
+    let react = move |message: &Asked| match asked.fetch_add(1, Ordering::AcqRel) {
+        1 => Reaction::Late(second() * 5, Box::new(found(message))),
+        _ => found(message),
+    };
+    let country = Others::none().with("SE", SE, react).await;
+    let (world, countries) =
+        country.clinicians().world("handshake = \"10m\"\ndiscovery = \"60s\"\nconnections_of_network = 20").await;
+    let clinic = world.clinic.as_ref().expect("a clinicians' side");
+    let connector = ncp_tls::anonymous_connector(std::slice::from_ref(&world.anchors), b"\x08http/1.1");
+    let connector = connector.expect("a connector");
+    let open = async || {
+        let stream = ncp_tls::connect(&connector, "localhost", clinic.0.port(), "localhost", second() * 20).await;
+        stream.expect("connects")
+    };
+    let token = clinic.1.token("hpr-9").expect("signs");
+    let identifier = json!({ "system": format!("urn:oid:{PATIENTS}"), "value": patient().extension });
+    let person = json!({ "resourceType": "Patient", "identifier": [identifier] }).to_string();
+    let sender = async || {
+        let stream = hyper_util::rt::TokioIo::new(open().await);
+        let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.expect("HTTP");
+        tokio::spawn(connection);
+        sender
+    };
+    let request = || {
+        http::Request::post("/fhir/Patient/$match")
+            .header("host", "localhost")
+            .header("authorization", format!("Bearer {token}"))
+            .header("content-type", "application/fhir+json")
+            .body(Full::new(Bytes::from(person.clone())))
+            .expect("a request")
+    };
+    let (mut known, mut slow) = (sender().await, sender().await);
+    let mut call = async || {
+        let reply = known.send_request(request()).await.expect("the connection is open");
+        let status = reply.status().as_u16();
+        reply.into_body().collect().await.expect("a body");
+        status
+    };
+    assert_eq!(call().await, 200);
+    // Its country takes its time.
+    let slow = tokio::spawn(slow.send_request(request()));
+    while countries[0].asked().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let mut strangers = Vec::new();
+    for _ in 0..40 {
+        strangers.push(open().await);
+    }
+    assert_eq!(matches(&world).await.len(), 1, "another caller's call");
+    let mut byte = [0];
+    let ended = tokio::time::timeout(second() * 20, strangers[0].read(&mut byte)).await;
+    assert!(matches!(ended, Ok(Ok(0) | Err(_))), "the first gave way");
+    let last = tokio::time::timeout(second() / 10, strangers[39].read(&mut byte)).await;
+    assert!(last.is_err(), "the last did not");
+    assert_eq!(call().await, 200, "a caller's own connection");
+    let answered = slow.await.expect("runs").expect("a call that is under way gives no way");
+    assert_eq!(answered.status().as_u16(), 200);
+    let gave_way = ncp_tls::GaveWay::so_far();
+    assert!(gave_way.unknown >= 20 && gave_way.refused == 0, "{gave_way:?}");
 }

@@ -232,7 +232,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     use super::*;
-    use crate::serve_http;
+    use crate::{OpenConnection, serve_http};
 
     const MILLI: Duration = Duration::from_millis(1);
     const TIMES: Times =
@@ -265,7 +265,12 @@ mod tests {
 
     fn connected() -> DuplexStream {
         let (client, server) = duplex(700);
-        tokio::spawn(serve_http(server, service_fn(answered), TIMES, std::future::pending()));
+        tokio::spawn(serve_http(
+            (server, OpenConnection::default()),
+            service_fn(answered),
+            TIMES,
+            std::future::pending(),
+        ));
         client
     }
 
@@ -371,7 +376,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn sk_10_a_server_that_stops_says_that_its_answer_is_the_last() {
         let (mut client, server) = duplex(1 << 16);
-        tokio::spawn(serve_http(server, service_fn(answered), TIMES, tokio::time::sleep(MILLI * 10)));
+        tokio::spawn(serve_http(
+            (server, OpenConnection::default()),
+            service_fn(answered),
+            TIMES,
+            tokio::time::sleep(MILLI * 10),
+        ));
         let head = ask(&mut client, "/known/100", [Duration::ZERO; 2]).await;
         assert!(head.contains("connection: close") && !head.contains("keep-alive"), "{head}");
         assert_eq!(ended(&mut client).await, Duration::ZERO);

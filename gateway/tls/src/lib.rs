@@ -8,13 +8,13 @@ mod certificate;
 #[cfg(test)]
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod connections;
 mod connector;
 mod context;
 mod counterpart;
 mod ffi;
 mod flushed;
 mod grpc;
-mod half_open;
 mod http;
 mod judged;
 mod kept;
@@ -33,9 +33,10 @@ mod stamp;
 mod stream;
 mod token;
 
-pub use accepted::{Accepted, accept_until};
+pub use accepted::{Accepted, Bounds, accept_until};
 pub use anchors::{Anchors, Freshness, Purpose, Verdict};
 pub use certificate::{CertificateFacts, Country, CountryError};
+pub use connections::{GaveWay, OpenConnection};
 pub use connector::TlsConnector;
 pub use context::{ClientAuth, Material, TlsFiles, anonymous_connector, certificates};
 pub use counterpart::Counterpart;
@@ -49,7 +50,7 @@ pub use openssl::ssl::SslAcceptor;
 pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
 pub use roots::{NoPath, no_path, shared_roots};
 pub use served::{ShownCertificate, serve_http, serve_routes};
-pub use shares::{Place, Places, Shares, network};
+pub use shares::{Shares, network};
 pub use stamp::{FileStamp, file_stamp};
 pub use stream::{TlsStream, accept, connect, peer_certificate};
 pub use token::{Claims, IssuerKeys, Taken, TokenError, TokenIssuer, authorization, scope_covers};

@@ -14,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::OpenConnection;
 use crate::acknowledged::acknowledged;
+use crate::connections::Permit;
 
 /// So many bytes are acknowledged in so much time that bytes wait, or the connection ends.
 const LEAST: u64 = 64 << 10;
@@ -27,9 +29,11 @@ const LOOKS: u32 = 10;
 const SILENT: Duration = Duration::from_secs(60);
 const ASKED: (u32, Duration) = (4, Duration::from_secs(15));
 
-/// A socket whose writes end with an error when the other end takes too little.
+/// A socket whose writes end with an error when the other end takes too little. One that was accepted ends too when it has to
+/// give way to others.
 pub(crate) struct Paced {
     tcp: TcpStream,
+    permit: Option<Permit>,
     within: Duration,
     /// What was acknowledged when `waited` began.
     acknowledged: u64,
@@ -52,7 +56,7 @@ impl Paced {
         let (questions, apart) = ASKED;
         let asks = TcpKeepalive::new().with_time(SILENT).with_interval(apart).with_retries(questions);
         socket.set_tcp_keepalive(&asks)?;
-        Ok(Self { tcp, within: WITHIN, acknowledged: 0, waited: Duration::ZERO, waits: None })
+        Ok(Self { tcp, permit: None, within: WITHIN, acknowledged: 0, waited: Duration::ZERO, waits: None })
     }
 
     /// The longest time that the other end may let 64 KiB wait.
@@ -60,8 +64,25 @@ impl Paced {
         self.within = within;
     }
 
+    /// The permit of an accepted connection.
+    pub(crate) fn hold(&mut self, permit: Permit) {
+        self.permit = Some(permit);
+    }
+
+    pub(crate) fn connection(&self) -> OpenConnection {
+        self.permit.as_ref().map(Permit::connection).unwrap_or_default()
+    }
+
     pub(crate) fn get_ref(&self) -> &TcpStream {
         &self.tcp
+    }
+
+    /// Whether the connection still has its permit.
+    fn goes_on(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.permit.as_mut().map(|permit| permit.poll_ended(cx)) {
+            Some(Poll::Ready(())) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "gave way to others")),
+            _ => Ok(()),
+        }
     }
 
     /// The time begins again where enough was acknowledged meanwhile.
@@ -112,12 +133,14 @@ impl Paced {
 
 impl AsyncRead for Paced {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.goes_on(cx)?;
         Pin::new(&mut self.tcp).poll_read(cx, out)
     }
 }
 
 impl AsyncWrite for Paced {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.goes_on(cx)?;
         let written = Pin::new(&mut self.tcp).poll_write(cx, data);
         self.paced(cx, written)
     }
@@ -127,6 +150,7 @@ impl AsyncWrite for Paced {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.goes_on(cx)?;
         let written = Pin::new(&mut self.tcp).poll_write_vectored(cx, data);
         self.paced(cx, written)
     }

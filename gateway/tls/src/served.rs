@@ -20,12 +20,17 @@ use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
 use crate::kept::{Answered, Between, Kept};
-use crate::{CertificateFacts, SenderKnown, Times, accept_until, peer_certificate};
+use crate::{Bounds, CertificateFacts, OpenConnection, SenderKnown, Times, accept_until, peer_certificate};
 
 /// Serves one connection. When `stopping` resolves, the exchange that is under way is the last; the connection is open until
-/// the last byte of its answer has gone. An answer that carries [`SenderKnown`] makes its connection known.
-pub async fn serve_http<I, S, B>(stream: I, service: S, times: Times, stopping: impl Future<Output = ()>)
-where
+/// the last byte of its answer has gone. An answer that carries [`SenderKnown`] makes its connection known; each request
+/// carries the connection, so that its caller may be known before.
+pub async fn serve_http<I, S, B>(
+    (stream, open): (I, OpenConnection),
+    service: S,
+    times: Times,
+    stopping: impl Future<Output = ()>,
+) where
     I: AsyncRead + AsyncWrite + Unpin,
     S: Service<Request<Incoming>, Response = Response<B>>,
     S::Error: Into<Box<dyn Error + Send + Sync>>,
@@ -36,8 +41,9 @@ where
     let (kept, last) = (Kept::default(), Arc::new(AtomicBool::new(false)));
     let stream = Between::new(stream, kept.clone(), times);
     let stops = last.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (kept, last, under_way) = (kept.clone(), stops.clone(), kept.begin());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        let (kept, last, under_way, open) = (kept.clone(), stops.clone(), kept.begin(), open.clone());
+        request.extensions_mut().insert(open.clone());
         let closes = request
             .headers()
             .get(header::CONNECTION)
@@ -49,6 +55,7 @@ where
             let is_known = reply.extensions_mut().remove::<SenderKnown>().is_some();
             if is_known {
                 kept.known();
+                open.authenticated();
             }
             // Of somebody unknown no body was read, and behind one that was not read to its end no request can follow.
             let ends = matches!(reply.status(), StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE);
@@ -101,7 +108,7 @@ pub async fn serve_routes(
     accept_until(
         listener,
         || Some(acceptor.clone()),
-        times.head,
+        Bounds { handshake: times.head, ..Bounds::default() },
         stopped,
         move |shaken, address| {
             let (routes, mut told, open) = (routes.clone(), told.clone(), open.clone());
@@ -129,7 +136,8 @@ pub async fn serve_routes(
                 let stopping = async move {
                     let _ = told.wait_for(|stop| *stop).await;
                 };
-                serve_http(stream, service, times, stopping).await;
+                let connection = stream.connection();
+                serve_http((stream, connection), service, times, stopping).await;
                 drop(open);
             }
         },

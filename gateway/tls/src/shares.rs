@@ -42,31 +42,6 @@ impl<K: Ord> Shares<K> {
     }
 }
 
-/// Permits of everybody, of which each network has at most a share.
-pub struct Places {
-    all: Arc<Semaphore>,
-    by_network: Shares<IpAddr>,
-}
-
-/// A permit of a network; dropping it gives it back.
-pub struct Place {
-    _own: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
-}
-
-impl Places {
-    /// So many permits, and at most so many of them for one network.
-    pub fn new(all: usize, of_network: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(all)), by_network: Shares::new(of_network) }
-    }
-
-    /// A permit, if the network of the address has one left and not all are taken.
-    pub fn take(&self, address: IpAddr) -> Option<Place> {
-        let own = self.by_network.take(network(address))?;
-        Some(Place { _own: own, _all: self.all.clone().try_acquire_owned().ok()? })
-    }
-}
-
 /// What one host has for itself: an address of IPv4, 64 bits of IPv6 (RFC 6177).
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -77,32 +52,7 @@ pub fn network(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        /// SE-17's property: whatever others take and give back, a network with none of its own finds a permit as long as
-        /// the others together have not taken all; and nobody has more than its share.
-        #[test]
-        fn se_17_no_network_takes_anothers_share(steps in prop::collection::vec((0..4u8, any::<bool>()), 0..200)) {
-            let places = Places::new(32, 8);
-            let mut taken: Vec<Vec<Place>> = (0..4).map(|_| Vec::new()).collect();
-            for (host, takes) in steps {
-                let own = &mut taken[usize::from(host)];
-                match takes {
-                    true => match places.take(IpAddr::from([192, 0, 2, host])) {
-                        Some(place) => own.push(place),
-                        None => prop_assert_eq!(own.len(), 8),
-                    },
-                    false => drop(own.pop()),
-                }
-                prop_assert!(own.len() <= 8);
-            }
-            let all: usize = taken.iter().map(Vec::len).sum();
-            prop_assert_eq!(places.take(IpAddr::from([198, 51, 100, 1])).is_some(), all < 32);
-        }
-    }
 
     #[test]
     fn addresses_of_one_network_are_one_caller() {

@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_openssl::SslStream;
 
+use crate::connections::Permit;
 use crate::judged::Judged;
 use crate::paced::Paced;
-use crate::shares::Place;
-use crate::{CertificateFacts, TlsConnector, TlsError, ssl_error};
+use crate::{CertificateFacts, OpenConnection, TlsConnector, TlsError, ssl_error};
 
 /// Bytes read from and written to the socket at once. OpenSSL asks for a record's head and body apart and writes record
 /// by record (16 KiB at most); gathered, a study takes a sixth of the system calls and wake-ups.
@@ -30,8 +30,6 @@ pub struct TlsStream {
     tls: SslStream<BufStream<Paced>>,
     end: End,
     judged: Option<Judged>,
-    /// The permit of an accepted connection.
-    _place: Option<Place>,
 }
 
 /// What is still to be done once the last byte was written.
@@ -47,12 +45,18 @@ enum End {
 impl TlsStream {
     fn new(ssl: Ssl, tcp: TcpStream, end: End) -> Result<Self, TlsError> {
         let gathered = BufStream::with_capacity(GATHERED, GATHERED, Paced::over(tcp)?);
-        Ok(Self { tls: SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?, end, judged: None, _place: None })
+        Ok(Self { tls: SslStream::new(ssl, gathered).map_err(ssl_error("tls"))?, end, judged: None })
     }
 
-    /// The permit of an accepted connection is given back when the stream is dropped.
-    pub(crate) fn holding(self, place: Place) -> Self {
-        Self { _place: Some(place), ..self }
+    /// The permit of an accepted connection is given back when the stream is dropped; the stream ends with it.
+    pub(crate) fn holding(mut self, permit: Permit) -> Self {
+        self.tls.get_mut().get_mut().hold(permit);
+        self
+    }
+
+    /// The accepted connection, for its requests.
+    pub fn connection(&self) -> OpenConnection {
+        self.tls.get_ref().get_ref().connection()
     }
 
     /// The session.

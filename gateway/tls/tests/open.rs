@@ -117,7 +117,8 @@ async fn sk_10_an_idle_connection_ends_with_close_notify() {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 let stream = ncp_tls::accept(&acceptor, tcp, LIMIT).await.expect("a handshake");
-                serve_http(stream, service_fn(answer), times, std::future::pending()).await;
+                let open = stream.connection();
+                serve_http((stream, open), service_fn(answer), times, std::future::pending()).await;
             });
         }
     });
