@@ -401,3 +401,28 @@ async fn a_search_is_read_on_as_it_is_taken() {
     assert_eq!(whole, (1..=RECORDS).rev().collect::<Vec<_>>());
     running.end().await;
 }
+
+/// SE-04: a feed that brings no record for three minutes is ended; one with a heartbeat a minute goes on.
+#[tokio::test]
+async fn se_04_a_feed_that_never_sends_is_ended() {
+    let running = Running::start().await;
+    let record =
+        |seq| record(seq, common::message("ncp-no", &format!("x{seq}"), 1, "2.999.1", "TREATMENT"), Facts::default());
+    let mut client = AuditFeedClient::new(running.channel("ncp-no", running.config.feed.port()));
+    // Its connection is there when the clock is stopped.
+    let mut first = client.append(tokio_stream::iter([record(1)])).await.expect("answers").into_inner();
+    assert_eq!(first.message().await.expect("acknowledges").expect("goes on").durable_seq, 1);
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let mut silent = client.append(tokio_stream::pending()).await.expect("answers").into_inner();
+    assert_eq!(silent.message().await.expect_err("is silent").code(), Code::DeadlineExceeded);
+    assert!(began.elapsed() < Duration::from_secs(200));
+    let beats = tokio_stream::iter((2..=6).map(record));
+    let beats = tokio_stream::StreamExt::throttle(beats, Duration::from_secs(60));
+    let mut acks = client.append(beats).await.expect("answers").into_inner();
+    for seq in 2..=6 {
+        assert_eq!(acks.message().await.expect("acknowledges").expect("goes on").durable_seq, seq);
+    }
+    tokio::time::resume();
+    running.end().await;
+}

@@ -1,5 +1,6 @@
 //! Wiring, top to bottom.
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -254,7 +255,8 @@ impl Bound {
         }
         let watching = tokio::spawn(reload::watch(app.clone()));
         let consent = tokio::spawn(reload::watch_consent(app.clone()));
-        let admin = tokio::spawn(async_serve(admin, health::routes(app.clone())));
+        let times = config.limits.times();
+        let admin = tokio::spawn(ncp_tls::serve_plain(admin, health::routes(app.clone()), times, pending()));
         drain.set_ready();
         tracing::info!(peers = %config.listener.peers, country = %config.gateway.country, "gateway is ready");
         stop.await;
@@ -278,10 +280,4 @@ impl Bound {
 /// Addresses that cannot be bound, signals, the trail.
 pub async fn run(app: Arc<App>) -> Result<(), String> {
     bind(app).await?.serve().await
-}
-
-async fn async_serve(listener: TcpListener, routes: axum::Router) {
-    if let Err(error) = axum::serve(listener, routes).await {
-        tracing::error!(reason = %error, "admin listener ended");
-    }
 }

@@ -127,7 +127,7 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
     });
     let reflection = reflection.transpose()?;
     let routes = health_routes().merge(facade::coverage_routes(store.clone(), counters.clone()));
-    tokio::spawn(served(admin, routes, "admin"));
+    tokio::spawn(ncp_tls::serve_plain(admin, routes, Times::default(), std::future::pending()));
     if let Some(address) = config.fhir {
         let listener = TcpListener::bind(address).await?;
         let bearers = config.bearers()?;
@@ -137,7 +137,7 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
             None => facade::routes(store.clone()),
         };
         if config.fhir_plain {
-            tokio::spawn(served(listener, routes, "fhir"));
+            tokio::spawn(ncp_tls::serve_plain(listener, routes, Times::default(), stop()));
         } else {
             let acceptor = config.fhir_tls().acceptor_of(client, callers(), b"\x08http/1.1")?;
             tokio::spawn(ncp_tls::serve_routes(listener, acceptor, routes, Times::default(), stop()));
@@ -161,20 +161,6 @@ async fn serve(config: &Config, store: Store, cache: Cache) -> Result<(), Box<dy
         counters.save(folder)?;
     }
     Ok(())
-}
-
-async fn served<L>(listener: L, routes: axum::Router, name: &'static str)
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    ended(name, axum::serve(listener, routes).into_future()).await;
-}
-
-async fn ended(name: &'static str, serving: impl Future<Output = std::io::Result<()>>) {
-    if let Err(error) = serving.await {
-        tracing::error!(reason = %error, name, "listener ended");
-    }
 }
 
 /// Puts another snapshot in place when `current` names one; a damaged one is logged and the old one goes on serving.

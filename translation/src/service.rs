@@ -31,6 +31,8 @@ pub const BATCH: usize = 1000;
 const TEXT: usize = 1024;
 /// Deadline of a document that brings none.
 const DOCUMENT_DEADLINE: Duration = Duration::from_secs(10);
+/// A stream that brings no code for so long is ended.
+const SILENCE: Duration = Duration::from_secs(30);
 /// Longest deadline.
 const CAP: Duration = Duration::from_secs(30);
 
@@ -155,8 +157,9 @@ impl Translation for Service {
         let service = self.clone();
         // One snapshot for the whole stream, so that its answers never mix two.
         let serving = self.store.serving();
-        let answers = request.into_inner().map(move |item| {
-            let item = item?;
+        let requests = tokio_stream::StreamExt::timeout(request.into_inner(), SILENCE);
+        let answers = requests.map(move |item| {
+            let item = item.map_err(|_| late())??;
             if item.snapshot.is_empty() {
                 return service.one(&serving, item);
             }

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use ncp_proto::audit::audit_feed_server::{AuditFeed, AuditFeedServer};
 use ncp_proto::audit::audit_query_server::{AuditQuery, AuditQueryServer};
 use ncp_proto::audit::{Ack, Found, GapsReply, GapsRequest, Record, Refusal, SearchRequest, WatchRequest};
-use ncp_tls::{CertificateFacts, GrpcPeer};
+use ncp_tls::{CertificateFacts, GrpcPeer, Times};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -35,6 +35,8 @@ const GROUP: usize = 256;
 /// Bytes of messages of one search that are held at a time, and one record beyond them.
 const HELD: usize = 1 << 20;
 const H2: &[u8] = b"\x02h2";
+/// A feed that brings no record for so long is ended: each gateway sends a heartbeat a minute.
+const SILENCE: Duration = Duration::from_secs(180);
 /// A number that is missing for so long is a loss, not a delay, µs.
 const MISSING: i64 = 5 * 60 * 1_000_000;
 
@@ -183,7 +185,7 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
         .route("/livez", axum::routing::get(|| async { "live\n" }))
         .route("/readyz", axum::routing::get(move || readiness(health.clone())))
         .route("/metrics", axum::routing::get(move || render(metrics.clone())));
-    let admin_server = axum::serve(admin, routes).with_graceful_shutdown(stopped(told.clone()));
+    let admin_server = ncp_tls::serve_plain(admin, routes, Times::default(), stopped(told.clone()));
     listeners.spawn(look_for_gaps(shared.clone(), told));
     tokio::spawn(async move {
         stop.await;
@@ -191,11 +193,10 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     });
     tracing::info!(feed = %config.feed, query = %config.query, "audit record repository is ready");
     let transport = |e: tonic::transport::Error| AuditError::Repository(e.to_string());
-    let (feed, query, admin) = tokio::join!(feed_server, query_server, async { admin_server.await });
+    let (feed, query, ()) = tokio::join!(feed_server, query_server, admin_server);
     while listeners.join_next().await.is_some() {}
     feed.map_err(transport)?;
     query.map_err(transport)?;
-    admin?;
     shared.blocking(|r| r.own_event(&Event::RecordingStopped).and_then(|()| r.own_event(&Event::ApplicationStop))).await
 }
 
@@ -290,14 +291,19 @@ impl AuditFeed for Service {
         let (sender, receiver) = tokio::sync::mpsc::channel(16);
         tokio::spawn(async move {
             loop {
-                // A feed is open for as long as its gateway runs; told to stop, we end it between two groups, so that
+                // A feed is open for as long as its gateway runs and brings records; told to stop, we end it between two groups, so that
                 // what was taken is kept and acknowledged and the gateway sends the rest again later.
                 let group = tokio::select! {
-                    group = records.next() => group,
+                    group = tokio::time::timeout(SILENCE, records.next()) => group,
                     () = async { drop(stop.wait_for(|stop| *stop).await) } => {
                         let _ = sender.send(Err(Status::unavailable("the repository is stopping"))).await;
                         return;
                     }
+                };
+                let Ok(group) = group else {
+                    let silent = Status::deadline_exceeded("no record for three minutes, not even a heartbeat");
+                    let _ = sender.send(Err(silent)).await;
+                    return;
                 };
                 let Some(group) = group else { return };
                 let (mut taken, mut broken) = (Vec::with_capacity(group.len()), None);

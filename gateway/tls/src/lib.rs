@@ -49,7 +49,7 @@ pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::SslAcceptor;
 pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
 pub use roots::{NoPath, no_path, shared_roots};
-pub use served::{ShownCertificate, serve_http, serve_routes};
+pub use served::{ShownCertificate, serve_http, serve_plain, serve_routes};
 pub use shares::{Shares, network};
 pub use stamp::{FileStamp, file_stamp};
 pub use stream::{TlsStream, accept, connect, peer_certificate};

@@ -1,4 +1,4 @@
-//! HTTP/1.1 as every server over TLS speaks it: bounded header fields that must come in time, and connections that are kept
+//! HTTP/1.1 as every server speaks it: bounded header fields that must come in time, and connections that are kept
 //! between requests as [`Times`] say.
 
 use std::convert::Infallible;
@@ -13,13 +13,17 @@ use hyper::http::header::{self, HeaderValue};
 use hyper::http::{Response, StatusCode, Version};
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use openssl::ssl::SslAcceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 
+use crate::accepted::{CONNECTIONS, PAUSE};
+use crate::connections::Connections;
 use crate::kept::{Answered, Between, Kept};
+use crate::paced::Paced;
 use crate::{Bounds, CertificateFacts, OpenConnection, SenderKnown, Times, accept_until, peer_certificate};
 
 /// Serves one connection. When `stopping` resolves, the exchange that is under way is the last; the connection is open until
@@ -93,6 +97,36 @@ pub async fn serve_http<I, S, B>(
 /// In the extensions of a request: the certificate that its connection showed, which the handshake has checked.
 #[derive(Debug, Clone)]
 pub struct ShownCertificate(pub Option<Arc<CertificateFacts>>);
+
+/// Serves routes without TLS until `stopped`, and then what is still under way: pages for callers of the same machine. The
+/// limits are those of every server.
+pub async fn serve_plain(listener: TcpListener, routes: Router, times: Times, stopped: impl Future<Output = ()>) {
+    let (stop, told) = watch::channel(false);
+    let (open, mut none_left) = mpsc::channel::<Infallible>(1);
+    let connections = Connections::new(CONNECTIONS, Bounds::default().of_network);
+    let mut stopped = std::pin::pin!(stopped);
+    loop {
+        let accepted = tokio::select! { accepted = listener.accept() => accepted, () = &mut stopped => break };
+        let Ok((tcp, address)) = accepted else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let (Some(permit), Ok(mut stream)) = (connections.enter(address.ip()), Paced::over(tcp)) else { continue };
+        stream.hold(permit);
+        let (routes, mut told, open) = (routes.clone(), told.clone(), open.clone());
+        tokio::spawn(async move {
+            let stopping = async move {
+                let _ = told.wait_for(|stop| *stop).await;
+            };
+            let connection = stream.connection();
+            serve_http((stream, connection), TowerToHyperService::new(routes), times, stopping).await;
+            drop(open);
+        });
+    }
+    stop.send_replace(true);
+    drop(open);
+    none_left.recv().await;
+}
 
 /// Serves routes over TLS until `stopped`, and then what is still under way. Who showed a certificate is known; the answer to
 /// somebody else says whether its request made its sender known.

@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::{Kind, Pair, crl};
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, http::Response};
-use ncp_tls::{ClientAuth, Material, Times, TlsFiles, TlsStream, anonymous_connector, serve_http};
+use ncp_tls::{ClientAuth, Material, Times, TlsFiles, TlsStream, anonymous_connector, serve_http, serve_plain};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -110,9 +111,8 @@ async fn sk_10_an_idle_connection_ends_with_close_notify() {
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {
         let times = Times { unknown: Duration::from_millis(100), ..Times::default() };
-        let answer = |_: Request<Incoming>| async {
-            Ok::<_, Infallible>(Response::new(http_body_util::Full::new(Bytes::from_static(b"ok"))))
-        };
+        let answer =
+            |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"ok")))) };
         while let Ok((tcp, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
@@ -131,5 +131,45 @@ async fn sk_10_an_idle_connection_ends_with_close_notify() {
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.expect("ends in order");
         assert!(client.notified() && answer.ends_with(b"ok") == asks);
+    }
+}
+
+/// SE-04: pages without TLS have the limits of every server: a head that does not come, one that comes slowly, one that is too
+/// long.
+#[tokio::test]
+async fn se_04_pages_without_tls_take_no_slow_heads() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("an address");
+    let routes = axum::Router::new().route("/livez", axum::routing::get(|| async { "live" }));
+    let times = Times::default();
+    tokio::spawn(serve_plain(listener, routes, times, std::future::pending()));
+    let open = async || tokio::net::TcpStream::connect(address).await.expect("connects");
+    let mut good = open().await;
+    good.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.expect("writes");
+    let mut answer = String::new();
+    good.read_to_string(&mut answer).await.expect("reads");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("live"), "{answer}");
+    let mut long = open().await;
+    let fields: String = (0..101).map(|n| format!("X-{n}: a\r\n")).collect();
+    long.write_all(format!("GET /livez HTTP/1.1\r\n{fields}\r\n").as_bytes()).await.expect("writes");
+    let mut answer = [0; 12];
+    long.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(answer.as_slice(), b"HTTP/1.1 431");
+    tokio::time::pause();
+    for head in ["", "GET /livez HTTP/1.1\r\nX-Long: "] {
+        let (mut reader, mut writer) = open().await.into_split();
+        let began = tokio::time::Instant::now();
+        let slowly = tokio::spawn(async move {
+            let mut sent = writer.write_all(head.as_bytes()).await;
+            while sent.is_ok() {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                sent = writer.write_all(if head.is_empty() { b"" } else { b"a" }).await;
+            }
+        });
+        // A connection that is closed over bytes that nobody read is reset.
+        let _ = reader.read_to_end(&mut Vec::new()).await;
+        slowly.abort();
+        let (time, limit) = (began.elapsed(), times.head);
+        assert!(time >= limit && time <= limit + Duration::from_secs(2), "{time:?} for {head:?}");
     }
 }

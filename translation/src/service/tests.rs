@@ -245,3 +245,21 @@ fn a_damaged_snapshot_is_not_taken_and_the_old_one_goes_on_serving() {
     assert!(store.swap_file(&path).is_err());
     assert_eq!(store.serving().digest(), &digest);
 }
+
+/// SE-04: a stream that brings no code for half a minute is ended; one that brings codes slowly is answered to its end.
+#[tokio::test]
+async fn se_04_a_stream_that_never_sends_is_ended() {
+    let mut client = served(Store::new(shipped()).expect("passes"), Cache::none()).await;
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    let mut answers = client.translate_stream(tokio_stream::pending()).await.expect("a stream").into_inner();
+    assert_eq!(answers.message().await.expect_err("is silent").code(), Code::DeadlineExceeded);
+    assert!(began.elapsed() < super::SILENCE * 2);
+    let codes = tokio_stream::iter(["SSC0AD"; 4].map(one));
+    let slow = tokio_stream::StreamExt::throttle(codes, super::SILENCE * 2 / 3);
+    let mut answers = client.translate_stream(slow).await.expect("a stream").into_inner();
+    for _ in 0..4 {
+        assert_eq!(answers.message().await.expect("an answer").expect("one more").correlation_id, "SSC0AD");
+    }
+    assert!(answers.message().await.expect("ends in order").is_none());
+}
