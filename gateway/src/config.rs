@@ -177,7 +177,8 @@ pub struct Limits {
     pub kept: Duration,
     /// Connections that one network (an address of IPv4, a /64 of IPv6) may have open at once at a listener.
     pub connections_of_network: usize,
-    /// The longest time that 64 KiB of a body are waited for, and that a caller may let so much of its answer wait.
+    /// The longest time that 64 KiB of a body are waited for, and that another system may let so much wait of what we send: a
+    /// caller of its answer, a country or a national XDS system of our request or of an answer that we post.
     #[serde(deserialize_with = "duration")]
     pub idle: Duration,
     /// Time for a whole request, however steadily it comes.

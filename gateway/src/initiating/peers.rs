@@ -171,7 +171,7 @@ pub fn routes(
         match material.connector_trusting(anchors.authorities().cloned(), b"\x08http/1.1") {
             Ok(connector) => {
                 let server = ServerOf { country: peer.country, anchors: anchors.clone() };
-                out.insert(peer.country, http_client(connector, Some(server), limits.handshake));
+                out.insert(peer.country, http_client(connector, Some(server), limits.handshake).paced(limits.idle));
             }
             Err(error) => problems.push(format!("peer {}: {error}", peer.name)),
         }

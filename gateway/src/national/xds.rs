@@ -110,7 +110,7 @@ impl XdsSource {
             home: config.home_community_id.clone().unwrap_or_else(|| own.clone()),
             answer_bytes: whole.limits.answer_bytes,
             results: whole.limits.results,
-            route: ncp_tls::http_client(connector.clone(), None, whole.limits.handshake),
+            route: ncp_tls::http_client(connector.clone(), None, whole.limits.handshake).paced(whole.limits.idle),
             xua: config.xua.as_ref().map(|xua| xua::Issuer::new(xua, signer.clone())),
             patients: config.patients.as_ref().map(|p| patients::Supplier::new(p, own.0.clone(), connector)),
             repositories: config.repositories.iter().map(|r| r.id.clone()).collect(),

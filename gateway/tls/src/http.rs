@@ -51,9 +51,7 @@ where
     B: hyper::body::Body + Send,
     B::Data: Send,
 {
-    let connect = TlsConnect { connector, server, limit, ends: Arc::new(AtomicI64::new(NEVER)) };
-    let client = Mutex::new(pooled(connect.clone()));
-    HttpClient(Arc::new(Pool { connect, client }))
+    HttpClient::of(TlsConnect { connector, server, limit, idle: None, ends: Arc::new(AtomicI64::new(NEVER)) })
 }
 
 fn pooled<B>(connect: TlsConnect) -> Client<TlsConnect, B>
@@ -70,6 +68,23 @@ pub fn http_builder() -> Builder {
     let mut builder = Client::builder(TokioExecutor::new());
     builder.pool_timer(TokioTimer::new()).http1_allow_obsolete_multiline_headers_in_responses(true);
     builder
+}
+
+impl<B> HttpClient<B>
+where
+    B: hyper::body::Body + Send,
+    B::Data: Send,
+{
+    fn of(connect: TlsConnect) -> Self {
+        let client = Mutex::new(pooled(connect.clone()));
+        Self(Arc::new(Pool { connect, client }))
+    }
+
+    /// The longest time that a server may let 64 KiB of a request wait; 30 s where nothing else is said.
+    #[must_use]
+    pub fn paced(&self, idle: Duration) -> Self {
+        Self::of(TlsConnect { idle: Some(idle), ..self.0.connect.clone() })
+    }
 }
 
 impl<B> HttpClient<B>
@@ -114,6 +129,7 @@ pub struct TlsConnect {
     connector: TlsConnector,
     server: Option<ServerOf>,
     limit: Duration,
+    idle: Option<Duration>,
     /// The first end of the verdicts on the connections that were made.
     ends: Arc<AtomicI64>,
 }
@@ -139,6 +155,10 @@ impl tower::Service<Uri> for TlsConnect {
             if let Some(server) = &this.server {
                 this.ends.fetch_min(server.check(&stream).await?.until, Ordering::AcqRel);
             }
+            let stream = match this.idle {
+                Some(idle) => stream.paced(idle),
+                None => stream,
+            };
             let flushes = Flushes::default();
             Ok(HttpsStream { stream: TokioIo::new(Flushed::new(stream, flushes.clone())), flushes })
         })

@@ -11,7 +11,9 @@ use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, http::Response};
-use ncp_tls::{ClientAuth, Material, Times, TlsFiles, TlsStream, anonymous_connector, serve_http, serve_plain};
+use ncp_tls::{
+    ClientAuth, HttpClient, Material, Times, TlsFiles, TlsStream, anonymous_connector, serve_http, serve_plain,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -172,4 +174,26 @@ async fn se_04_pages_without_tls_take_no_slow_heads() {
         let (time, limit) = (began.elapsed(), times.head);
         assert!(time >= limit && time <= limit + Duration::from_secs(2), "{time:?} for {head:?}");
     }
+}
+
+/// SE-11: a server that does not read our request is let go after the time that was given.
+#[tokio::test]
+async fn se_11_a_request_that_nobody_reads_ends() {
+    const IDLE: Duration = Duration::from_secs(5);
+    let world = World::new();
+    let acceptor = world.files("server").mutual_acceptor(b"\x08http/1.1").expect("an acceptor");
+    let connector = world.files("client").connector(b"\x08http/1.1").expect("a connector");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let _open = ncp_tls::accept(&acceptor, listener.accept().await.expect("accepts").0, LIMIT).await;
+        std::future::pending::<()>().await;
+    });
+    let client: HttpClient<Full<Bytes>> = ncp_tls::http_client(connector, None, LIMIT).paced(IDLE);
+    let request = Request::post(format!("https://localhost:{port}/")).body(Full::new(Bytes::from(vec![7; 64 << 20])));
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    client.request(request.expect("a request")).await.expect_err("is not read");
+    let time = began.elapsed();
+    assert!(time >= IDLE && time <= IDLE * 2, "{time:?}");
 }
