@@ -310,17 +310,24 @@ fn keep(messages: &mut Vec<Evidence>, message_id: &str, header: &str) {
     }
 }
 
+/// What is longer goes out in pieces of so many bytes, so that what is counted is about what was taken.
+const PIECE: usize = 256 << 10;
+
 fn digested(data: Data, count: impl Fn(&Bytes) + Send + 'static, end: impl FnOnce([u8; 32]) + Send + 'static) -> Data {
     let mut data = data;
     Box::pin(async_stream::stream! {
         let mut digest = Sha256::new();
         while let Some(chunk) = data.next().await {
             match chunk {
-                Ok(bytes) => {
-                    digest.update(&bytes);
-                    count(&bytes);
-                    yield Ok(bytes);
-                }
+                Ok(mut bytes) => loop {
+                    let piece = bytes.split_to(bytes.len().min(PIECE));
+                    digest.update(&piece);
+                    count(&piece);
+                    yield Ok(piece);
+                    if bytes.is_empty() {
+                        break;
+                    }
+                },
                 Err(error) => {
                     yield Err(error);
                     return;
