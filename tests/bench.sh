@@ -3,8 +3,8 @@
 # metadata  an ITI-38 answer of 10, 1,000, 10,000 entries: time and peak memory of the codec, written (NCP-A) and read (NCP-B)
 # assertions  signed and verified per second, one worker, with path and CRL, first and again, against the bare OpenSSL operation;
 #        policy decisions per second
-# start  time to ready and idle memory of each process; trust in 600 peers with anchors and CRLs of their own, loaded and reloaded; a
-#        spool that keeps 256 MiB opened
+# start  time to ready and idle memory of each process; trust in as many peers as there are codes of two letters, with anchors and
+#        CRLs of their own, loaded and reloaded, and said for 1,000; a spool that keeps 2 GiB opened; both in one gateway
 # iti38  queries with signed assertions per second with durable audit, and what each process spends on one
 # iti39  documents of 50 kB and 5 MB per second through NCP-A, beside the bare cost of the hash and of reading a CDA's header
 # fanout one query to 1, 5 and 27 countries, against the same asked one by one; then one of them slow, bounded by its deadline
@@ -36,7 +36,7 @@ for name in $names; do
       ;;
     start)
       "$target/ncp" bench start --sources "$PWD"
-      "$target/examples/start_bench"
+      "$target/examples/start_bench" 1000 2048
       ;;
     iti38 | iti39 | fanout | rad75) "$target/ncp" bench "$name" --sources "$PWD" "$@" ;;
     terminology)
