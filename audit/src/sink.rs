@@ -13,14 +13,12 @@ use crate::event::{Decision, Event, Intent, Outcome, OutcomeIndicator};
 use crate::frame::Key;
 use crate::message::{self, AuditRecord, Site};
 use crate::spool::{
-    self, Cursor, Folder, Item, Job, Ledger, Outgoing, Position, Reader, SetApart, SpoolLevel, SpoolLimits, Status,
+    self, Cursor, Folder, Item, Job, Ledger, Outgoing, Position, Reader, SetApart, SpoolLimits, Status,
 };
 use crate::throttle::Throttle;
 
 /// A source that is silent for longer has a fault.
 const HEARTBEAT: Duration = Duration::from_secs(60);
-/// The same while no record is taken: whoever asks whether we are ready learns soon that there is room again.
-const HEARTBEAT_WHEN_FULL: Duration = Duration::from_secs(1);
 
 /// What happens to disclosure when no rung of the spool takes the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -149,21 +147,6 @@ impl AuditSink {
     /// Starts of this spool so far.
     pub fn epoch(&self) -> u64 {
         self.inner.epoch
-    }
-
-    async fn next_heartbeat(&self) {
-        let mut status = self.inner.status.clone();
-        let full = async {
-            let is_full = status.wait_for(|status| status.level == SpoolLevel::Full).await.is_ok();
-            match is_full {
-                true => tokio::time::sleep(HEARTBEAT_WHEN_FULL).await,
-                false => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = full => {}
-            () = tokio::time::sleep(HEARTBEAT) => {}
-        }
     }
 
     /// Whether a receiver takes the `ehdsi` dialect, in which requests leave evidence.
@@ -336,14 +319,12 @@ impl AuditSink {
     }
 }
 
-/// Writes a heartbeat a minute, one a second while no record is taken, and what the throttle held back, until the process ends.
+/// Writes a heartbeat each minute, and what the throttle held back, until the process ends.
 pub async fn heartbeat(sink: AuditSink) {
     // All deliveries have been started: a receiver that is no longer configured holds nothing back from now on.
     sink.acknowledged();
     loop {
-        sink.next_heartbeat().await;
-        // By now every receiver of the configuration is known: one that is no longer in it holds nothing back.
-        sink.acknowledged();
+        tokio::time::sleep(HEARTBEAT).await;
         let suppressed = sink.inner.throttle.take().map(|(count, since)| {
             let rule = "calls without a valid token or certificate".to_owned();
             Event::Suppressed { rule, count, since }

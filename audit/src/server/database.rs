@@ -108,8 +108,9 @@ impl Sqlite {
     /// SQLite's.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         let db = rusqlite::Connection::open(path).map_err(failed)?;
-        // NORMAL: what a power cut takes from the index is found again in the store at the next start.
-        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;")
+        // NORMAL: what a power cut takes from the index is found again in the store at the next start. The kernel keeps the
+        // file's pages too, so that a large cache of our own (KiB) would hold them twice.
+        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -4096;")
             .map_err(failed)?;
         db.set_prepared_statement_cache_capacity(64);
         Ok(Self { db, limit: None })
@@ -122,7 +123,7 @@ impl Sqlite {
     /// SQLite's.
     pub fn reader(path: &Path, limit: Duration) -> Result<Self, AuditError> {
         let reader = Self::open(path)?;
-        reader.db.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -8192;").map_err(failed)?;
+        reader.db.execute_batch("PRAGMA query_only = ON; PRAGMA cache_size = -512;").map_err(failed)?;
         Ok(Self { limit: Some(limit), ..reader })
     }
 

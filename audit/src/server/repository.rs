@@ -78,6 +78,9 @@ pub fn engines(config: &Config) -> Result<(Box<dyn RecordStore>, Index), AuditEr
     })
 }
 
+/// Records that are kept in memory for somebody who watches and does not read on; one that falls further behind is told so.
+const WATCHED: usize = 64;
+
 impl Repository {
     /// Opens the repository and indexes what the index lacks.
     ///
@@ -88,7 +91,7 @@ impl Repository {
         let site =
             Site { source: config.source.clone(), enterprise_site: config.enterprise_site.clone(), ..Site::default() };
         let key = Key::load(&config.key_file)?;
-        let (kept, _) = broadcast::channel(1024);
+        let (kept, _) = broadcast::channel(WATCHED);
         let (arrivals, refused) = (BTreeMap::new(), BTreeMap::new());
         let access = Access::new(config);
         let mut repository =

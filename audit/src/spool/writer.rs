@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -24,6 +24,8 @@ const HELD: usize = 10_000;
 
 /// Between two checkpoints within a segment, bytes: a start reads so much in some 60 ms.
 const CHECKPOINT: u64 = 16 << 20;
+/// How often a spool that takes nothing looks for room, also when no record comes.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The segment that is written.
 struct Current {
@@ -99,7 +101,8 @@ impl Writer {
         }
         self.report();
         loop {
-            let next = match self.unstored.wait(Instant::now()) {
+            let look = self.current.is_none().then_some(LOOK);
+            let next = match self.unstored.wait(Instant::now()).into_iter().chain(look).min() {
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(wait) => jobs.recv_timeout(wait),
             };
@@ -109,7 +112,11 @@ impl Writer {
                     group.extend(jobs.try_iter().take(GROUP - 1));
                     self.commit(group);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.current.is_none() && self.rotate().is_ok() {
+                        self.commit(Vec::new());
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.unstored.line(Instant::now()).iter().for_each(say);
