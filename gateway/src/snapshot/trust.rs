@@ -78,7 +78,7 @@ impl Trust {
         }
         let ocsp = sources.ocsp_url.as_deref().map(|url| Arc::new(Ocsp::new(url)));
         let crl_needed = peer.crls.is_some() || !sources.crl_urls.is_empty();
-        let revocation = Revocation { crls: Arc::new(crls), crl_needed, grace: sources.grace(), ocsp };
+        let revocation = Revocation { crls: Arc::new(ncp_tls::latest(crls)), crl_needed, grace: sources.grace(), ocsp };
         let of = |anchors: &[X509], purpose, names| {
             Anchors::of(anchors.to_vec(), revocation.clone(), purpose).map(|anchors| Arc::new(anchors.pinned(names)))
         };

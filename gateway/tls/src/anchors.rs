@@ -106,9 +106,7 @@ impl Anchors {
     /// # Errors
     /// What OpenSSL refuses.
     pub fn of(all: Vec<X509>, revocation: Revocation, purpose: Purpose) -> Result<Self, TlsError> {
-        let self_issued = |c: &X509| c.subject_name().try_cmp(c.issuer_name()).is_ok_and(|o| o.is_eq());
-        let (roots, intermediates): (Vec<X509>, Vec<X509>) = all.into_iter().partition(self_issued);
-        let revocation = revocation.of_the_latest();
+        let (roots, intermediates): (Vec<X509>, Vec<X509>) = all.into_iter().partition(crate::roots::is_self_issued);
         let path = store(&roots, None, purpose, false)?;
         // OpenSSL keeps a store's purpose when it verifies an answer's signer, who is no TLS client.
         let responders = Arc::new(store(&roots, None, Purpose::Seal, false)?);

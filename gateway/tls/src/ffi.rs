@@ -1,13 +1,13 @@
 //! What the `openssl` crate does not wrap.
 #![allow(unsafe_code)]
 
-use foreign_types::{ForeignType, ForeignTypeRef};
+use foreign_types::ForeignTypeRef;
 use openssl::asn1::{Asn1GeneralizedTimeRef, Asn1TimeRef};
 use openssl::error::ErrorStack;
 use openssl::nid::Nid;
 use openssl::ssl::SslRef;
 use openssl::x509::store::X509StoreBuilderRef;
-use openssl::x509::{X509Crl, X509CrlRef, X509Ref};
+use openssl::x509::{X509CrlRef, X509Ref};
 
 /// KU_DIGITAL_SIGNATURE of OpenSSL's x509v3.h.
 pub(crate) const DIGITAL_SIGNATURE: u32 = 0x0080;
@@ -38,13 +38,6 @@ const TLS_FEATURE: std::ffi::c_int = 1020;
 pub(crate) fn must_staple(certificate: &X509Ref) -> bool {
     // SAFETY: the pointer is a live X509 for as long as the reference lives; the function only reads it.
     unsafe { openssl_sys::X509_get_ext_by_NID(certificate.as_ptr(), TLS_FEATURE, -1) >= 0 }
-}
-
-/// The same CRL for one more owner.
-pub(crate) fn shared(crl: &X509CrlRef) -> Option<X509Crl> {
-    // SAFETY: the pointer is a live X509_CRL for the call; the reference that is counted here is the one that the result owns
-    // and gives back when it is dropped.
-    unsafe { (openssl_sys::X509_CRL_up_ref(crl.as_ptr()) == 1).then(|| X509Crl::from_ptr(crl.as_ptr())) }
 }
 
 /// The value of the first extension of a kind that a CRL has, DER.

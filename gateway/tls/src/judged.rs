@@ -15,7 +15,7 @@ use tokio::time::{Instant, Sleep};
 use crate::revocation::{now, unix};
 use crate::{Counterpart, TlsError, ssl_error};
 
-/// How often. As long as nothing changed it costs a look at the times of two files.
+/// How often the certificate of an open connection is checked again. Where no file changed, a check reads two file times.
 const EVERY: Duration = Duration::from_secs(10);
 
 /// Where a context keeps who may be at the other end.

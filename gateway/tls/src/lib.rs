@@ -47,7 +47,7 @@ pub use kept::{SenderKnown, Times};
 pub use names::{CertificateName, NameError, Names};
 pub use ocsp::{Ocsp, fetch, staple};
 pub use openssl::ssl::SslAcceptor;
-pub use revocation::{CRL_BYTES, Revocation, accept_crl, parse_crls, read_crls};
+pub use revocation::{CRL_BYTES, Revocation, accept_crl, latest, parse_crls, read_crls};
 pub use roots::{NoPath, no_path, shared_roots};
 pub use served::{ShownCertificate, serve_http, serve_plain, serve_routes};
 pub use shares::{Shares, network};

@@ -43,18 +43,15 @@ impl Revocation {
     pub fn is_configured(&self) -> bool {
         !self.crls.is_empty() || self.crl_needed || self.ocsp.is_some()
     }
+}
 
-    /// Without the CRLs that a later one replaces, such as that of a file beside the one that was fetched since: whose time is
-    /// over ends no verdict that rests on the other, and tells nothing that the other took back.
-    pub(crate) fn of_the_latest(self) -> Self {
-        let is_replaced = |old: &X509Crl| self.crls.iter().any(|new| replaces(new, old));
-        if !self.crls.iter().any(is_replaced) {
-            return self;
-        }
-        let latest = self.crls.iter().filter(|crl| !is_replaced(crl));
-        let crls = latest.filter_map(|crl| crate::ffi::shared(crl)).collect();
-        Self { crls: std::sync::Arc::new(crls), ..self }
-    }
+/// The CRLs without those that a later one replaces, such as the CRL of a file beside the one that was fetched since: an old CRL
+/// must not end a verdict that rests on the newer one, nor revoke what the newer one no longer lists.
+pub fn latest(mut crls: Vec<X509Crl>) -> Vec<X509Crl> {
+    let replaced: Vec<bool> = crls.iter().map(|old| crls.iter().any(|new| replaces(new, old))).collect();
+    let mut replaced = replaced.into_iter();
+    crls.retain(|_| !replaced.next().unwrap_or(false));
+    crls
 }
 
 /// Whether one CRL was issued after another of the same issuer, key and scope (RFC 5280 5.2.1, 5.2.4, 5.2.5), and ends no
@@ -68,12 +65,13 @@ fn replaces(new: &X509CrlRef, old: &X509CrlRef) -> bool {
         && SCOPE.iter().all(|kind| crate::ffi::crl_extension(new, *kind) == crate::ffi::crl_extension(old, *kind))
 }
 
-/// CRLs of a file: PEM, any number, or one in DER.
+/// The [`latest`] CRLs of a file: PEM, any number, or one in DER.
 ///
 /// # Errors
 /// Unreadable, or holding no CRL.
 pub fn read_crls(path: &Path) -> Result<Vec<X509Crl>, TlsError> {
-    parse_crls(&context::read(path)?).map_err(|_| TlsError::NoCertificate(path.display().to_string()))
+    let crls = parse_crls(&context::read(path)?).map_err(|_| TlsError::NoCertificate(path.display().to_string()))?;
+    Ok(latest(crls))
 }
 
 /// CRLs of bytes, as [`read_crls`].

@@ -43,7 +43,7 @@ pub fn no_path(file: &Path) -> Option<NoPath> {
     }
 }
 
-fn is_self_issued(certificate: &X509) -> bool {
+pub(crate) fn is_self_issued(certificate: &X509) -> bool {
     certificate.subject_name().try_cmp(certificate.issuer_name()).is_ok_and(|order| order.is_eq())
 }
 

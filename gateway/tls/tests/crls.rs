@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{Kind, Pair, crl};
-use ncp_tls::{Anchors, Freshness, Purpose, Revocation, TlsError, parse_crls};
+use ncp_tls::{Anchors, Freshness, Purpose, Revocation, TlsError, latest, parse_crls};
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
@@ -32,7 +32,7 @@ impl World {
     fn anchors(&self, of_intermediate: &[Vec<u8>], grace: i64) -> Anchors {
         let of_root = crl(&self.root, (-1, DAY), &[]);
         let all = [of_root, of_intermediate.concat()].concat();
-        let crls = Arc::new(parse_crls(&all).expect("CRLs"));
+        let crls = Arc::new(latest(parse_crls(&all).expect("CRLs")));
         let grace = Duration::from_secs(u64::try_from(grace).expect("fits"));
         let revocation = Revocation { crls, grace, ..Revocation::none() };
         Anchors::load(&self.folder.path().join("anchors.pem"), revocation, Purpose::TlsClient).expect("anchors")
