@@ -485,22 +485,20 @@ pub(crate) async fn keep(dir: &Path, country: &Country, into: &Path) -> Result<u
     let to_us = jiff::Timestamp::now().as_microsecond();
     let mut kept = 0;
     for role in ["initiator", "responder"] {
-        let mut skip = 0;
-        loop {
-            let filter = Filter { role: role.into(), to_us, limit: 1000, skip, ..Filter::default() };
-            let found = search(dir, country.code, filter).await?;
-            for one in &found {
-                let message = one.record.as_ref().map(|r| r.message.as_slice()).unwrap_or_default();
-                std::fs::write(into.join(format!("{kept:06}.xml")), message)?;
-                kept += 1;
-            }
-            skip += 1000;
-            if found.len() < 1000 {
-                break;
-            }
+        let filter = Filter { role: role.into(), to_us, ..Filter::default() };
+        for one in every(dir, country.code, &filter).await? {
+            let message = one.record.map(|record| record.message).unwrap_or_default();
+            std::fs::write(into.join(format!("{kept:06}.xml")), message)?;
+            kept += 1;
         }
     }
     Ok(kept)
+}
+
+/// Every record of a country of the demonstration that a filter finds, each once.
+pub(crate) async fn every(dir: &Path, country: &str, filter: &Filter) -> Result<Vec<Found>, Error> {
+    let page = async |limit, skip| search(dir, country, Filter { limit, skip, ..filter.clone() }).await;
+    Ok(pages::all(usize::MAX, pages::Matching::All, page).await?.records)
 }
 
 /// How many numbered records never came to the repository of a country of the demonstration.

@@ -28,8 +28,6 @@ use crate::{Error, audit};
 const CLIENTS: usize = 4;
 /// Between two queries of one of them.
 const PACE: Duration = Duration::from_millis(5);
-/// Entries of one search.
-const PAGE: u32 = 1000;
 /// Whose documents are asked for.
 pub(crate) const PATIENT: &str = "30857710106^^^&2.16.578.1.12.4.1.4.1&ISO";
 
@@ -189,17 +187,10 @@ impl Asker {
 /// MessageIDs of the queries that the trail has.
 async fn recorded(demo: &Demo, since: jiff::Timestamp) -> Result<BTreeSet<String>, Error> {
     let from_us = since.as_microsecond() - 60_000_000;
+    let filter = Filter { transaction: "ITI-38".into(), from_us, ..Filter::default() };
     let mut out = BTreeSet::new();
-    for page in 0.. {
-        let filter =
-            Filter { transaction: "ITI-38".into(), from_us, limit: PAGE, skip: page * PAGE, ..Filter::default() };
-        let found = audit::search(&demo.dir, "no", filter).await?;
-        for record in found.iter().filter_map(|f| f.record.as_ref()) {
-            out.extend(message_ids(Message::read(&record.message).map_err(|e| e.to_string())?));
-        }
-        if found.len() < PAGE as usize {
-            break;
-        }
+    for record in audit::every(&demo.dir, "no", &filter).await?.into_iter().filter_map(|found| found.record) {
+        out.extend(message_ids(Message::read(&record.message).map_err(|e| e.to_string())?));
     }
     Ok(out)
 }

@@ -1,12 +1,12 @@
 //! `ncp faults`: what runs in one country is killed, stopped, damaged and refused while another asks; every answer that left
 //! must be on the trail in the end.
 
-use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
+use crate::bench_load::unlimited;
 use crate::demo::{Demo, offset, wait_ready};
 use crate::faults_load::Load;
 use crate::{Error, faults_replay, faults_stops};
@@ -16,10 +16,8 @@ const SHORT: u64 = 10;
 
 pub(crate) async fn run(rounds: u64, sources: &Path) -> Result<bool, Error> {
     let dir = tempfile::tempdir()?;
-    let mut demo = Demo::prepare(dir.path().join("demo"), sources)?;
     // One professional asks about one patient, more often than is usual.
-    let mut config = std::fs::OpenOptions::new().append(true).open(demo.dir.join("no/gateway.toml"))?;
-    config.write_all(b"\n[rate]\npatient = 0\nprofessional = 0\npoint_of_care = 0\n")?;
+    let mut demo = unlimited(dir.path(), sources)?;
     demo.start().await?;
     let long = rounds > SHORT;
     let good = [

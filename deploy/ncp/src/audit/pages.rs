@@ -25,8 +25,8 @@ pub(super) enum Matching {
     OneMore,
 }
 
-/// Asks for one page after the other, by its size and by how many come before it. Records that come in meanwhile move the others on, so that one may be seen twice; it is
-/// taken once.
+/// Asks for one page after the other, by its size and by how many come before it. Records that come in meanwhile move the
+/// others on, so that one may be seen twice; it is taken once.
 pub(super) async fn all(
     most: usize,
     matching: Matching,

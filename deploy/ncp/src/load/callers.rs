@@ -43,7 +43,7 @@ fn failed(error: impl std::fmt::Display) -> Ended {
 }
 
 /// An end from an error: a peer that answered with 503 and when to come again is busy.
-fn of_error(error: &Error) -> Ended {
+pub(super) fn of_error(error: &Error) -> Ended {
     if error.downcast_ref::<ToldBusy>().is_some() { Ended::Busy } else { failed(error) }
 }
 

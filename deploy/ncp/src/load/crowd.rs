@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use ncp_ihe::{PatientId, QueryResponse, Status, actions};
-use ncp_tests::neighbour::{Neighbour, ToldBusy, XCA, XCAI};
+use ncp_tests::neighbour::{Neighbour, XCA, XCAI};
 use ncp_tests::pki::{Algorithm, CountryPki, peer_pin};
 use ncp_tests::synth::Study;
 use serde_json::json;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::callers::{professional, study};
+use super::callers::{of_error, professional, study};
 use super::journal::{Ended, percentile};
 use crate::Error;
 use crate::bench_load::unlimited;
@@ -58,7 +58,7 @@ impl Count {
 pub(super) async fn run(dir: &Path, sources: &Path, clinicians: usize) -> Result<bool, Error> {
     let mut demo = unlimited(dir, sources)?;
     twenty().write(&demo.dir.join("no/data/dicom/twenty"))?;
-    let third = third_country(&demo)?;
+    let third = Arc::new(third_country(&demo)?);
     demo.start().await?;
     let patient = PatientId::parse_cx(PATIENT)?;
     let archive = Arc::new(archive(&demo.dir.join("no/data/dicom/twenty"))?);
@@ -71,10 +71,8 @@ pub(super) async fn run(dir: &Path, sources: &Path, clinicians: usize) -> Result
     let request = Arc::new(imaging_request(&listed, entry.home.as_ref().ok_or("no home")?)?);
     let instances = archive.len();
 
-    let mut alone = Vec::new();
-    for _ in 0..CALLS {
-        alone.push(query(&third, &patient).await?);
-    }
+    let alone = apart(&third, &patient, |calls| calls == CALLS).await?;
+    give_way(&demo)?;
     let barrier = Arc::new(Barrier::new(clinicians + NEIGHBOURS + 1));
     let (mut fetching, mut retrieving) = (JoinSet::new(), JoinSet::new());
     for number in 0..clinicians {
@@ -101,13 +99,7 @@ pub(super) async fn run(dir: &Path, sources: &Path, clinicians: usize) -> Result
     let enough = Arc::new(AtomicBool::new(false));
     let beside = {
         let (enough, patient) = (enough.clone(), patient.clone());
-        tokio::spawn(async move {
-            let mut took = Vec::new();
-            while !enough.load(Ordering::Acquire) {
-                took.push(query(&third, &patient).await?);
-            }
-            Ok::<_, Error>(took)
-        })
+        tokio::spawn(async move { apart(&third, &patient, move |_| enough.load(Ordering::Acquire)).await })
     };
     barrier.wait().await;
     let began = Instant::now();
@@ -143,6 +135,21 @@ pub(super) async fn run(dir: &Path, sources: &Path, clinicians: usize) -> Result
     Ok(good)
 }
 
+/// Lets the processes that are other machines in the field (the crowd's clients, the archive, Finland's gateway) give way to
+/// Norway's gateway, so that the times of the third country tell how that gateway shares itself out and not how the two cores
+/// are shared out between machines.
+fn give_way(demo: &Demo) -> Result<(), Error> {
+    let others = [std::process::id(), demo.pid("no", "orthanc")?, demo.pid("fi", "ncp-gateway")?];
+    let mut renice = std::process::Command::new("renice");
+    renice.args(["-n", "15", "-p"]).stdout(std::process::Stdio::null());
+    for process in others {
+        for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+            renice.arg(thread?.file_name());
+        }
+    }
+    ensure(renice.status()?.success(), "renice failed")
+}
+
 /// Another peer of Norway, which only asks.
 fn third_country(demo: &Demo) -> Result<Neighbour, Error> {
     let pki = CountryPki::create_apart(&demo.dir.join("se/pki"), "SE", Algorithm::P256)?;
@@ -154,6 +161,26 @@ fn third_country(demo: &Demo) -> Result<Neighbour, Error> {
     );
     std::fs::write(&config, std::fs::read_to_string(&config)? + &peer)?;
     Neighbour::new(&pki, THIRD, &demo.no.path("anchors.pem"), "127.0.0.1", offset(NORWAY.code) + 443)
+}
+
+/// Queries of the third country until `enough` says so, by their number: how long each took, microseconds. They have a thread
+/// of their own, as this country has a machine of its own, so that the times do not contain those of the crowd's clients.
+async fn apart(
+    third: &Arc<Neighbour>,
+    patient: &PatientId,
+    enough: impl Fn(usize) -> bool + Send + 'static,
+) -> Result<Vec<i64>, Error> {
+    let (third, patient) = (third.clone(), patient.clone());
+    tokio::task::spawn_blocking(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+            let mut took = Vec::new();
+            while !enough(took.len()) {
+                took.push(query(&third, &patient).await?);
+            }
+            Ok(took)
+        })
+    })
+    .await?
 }
 
 /// A query of the third country: how long it took, microseconds.
@@ -184,9 +211,5 @@ async fn retrieve(
         ensure(came == instances, format!("{came} of {instances} instances"))?;
         Ok::<_, Error>(Ended::Whole)
     };
-    match got.await {
-        Ok(ended) => ended,
-        Err(error) if error.downcast_ref::<ToldBusy>().is_some() => Ended::Busy,
-        Err(error) => Ended::Failed(error.to_string()),
-    }
+    got.await.unwrap_or_else(|error| of_error(&error))
 }

@@ -103,14 +103,11 @@ fn table(entries: u64) -> u64 {
     if entries == 0 { 0 } else { (entries * 8 / 7).next_power_of_two() * 81 / 1024 }
 }
 
-/// MiB that a process gains in a minute, by least squares; without the table of its replay entries where `apart`. 0 where
-/// there is nothing to fit.
-pub(crate) fn slope(samples: &[Sample], apart: bool) -> f64 {
+/// MiB that a process gains in a minute, by least squares, without the table of its replay entries. 0 where there is nothing to
+/// fit.
+pub(crate) fn slope(samples: &[Sample]) -> f64 {
     let count = samples.len() as f64;
-    let value = |sample: &Sample| {
-        let own = if apart { table(sample.replay) } else { 0 };
-        (sample.rss_kib as f64 - own as f64) / 1024.0
-    };
+    let value = |sample: &Sample| (sample.rss_kib as f64 - table(sample.replay) as f64) / 1024.0;
     let mean = |of: &dyn Fn(&Sample) -> f64| samples.iter().map(of).sum::<f64>() / count;
     let (at, mib) = (mean(&|sample| sample.at), mean(&value));
     let (mut over, mut under) = (0.0, 0.0);
@@ -132,12 +129,11 @@ mod tests {
     #[test]
     fn growth_is_found_and_replay_entries_are_set_apart() {
         let grows: Vec<Sample> = (0..60).map(|n| sample(f64::from(n) / 4.0, 100_000 + n as u64 * 512, 0)).collect();
-        assert!((slope(&grows, true) - 2.0).abs() < 1e-6, "{}", slope(&grows, true));
+        assert!((slope(&grows) - 2.0).abs() < 1e-6, "{}", slope(&grows));
         let table_alone: Vec<Sample> =
             (0..60).map(|n| sample(f64::from(n), 50_000 + table(n as u64 * 900), n as u64 * 900)).collect();
-        assert!(slope(&table_alone, false) > 0.05);
-        assert!(slope(&table_alone, true).abs() < 1e-9);
-        assert!(slope(&[], true).abs() < f64::EPSILON && slope(&grows[..1], true).abs() < f64::EPSILON);
+        assert!(slope(&table_alone).abs() < 1e-9);
+        assert!(slope(&[]).abs() < f64::EPSILON && slope(&grows[..1]).abs() < f64::EPSILON);
         let page = "# HELP ncp_replay_entries x\n# TYPE ncp_replay_entries gauge\nncp_replay_entries 1234\n";
         assert_eq!(entries(page), 1234);
     }

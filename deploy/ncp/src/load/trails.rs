@@ -14,8 +14,8 @@ use super::journal::{Act, Ended};
 use crate::trail::{facts, message_ids};
 use crate::{Error, audit};
 
-/// Records of one search.
-const PAGE: u32 = 1000;
+/// Records are read by windows of this length, so that the records of one window are held at once.
+const WINDOW_US: i64 = 30_000_000;
 /// How long the last records may take to come.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// EventOutcomeIndicator from which nothing was disclosed.
@@ -134,21 +134,13 @@ async fn disclosures(dir: &Path, country: &str, role: &str, (from, to): (i64, i6
     let mut exchanges = BTreeSet::new();
     let mut begin = from;
     while begin < to {
-        let end = (begin + 30_000_000).min(to);
-        for page in 0.. {
-            let skip = page * PAGE;
-            let filter =
-                Filter { role: role.into(), from_us: begin, to_us: end, limit: PAGE, skip, ..Filter::default() };
-            let found = audit::search(dir, country, filter).await?;
-            for one in &found {
-                let Some(facts) = facts(one).filter(|facts| facts.outcome < SERIOUS) else { continue };
-                // A retrieve of which a part fails has two records.
-                if exchanges.insert(facts.exchange_id.clone()) {
-                    out.push(record(one, &facts.transaction, &facts.user)?);
-                }
-            }
-            if found.len() < PAGE as usize {
-                break;
+        let end = (begin + WINDOW_US).min(to);
+        let filter = Filter { role: role.into(), from_us: begin, to_us: end, ..Filter::default() };
+        for one in &audit::every(dir, country, &filter).await? {
+            let Some(facts) = facts(one).filter(|facts| facts.outcome < SERIOUS) else { continue };
+            // A retrieve of which a part fails has two records.
+            if exchanges.insert(facts.exchange_id.clone()) {
+                out.push(record(one, &facts.transaction, &facts.user)?);
             }
         }
         begin = end;
