@@ -13,14 +13,17 @@ use std::time::Duration;
 use ncp_audit::{Event, PeerFacts};
 use ncp_tls::{Country, FileStamp, Material, file_stamp};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::Instant;
 
 use crate::app::{App, Learned, Snapshot};
 use crate::config::{self, Config, Peer};
 use crate::national::National;
 use crate::policy::consent::{LOOK, Look};
-use crate::smp::{Service, Source};
+use crate::smp::{Known, Service, Source};
 use crate::snapshot::crl_file;
+
+mod fetching;
+
+use fetching::{Failed, Fetching};
 
 /// How often files are looked at.
 const POLL: Duration = Duration::from_secs(2);
@@ -36,9 +39,9 @@ pub async fn watch(app: Arc<App>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     let learned = Learned { services: (**app.services.load()).clone(), ..Learned::default() };
     let config = Arc::new(app.config.clone());
-    let mut watched = Watched { config, learned, due: BTreeMap::new(), old: BTreeSet::new() };
+    let mut watched = Watched { config, learned, fetching: Fetching::new(), old: BTreeSet::new() };
     watched.fetch(&app).await;
-    // What was fetched just now, and what changed while the start read.
+    // What changed while the start read.
     let (mut seen, mut changed) = watched.reload(&app, "start").await;
     loop {
         let asked = tokio::select! {
@@ -92,11 +95,20 @@ pub async fn watch_consent(app: Arc<App>) {
 /// Every file that a snapshot is made of, with its stamp.
 type Files = BTreeMap<PathBuf, FileStamp>;
 
+/// What a fetch brought.
+enum Fetched {
+    /// A CRL lies in its file; whether it is another than the one before.
+    Crl(bool),
+    /// Our own OCSP answer, DER.
+    Staple(Vec<u8>),
+    /// The address of a peer's service.
+    Service((Country, Service), Known),
+}
+
 struct Watched {
     config: Arc<Config>,
     learned: Learned,
-    /// When a source is fetched again.
-    due: BTreeMap<String, Instant>,
+    fetching: Fetching<Fetched>,
     /// Service metadata past their `max_age`, which the snapshot is without.
     old: BTreeSet<(Country, Service)>,
 }
@@ -156,75 +168,24 @@ impl Watched {
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }
 
-    /// Fetches what is due; true when something new came.
-    async fn fetch(&mut self, app: &App) -> bool {
-        let mut new = self.fetch_services(app).await;
-        new |= self.config.seal.next.is_some() && due(&mut self.due, "seal", SEAL);
-        for peer in &self.config.peer {
-            for url in &peer.revocation.crl_urls {
-                if due(&mut self.due, &format!("{} {url}", peer.country), peer.revocation.refresh) {
-                    new |= fetch_crl(peer, url).await;
-                }
-            }
-        }
-        let listener = &self.config.listener;
-        if let Some(url) = &listener.ocsp_url
-            && due(&mut self.due, "staple", STAPLE)
-        {
-            let stapled = match Material::load(&listener.certificate, &listener.key) {
-                Ok(material) => ncp_tls::staple(url, material.chain()).await,
-                Err(error) => Err(error),
-            };
-            match stapled {
-                Ok(answer) => {
+    /// Begins to fetch what is due and takes what has come; true when something new did.
+    async fn fetch(&mut self, app: &Arc<App>) -> bool {
+        self.begin(app);
+        let mut new = self.config.seal.next.is_some() && self.fetching.is_due_again("seal", SEAL);
+        for fetched in self.fetching.ended() {
+            new |= match fetched {
+                Fetched::Crl(is_new) => is_new,
+                Fetched::Staple(answer) => {
                     self.learned.staple = Some(answer);
-                    new = true;
+                    true
                 }
-                Err(error) => tracing::warn!(reason = %error, "no ocsp answer to staple"),
-            }
+                Fetched::Service(key, known) => {
+                    let before = self.learned.services.insert(key, known.clone());
+                    before.is_none_or(|before| before.endpoint != known.endpoint)
+                }
+            };
         }
-        new
-    }
-}
-
-impl Watched {
-    /// Asks the SMP for what is due; true when an address came or grew too old.
-    async fn fetch_services(&mut self, app: &App) -> bool {
-        let Some(section) = self.config.smp.clone() else { return false };
-        let source = match Source::new(&section) {
-            Ok(source) => source,
-            Err(error) => {
-                tracing::error!(reason = %error, "smp not asked");
-                return false;
-            }
-        };
-        let mut new = false;
-        for peer in &self.config.peer {
-            for service in source.services(peer) {
-                let key = (peer.country, service);
-                if !due(&mut self.due, &format!("smp {} {}", peer.country, service.as_str()), source.refresh()) {
-                    continue;
-                }
-                let fetched = source.fetch(peer, service, &app.verifier).await;
-                let facts = PeerFacts { endpoint: section.url.clone(), ..PeerFacts::default() };
-                let event = match fetched {
-                    Ok(known) => {
-                        let before = self.learned.services.insert(key, known.clone());
-                        new |= before.is_none_or(|before| before.endpoint != known.endpoint);
-                        Event::SmpQueried { peer: facts, query: source.query(peer, service) }
-                    }
-                    Err(error) => {
-                        tracing::warn!(country = %peer.country, service = service.as_str(), reason = %error,
-                            "service metadata not taken, the last good copy stays");
-                        app.metrics.smp_failures.inc();
-                        Event::SecurityAlert { rule: format!("smp: {error}"), peer: facts }
-                    }
-                };
-                if let Err(error) = app.audit.event(&event, "").await {
-                    tracing::error!(reason = %error, "smp query not recorded");
-                }
-            }
-        }
+        let Some(section) = &self.config.smp else { return new };
         let services = &self.learned.services;
         let old = services.iter().filter(|(_, known)| known.age() > section.max_age).map(|(key, _)| *key).collect();
         new |= old != self.old;
@@ -232,20 +193,85 @@ impl Watched {
         app.services.store(Arc::new(services.clone()));
         new
     }
-}
 
-fn due(all: &mut BTreeMap<String, Instant>, what: &str, every: Duration) -> bool {
-    let now = Instant::now();
-    if all.get(what).is_some_and(|at| *at > now) {
-        return false;
+    fn begin(&mut self, app: &Arc<App>) {
+        let config = self.config.clone();
+        for peer in &config.peer {
+            for url in &peer.revocation.crl_urls {
+                let fetch = || {
+                    let (peer, url) = (peer.clone(), url.clone());
+                    async move { fetch_crl(&peer, &url).await.map(Fetched::Crl) }
+                };
+                self.fetching.begin(format!("{} {url}", peer.country), peer.revocation.refresh, fetch);
+            }
+        }
+        let listener = &config.listener;
+        if let Some(url) = listener.ocsp_url.clone() {
+            let (certificate, key) = (listener.certificate.clone(), listener.key.clone());
+            let fetch = || async move {
+                let stapled = match Material::load(&certificate, &key) {
+                    Ok(material) => ncp_tls::staple(&url, material.chain()).await,
+                    Err(error) => Err(error),
+                };
+                stapled.map(Fetched::Staple).map_err(|error| {
+                    tracing::warn!(reason = %error, "no ocsp answer to staple");
+                    Failed
+                })
+            };
+            self.fetching.begin("staple".into(), STAPLE, fetch);
+        }
+        self.begin_services(app);
     }
-    all.insert(what.to_owned(), now + every.max(Duration::from_secs(1)));
-    true
+
+    /// Asks the SMP for what is due.
+    fn begin_services(&mut self, app: &Arc<App>) {
+        let config = self.config.clone();
+        let Some(section) = &config.smp else { return };
+        let source = match Source::new(section) {
+            Ok(source) => Arc::new(source),
+            Err(error) => {
+                tracing::error!(reason = %error, "smp not asked");
+                return;
+            }
+        };
+        for peer in &config.peer {
+            for service in source.services(peer) {
+                let what = format!("smp {} {}", peer.country, service.as_str());
+                let fetch = || fetch_service(app.clone(), source.clone(), peer.clone(), service, section.url.clone());
+                self.fetching.begin(what, source.refresh(), fetch);
+            }
+        }
+    }
 }
 
-/// Fetches one CRL; the last good one stays when this fails.
-async fn fetch_crl(peer: &Peer, url: &str) -> bool {
-    let Some(file) = crl_file(peer, url) else { return false };
+/// Asks the SMP for the address of one service, and records that it was asked.
+async fn fetch_service(
+    app: Arc<App>,
+    source: Arc<Source>,
+    peer: Peer,
+    service: Service,
+    url: String,
+) -> Result<Fetched, Failed> {
+    let fetched = source.fetch(&peer, service, &app.verifier).await;
+    let facts = PeerFacts { endpoint: url, ..PeerFacts::default() };
+    let event = match &fetched {
+        Ok(_) => Event::SmpQueried { peer: facts, query: source.query(&peer, service) },
+        Err(error) => {
+            tracing::warn!(country = %peer.country, service = service.as_str(), reason = %error,
+                "service metadata not taken, the last good copy stays");
+            app.metrics.smp_failures.inc();
+            Event::SecurityAlert { rule: format!("smp: {error}"), peer: facts }
+        }
+    };
+    if let Err(error) = app.audit.event(&event, "").await {
+        tracing::error!(reason = %error, "smp query not recorded");
+    }
+    fetched.map(|known| Fetched::Service((peer.country, service), known)).map_err(|_| Failed)
+}
+
+/// Fetches one CRL; the last good one stays when this fails. True when it is another than that.
+async fn fetch_crl(peer: &Peer, url: &str) -> Result<bool, Failed> {
+    let Some(file) = crl_file(peer, url) else { return Ok(false) };
     let taken = async {
         let bytes = ncp_tls::fetch(url, None, ncp_tls::CRL_BYTES, CRL_TIMEOUT).await?;
         let held = ncp_tls::read_crls(&file).ok().and_then(|all| all.into_iter().next());
@@ -261,13 +287,10 @@ async fn fetch_crl(peer: &Peer, url: &str) -> bool {
         std::fs::rename(&fresh, &file)?;
         Ok::<_, ncp_tls::TlsError>(true)
     };
-    match taken.await {
-        Ok(new) => new,
-        Err(error) => {
-            tracing::warn!(country = %peer.country, reason = %error, "crl not fetched, the last good one stays");
-            false
-        }
-    }
+    taken.await.map_err(|error| {
+        tracing::warn!(country = %peer.country, reason = %error, "crl not fetched, the last good one stays");
+        Failed
+    })
 }
 
 fn authorities(peer: &Peer) -> Result<Vec<openssl::x509::X509>, ncp_tls::TlsError> {
