@@ -119,7 +119,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn sk_06_a_permit_is_waited_for_and_not_for_ever() {
         let short = Capacity { patience: Duration::from_millis(20), ..Capacity::new(1, 1, 1) };
         let _taken = short.enter(&Known("a", 1)).await.expect("a permit");
@@ -132,6 +132,7 @@ mod tests {
             async move { long.enter(&Known("b", 2)).await.is_some() }
         });
         tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(599)).await;
         drop(first);
         assert!(waits.await.expect("ends"));
     }

@@ -78,6 +78,18 @@ impl Circuit {
         matches!(self.state, State::Open { is_unreachable: true, .. })
     }
 
+    /// Whether no call is made.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
+    /// Nothing is there that could answer: what opened the circuit was no fault of one exchange.
+    pub(crate) fn missed(&mut self) {
+        if let State::Open { is_unreachable, .. } = &mut self.state {
+            *is_unreachable = true;
+        }
+    }
+
     /// There is a way again: calls are made. The next failure opens the circuit again.
     pub(crate) fn reached(&mut self) {
         if self.is_unreachable() {

@@ -154,7 +154,8 @@ pub struct Limits {
     /// Time for a peer's answer to ITI-38.
     #[serde(deserialize_with = "duration")]
     pub query: Duration,
-    /// Time until the first byte of a peer's answer to ITI-39 or RAD-75.
+    /// Time until the first byte of a peer's answer to ITI-39 or RAD-75, and until the receiver of an answer that we post has
+    /// confirmed it.
     #[serde(deserialize_with = "duration")]
     pub first_byte: Duration,
     /// Exchanges carried at once, all peers together.
@@ -164,8 +165,9 @@ pub struct Limits {
     pub peer_share_percent: u8,
     /// Failures in a row after which a country is not asked for a while.
     pub circuit_failures: u32,
-    /// How long a circuit stays open at first. The pause doubles after each call that fails then, up to 15 s; a country that
-    /// could not be reached is looked for every second besides.
+    /// How long a circuit stays open at first. The pause doubles after each call that fails then, up to 15 s. A country that
+    /// takes no calls is looked for meanwhile: each second for two minutes, then every 15 s, and not after five minutes
+    /// without a call.
     #[serde(deserialize_with = "duration")]
     pub circuit_pause: Duration,
     /// Time for the TLS handshake and for the headers.

@@ -125,13 +125,17 @@ pub(crate) fn unread(status: StatusCode) -> Reply {
 
 /// What a listener of systems carries at once: all of them together, and each system or country.
 pub(crate) fn capacity(limits: &Limits) -> Capacity {
-    let share = limits.concurrency * usize::from(limits.peer_share_percent) / 100;
-    Capacity::new(limits.concurrency, share, limits.concurrency)
+    shared(limits.concurrency, limits)
 }
 
-/// Answers that are posted, half as many again: a receiver that stalls holds nothing of what is answered on its connection.
+/// Permits for answers that are posted to other countries: half of `limits.concurrency`, apart from those of the listener, so that
+/// a receiver that stalls takes none from requests that are answered on their own connection.
 pub(crate) fn reply_capacity(limits: &Limits) -> Capacity {
-    capacity(&Limits { concurrency: limits.concurrency.div_ceil(2), ..limits.clone() })
+    shared(limits.concurrency.div_ceil(2), limits)
+}
+
+fn shared(most: usize, limits: &Limits) -> Capacity {
+    Capacity::new(most, most * usize::from(limits.peer_share_percent) / 100, most)
 }
 
 /// Accepts peers until the drain begins.

@@ -212,7 +212,9 @@ impl GatewayError {
             Self::Policy(PolicyError::Failed(_)) => Self::Busy.row().serious(Some(Alert::Security)),
             Self::National(error) => national_row(error),
             Self::Peer(PeerError::Mismatch | PeerError::Withheld(_)) => failed().serious(Some(Alert::Security)),
-            Self::Peer(PeerError::Busy | PeerError::NoMemory | PeerError::Later(_)) => Self::Busy.row(),
+            Self::Peer(PeerError::Busy | PeerError::NoMemory | PeerError::Later(_) | PeerError::Http(429 | 503)) => {
+                Self::Busy.row()
+            }
             Self::Peer(error @ (PeerError::Http(_) | PeerError::Fault)) if !error.is_of_the_way() => {
                 unavailable("the community answered with an error")
             }
@@ -286,10 +288,10 @@ impl GatewayError {
         match self {
             Self::National(NationalError::Busy(after)) => *after,
             Self::Peer(PeerError::Later(after) | PeerError::Open(after)) => Some(*after),
-            Self::Peer(PeerError::NoMemory) => Some(retry_after::OWN),
-            Self::Peer(PeerError::Busy) | Self::Busy | Self::Replay(ReplayError::Full | ReplayError::Unreachable) => {
-                Some(AGAIN)
-            }
+            Self::Peer(PeerError::Http(429 | 503)) => Some(retry_after::UNSAID),
+            Self::Peer(PeerError::Busy | PeerError::NoMemory)
+            | Self::Busy
+            | Self::Replay(ReplayError::Full | ReplayError::Unreachable) => Some(AGAIN),
             _ => None,
         }
     }

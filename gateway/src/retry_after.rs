@@ -9,8 +9,6 @@ pub(crate) use ncp_tls::retry_after::{read, seconds};
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// When somebody busy is asked again who does not say when.
 pub(crate) const UNSAID: Duration = Duration::from_secs(30);
-/// When we can be asked again who have no memory for a message now.
-pub(crate) const OWN: Duration = Duration::from_secs(5);
 const BUSY: &str = "busy, try again in ";
 
 /// The time that a refusal for overload says (RFC 6585 4, RFC 9110 15.6.4).

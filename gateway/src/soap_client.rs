@@ -1,6 +1,7 @@
 //! One SOAP message over mutual TLS and the root of its answer: towards other countries and towards national systems.
 
 use std::error::Error;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -218,16 +219,25 @@ impl SoapCall<'_> {
             idle: self.patience,
             ..MessageLimits::default()
         };
-        let work = async {
+        let waits = waiting.is_some();
+        let answered = async {
             let response = route.request(request).await.map_err(|e| unreachable(&e))?;
-            match (read_answer(response, limits, self.listed, ANSWERS.charge(self.of)).await?, waiting) {
-                (Some(answered), _) => Ok(answered),
-                (None, Some(waiting)) => {
-                    let Arrived { envelope, parts, taken } = waiting.arrived().await?;
-                    Ok(Answer { server: String::new(), envelope, listed: Listed::default(), parts, taken: Some(taken) })
-                }
-                (None, None) => Err(CallError::Malformed("no message")),
-            }
+            read_answer(response, waits, limits, self.listed, ANSWERS.charge(self.of)).await
+        };
+        let work = async {
+            let Some(waiting) = waiting else { return answered.await?.ok_or(CallError::Malformed("no message")) };
+            let mut arrived = pin!(waiting.arrived());
+            // The other side may end its acknowledgement only when we have taken its answer.
+            let arrived = tokio::select! {
+                biased;
+                answered = answered => match answered? {
+                    Some(answered) => return Ok(answered),
+                    None => arrived.await,
+                },
+                arrived = &mut arrived => arrived,
+            };
+            let Arrived { envelope, parts, taken } = arrived?;
+            Ok(Answer { server: String::new(), envelope, listed: Listed::default(), parts, taken: Some(taken) })
         };
         let answered = tokio::time::timeout(self.patience, work).await;
         let Answer { server, envelope, listed, mut parts, taken } = answered.map_err(|_| CallError::Timeout)??;
@@ -261,9 +271,12 @@ struct Answer<B> {
     taken: Option<oneshot::Sender<()>>,
 }
 
-/// Reads an answer to its root. `None`: the message was taken, and is answered elsewhere (WS-Addressing SOAP Binding 5).
+/// Reads an answer to its root. `None`: the message was taken, and is answered elsewhere (WS-Addressing SOAP Binding 5), for which
+/// the caller `waits`. Such an acknowledgement is a 202, or any success without octets or with a text that is no message (RFC
+/// 9110 15.3.3: what a 202 carries describes its status).
 async fn read_answer<B>(
     response: Response<B>,
+    waits: bool,
     limits: MessageLimits,
     most: Option<usize>,
     charge: Charge,
@@ -286,7 +299,10 @@ where
         return Err(CallError::Later(after));
     }
     // What was taken says nothing, or has an empty Body; some write the answer itself.
-    let is_taken = head.status == StatusCode::ACCEPTED;
+    let is_taken = head.status == StatusCode::ACCEPTED || (waits && head.status.is_success());
+    if is_taken && !may_be_message(&head.headers) {
+        return Ok(None);
+    }
     let body = match is_taken {
         true => Begun::of(body).await.map_err(|_| CallError::BrokeOff)?,
         false => Some(Begun::from(body)),
@@ -317,6 +333,15 @@ where
     } else {
         Ok(Some(Answer { server, envelope, listed, parts, taken: None }))
     }
+}
+
+/// Whether the media type is one of SOAP or a package, or is left out.
+fn may_be_message(headers: &http::HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return true };
+    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    ["application/soap+xml", "multipart/", "text/xml", "application/xml"]
+        .iter()
+        .any(|known| text.trim_start().starts_with(known))
 }
 
 /// The innermost reason that is ours; hyper's own texts stay out. An answer whose head cannot be read is no lost connection.
@@ -361,6 +386,7 @@ pub fn code_only(code: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::StreamBody;
     use ncp_soap::OutPart;
     use ncp_xml::InFlight;
 
@@ -385,14 +411,15 @@ mod tests {
     async fn read(reply: Reply) -> Result<Option<Answer<crate::listener::ReplyBody>>, CallError> {
         static BUDGET: InFlight = InFlight::new(384 << 10, 100);
         let most = reply.headers().contains_key("listing").then_some(10);
-        read_answer(reply, LIMITS, most, BUDGET.charge("SE")).await
+        let waits = reply.headers().contains_key("elsewhere");
+        read_answer(reply, waits, LIMITS, most, BUDGET.charge("SE")).await
     }
 
     /// SK-06: a gateway without memory for our request says so in a fault under 503, which is no error of it.
     #[tokio::test]
     async fn sk_06_a_fault_under_503_is_told_as_busy() {
         let busy = wire::fault(&GatewayError::Soap(SoapError::Busy), wire::Back::default(), "r");
-        assert!(matches!(read(busy).await, Err(CallError::Later(after)) if after == retry_after::OWN));
+        assert!(matches!(read(busy).await, Err(CallError::Later(after)) if after == crate::admission::AGAIN));
         let refused = wire::fault(&GatewayError::Soap(SoapError::Action), wire::Back::default(), "r");
         let read = read(refused).await.expect("a fault").expect("an answer");
         assert!(Fault::read(&read.envelope.body).is_some());
@@ -420,6 +447,22 @@ mod tests {
             }
         }
         assert!(matches!(read(under(200, envelope(""))).await, Err(CallError::Unreadable(_))));
+        for (status, elsewhere, is_taken) in
+            [(202, false, true), (202, true, true), (200, true, true), (200, false, false)]
+        {
+            let mut reply = under(status, "Accepted");
+            reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            // No length: the body has zero octets, and says so at its end.
+            let mut chunked =
+                Response::new(crate::listener::ReplyBody::new(StreamBody::new(futures_util::stream::empty())));
+            *chunked.status_mut() = reply.status();
+            for mut reply in [reply, chunked] {
+                if elsewhere {
+                    reply.headers_mut().insert("elsewhere", HeaderValue::from_static("1"));
+                }
+                assert_eq!(matches!(read(reply).await, Ok(None)), is_taken, "{status} {elsewhere}");
+            }
+        }
 
         let data = Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(b"image"))]));
         let part = OutPart { content_id: "1@se".into(), media_type: "application/dicom".into(), data };

@@ -355,7 +355,9 @@ fn wi_04_anchors_that_alone_give_no_path_are_pointed_out() {
 /// one thread for all exchanges.
 #[tokio::test]
 async fn sk_08_no_exchange_waits_for_a_reload() {
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    use std::io::Write;
+
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, openat};
 
     let dir = tempfile::tempdir().expect("a folder");
     let file = with_finland(dir.path(), |text| text);
@@ -365,17 +367,26 @@ async fn sk_08_no_exchange_waits_for_a_reload() {
     std::fs::remove_file(&file).expect("removes");
     mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
     let (served, serving) = std::sync::mpsc::channel();
+    let (tell, read) = tokio::sync::oneshot::channel();
     let disk = std::thread::spawn(move || {
-        let served = serving.recv_timeout(std::time::Duration::from_secs(60)).is_ok();
-        std::fs::write(&file, text).expect("is read");
+        let mut pipe = loop {
+            // A pipe can be opened so once somebody reads it.
+            match openat(CWD, &file, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()) {
+                Ok(pipe) => break std::fs::File::from(pipe),
+                Err(_) => std::thread::sleep(std::time::Duration::from_millis(5)),
+            }
+        };
+        // The test waits for it, or has failed.
+        let _ = tell.send(());
+        let served = serving.recv_timeout(std::time::Duration::from_secs(10)).is_ok();
+        pipe.write_all(text.as_bytes()).expect("is read");
         served
     });
     let before = app.snapshot.load().generation;
     let watching = tokio::spawn(ncp_gateway::reload::watch(app.clone()));
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
-    served.send(()).expect("waits");
+    read.await.expect("the reload reads");
+    // Fails where the disk waited for nobody.
+    let _ = served.send(());
     while app.snapshot.load().generation == before {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }

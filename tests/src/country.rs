@@ -55,7 +55,7 @@ pub enum Reaction {
     Late(Duration, Box<Reaction>),
     /// Takes the message and posts the answer to its ReplyTo (WS-Addressing asynchronous exchange).
     Elsewhere(Box<Reaction>),
-    /// The same, taken by a 202 with this body: none is an empty one in chunks.
+    /// The same, taken by a 202 with this body: none is an empty one in chunks, which ends when the answer was taken.
     Acknowledged(Option<Recorded>, Box<Reaction>),
     /// The bytes of an answer of another system.
     Recorded(Recorded),
@@ -159,13 +159,17 @@ async fn serve(request: Request<Incoming>, seen: &Mutex<Vec<Asked>>, react: &Rea
                     status(StatusCode::ACCEPTED)
                 }
                 Reaction::Acknowledged(with, then) => {
+                    let id = asked.message_id.clone();
+                    let posted = tokio::spawn(post(*then, asked, http));
                     let mut taken = match with {
-                        Some(recorded) => reply(Reaction::Recorded(recorded), asked.message_id.as_deref()).await,
+                        Some(recorded) => reply(Reaction::Recorded(recorded), id.as_deref()).await,
                         // A stream has no length, so that its zero octets are framed by chunks.
-                        None => Response::new(BodyExt::boxed_unsync(StreamBody::new(futures_util::stream::empty()))),
+                        None => {
+                            let end = futures_util::stream::once(posted).filter_map(async |_| None);
+                            Response::new(BodyExt::boxed_unsync(StreamBody::new(Box::pin(end))))
+                        }
                     };
                     *taken.status_mut() = StatusCode::ACCEPTED;
-                    tokio::spawn(post(*then, asked, http));
                     taken
                 }
                 now => reply(now, asked.message_id.as_deref()).await,

@@ -216,7 +216,8 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
         }
         // Of us, not of the country, which answered.
         GatewayError::Peer(PeerError::NoMemory) => Problem::Busy.row(),
-        GatewayError::Peer(PeerError::Later(_)) => (
+        // A 429 or 503 that says no time is told as busy too (RFC 6585 4, RFC 9110 15.6.4).
+        GatewayError::Peer(PeerError::Later(_) | PeerError::Http(429 | 503)) => (
             S::SERVICE_UNAVAILABLE,
             "transient",
             "country-busy",
@@ -227,7 +228,7 @@ fn country_row(name: &str, error: &GatewayError) -> (StatusCode, &'static str, &
                 format!("{name} could not be reached a moment ago and was not tried; again in {}.", again(error));
             (S::SERVICE_UNAVAILABLE, "transient", "country-not-tried", text)
         }
-        GatewayError::Peer(PeerError::Http(status)) if !matches!(status, 502..=504) => {
+        GatewayError::Peer(error @ PeerError::Http(status)) if !error.opens_a_circuit() => {
             let text = format!("{name} answered with an error (HTTP {status}).");
             (S::BAD_GATEWAY, "exception", "country-error", text)
         }

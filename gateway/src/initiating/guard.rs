@@ -27,10 +27,11 @@ use crate::telemetry::{Metrics, PeerLabels};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often a country that could not be reached is looked for.
 const LOOK: Duration = Duration::from_secs(1);
-/// For so long; after it the country is looked for seldom: each look is a connection, and a line in the country's log.
+/// How long a country is looked for every second; each look is a connection, and a line in the country's log.
 const OFTEN: Duration = Duration::from_secs(120);
+/// How often it is looked for after that.
 const SELDOM: Duration = Duration::from_secs(15);
-/// A country that nobody has asked for so long is not looked for.
+/// A country that nobody has asked for this long is not looked for.
 const WANTED: Duration = Duration::from_secs(300);
 
 /// The guards of all countries.
@@ -74,16 +75,16 @@ impl Lane {
         Self { permits, waiting, circuits: BTreeMap::new(), sought: None }
     }
 
-    fn is_unreachable(&self, transaction: TransactionName) -> bool {
-        self.circuits.get(&transaction).is_some_and(Circuit::is_unreachable)
+    fn is_open(&self, transaction: TransactionName) -> bool {
+        self.circuits.get(&transaction).is_some_and(Circuit::is_open)
     }
 
-    /// How long no call may be made: where no way was found, until the next look has ended.
+    /// How long no call may be made: where no way was found, or none looked for yet, until the next look has ended.
     fn closed_for(&mut self, transaction: TransactionName, look: Duration) -> Option<Duration> {
         let now = Instant::now();
         let closed_for = self.circuits.get(&transaction)?.closed_for(now);
-        let is_unreachable = self.is_unreachable(transaction);
-        let sought = self.sought.as_mut().filter(|sought| is_unreachable && sought.ways.contains_key(&transaction));
+        let is_open = self.is_open(transaction);
+        let sought = self.sought.as_mut().filter(|sought| is_open && sought.ways.contains_key(&transaction));
         let Some(sought) = sought else { return closed_for };
         sought.asked = now;
         let until_found = sought.pause(look, now).unwrap_or(look) + look;
@@ -167,8 +168,9 @@ impl Guards {
         }
     }
 
-    /// Looks for a country that could not be reached, by the transactions that did not reach it, until `look` finds it or
-    /// nobody wants it any more. One task for each country.
+    /// Looks for a country whose circuit is open, by the transactions that had no answer, until `look` finds it or nobody wants
+    /// it any more. One task for each country. A country that was missing at a look is asked as soon as it is found; one
+    /// that is there at the first look fails behind its gateway, and the pause of its circuit holds.
     pub(super) fn seek<Looking>(
         self: &Arc<Self>,
         country: Country,
@@ -179,7 +181,7 @@ impl Guards {
     {
         {
             let mut lanes = self.lanes();
-            let Some(lane) = lanes.get_mut(&country).filter(|lane| lane.is_unreachable(transaction)) else { return };
+            let Some(lane) = lanes.get_mut(&country).filter(|lane| lane.is_open(transaction)) else { return };
             let now = Instant::now();
             let is_sought = lane.sought.is_some();
             let sought = lane.sought.get_or_insert_with(|| Sought { ways: BTreeMap::new(), since: now, asked: now });
@@ -205,7 +207,7 @@ impl Guards {
         let mut lanes = self.lanes();
         let lane = lanes.get_mut(&country)?;
         let mut sought = lane.sought.take()?;
-        sought.ways.retain(|transaction, _| lane.is_unreachable(*transaction));
+        sought.ways.retain(|transaction, _| lane.is_open(*transaction));
         let pause = sought.pause(self.look, Instant::now()).filter(|_| !sought.ways.is_empty())?;
         let next = (sought.ways.keys().copied().collect(), pause);
         lane.sought = Some(sought);
@@ -225,8 +227,10 @@ impl Guards {
                 }
             }
         }
-        if matches!(found, Found::There) {
-            self.changed(country, transaction, Circuit::reached);
+        match found {
+            Found::There => self.changed(country, transaction, Circuit::reached),
+            Found::NotYet | Found::NobodyBehind => self.changed(country, transaction, Circuit::missed),
+            Found::NoLonger => {}
         }
     }
 }
@@ -375,10 +379,15 @@ mod tests {
         assert!(asks().await.is_ok(), "not one alone");
     }
 
-    /// A country whose circuits opened for these transactions, since it could not be reached, and which is looked for: each
-    /// look is told, and finds what `found` says.
+    fn unreachable() -> PeerError {
+        PeerError::Unreachable("gone".into())
+    }
+
+    /// A country whose circuits opened for these transactions by an error, and which is looked for: each look is told, and
+    /// finds what `found` says.
     async fn away(
         transactions: &[TransactionName],
+        error: fn() -> PeerError,
         found: &watch::Receiver<Found>,
     ) -> (Arc<Guards>, Country, mpsc::UnboundedReceiver<Vec<TransactionName>>) {
         let (guards, country) = guards(PATIENCE);
@@ -389,7 +398,7 @@ mod tests {
         for transaction in transactions {
             for _ in 0..2 {
                 let pass = guards.enter(country, *transaction).await.expect("is tried");
-                drop(pass.answered::<()>(&Err(PeerError::Unreachable("gone".into()))));
+                drop(pass.answered::<()>(&Err(error())));
             }
             let (looks, found) = (looks.clone(), found.clone());
             guards.seek(country, *transaction, move |sought| {
@@ -406,17 +415,32 @@ mod tests {
     /// is.
     #[tokio::test]
     async fn sk_03_no_call_probes_a_country_that_is_looked_for() {
-        let (tell, found) = watch::channel(Found::NotYet);
-        let (guards, country, mut looks) = away(&[TransactionName::Iti55], &found).await;
-        let asks = async || guards.enter(country, TransactionName::Iti55).await;
-        for _ in 0..20 {
-            assert!(matches!(asks().await, Err(PeerError::Open(after)) if !after.is_zero()));
-            looks.recv().await.expect("goes on");
+        for error in [unreachable, || PeerError::Timeout, || PeerError::Http(502)] {
+            let (tell, found) = watch::channel(Found::NotYet);
+            let (guards, country, mut looks) = away(&[TransactionName::Iti55], error, &found).await;
+            let asks = async || guards.enter(country, TransactionName::Iti55).await;
+            for _ in 0..20 {
+                assert!(matches!(asks().await, Err(PeerError::Open(after)) if !after.is_zero()), "{}", error());
+                looks.recv().await.expect("goes on");
+            }
+            tell.send_replace(Found::There);
+            while looks.recv().await.is_some() {}
+            let all = [asks().await, asks().await];
+            assert!(all.iter().all(Result::is_ok), "{}: not one alone", error());
         }
-        tell.send_replace(Found::There);
+    }
+
+    /// SK-03: a country that does not answer in time although its gateway is there at the first look fails behind it: its
+    /// circuit probes by one call, as before.
+    #[tokio::test]
+    async fn sk_03_a_country_that_fails_behind_its_gateway_is_probed_by_one_call() {
+        let (_tell, found) = watch::channel(Found::There);
+        let timeout = || PeerError::Timeout;
+        let (guards, country, mut looks) = away(&[TransactionName::Iti55], timeout, &found).await;
         while looks.recv().await.is_some() {}
-        let all = [asks().await, asks().await];
-        assert!(all.iter().all(Result::is_ok), "not one alone");
+        let asks = async || guards.enter(country, TransactionName::Iti55).await;
+        let _probe = asks().await.expect("the pause is over");
+        assert!(asks().await.is_err(), "one alone");
     }
 
     /// SK-03: where somebody says that nobody is behind him, calls probe as for a country that failed: a look that is never
@@ -424,7 +448,7 @@ mod tests {
     #[tokio::test]
     async fn sk_03_a_call_probes_a_country_whose_way_is_there() {
         let (_tell, found) = watch::channel(Found::NobodyBehind);
-        let (guards, country, mut looks) = away(&[TransactionName::Iti55], &found).await;
+        let (guards, country, mut looks) = away(&[TransactionName::Iti55], unreachable, &found).await;
         let asks = async || guards.enter(country, TransactionName::Iti55).await;
         assert!(asks().await.is_err(), "nothing was found yet");
         for _ in 0..2 {
@@ -441,7 +465,7 @@ mod tests {
     async fn sk_03_a_country_is_looked_for_once_and_not_for_ever() {
         let (_tell, found) = watch::channel(Found::NotYet);
         let both = [TransactionName::Iti55, TransactionName::Rad75];
-        let (_guards, _country, mut looks) = away(&both, &found).await;
+        let (_guards, _country, mut looks) = away(&both, unreachable, &found).await;
         for _ in 0..3 {
             assert_eq!(looks.recv().await.expect("goes on"), both);
         }

@@ -220,7 +220,7 @@ impl Call {
         };
         self.app.metrics.exchange(labels, began.elapsed());
         let place = pass.answered(&answer);
-        if matches!(answer, Err(PeerError::Unreachable(_))) {
+        if answer.as_ref().is_err_and(PeerError::opens_a_circuit) {
             self.seek(transaction);
         }
         let PeerAnswer { body, listed, parts, taken } = answer?;

@@ -225,10 +225,9 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
     Ok(call.send(route).await?)
 }
 
-/// What an answer without a message says. Some gateways answer HEAD with 500 or 501 (Axis2, CXF); 502, 503 and 504 are
-/// of somebody before a gateway that is not there (RFC 9110 15.6).
+/// What the status of an answer without a message says. Some gateways answer HEAD with 500 or 501 (Axis2, CXF).
 fn told_by(status: u16) -> Found {
-    if matches!(status, 502..=504) { Found::NobodyBehind } else { Found::There }
+    if PeerError::Http(status).opens_a_circuit() { Found::NobodyBehind } else { Found::There }
 }
 
 /// Whether a country's gateway answers at all. Nothing is asked: what it says to a request without a message does not matter,

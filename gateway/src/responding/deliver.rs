@@ -24,43 +24,37 @@ use crate::{retry_after, soap_client};
 /// A whole answer, images included.
 pub(super) const WHOLE: Duration = Duration::from_secs(30 * 60);
 
-/// Pauses before the answer is posted again to a receiver that cannot be connected to, milliseconds: a restart.
+/// Pauses before the answer is posted again to a receiver that cannot be reached, milliseconds: a restart.
 const PAUSES_MS: [u64; 5] = [250, 500, 1000, 2000, 4000];
 /// How long one that is busy is waited for, each time.
 const BUSY: Duration = Duration::from_secs(6);
 
-/// Posts a reply. Its body is read as fast as the peer takes it. A receiver that cannot be connected to is tried again, as
-/// long as nothing of the reply has left; one that is busy and says for how short a time, as long as all of it is there. One
-/// that takes too little, or has all and does not say so in time, is let go.
+/// Posts a reply. Its body is read as fast as the peer takes it. A receiver that cannot be reached, whose connection breaks before
+/// it has answered, or that is busy for a short time, gets it again, as long as all of the reply is there. One that takes too
+/// little, or has all and does not say so in time, is let go.
 ///
 /// # Errors
 /// The way to the peer, or a status other than success.
 pub(super) async fn deliver(exchange: &Exchange, address: &str, reply: Reply) -> Result<(), PeerError> {
     let (parts, body) = reply.into_parts();
     let content_type = parts.headers.get(header::CONTENT_TYPE).ok_or(PeerError::Malformed("reply"))?;
-    let sending = Sending { body: Repeatable::new(body), has_begun: false, turn: 0, way: None };
+    let sending = Sending { body: Repeatable::new(body), turn: 0, way: None };
     let mut lent = Lent { sending: Arc::new(Mutex::new(sending)), turn: 0 };
     let work = async {
         let mut pauses = PAUSES_MS.into_iter();
         loop {
-            let error = match post(exchange, address, content_type, lent.clone()).await? {
+            let (error, after) = match post(exchange, address, content_type, lent.clone()).await? {
                 Ok(answer) if answer.status().is_success() => return Ok(()),
-                Ok(answer) => {
-                    let after = retry_after::of_overload(answer.status(), answer.headers());
-                    let after = after.ok_or(PeerError::Http(answer.status().as_u16()))?;
-                    if after > BUSY || pauses.next().is_none() || !lent.begin_again() {
-                        return Err(PeerError::Later(after));
-                    }
-                    tokio::time::sleep(after).await;
-                    continue;
-                }
-                Err(error) => error,
+                Ok(answer) => match retry_after::of_overload(answer.status(), answer.headers()) {
+                    Some(after) => (PeerError::Later(after), Some(after)),
+                    None => (PeerError::Http(answer.status().as_u16()), None),
+                },
+                Err(error) => (soap_client::unreachable(&error).into(), None),
             };
-            match pauses.next() {
-                Some(pause) if error.is_connect() && !lent.has_begun() => {
-                    tokio::time::sleep(Duration::from_millis(pause)).await;
-                }
-                _ => return Err(soap_client::unreachable(&error).into()),
+            let is_passing = after.map_or(error.opens_a_circuit(), |after| after <= BUSY);
+            match pauses.next().map(Duration::from_millis) {
+                Some(pause) if is_passing && lent.begin_again() => tokio::time::sleep(after.unwrap_or(pause)).await,
+                _ => return Err(error),
             }
         }
     };
@@ -109,7 +103,6 @@ struct Lent {
 
 struct Sending {
     body: Repeatable,
-    has_begun: bool,
     /// Which request it belongs to: an earlier one may send on when it was answered.
     turn: usize,
     /// The connection of the present request, and who is told when the last byte was handed to it.
@@ -136,16 +129,12 @@ impl Lent {
         self.sending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn has_begun(&self) -> bool {
-        self.lock().has_begun
-    }
-
     /// Takes it from the requests before, if it can be sent from its first byte.
     fn begin_again(&mut self) -> bool {
         self.turn += 1;
         let turn = self.turn;
         let mut sending = self.lock();
-        (sending.turn, sending.has_begun) = (turn, false);
+        sending.turn = turn;
         sending.body.begin_again()
     }
 
@@ -166,7 +155,6 @@ impl Body for Lent {
         if sending.turn != self.turn {
             return Poll::Ready(Some(Err("the reply is sent in another request".into())));
         }
-        sending.has_begun = true;
         let frame = ready!(Pin::new(&mut sending.body).poll_frame(cx));
         if (frame.is_none() || sending.body.is_end_stream())
             && let Some((way, tell)) = sending.way.take()

@@ -74,10 +74,9 @@ async fn co_07_an_empty_acknowledgement_ends_no_exchange() {
         content_type: "application/soap+xml; charset=UTF-8".into(),
         body: format!("<s:Envelope xmlns:s=\"{}\"><s:Header/>{body}</s:Envelope>", ns::SOAP).into_bytes(),
     };
-    let typed = |content_type: &str| Recorded { content_type: content_type.into(), body: Vec::new() };
-    for acknowledgement in
-        [None, Some(envelope("<s:Body/>")), Some(envelope("<s:Body>\n</s:Body>")), Some(typed("text/html"))]
-    {
+    let text = |text: &str| Recorded { content_type: "text/plain".into(), body: text.into() };
+    let empty = [Some(envelope("<s:Body/>")), Some(envelope("<s:Body>\n</s:Body>")), Some(text(""))];
+    for acknowledgement in empty.into_iter().chain([None, Some(text("Accepted"))]) {
         let port = port();
         let address = format!("https://localhost:{port}/wsa/reply");
         let lines = format!("asynchronous = {{ own_reply_to = \"{address}\", wait = \"5s\" }}");
@@ -155,6 +154,30 @@ async fn co_08_an_answer_waits_for_a_receiver_that_restarts() {
     let (message, id) = query(&neighbour, &address).await;
     neighbour.post(XCA, "application/soap+xml", message).await.err().expect("202 has no body");
     assert_eq!(arrived(&countries[0]).await.relates_to, Some(id));
+    assert!(world.trail().ihe.iter().all(|m| m.types[0].code != "EHDSI-CF"), "nothing failed");
+}
+
+/// CO-08: one that is behind a proxy, whose gateway restarts, has them too.
+#[tokio::test]
+async fn co_08_an_answer_waits_for_a_receiver_behind_a_proxy() {
+    let times = AtomicUsize::new(0);
+    let proxy = move |_: &_| match times.fetch_add(1, Ordering::AcqRel) {
+        0 => Reaction::Status(503),
+        1 => Reaction::Status(502),
+        _ => Reaction::Status(202),
+    };
+    let taking = Others::none().with("AA", "2.999.101", proxy).await;
+    let address = taking.running[0].2.url("/reply");
+    let lines = format!("asynchronous = {{ peer_reply_to = \"{address}\" }}");
+    let (world, countries) = taking.peers(0, lines).world("").await;
+    let neighbour =
+        Neighbour::new(&world.others[0], "2.999.101", &world.anchors, "localhost", world.port).expect("a neighbour");
+    let (message, id) = query(&neighbour, &address).await;
+    neighbour.post(XCA, "application/soap+xml", message).await.err().expect("202 has no body");
+    while countries[0].asked().len() < 3 {
+        tokio::time::sleep(second() / 20).await;
+    }
+    assert!(countries[0].asked().iter().all(|asked| asked.relates_to.as_deref() == Some(&id)));
     assert!(world.trail().ihe.iter().all(|m| m.types[0].code != "EHDSI-CF"), "nothing failed");
 }
 

@@ -206,7 +206,7 @@ async fn who_asks_and_for_whom_must_be_proved() {
 #[tokio::test]
 async fn a_country_that_fails_is_not_asked_for_a_while() {
     let others = Others::none()
-        .with("AA", "2.999.101", |_| Reaction::Status(503))
+        .with("AA", "2.999.101", |_| Reaction::Status(502))
         .await
         .with("BB", "2.999.102", |_| listed(vec![entry("2.999.102", 1)]))
         .await;

@@ -244,6 +244,20 @@ async fn sk_06_a_busy_neighbour_is_told_as_busy() {
     assert_eq!(answer.codes(), ["XDSRegistryBusy"]);
 }
 
+/// SK-06: one that says no time is told as busy too, and never as one that cannot be reached.
+#[tokio::test]
+async fn sk_06_a_busy_neighbour_that_says_no_time_is_told_as_busy() {
+    for status in [429, 503] {
+        let others = Others::none().with("SE", SE, move |_| Reaction::Status(status)).await;
+        let (world, _countries) = others.clinicians().world("").await;
+        let (told, after, code, text) = searched(&world).await;
+        assert_eq!((told, after.as_str(), code.as_str()), (503, "30", "country-busy"), "{status}");
+        assert!(text.contains("busy; try again in 30 s"), "{text}");
+        let answer = ask(&world, Neighbour::find_documents(&patient()).to_element()).await;
+        assert_eq!(answer.codes(), ["XDSRegistryBusy"], "{status}");
+    }
+}
+
 /// SK-03: a neighbour that is away is not tried for a moment, which is told with its end, and is asked again when it is back.
 #[tokio::test]
 async fn sk_03_a_neighbour_that_is_back_is_asked() {

@@ -90,7 +90,7 @@ impl Why {
             Self::NotAnswered => "the country did not answer",
             Self::NotSent => "the country announced the instance and did not send it",
             Self::BrokeOff => "the instance broke off",
-            Self::NoMemory => "this gateway had no memory for the answer; ask again in 5 s",
+            Self::NoMemory => "this gateway had no memory for the answer; ask again later",
             Self::Slow => "the instance came too slowly",
             Self::Withheld(rule) => rule,
             Self::TwoObjects => "not available: one UID, two objects",

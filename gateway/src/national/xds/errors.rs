@@ -2,15 +2,15 @@
 
 use ncp_ihe::{RegistryError, Severity, Status};
 
+use crate::admission::AGAIN;
 use crate::national::{Missing, NationalError};
-use crate::retry_after;
 use crate::soap_client::{CallError, code_only};
 
 /// A call that brought no answer.
 pub(super) fn of_call(error: CallError) -> NationalError {
     match error {
         CallError::Later(after) => NationalError::Busy(Some(after)),
-        CallError::NoMemory => NationalError::Busy(Some(retry_after::OWN)),
+        CallError::NoMemory => NationalError::Busy(Some(AGAIN)),
         CallError::Http(429 | 503) => NationalError::Busy(None),
         CallError::Timeout
         | CallError::Slow
