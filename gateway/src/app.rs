@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::consumer::{self, Consumers};
 use crate::initiating::announced::Remembered;
 use crate::initiating::guard::Guards;
+use crate::lists::{self, Lists};
 use crate::national::National;
 use crate::pending::Pending;
 use crate::reload;
@@ -46,6 +47,8 @@ pub struct App {
     pub national: Option<National>,
     /// Memory for documents that wait to be compared, of all exchanges.
     pub compare: Budget,
+    /// Memory for lists of documents, of all exchanges.
+    pub lists: Lists,
     /// What other countries announced of their documents.
     pub announced: Remembered,
     /// The translation service.
@@ -83,7 +86,8 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let signer = &snapshot.signer;
     let metrics = Metrics::default();
     let compare = Budget::new(config.limits.compare_bytes, config.limits.document_bytes);
-    let start = |n| National::start(&config, n, signer, compare.clone(), metrics.clone());
+    let lists = Lists::new(config.limits.list_bytes, lists::PATIENCE);
+    let start = |n| National::start(&config, n, signer, (compare.clone(), &lists), metrics.clone());
     let national = config.national.as_ref().map(start).transpose().map_err(one)?;
     let translator =
         config.translation.as_ref().map(Translator::new).transpose().map_err(|e| one(format!("translation: {e}")))?;
@@ -108,6 +112,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         audit,
         national,
         compare,
+        lists,
         announced: Remembered::default(),
         translator,
         replay,

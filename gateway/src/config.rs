@@ -145,6 +145,9 @@ pub struct Limits {
     /// `peer_share_percent` of each. A message that finds none left is answered as busy.
     #[serde(deserialize_with = "size")]
     pub reading_bytes: usize,
+    /// Memory for what registries and countries list of patients, until it was written, all lists together.
+    #[serde(deserialize_with = "size")]
+    pub list_bytes: usize,
     /// XML part of a peer's answer.
     #[serde(deserialize_with = "size")]
     pub answer_bytes: usize,
@@ -197,6 +200,7 @@ impl Default for Limits {
             document_bytes: 64 << 20,
             compare_bytes: 128 << 20,
             reading_bytes: 384 << 20,
+            list_bytes: 128 << 20,
             answer_bytes: 64 << 20,
             discovery: Duration::from_secs(10),
             query: Duration::from_secs(10),

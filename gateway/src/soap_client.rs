@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use crate::audit_scope::Recorder;
 use crate::begun::Begun;
 use crate::http_get;
+use crate::lists::Share;
 use crate::pending::{Arrived, Pending};
 use crate::retry_after;
 
@@ -59,8 +60,8 @@ pub struct SoapCall<'a> {
     pub patience: Duration,
     /// Largest root of an answer, bytes.
     pub answer_bytes: usize,
-    /// The DocumentEntries of the answer are read one by one, at most so many.
-    pub listed: Option<usize>,
+    /// The DocumentEntries of the answer are read one by one, into this memory, those of at most so many documents.
+    pub listed: Option<(Share, usize)>,
     /// The request names our reply address, and its answer may come there.
     pub elsewhere: Option<Elsewhere<'a>>,
     /// Keeps the headers of request and answer, where the trail keeps evidence.
@@ -99,28 +100,49 @@ pub struct Listed {
     pub entries: RegistryObjects,
     /// Number of those that cannot.
     pub unusable: usize,
+    /// Entries of documents that are made when they are retrieved. They stand beside the originals of which they are made, so
+    /// that as many of them are read as of others.
+    made: usize,
     most: usize,
     too_many: bool,
+    share: Share,
+    is_busy: bool,
 }
 
 impl Listed {
     fn take(&mut self, object: &Element) {
-        if self.entries.len() >= self.most {
-            self.too_many = true;
-        } else if self.entries.read_listed(object).is_err() {
+        if self.too_many || self.is_busy {
+            return;
+        }
+        if self.entries.read_listed(object).is_err() {
             self.unusable += 1;
+            return;
+        }
+        if let Some(entry) = self.entries.entries.last() {
+            self.made += usize::from(entry.is_delayed_assembly());
+            self.too_many = self.made.max(self.entries.entries.len() - self.made) > self.most;
+            self.is_busy = self.share.grow(Share::of(entry)).is_err();
         }
     }
 
-    /// The whole answer of a query.
+    /// What forbids the answer.
+    fn refusal(&self) -> Option<CallError> {
+        match (self.too_many, self.is_busy) {
+            (true, _) => Some(CallError::TooLarge),
+            (_, true) => Some(CallError::NoMemory),
+            _ => None,
+        }
+    }
+
+    /// The whole answer of a query, the number of entries that cannot be used, and the memory that the others take.
     ///
     /// # Errors
     /// The body is no AdhocQueryResponse.
-    pub fn response(self, body: &Element) -> Result<(QueryResponse, usize), MessageError> {
+    pub fn response(self, body: &Element) -> Result<(QueryResponse, usize, Share), MessageError> {
         let (mut response, unusable) = QueryResponse::read(body)?;
         let beside = std::mem::replace(&mut response.objects, self.entries);
         response.objects.extend(beside);
-        Ok((response, unusable + self.unusable))
+        Ok((response, unusable + self.unusable, self.share))
     }
 }
 
@@ -256,7 +278,7 @@ impl SoapCall<'_> {
         if relates.is_some() && relates != addressing.message_id {
             return Err(CallError::Malformed("relates to another message"));
         }
-        parts.refer(&envelope.body);
+        parts.refer(&envelope.body)?;
         Ok(SoapAnswer { body: envelope.body, listed, parts, taken })
     }
 }
@@ -278,7 +300,7 @@ async fn read_answer<B>(
     response: Response<B>,
     waits: bool,
     limits: MessageLimits,
-    most: Option<usize>,
+    list: Option<(Share, usize)>,
     charge: Charge,
 ) -> Result<Option<Answer<B>>, CallError>
 where
@@ -310,15 +332,19 @@ where
     let Some(body) = body else { return Ok(None) };
     let mut headers = head.headers;
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
-    let mut listed = Listed { most: most.unwrap_or_default(), ..Listed::default() };
+    let is_list = list.is_some();
+    let mut listed = match list {
+        Some((share, most)) => Listed { share, most, ..Listed::default() },
+        None => Listed::default(),
+    };
     let reading = async {
-        if most.is_some() {
+        if is_list {
             let limits = (&MessageLimits { root_bytes: XmlLimits::LISTED.bytes, ..limits }, &XmlLimits::LISTED);
             let take = &mut |object: Element| listed.take(&object);
             return ncp_soap::read_lifting(&headers, body, limits, RegistryObjects::LISTED, take, charge).await;
         }
         let mut message = ncp_soap::read_message(&headers, body, &limits, charge).await?;
-        let xml = XmlLimits { bytes: limits.root_bytes, ..XmlLimits::ANSWER };
+        let xml = XmlLimits::ANSWER.of(limits.root_bytes);
         let envelope = Envelope::read_charged(&message.root, &xml, message.parts.charge())?;
         Ok((envelope, message.parts))
     };
@@ -328,10 +354,9 @@ where
         Err(error) if head.status.is_success() || matches!(error, SoapError::Busy) => return Err(error.into()),
         Err(_) => return Err(CallError::Http(head.status.as_u16())),
     };
-    if listed.too_many {
-        Err(CallError::TooLarge)
-    } else {
-        Ok(Some(Answer { server, envelope, listed, parts, taken: None }))
+    match listed.refusal() {
+        Some(refusal) => Err(refusal),
+        None => Ok(Some(Answer { server, envelope, listed, parts, taken: None })),
     }
 }
 

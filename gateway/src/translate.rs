@@ -24,7 +24,7 @@ use crate::national::{ByteStream, NationalError};
 pub mod facets;
 mod guard;
 
-use facets::Facets;
+use facets::{Facets, Regions};
 use guard::Guard;
 
 const H2: &[u8] = b"\x02h2";
@@ -105,15 +105,28 @@ impl Known {
     }
 }
 
-/// Metadata after the service.
-#[derive(Debug, Clone)]
-pub struct Entries {
-    /// The entries.
-    pub entries: Vec<DocumentEntry>,
-    /// Digest of the snapshot that was used, hex; empty when there was no code to ask for.
-    pub snapshot: String,
-    /// What it says of their codes.
+/// What the service says of the codes of a list of entries.
+pub struct Pivot {
+    answers: Answers,
+    regions: Regions,
+    /// What it knows of the codes.
     pub known: Known,
+}
+
+impl Pivot {
+    /// Digest of the snapshot that was used, hex; empty when there was no code to ask for.
+    pub fn snapshot(&self) -> &str {
+        &self.answers.snapshot
+    }
+
+    /// One of the entries with its metadata in European codes. Unmapped codes stay; eventCodeList keeps the national ones
+    /// beside the European, a single-valued code moves to an extra slot, and one more slot names the snapshot. Body regions
+    /// that the procedures say are named in eventCodeList, in a manifest too.
+    pub fn entry(&self, entry: &DocumentEntry) -> DocumentEntry {
+        let mut out = with_targets(entry, &self.answers);
+        self.known.facets.name(&mut out, &self.regions);
+        out
+    }
 }
 
 /// The client; connects when first used.
@@ -163,25 +176,23 @@ impl Translator {
             .max_encoding_message_size(REQUEST_BYTES)
     }
 
-    /// The entries with their metadata in European codes. Unmapped codes stay; eventCodeList keeps the national ones
-    /// beside the European, a single-valued code moves to an extra slot, and one more slot names the snapshot. Body regions
-    /// that the procedures say are named in eventCodeList, in a manifest too.
+    /// What the codes of entries are in European codes, for each entry to be written with them.
     ///
     /// # Errors
     /// The service's.
-    pub async fn entries_to_pivot(&self, entries: &[DocumentEntry]) -> Result<Entries, TranslationError> {
-        let found = self.codes(entries, "en").await?;
-        let mut entries: Vec<DocumentEntry> = entries.iter().map(|entry| with_targets(entry, &found)).collect();
-        let mut known = Known { mapped: found.mapped(), facets: Arc::default() };
-        match self.facets(&found.snapshot).await {
-            Ok(facets) => {
-                facets.name(&mut entries);
-                known.facets = facets;
-            }
+    pub async fn to_pivot(&self, entries: &[DocumentEntry]) -> Result<Pivot, TranslationError> {
+        let answers = self.codes(entries, "en").await?;
+        let mut known = Known { mapped: answers.mapped(), facets: Arc::default() };
+        match self.facets(&answers.snapshot).await {
+            Ok(facets) => known.facets = facets,
             // A list without regions is one all the same.
             Err(error) => tracing::warn!(reason = %error, "body regions are not named"),
         }
-        Ok(Entries { entries, snapshot: found.snapshot, known })
+        let mut regions = Regions::default();
+        for entry in entries {
+            known.facets.learn(&with_targets(entry, &answers), &mut regions);
+        }
+        Ok(Pivot { answers, regions, known })
     }
 
     /// What procedures say of modalities and body regions; asked for once a snapshot.
@@ -194,24 +205,13 @@ impl Translator {
         Ok(found)
     }
 
-    /// The entries with displays in the first of a reader's languages in which the service has a name of the code. Codes
-    /// stay.
+    /// What the codes of entries are called in the first of a reader's languages in which the service has a name of the
+    /// code.
     ///
     /// # Errors
     /// The service's.
-    pub async fn entries_to_reader(
-        &self,
-        entries: &[DocumentEntry],
-        languages: &str,
-    ) -> Result<Entries, TranslationError> {
-        let found = self.codes(entries, languages).await?;
-        let mut entries = entries.to_vec();
-        for code in entries.iter_mut().flat_map(codes_mut) {
-            if let Some(display) = found.display(code) {
-                code.display = Some(display);
-            }
-        }
-        Ok(Entries { entries, snapshot: found.snapshot, known: Known::default() })
+    pub async fn names(&self, entries: &[DocumentEntry], languages: &str) -> Result<Names, TranslationError> {
+        self.codes(entries, languages).await.map(Names)
     }
 
     /// Every code of the entries, once, in batches that see one snapshot.
@@ -373,6 +373,25 @@ struct Answer {
     /// The target says exactly the same.
     exact: bool,
     display: String,
+}
+
+/// Names of the codes of entries.
+pub struct Names(Answers);
+
+impl Names {
+    /// Digest of the snapshot that was used, hex; empty when there was no code to ask for.
+    pub fn snapshot(&self) -> &str {
+        &self.0.snapshot
+    }
+
+    /// Gives the codes of entries their names. Codes stay.
+    pub fn give(&self, entries: &mut [DocumentEntry]) {
+        for code in entries.iter_mut().flat_map(codes_mut) {
+            if let Some(display) = self.0.display(code) {
+                code.display = Some(display);
+            }
+        }
+    }
 }
 
 /// What the service says of the codes of entries, by system and code.

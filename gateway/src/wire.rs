@@ -6,13 +6,14 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::StreamBody;
 use ncp_audit::TooLong;
-use ncp_ihe::QueryResponse;
+use ncp_ihe::{DocumentEntry, QueryResponse};
 use ncp_soap::{Addressing, BoxError, Envelope, MessageLimits, OutPart, SizeLimit, SoapError};
 use ncp_xml::{Charge, Element, Limits, REQUESTS};
 
 use crate::admission::Authenticated;
 use crate::config;
 use crate::listener::{OutParts, Reply, ReplyBody, full};
+use crate::lists::Share;
 use crate::outcome::GatewayError;
 
 /// Header fields of a request, bytes.
@@ -124,7 +125,7 @@ where
         other => other.into(),
     })?;
     let bytes = root.freeze();
-    let bounds = Limits { bytes: limits.message_bytes, ..Limits::REQUEST };
+    let bounds = Limits::REQUEST.of(limits.message_bytes);
     let envelope = Envelope::read_charged(&bytes, &bounds, &mut charge)?;
     envelope.check_must_understand(UNDERSTOOD)?;
     Ok((bytes, envelope, action, charge))
@@ -160,9 +161,19 @@ pub enum Answer {
     /// A body in simple SOAP.
     Simple(Element),
     /// What a query found, in simple SOAP, written entry by entry.
-    Listed(QueryResponse),
+    Listed(Listing),
     /// A body whose documents follow as MTOM parts.
     Parts(Element, OutParts),
+}
+
+/// What a query found.
+pub struct Listing {
+    /// What stands in the answer beside the entries that are made for it.
+    pub response: QueryResponse,
+    /// Entries that are made when they are written.
+    pub further: Box<dyn Iterator<Item = DocumentEntry> + Send>,
+    /// Memory that the list takes until it was written.
+    pub shares: Vec<Share>,
 }
 
 /// A response's envelope.
@@ -179,11 +190,13 @@ pub fn simple(action: &str, back: Back<'_>, body: Element) -> Reply {
 const LIST_CHUNK: usize = 64 << 10;
 
 /// A reply in simple SOAP whose entries are written as the peer takes them.
-pub fn listed(action: &str, back: Back<'_>, response: QueryResponse) -> Reply {
-    let (shell, entries) = response.into_listing();
+pub fn listed(action: &str, back: Back<'_>, found: Listing) -> Reply {
+    let Listing { response, further, shares } = found;
+    let (shell, entries) = response.into_listing_with(further);
     let (before, after) = Envelope { headers: back.headers(action), body: shell }.write_around();
     let mut pieces = std::iter::once(before).chain(entries.map(|entry| entry.to_xml())).chain(std::iter::once(after));
     let chunks = std::iter::from_fn(move || {
+        let _until_written = &shares;
         let mut chunk = pieces.next()?;
         while chunk.len() < LIST_CHUNK
             && let Some(piece) = pieces.next()

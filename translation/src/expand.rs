@@ -4,7 +4,7 @@
 //! nothing national is known, the answer says that the result must be filtered again, after translation. A modality or a
 //! body region stands for the procedures that have it: "CT" for every national code of a CT.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use crate::relationship::Relationship;
 use crate::snapshot::{Concept, Row, Snapshot, System};
@@ -37,7 +37,8 @@ pub struct Expansion {
 /// Expands codes into national systems (all, if none are named).
 pub fn expand(snapshot: &Snapshot, codes: &[(String, String)], national: &[String]) -> Expansion {
     let words = FACETS.map(|name| snapshot.system(name));
-    let wanted: Vec<System> = national.iter().filter_map(|n| snapshot.system(n)).collect();
+    // However often a system is named, a row is looked up once.
+    let wanted: HashSet<System> = national.iter().filter_map(|n| snapshot.system(n)).collect();
     let takes = |row: &Row| {
         let of = snapshot.system_of(row.source);
         snapshot.is_current(row.map)

@@ -166,7 +166,7 @@ async fn held(client: &Client, lines: &[Line]) -> Result<Value, Error> {
         let bytes = client.binary_as(&line.url, media_type).await?.map_err(|s| format!("{media_type}: {s}"))?;
         ensure(bytes.starts_with(begins), format!("{media_type} does not begin as one"))?;
         let whole = client.binary_as(&line.url, "text/xml").await?.map_err(|s| format!("the CDA: {s}"))?;
-        let inside = ncp_ihe::orcd::held(&whole);
+        let inside = ncp_ihe::orcd::held(&whole).map_err(|_| "no memory for the CDA")?;
         ensure(inside.is_some_and(|(_, inside)| inside == bytes), "the CDA holds something else")?;
         let other = if media_type == "image/png" { "application/pdf" } else { "image/png" };
         let refused = client.binary_as(&line.url, other).await?;

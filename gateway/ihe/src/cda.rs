@@ -35,7 +35,7 @@ pub enum CdaBeginning {
 /// Reads the beginning of a document; `whole` says that there is no more of it.
 pub fn beginning(bytes: &[u8], whole: bool) -> CdaBeginning {
     let Some(text) = text_of(bytes) else { return unreadable(bytes) };
-    match Element::leading(undeclared(&text), &Limits::ANSWER, (HL7V3, "recordTarget")) {
+    match Element::leading(undeclared(&text), &Limits::ANSWER.of(text.len()), (HL7V3, "recordTarget")) {
         Ok(read) if !read.root.is(HL7V3, "ClinicalDocument") => CdaBeginning::Other,
         Ok(read) if read.open && !whole => CdaBeginning::More,
         Ok(read) if read.open => CdaBeginning::Unreadable,

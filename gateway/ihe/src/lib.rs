@@ -28,9 +28,9 @@ pub use xcpd::{Address, PatientAnswer, PatientMatch, PatientQuery, PatientRecord
 pub use xds::{
     Association, Author, Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry,
     DocumentRequest, DocumentResponse, EntryType, Filtered, FindDocuments, FindFolders, FindSubmissionSets, Folder,
-    GetAll, ImagingRequest, Line, ObjectIds, QueryResponse, ReferenceId, RegistryError, RegistryObjects,
+    Forms, GetAll, ImagingRequest, Line, ObjectIds, QueryResponse, ReferenceId, RegistryError, RegistryObjects,
     RetrieveRequest, RetrieveResponse, ReturnType, SeriesRequest, Severity, Status, StoredQuery, StudyRequest,
-    SubmissionSet, TimeRange, like,
+    SubmissionSet, TimeRange, like, within,
 };
 
 /// `wsa:Action` values.

@@ -146,7 +146,7 @@ impl PatientId {
 }
 
 /// A code, its coding scheme as on the wire, its display.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Coded {
     /// Code.
     pub code: String,
@@ -172,7 +172,12 @@ impl Coded {
 
     /// Same code in the same system; displays do not matter.
     pub fn same(&self, other: &Self) -> bool {
-        self.code == other.code && bare(&self.system) == bare(&other.system)
+        self.key() == other.key()
+    }
+
+    /// System, bare, and code: equal for the same code.
+    pub fn key(&self) -> (&str, &str) {
+        (bare(&self.system), &self.code)
     }
 }
 

@@ -19,6 +19,8 @@ use crate::ns::XOP;
 use crate::references::{References, decoded};
 use crate::{BoxError, Envelope, Pace, SizeLimit, SoapError};
 
+/// What a part takes beside its names: they are known until the message ends.
+const PART: usize = 128;
 const SOAP_XML: &str = "application/soap+xml";
 const XOP_XML: &str = "application/xop+xml";
 /// What a cid URL must escape of what our Content-IDs may hold.
@@ -238,6 +240,7 @@ where
             };
             early_bytes += content.as_ref().map_or(0, Bytes::len);
             let head = PartHead { content_id: id, media_type: part.media_type().unwrap_or_default() };
+            charge.grow(PART + 2 * head.content_id.len() + head.media_type.len())?;
             early.push_back((head, content));
         }
         Err(SoapError::Mime)
@@ -302,8 +305,12 @@ fn append(out: &mut BytesMut, data: &[u8], limit: usize) -> Result<(), SoapError
 impl<B> Parts<B> {
     /// Takes the Includes of the root's body: a part is then called as [`included`] calls it, also where its Content-ID is
     /// written percent-coded, as its reference is.
-    pub fn refer(&mut self, body: &Element) {
-        self.references = References::of(body);
+    ///
+    /// # Errors
+    /// More Includes than any answer has; other messages have the memory.
+    pub fn refer(&mut self, body: &Element) -> Result<(), SoapError> {
+        self.references = References::of(body, &mut self.charge)?;
+        Ok(())
     }
 
     /// Content-ID of the root; an Include of it is a loop.
@@ -345,6 +352,7 @@ where
             return Err(SoapError::DuplicateContentId);
         }
         let media_type = part.media_type().unwrap_or_default();
+        self.charge.grow(PART + 2 * content_id.len())?;
         let content_id = self.references.called(content_id)?;
         Ok(Some(PartHead { content_id, media_type }))
     }
@@ -374,17 +382,20 @@ where
     /// Reads the rest of a message that needs no parts, so that its end is known to have come.
     ///
     /// # Errors
-    /// As [`next`](Self::next), and [`SoapError::TooLarge`] beyond `limit` bytes.
+    /// As [`next`](Self::next), and [`SoapError::TooLarge`] beyond `limit` bytes, those of the parts' headers among them.
     pub async fn drain(&mut self, limit: usize) -> Result<(), SoapError> {
         let mut left = limit;
         self.early.clear();
         while let Some(reader) = &mut self.reader {
+            let headers = reader.headers_read();
             while let Some(coded) = reader.next_coded().await? {
                 left = left.checked_sub(coded.len()).ok_or(SoapError::TooLarge(SizeLimit::Body))?;
             }
             if self.next().await?.is_none() {
                 break;
             }
+            let headers = self.reader.as_ref().map_or(0, MultipartReader::headers_read) - headers;
+            left = left.checked_sub(headers).ok_or(SoapError::TooLarge(SizeLimit::Body))?;
         }
         Ok(())
     }

@@ -2,35 +2,61 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ncp_xml::Element;
+use ncp_xml::{Charge, Element, XmlError};
 use percent_encoding::percent_decode_str;
 
 use crate::SoapError;
 use crate::ns::XOP;
 
+/// Memory of the references of one message, bytes: more than as many parts as an answer may have need.
+const HELD: usize = 16 << 20;
+/// What a reference takes beside its texts, and what a part that was called does.
+const REFERENCE: usize = 112;
+
 /// The Includes of a message, and the parts that were called by them so far.
 #[derive(Default)]
 pub(crate) struct References {
-    /// Decoded references by their undecoded spelling.
-    by_spelling: BTreeMap<String, String>,
+    /// Decoded references by their undecoded spelling; none where both are the same.
+    by_spelling: BTreeMap<String, Option<String>>,
+    /// The decoded ones that are spelled otherwise.
     decoded: BTreeSet<String>,
     met: BTreeSet<String>,
+    held: usize,
 }
 
 impl References {
-    pub(crate) fn of(body: &Element) -> Self {
+    /// The Includes of a body; what they take is counted with the message.
+    ///
+    /// # Errors
+    /// More than any answer has; other messages have the memory.
+    pub(crate) fn of(body: &Element, charge: &mut Charge) -> Result<Self, SoapError> {
         let mut found = Self::default();
         let mut open = vec![body];
         while let Some(element) = open.pop() {
             if element.is(XOP, "Include")
                 && let (Some(spelling), Ok(id)) = (spelling(element), decoded(element))
             {
-                found.decoded.insert(id.clone());
-                found.by_spelling.insert(normal(spelling), id);
+                let key = normal(spelling);
+                let is_plain = key == id;
+                found.hold(REFERENCE + key.len() + if is_plain { 0 } else { REFERENCE + 2 * id.len() }, charge)?;
+                if is_plain {
+                    found.by_spelling.insert(key, None);
+                } else {
+                    found.decoded.insert(id.clone());
+                    found.by_spelling.insert(key, Some(id));
+                }
             }
             open.extend(element.elements());
         }
-        found
+        Ok(found)
+    }
+
+    fn hold(&mut self, bytes: usize, charge: &mut Charge) -> Result<(), SoapError> {
+        self.held += bytes;
+        if self.held > HELD {
+            return Err(XmlError::Memory.into());
+        }
+        Ok(charge.grow(bytes)?)
     }
 
     /// The name under which a part is asked for: its Content-ID where a decoded reference says it (RFC 2392 2), else the
@@ -39,8 +65,10 @@ impl References {
     /// # Errors
     /// Two parts that one reference could mean.
     pub(crate) fn called(&mut self, content_id: String) -> Result<String, SoapError> {
-        let spelled = self.by_spelling.get(&normal(&content_id));
-        let name = match (self.decoded.contains(&content_id), spelled) {
+        let normal = normal(&content_id);
+        let spelled = self.by_spelling.get(&normal).map(|id| id.as_ref().unwrap_or(&normal));
+        let is_decoded = self.decoded.contains(&content_id) || self.by_spelling.get(&content_id) == Some(&None);
+        let name = match (is_decoded, spelled) {
             (true, Some(other)) if *other != content_id => return Err(SoapError::UnresolvedInclude),
             (true, _) => content_id,
             (false, Some(id)) => id.clone(),

@@ -476,3 +476,21 @@ fn se_23_charset_and_location_of_a_part() {
         assert_eq!((nameless.0.as_deref(), wanted.0.as_deref()), (None, Some("wanted@x")));
     }
 }
+
+/// SE-06: where parts are passed over, their headers count as their content does.
+#[test]
+fn se_06_headers_of_parts_count_where_parts_are_passed_over() {
+    let drained = |parts: usize| {
+        let root = "--b\r\nContent-Type: application/xop+xml\r\nContent-ID: <r>\r\n\r\n<a/>\r\n".to_owned();
+        let part = format!("--b\r\nX: {}\r\n\r\n\r\n", "h".repeat(10_000));
+        let package = root + &part.repeat(parts) + "--b--\r\n";
+        let announced = "multipart/related; boundary=b; start=\"<r>\"; type=\"application/xop+xml\"";
+        let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(announced))]);
+        run(async {
+            let read = read_message(&headers, body(package.as_bytes(), &[]), &MessageLimits::default()).await;
+            read.expect("a root").parts.drain(100_000).await
+        })
+    };
+    assert!(drained(9).is_ok());
+    assert!(matches!(drained(10), Err(SoapError::TooLarge(_))));
+}

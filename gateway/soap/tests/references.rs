@@ -21,7 +21,7 @@ fn called(hrefs: &[&str], ids: &[&str]) -> Result<Vec<String>, SoapError> {
         let body = Full::new(Bytes::from(package));
         let mut message = read_message(&headers, body, &MessageLimits::default(), REQUESTS.charge("")).await?;
         let include = |href: &&str| Element::new(ns::XOP, "Include").attr("href", format!("cid:{href}"));
-        message.parts.refer(&Element::new("", "Body").with_all(hrefs.iter().map(include)));
+        message.parts.refer(&Element::new("", "Body").with_all(hrefs.iter().map(include))).expect("few");
         let mut out = Vec::new();
         while let Some(head) = message.parts.next().await? {
             out.push(head.content_id);

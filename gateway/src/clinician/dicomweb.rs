@@ -267,8 +267,7 @@ fn element(header: &[u8], manifest: &Manifest, root: &str) -> Option<Bytes> {
         manifest.series.iter().find(|s| s.instances.iter().any(|i| i.sop_instance.as_str() == ids.sop_instance))?;
     let url = format!("{root}/studies/{}/series/{}/instances/{}", manifest.study, series.series, ids.sop_instance);
     let patient_id = manifest.patient.ids.first().map(|issued| issued.id.as_str());
-    let told = attributes(header, &MetadataView { retrieve_url: Some(&url), patient_id }).ok()?;
-    serde_json::to_vec(&told).ok().map(Bytes::from)
+    attributes(header, &MetadataView { retrieve_url: Some(&url), patient_id }).ok().map(Bytes::from)
 }
 
 /// The bytes before the pixel data; what follows is read to its end and forgotten.

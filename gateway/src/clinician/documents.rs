@@ -90,7 +90,8 @@ pub async fn read_binary(
         return Ok(response);
     }
     if as_held {
-        let (media_type, bytes) = orcd::held(&fetched.bytes).ok_or(Problem::NotAcceptable)?;
+        let (media_type, bytes) =
+            orcd::held(&fetched.bytes).map_err(|_| Problem::Busy)?.ok_or(Problem::NotAcceptable)?;
         if !accepts(&headers, &[media_type]) {
             return Err(Problem::NotAcceptable);
         }

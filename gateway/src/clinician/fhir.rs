@@ -108,7 +108,7 @@ struct MatchRequest {
 /// Parameters with the closed list of PDQm, or the bare Patient.
 fn match_request(body: &[u8]) -> Result<MatchRequest, Problem> {
     let malformed = || Problem::Request("match-request", "Expected a Patient or Parameters with a Patient, as JSON.");
-    let value: Value = serde_json::from_slice(body).map_err(|_| malformed())?;
+    let value = ncp_xml::json::read_last(body).map_err(|_| malformed())?;
     let (mut patient, mut only_certain, mut count) = (None, false, usize::MAX);
     match value.get("resourceType").and_then(Value::as_str) {
         Some("Patient") => patient = Some(&value),
@@ -372,7 +372,7 @@ struct Confirmation {
 fn confirmation(body: &[u8]) -> Result<Confirmation, Problem> {
     let malformed =
         || Problem::Request("confirm-request", "Expected Parameters with purpose and relationship, as JSON.");
-    let value: Value = serde_json::from_slice(body).map_err(|_| malformed())?;
+    let value = ncp_xml::json::read_last(body).map_err(|_| malformed())?;
     let (mut purpose, mut relationship, mut reason, mut valid_until) = (None, false, String::new(), None);
     let mut also = Vec::new();
     for parameter in value.get("parameter").and_then(Value::as_array).ok_or_else(malformed)? {

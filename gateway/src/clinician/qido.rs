@@ -1,5 +1,6 @@
 //! QIDO-RS under the sealed base of a study (RAD-129): what its manifest lists, without a further call to the country.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -20,6 +21,9 @@ use super::{Clinic, Context};
 const DICOM: [char; 2] = ['*', '?'];
 /// Matches of one answer.
 const MOST: usize = 1000;
+/// Values of a search, and letters of one that is no list of UIDs: each is compared with each object.
+const VALUES: usize = 2 * ATTRIBUTES.len();
+const LETTERS: usize = 256;
 
 /// What can be matched: keyword, tag, how.
 const ATTRIBUTES: [(&str, &str, Matching); 22] = [
@@ -60,10 +64,20 @@ enum Matching {
     Range,
 }
 
+/// A value that is asked for.
+#[derive(Debug)]
+struct Wanted {
+    tag: &'static str,
+    matching: Matching,
+    value: String,
+    /// The UIDs of a list.
+    uids: HashSet<String>,
+}
+
 /// A search.
 #[derive(Debug, Default)]
 struct Search {
-    wanted: Vec<(&'static str, Matching, String)>,
+    wanted: Vec<Wanted>,
     limit: Option<usize>,
     offset: usize,
     fuzzy: bool,
@@ -159,7 +173,19 @@ impl Search {
                 // An empty value, or a star alone, matches everything.
                 _ => match ATTRIBUTES.iter().find(|(keyword, tag, _)| *keyword == name || *tag == name) {
                     Some(_) if value.is_empty() || value == "*" => {}
-                    Some((_, tag, matching)) => out.wanted.push((tag, *matching, value)),
+                    Some(_) if out.wanted.len() == VALUES => {
+                        return Err(Problem::Request("values", "The parameters have too many values."));
+                    }
+                    Some((_, tag, Matching::Uid)) => {
+                        let uids = value.split([',', '\\']).map(|uid| uid.trim().to_owned()).collect();
+                        out.wanted.push(Wanted { tag, matching: Matching::Uid, value: String::new(), uids });
+                    }
+                    Some(_) if value.chars().count() > LETTERS => {
+                        return Err(Problem::Request("value", "A value has more than 256 letters."));
+                    }
+                    Some((_, tag, matching)) => {
+                        out.wanted.push(Wanted { tag, matching: *matching, value, uids: HashSet::new() });
+                    }
                     None => return Err(Problem::Request("not-supported", "An attribute cannot be searched by.")),
                 },
             }
@@ -169,12 +195,12 @@ impl Search {
 
     /// Whether the first record that has an attribute fits, for every attribute asked for.
     fn matches(&self, records: &[&Record]) -> bool {
-        self.wanted.iter().all(|(tag, matching, wanted)| {
+        self.wanted.iter().all(|wanted| {
             // Modality of a study is that of any of its series.
-            let alias = (*tag == "00080060").then_some("00080061");
-            let attribute = records.iter().find_map(|r| r.get(*tag).or_else(|| r.get(alias?)));
+            let alias = (wanted.tag == "00080060").then_some("00080061");
+            let attribute = records.iter().find_map(|r| r.get(wanted.tag).or_else(|| r.get(alias?)));
             let values = attribute.and_then(|a| a.get("Value")).and_then(Value::as_array);
-            values.is_some_and(|values| values.iter().any(|has| matching.fits(wanted, has)))
+            values.is_some_and(|values| values.iter().any(|has| wanted.fits(has)))
         })
     }
 
@@ -208,23 +234,24 @@ impl Search {
     }
 }
 
-impl Matching {
-    fn fits(self, wanted: &str, has: &Value) -> bool {
+impl Wanted {
+    fn fits(&self, has: &Value) -> bool {
+        let wanted = self.value.as_str();
         let text = match has {
             Value::String(text) => text.clone(),
             Value::Object(name) => name.values().filter_map(Value::as_str).collect::<Vec<_>>().join("="),
             other => other.to_string(),
         };
-        match self {
-            Self::Uid => wanted.split([',', '\\']).any(|uid| uid.trim() == text),
-            Self::Text => like(wanted, &text, DICOM),
+        match self.matching {
+            Matching::Uid => self.uids.contains(&text),
+            Matching::Text => like(wanted, &text, DICOM),
             // The whole name, or any of its component groups (PS3.4 C.2.2.2.4).
-            Self::Name => {
+            Matching::Name => {
                 let (wanted, text) = (wanted.to_lowercase(), text.to_lowercase());
                 let groups = text.split('=').filter(|group| !group.is_empty());
                 std::iter::once(text.as_str()).chain(groups).any(|name| like(&wanted, name, DICOM))
             }
-            Self::Range => match wanted.split_once('-') {
+            Matching::Range => match wanted.split_once('-') {
                 // To the precision of each bound.
                 Some((from, to)) => {
                     (from.is_empty() || text.as_str() >= from)
@@ -387,6 +414,18 @@ mod tests {
         for bad in ["limit=x", "offset=-1", "Surprise=1", "00091001=1", "PatientName=%FF"] {
             assert!(Search::read(bad).is_err(), "{bad}");
         }
+    }
+
+    /// SE-05: what each object is compared with has a bound, and a list of UIDs is looked up, not gone through.
+    #[test]
+    fn se_05_a_search_has_bounds() {
+        let many = |count: usize| vec!["PatientName=T*"; count].join("&");
+        assert!(Search::read(&many(VALUES)).is_ok() && Search::read(&many(VALUES + 1)).is_err());
+        let long = |letters: usize| format!("PatientName={}", "*a".repeat(letters / 2));
+        assert!(Search::read(&long(LETTERS)).is_ok() && Search::read(&long(LETTERS + 2)).is_err());
+        let uids: Vec<String> = (0..2_000).map(|n| format!("2.999.7.{n}")).collect();
+        let search = Search::read(&format!("SOPInstanceUID={}", uids.join(","))).expect("a search");
+        assert_eq!((search.wanted.len(), search.wanted[0].uids.len(), search.wanted[0].value.len()), (1, 2_000, 0));
     }
 
     #[test]

@@ -73,24 +73,24 @@ impl Own<'_> {
 
     /// Names of the codes of entries in the reader's language; false when the service did not answer. What was translated
     /// is on the trail before it is read.
-    pub async fn displays(&self, entries: &mut Vec<DocumentEntry>) -> bool {
+    pub async fn displays(&self, entries: &mut [DocumentEntry]) -> bool {
         let Some(translator) = &self.clinic.app.translator else { return true };
         if entries.is_empty() {
             return true;
         }
-        let read = match translator.entries_to_reader(entries, &languages(self.clinic, self.headers)).await {
-            Ok(read) => read,
+        let names = match translator.names(entries, &languages(self.clinic, self.headers)).await {
+            Ok(names) => names,
             Err(error) => {
                 tracing::warn!(reason = %error, "metadata not translated for its reader");
                 return false;
             }
         };
-        let (patient, count) = (self.patient.to_owned(), read.entries.len() as u64);
-        let event = Event::NamesTranslated { patient, entries: count, maps: read.snapshot };
+        let (patient, count) = (self.patient.to_owned(), entries.len() as u64);
+        let event = Event::NamesTranslated { patient, entries: count, maps: names.snapshot().to_owned() };
         if self.clinic.record(&event, self.context).await.is_err() {
             return false;
         }
-        *entries = read.entries;
+        names.give(entries);
         true
     }
 }

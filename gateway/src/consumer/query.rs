@@ -15,8 +15,9 @@ use crate::config::Peer;
 use crate::identity::TransactionName;
 use crate::initiating::ask_all;
 use crate::initiating::query::{Forwarded, Found};
+use crate::lists::Share;
 use crate::outcome::{GatewayError, Indicator};
-use crate::wire::{Answer, Request};
+use crate::wire::{Answer, Listing, Request};
 
 /// Stages 3 to 5.
 pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut Trail) -> Result<Answer, GatewayError> {
@@ -56,6 +57,7 @@ pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut 
             }
         }
     }
+    let shares = std::mem::take(&mut merged.shares);
     let response = merged.response(errors);
     let failed = response.errors.iter().find(|e| e.severity == Severity::Error);
     let code = failed.map_or("no code", |error| error.code.as_str());
@@ -64,7 +66,7 @@ pub(super) async fn respond(exchange: &Exchange, request: &Request, trail: &mut 
         Status::PartialSuccess => trail.recorder().reported(Indicator::Minor, code),
         Status::Failure | Status::Missing => trail.recorder().reported(Indicator::Serious, code),
     }
-    Ok(Answer::Listed(response))
+    Ok(Answer::Listed(Listing { response, further: Box::new(std::iter::empty()), shares }))
 }
 
 /// Whom to ask: the community that the query names, its list of target communities, or all that know such identifiers.
@@ -119,13 +121,16 @@ struct Merged {
     found: Found,
     known: BTreeSet<(String, String, String)>,
     answered: bool,
+    /// Memory that the answers take.
+    shares: Vec<Share>,
 }
 
 impl Merged {
     /// entryUUIDs and uniqueIds are unique within a community only, so entries are told apart with it.
     fn add(&mut self, found: Found, home: &str, errors: &mut Vec<RegistryError>) {
         self.answered = true;
-        let Found { mut objects, object_refs, incomplete, warnings, unusable, homeless, .. } = found;
+        let Found { mut objects, object_refs, incomplete, warnings, unusable, homeless, share, .. } = found;
+        self.shares.push(share);
         objects.entries.retain(|entry| {
             let key = (home.to_owned(), entry.repository_unique_id.to_string(), entry.unique_id.clone());
             self.known.insert(key)

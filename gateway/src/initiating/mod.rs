@@ -179,6 +179,7 @@ impl Call {
         let message = Outgoing {
             country,
             limits: &self.app.config.limits,
+            lists: &self.app.lists,
             route,
             endpoint: self.endpoint(transaction)?,
             transaction,

@@ -18,6 +18,7 @@ use crate::circuit::Outcome;
 use crate::compare::Misfit;
 use crate::config::{Client, Limits, Peer};
 use crate::identity::TransactionName;
+use crate::lists::Lists;
 pub(super) use crate::soap_client::code_only;
 use crate::soap_client::{CallError, Elsewhere, Packaging, SoapCall};
 pub use crate::soap_client::{Route, SoapAnswer as PeerAnswer};
@@ -183,6 +184,7 @@ pub fn routes(
 pub(super) struct Outgoing<'a> {
     pub(super) country: Country,
     pub(super) limits: &'a Limits,
+    pub(super) lists: &'a Lists,
     pub(super) route: &'a Route,
     pub(super) endpoint: &'a str,
     pub(super) transaction: TransactionName,
@@ -198,7 +200,7 @@ pub(super) struct Outgoing<'a> {
 /// # Errors
 /// [`PeerError`].
 pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Duration) -> Result<PeerAnswer, PeerError> {
-    let Outgoing { country, limits, route, endpoint, transaction, assertions, elsewhere, evidence, trail } = *message;
+    let Outgoing { country, limits, lists, route, endpoint, transaction, assertions, elsewhere, evidence, trail } = *message;
     let (action, packaging) = match transaction {
         TransactionName::Iti55 => (actions::ITI55_REQUEST, Packaging::Simple),
         TransactionName::Iti38 => (actions::ITI38_REQUEST, Packaging::Simple),
@@ -206,7 +208,7 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
         TransactionName::Rad75 => (actions::RAD75_REQUEST, Packaging::Mtom),
     };
     let answer_bytes = limits.answer_bytes;
-    let listed = (transaction == TransactionName::Iti38).then_some(limits.results);
+    let listed = (transaction == TransactionName::Iti38).then(|| (lists.begin(), limits.results));
     let of = &country.to_string();
     let call = SoapCall {
         of,

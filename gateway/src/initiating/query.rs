@@ -13,6 +13,7 @@ use super::{Call, PeerError, close};
 use crate::audit_scope::Recorder;
 use crate::bounds;
 use crate::identity::TransactionName;
+use crate::lists::Share;
 use crate::outcome::{GatewayError, Indicator};
 
 /// What a country listed.
@@ -32,6 +33,8 @@ pub struct Found {
     pub unusable: usize,
     /// Objects that named no community.
     pub homeless: usize,
+    /// Memory that the objects take.
+    pub share: Share,
 }
 
 /// The documents of the patient.
@@ -94,7 +97,7 @@ async fn carry(call: &Call, request: &CrossGatewayQueryRequest, body: Element) -
 async fn ask(call: &Call, body: Element, recorder: &Recorder) -> Result<Found, GatewayError> {
     let answer = call.send(TransactionName::Iti38, body, recorder).await?;
     let read = answer.listed.response(&answer.body).map_err(|_| PeerError::Malformed("AdhocQueryResponse"))?;
-    let (QueryResponse { status, errors, objects, object_refs }, unusable) = read;
+    let (QueryResponse { status, errors, objects, object_refs }, unusable, share) = read;
     let reports = Reports::read(status, &errors);
     call.reported(TransactionName::Iti38, &reports);
     if objects.is_empty() && object_refs.is_empty() && unusable == 0 {
@@ -114,6 +117,7 @@ async fn ask(call: &Call, body: Element, recorder: &Recorder) -> Result<Found, G
         withheld: reports.withholds(),
         unusable,
         homeless: 0,
+        share,
     };
     found.keep_what_was_asked_for(call, recorder);
     found.drop_unread_dates();
@@ -171,24 +175,25 @@ impl Found {
     /// A document that is listed twice is one document. Two that differ under one id cannot be told apart when they are
     /// retrieved, so the second is dropped and counted.
     fn keep_each_once(&mut self) {
-        let mut known: HashMap<(Oid, String), usize> = HashMap::new();
+        let mut known: HashMap<(&Oid, &str), &DocumentEntry> = HashMap::new();
         let mut same_as: HashMap<String, String> = HashMap::new();
-        let mut kept: Vec<DocumentEntry> = Vec::with_capacity(self.objects.entries.len());
-        for entry in std::mem::take(&mut self.objects.entries) {
-            let key = (entry.repository_unique_id.clone(), entry.unique_id.clone());
-            let Some(at) = known.get(&key) else {
-                known.insert(key, kept.len());
-                kept.push(entry);
+        let mut kept = Vec::with_capacity(self.objects.entries.len());
+        for entry in &self.objects.entries {
+            let first = *known.entry((&entry.repository_unique_id, &entry.unique_id)).or_insert(entry);
+            let is_first = std::ptr::eq(first, entry);
+            kept.push(is_first);
+            if is_first {
                 continue;
-            };
-            let first = &kept[*at];
+            }
             if (DocumentEntry { entry_uuid: first.entry_uuid.clone(), ..entry.clone() }) == *first {
-                same_as.insert(entry.entry_uuid, first.entry_uuid.clone());
+                same_as.insert(entry.entry_uuid.clone(), first.entry_uuid.clone());
             } else {
                 self.unusable += 1;
             }
         }
-        self.objects.entries = kept;
+        // In its place: a long list does not stand twice.
+        let mut kept = kept.into_iter();
+        self.objects.entries.retain(|_| kept.next().unwrap_or_default());
         for association in &mut self.objects.associations {
             for end in [&mut association.source, &mut association.target] {
                 if let Some(first) = same_as.get(end) {

@@ -182,7 +182,7 @@ impl DocumentRegistry for DicomWebSource {
             }
         }
         objects.entries.retain(|entry| status.contains(&entry.availability));
-        Ok(Registered { objects, failed, omitted })
+        Ok(Registered { objects, failed, omitted, ..Registered::default() })
     }
 
     // A manifest that does not exist yet is found again by the patient under treatment.

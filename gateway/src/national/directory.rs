@@ -30,6 +30,7 @@ use super::{
 };
 use crate::compare::{Announced, Budget, Compared, Expected, compare};
 use crate::config::{self, Config};
+use crate::lists::{Lists, Share};
 use crate::policy::{Authorised, Describing, Disclose, LookUp};
 use crate::recent::Recent;
 use crate::telemetry::Metrics;
@@ -135,6 +136,8 @@ impl System {
 pub struct Registered {
     /// All objects.
     pub objects: RegistryObjects,
+    /// Memory that they take.
+    pub share: Vec<Share>,
     /// One for each system that did not answer, or not with all.
     pub failed: Vec<NationalError>,
     /// Units that are not among the objects, by name.
@@ -150,7 +153,7 @@ impl National {
         whole: &Config,
         config: &config::National,
         signer: &Arc<Signer>,
-        budget: Budget,
+        (budget, lists): (Budget, &Lists),
         metrics: Metrics,
     ) -> Result<Self, String> {
         let patients = match &config.patients_file {
@@ -167,16 +170,16 @@ impl National {
                 _ => 1,
             };
             let system = match connector {
-                config::Connector::Embedded(folder) => {
-                    System::Embedded(Box::new(EmbeddedSource::scan(folder, language, patients.clone(), &metrics)?))
-                }
+                config::Connector::Embedded(folder) => System::Embedded(Box::new(
+                    EmbeddedSource::scan(folder, language, patients.clone(), &metrics)?.with(lists, whole),
+                )),
                 config::Connector::DicomWeb(archive) => {
                     let way = (way, config.patience);
                     System::DicomWeb(Box::new(DicomWebSource::new(archive, language, patients.clone(), way)?))
                 }
-                config::Connector::Grpc(service) => System::Grpc(Box::new(GrpcSource::new(service, way)?)),
+                config::Connector::Grpc(service) => System::Grpc(Box::new(GrpcSource::new(service, way, lists)?)),
                 config::Connector::Xds(domain) => {
-                    System::Xds(Box::new(XdsSource::new(domain, whole, signer, patients.clone(), way)?))
+                    System::Xds(Box::new(XdsSource::new(domain, whole, signer, patients.clone(), (way, lists))?))
                 }
             };
             let (name, host) = (connector.name().to_owned(), connector.host().to_owned());
@@ -311,6 +314,7 @@ impl National {
                 Ok(registered) => {
                     answered = true;
                     out.objects.extend(registered.objects);
+                    out.share.extend(registered.share);
                     out.failed.extend(registered.failed);
                     out.omitted.extend(registered.omitted);
                 }
@@ -348,6 +352,7 @@ impl National {
             match answer {
                 Ok(registered) => {
                     all.objects.extend(registered.objects);
+                    all.share.extend(registered.share);
                     all.failed.extend(registered.failed);
                     all.omitted.extend(registered.omitted);
                 }

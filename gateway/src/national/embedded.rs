@@ -21,8 +21,9 @@ use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, LocatedStudy,
     NationalError, Omission, Omitted, PatientObjects, Registered, Retrieval, Unit,
 };
-use crate::config::Embedded;
+use crate::config::{Config, Embedded};
 use crate::instance;
+use crate::lists::{self, Lists, Share};
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::telemetry::Metrics;
 
@@ -42,6 +43,9 @@ pub struct EmbeddedSource {
     patients: Arc<Patients>,
     metrics: Metrics,
     index: ArcSwap<Index>,
+    lists: Lists,
+    /// Entries of one answer.
+    results: usize,
 }
 
 /// What is in the folder.
@@ -71,7 +75,15 @@ impl EmbeddedSource {
             patients,
             metrics: metrics.clone(),
             index: ArcSwap::from_pointee(index),
+            lists: Lists::new(usize::MAX, lists::PATIENCE),
+            results: usize::MAX,
         })
+    }
+
+    /// The same with the gateway's bounds on lists.
+    #[must_use]
+    pub fn with(self, lists: &Lists, whole: &Config) -> Self {
+        Self { lists: lists.clone(), results: whole.limits.results, ..self }
     }
 
     /// Scans the folder anew. What cannot be read leaves the former index in place; what was opened goes on.
@@ -132,8 +144,15 @@ impl DocumentRegistry for EmbeddedSource {
         let (of, index) = (of.get(), self.index.load());
         let wanted = |entry: &&DocumentEntry| entry.patient_id == of.patient && of.status.contains(&entry.availability);
         let of_patient = |id: &PatientId| *id == of.patient;
+        // Counted before anything is copied.
+        let entries = || index.documents.iter().map(|d| &d.entry).filter(wanted);
+        if entries().nth(self.results).is_some() {
+            return Err(NationalError::TooMany);
+        }
+        let mut share = self.lists.begin();
+        share.grown(entries().map(Share::of).sum()).await?;
         let objects = RegistryObjects {
-            entries: index.documents.iter().map(|d| &d.entry).filter(wanted).cloned().collect(),
+            entries: entries().cloned().collect(),
             submission_sets: index
                 .groups
                 .submission_sets
@@ -150,7 +169,7 @@ impl DocumentRegistry for EmbeddedSource {
             let reasons = study.fewer().into_iter().chain(study.undated());
             reasons.map(|reason| Omitted::new(&self.config.name, Unit::Study(study.study.clone()), reason))
         });
-        Ok(Registered { objects, omitted: omitted.collect(), ..Registered::default() })
+        Ok(Registered { objects, share: vec![share], omitted: omitted.collect(), ..Registered::default() })
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {

@@ -27,9 +27,13 @@ use super::{
     Omission, Omitted, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval, Unit,
 };
 use crate::config::Grpc;
+use crate::lists::{Lists, Share};
 use crate::policy::{Authorised, Disclose, LookUp};
 
 mod convert;
+
+/// Memory of an answer and of what is made of it, for each of its bytes.
+const PER_BYTE: usize = 5;
 
 use convert::{patient_id, requestor};
 
@@ -47,6 +51,7 @@ pub struct GrpcSource {
     channel: Channel,
     way: Way,
     config: Grpc,
+    lists: Lists,
 }
 
 impl GrpcSource {
@@ -54,11 +59,11 @@ impl GrpcSource {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub(super) fn new(config: &Grpc, way: Way) -> Result<Self, String> {
+    pub(super) fn new(config: &Grpc, way: Way, lists: &Lists) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
         let connector = config.tls.connector(b"\x02h2").map_err(wrong)?;
         let channel = ncp_tls::channel(&config.endpoint, &config.server_name, connector).map_err(wrong)?;
-        Ok(Self { channel, way, config: config.clone() })
+        Ok(Self { channel, way, config: config.clone(), lists: lists.clone() })
     }
 
     /// RepositoryUniqueIds whose documents it holds.
@@ -83,15 +88,18 @@ impl GrpcSource {
         request
     }
 
-    /// Collects the answers of a look-up, at most as many as are worth having.
-    async fn collected<T>(&self, answers: Streaming<T>) -> Result<Vec<T>, NationalError> {
+    /// Collects the answers of a look-up, at most as many as are worth having, and the memory for them and for what is made
+    /// of them.
+    async fn collected<T: prost::Message>(&self, answers: Streaming<T>) -> Result<(Vec<T>, Share), NationalError> {
         let most = self.config.results;
-        let collect = answers.map_err(failed).try_fold(Vec::new(), |mut all, one| async move {
+        let none = (Vec::new(), self.lists.begin());
+        let collect = answers.map_err(failed).try_fold(none, |(mut all, mut share), one| async move {
             if all.len() == most {
                 return Err(NationalError::TooMany);
             }
+            share.grow(PER_BYTE * one.encoded_len() + size_of::<T>() + size_of::<DocumentEntry>())?;
             all.push(one);
-            Ok(all)
+            Ok((all, share))
         });
         tokio::time::timeout(self.config.deadline, collect).await.map_err(|_| slow())?
     }
@@ -101,7 +109,7 @@ impl GrpcSource {
         &self,
         requestor: pb::Requestor,
         query: Query,
-    ) -> Result<(Vec<DocumentEntry>, usize), NationalError> {
+    ) -> Result<(Vec<DocumentEntry>, usize, Share), NationalError> {
         let mut client = client!(DocumentRegistryClient, self);
         let unit = requestor.trc_assertion_id.clone();
         let request = pb::QueryDocumentsRequest { requestor: Some(requestor), query: Some(query) };
@@ -112,13 +120,14 @@ impl GrpcSource {
         let found = self.way.call(&unit, asked).await;
         let found = match found {
             // Nobody, or nothing of hers.
-            Err(NationalError::UnknownDocument) => return Ok((Vec::new(), 0)),
+            Err(NationalError::UnknownDocument) => return Ok((Vec::new(), 0, Share::default())),
             other => other?,
         };
+        let (found, share) = found;
         let count = found.len();
         let entries: Vec<DocumentEntry> = found.into_iter().filter_map(convert::entry).collect();
         let unusable = count - entries.len();
-        Ok((entries, unusable))
+        Ok((entries, unusable, share))
     }
 }
 
@@ -168,7 +177,7 @@ impl PatientDemographicsSupplier for GrpcSource {
         match found {
             Err(NationalError::UnknownDocument) => Err(NationalError::NoPatient),
             Err(error) => Err(error),
-            Ok(found) => Ok(found.into_iter().filter_map(convert::record).collect()),
+            Ok((found, _)) => Ok(found.into_iter().filter_map(convert::record).collect()),
         }
     }
 }
@@ -184,10 +193,11 @@ impl DocumentRegistry for GrpcSource {
             patient: Some(patient_id(&of.get().patient)),
             availability: of.get().status.iter().map(status).collect(),
         });
-        let (entries, unusable) = self.entries_of(requestor(of.identity()), query).await?;
+        let (entries, unusable, share) = self.entries_of(requestor(of.identity()), query).await?;
         let omitted = Omitted::new(&self.config.name, Unit::Unnamed(unusable), Omission::Unusable);
         let omitted = (unusable > 0).then_some(omitted).into_iter().collect();
-        Ok(Registered { objects: RegistryObjects::of_entries(entries), failed: Vec::new(), omitted })
+        let objects = RegistryObjects::of_entries(entries);
+        Ok(Registered { objects, share: vec![share], failed: Vec::new(), omitted })
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
@@ -195,7 +205,7 @@ impl DocumentRegistry for GrpcSource {
             ObjectIds::UniqueIds(ids) => Query::UniqueIds(UniqueIds { unique_id: ids.clone() }),
             ObjectIds::EntryUuids(ids) => Query::EntryUuids(EntryUuids { entry_uuid: ids.clone() }),
         };
-        let (found, _) = self.entries_of(requestor(ids.identity()), query).await?;
+        let (found, ..) = self.entries_of(requestor(ids.identity()), query).await?;
         Ok(found.into_iter().filter(|e| ids.get().name(e)).collect())
     }
 }
@@ -257,7 +267,7 @@ impl ImagingDocumentSource for GrpcSource {
         let found = self.way.call(unit, asked).await;
         let found = match found {
             Err(NationalError::UnknownDocument) => Vec::new(),
-            other => other?,
+            other => other?.0,
         };
         let located = |study: &StudyRequest| {
             let answer = found.iter().find(|f| f.study == study.study.as_str());

@@ -33,7 +33,7 @@ use crate::compare::Misfit;
 use crate::instance::{Expected, Foreign};
 use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
-use crate::retry_after;
+use crate::{lists, retry_after};
 
 pub mod dicomweb;
 pub mod directory;
@@ -326,6 +326,13 @@ pub enum NationalError {
     /// None of the requested transfer syntaxes can be had.
     #[error("none of the requested transfer syntaxes")]
     TransferSyntax,
+}
+
+/// It is this gateway that has no memory for the list.
+impl From<lists::Busy> for NationalError {
+    fn from(_: lists::Busy) -> Self {
+        Self::Busy(Some(retry_after::OWN))
+    }
 }
 
 impl From<Misfit> for NationalError {

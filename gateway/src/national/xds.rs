@@ -32,6 +32,7 @@ use super::{
 use crate::compare::Announced;
 use crate::config::{Config, Xds};
 use crate::identity::Identity;
+use crate::lists::Lists;
 use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::recent::Recent;
@@ -55,6 +56,7 @@ pub struct XdsSource {
     home: HomeCommunityId,
     answer_bytes: usize,
     results: usize,
+    lists: Lists,
     route: Route,
     xua: Option<xua::Issuer>,
     patients: Option<patients::Supplier>,
@@ -99,7 +101,7 @@ impl XdsSource {
         whole: &Config,
         signer: &Arc<Signer>,
         register: Arc<Patients>,
-        way: Way,
+        (way, lists): (Way, &Lists),
     ) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
         let connector = config.tls.connector(b"\x08http/1.1").map_err(wrong)?;
@@ -110,6 +112,7 @@ impl XdsSource {
             home: config.home_community_id.clone().unwrap_or_else(|| own.clone()),
             answer_bytes: whole.limits.answer_bytes,
             results: whole.limits.results,
+            lists: lists.clone(),
             route: ncp_tls::http_client(connector.clone(), None, whole.limits.handshake).paced(whole.limits.idle),
             xua: config.xua.as_ref().map(|xua| xua::Issuer::new(xua, signer.clone())),
             patients: config.patients.as_ref().map(|p| patients::Supplier::new(p, own.0.clone(), connector)),
@@ -162,7 +165,7 @@ impl XdsSource {
             body,
             patience,
             answer_bytes: self.answer_bytes,
-            listed: (action == actions::ITI18_REQUEST).then_some(self.results),
+            listed: (action == actions::ITI18_REQUEST).then(|| (self.lists.begin(), self.results)),
             elsewhere: None,
             evidence: None,
             trail: None,
@@ -179,7 +182,7 @@ impl XdsSource {
         let transaction = (actions::ITI18_REQUEST, Packaging::Simple);
         let answer = self.call(transaction, &self.config.registry, identity, request.to_element()).await?;
         let malformed = |_| NationalError::broken("registry's answer is no AdhocQueryResponse");
-        let (response, unusable) = answer.listed.response(&answer.body).map_err(malformed)?;
+        let (response, unusable, share) = answer.listed.response(&answer.body).map_err(malformed)?;
         let mut omitted = Vec::new();
         if unusable > 0 {
             omitted.push(Omitted::new(&self.config.name, Unit::Unnamed(unusable), Omission::Unusable));
@@ -189,7 +192,7 @@ impl XdsSource {
         for entry in &mut objects.entries {
             entry.home = None;
         }
-        Ok(Registered { objects, failed: failed.into_iter().collect(), omitted })
+        Ok(Registered { objects, share: vec![share], failed: failed.into_iter().collect(), omitted })
     }
 
     async fn documents_of(

@@ -1,27 +1,31 @@
 //! Cross Gateway Query [ITI-38], responding side (ITI TF-2: 3.38).
 //!
 //! One mechanism for every stored query: the registries answer all objects of the patient, what may be disclosed of them
-//! is released, and [`ncp_ihe::StoredQuery::select`] says which of those are the answer.
+//! is released, and [`ncp_ihe::StoredQuery::select_forms`] says which of those are the answer. It is counted before it is
+//! made, and its entries are made when they are written.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ncp_ihe::{
-    Association, Availability, CrossGatewayQueryRequest, DocumentEntry, MessageError, ObjectIds, QueryResponse,
-    RegistryError, RegistryObjects, ReturnType, Severity, Status, StoredQuery,
+    Association, Availability, CrossGatewayQueryRequest, MessageError, ObjectIds, QueryResponse, RegistryError,
+    RegistryObjects, ReturnType, Severity, Status, StoredQuery,
 };
 use ncp_xml::Element;
 use tracing::Instrument;
 
+use super::forms::{Forms, Listed};
 use super::pipeline::{self, Answer, Exchange, Message};
-use super::pivot::Form;
 use super::widen::Widened;
 use super::{orcd, pivot, registry};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
+use crate::lists::Share;
 use crate::national::{NationalError, Omitted, PatientObjects, Registered};
 use crate::outcome::{GatewayError, Indicator};
 use crate::policy::{Authorised, Describing, LookUp, Refusal};
+use crate::translate::Pivot;
+use crate::wire::Listing;
 
 /// Stages 3 to 8.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
@@ -39,72 +43,125 @@ pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) 
     let asked = policy.admit(request, TransactionName::Iti38, patient.as_ref()).instrument(span).await?;
 
     let span = tracing::info_span!("national", ncp.transaction = "ITI-38");
-    let (held, documents, mut errors) = held(exchange, &asked, trail).instrument(span).await?;
-    let mut national = registry::release(policy, &asked, held, &documents, trail).await;
+    let Held { objects, share, documents, mut errors } = held(exchange, &asked, trail).instrument(span).await?;
+    let mut national = registry::release(policy, &asked, objects, &documents, trail).await;
     national.set_home(&exchange.app.config.gateway.home_community_id);
-    let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
     let asked = asked.get();
-    let translated = translate(exchange, &asked.query, &national, &mut errors).instrument(span).await;
-    let Translated { objects: mut european, widened, snapshot } = translated;
-    trail.metadata_translated(&snapshot);
-    if exchange.app.translator.is_some() {
-        add_pivots(&mut national);
-        add_pivots(&mut european);
-    }
     let peer = exchange.connection.peer.as_ref();
-    let with_orcd = peer.is_some_and(|peer| peer.orcd());
-    if with_orcd {
-        european.entries.extend(orcd::views(&european.entries));
+    let views = peer.is_some_and(|peer| peer.orcd());
+    let portal = peer.is_some_and(|peer| peer.orcd_only()) && asks_for_no_format(&asked.query);
+    let pivots = exchange.app.translator.is_some();
+    if pivots {
+        let pairs = national.entries.iter().filter(|entry| pivot::has_pivot(entry)).map(pivot::association_of);
+        national.associations.extend(pairs.collect::<Vec<_>>());
     }
-    if peer.is_some_and(|peer| peer.orcd_only()) && asks_for_no_format(&asked.query) {
-        keep_what_a_portal_shows(&mut european.entries);
+    let mut forms = Forms { codes: None, pivots, views, portal };
+    // A query without filters by code has as many answers in any codes: too many are refused before anything is made of them.
+    if national.entries.len() > exchange.app.config.limits.results && asked.query.clone().filters_mut().is_empty() {
+        let chosen = Chosen::of(&asked.query, None, national, forms).await?;
+        chosen.count(exchange, asked.return_type)?;
+        (national, forms) = (chosen.national, chosen.forms);
     }
+    let span = tracing::info_span!("translate", ncp.transaction = "ITI-38");
+    let (codes, widened) = translate(exchange, &asked.query, &national, &mut errors).instrument(span).await;
+    trail.metadata_translated(codes.as_ref().map_or("", Pivot::snapshot));
+    forms.codes = codes;
 
-    // A filter holds when the national or the European form of an entry fits it, or may fit it by a code that stands for
-    // an asked one; all forms have the same entryUUIDs.
-    let mut chosen = asked.query.select(&national);
-    chosen.extend(asked.query.select(&european));
-    if let Some(widened) = widened {
-        chosen.extend(widened.select(&national));
-        chosen.extend(widened.select(&european));
-    }
-    european.retain(|uuid| chosen.contains(uuid));
-    if with_orcd && european.entries.is_empty() {
+    let chosen = Chosen::of(&asked.query, widened, national, forms).await?;
+    chosen.count(exchange, asked.return_type)?;
+    let is_empty = chosen.listed.uuids.is_empty();
+    if views && is_empty {
         errors.extend(orcd::nothing_found(exchange, &asked.query));
     }
     if let Some(failed) = errors.iter().find(|e| e.severity == Severity::Error) {
         trail.recorder().reported(Indicator::Minor, &failed.code);
     }
-    if with_orcd {
-        european.entries.iter_mut().for_each(give_a_title);
-    }
-    if !european.entries.is_empty() && peer.is_some_and(|peer| peer.errors_as_warnings()) {
+    if !is_empty && peer.is_some_and(|peer| peer.errors_as_warnings()) {
         errors.iter_mut().for_each(|error| error.severity = Severity::Warning);
     }
     let status =
         if errors.iter().any(|e| e.severity == Severity::Error) { Status::PartialSuccess } else { Status::Success };
-    let mut answer = QueryResponse { status, errors, objects: RegistryObjects::default(), object_refs: Vec::new() };
-    match asked.return_type {
-        ReturnType::ObjectRef => {
-            let home = &exchange.app.config.gateway.home_community_id;
-            answer.object_refs = european.uuids().map(|uuid| (uuid.to_owned(), Some(home.clone()))).collect();
-        }
-        ReturnType::LeafClass if european.len() > exchange.app.config.limits.results => {
-            return Err(NationalError::TooMany.into());
-        }
-        ReturnType::LeafClass => {
-            if matches!(asked.query, StoredQuery::FindDocuments(_)) {
-                european.associations = transformations(&national, &chosen);
-            }
-            answer.objects = european;
-        }
-    }
+    let answer = answer(exchange, asked, chosen, (status, errors), share);
     trail.decided().await?;
     Ok(Answer::Listed(answer))
 }
 
-/// Prefixes of the formatCodes that the portals of MyHealth@EU show.
-const PORTAL_FORMATS: [&str; 4] = ["urn:eHDSI:", "urn:epSOS:", "urn:epsos:", "urn:ihe:iti:xds-sd:pdf:"];
+/// Released objects, and which of them are the answer.
+struct Chosen {
+    national: RegistryObjects,
+    forms: Forms,
+    uuids: BTreeSet<String>,
+    listed: Listed,
+}
+
+impl Chosen {
+    /// Chooses; among many objects where no thread of the runtime is held, so that other exchanges go on.
+    async fn of(
+        query: &StoredQuery,
+        widened: Option<Widened>,
+        national: RegistryObjects,
+        forms: Forms,
+    ) -> Result<Self, GatewayError> {
+        const MANY: usize = 500;
+        let (query, many) = (query.clone(), national.entries.len() > MANY);
+        let choose = move || {
+            let uuids = forms.chosen(&query, widened.as_ref(), &national);
+            let listed = forms.listed(&national.entries, &uuids);
+            Self { national, forms, uuids, listed }
+        };
+        if !many {
+            return Ok(choose());
+        }
+        tokio::task::spawn_blocking(choose).await.map_err(|_| GatewayError::Internal("no objects could be chosen"))
+    }
+
+    /// Whether it is not too much to be listed. What is made of a document counts with it, and so do their associations.
+    fn count(&self, exchange: &Exchange, return_type: ReturnType) -> Result<(), GatewayError> {
+        let groups = self.national.submission_sets.iter().map(|set| &set.entry_uuid);
+        let groups = groups.chain(self.national.folders.iter().map(|folder| &folder.entry_uuid));
+        let associations = self.national.associations.iter().filter(|a| !a.is(Association::XFRM)).map(|a| &a.uuid);
+        let beside = groups.chain(associations).filter(|uuid| self.uuids.contains(*uuid)).count();
+        let too_many = self.listed.documents + beside > exchange.app.config.limits.results;
+        match return_type {
+            ReturnType::LeafClass if too_many => Err(NationalError::TooMany.into()),
+            ReturnType::LeafClass | ReturnType::ObjectRef => Ok(()),
+        }
+    }
+}
+
+/// The answer. Its entries are made when they are written.
+fn answer(
+    exchange: &Exchange,
+    asked: &CrossGatewayQueryRequest,
+    chosen: Chosen,
+    (status, errors): (Status, Vec<RegistryError>),
+    share: Vec<Share>,
+) -> Listing {
+    let Chosen { mut national, forms, uuids, listed } = chosen;
+    let mut response = QueryResponse { status, errors, objects: RegistryObjects::default(), object_refs: Vec::new() };
+    let entries = std::mem::take(&mut national.entries);
+    let associations = match asked.query {
+        StoredQuery::FindDocuments(_) => transformations(&national, &uuids),
+        _ => Vec::new(),
+    };
+    national.retain(|uuid| uuids.contains(uuid));
+    if asked.return_type == ReturnType::ObjectRef {
+        let home = &exchange.app.config.gateway.home_community_id;
+        let all = listed.uuids.into_iter().chain(national.uuids().map(ToOwned::to_owned));
+        response.object_refs = all.map(|uuid| (uuid, Some(home.clone()))).collect();
+        return Listing { response, further: Box::new(std::iter::empty()), shares: share };
+    }
+    if matches!(asked.query, StoredQuery::FindDocuments(_)) {
+        national.associations = associations;
+    }
+    response.objects = national;
+    let further = entries.into_iter().flat_map(move |entry| {
+        let mut made = forms.european(&entry);
+        made.retain(|form| uuids.contains(&form.entry_uuid));
+        made
+    });
+    Listing { response, further: Box::new(further), shares: share }
+}
 
 /// Whether a query lists documents and leaves it to us in which formats.
 fn asks_for_no_format(query: &StoredQuery) -> bool {
@@ -113,29 +170,6 @@ fn asks_for_no_format(query: &StoredQuery) -> bool {
         StoredQuery::GetAll(all) => all.contents.format_codes.is_empty(),
         _ => false,
     }
-}
-
-/// Leaves the OrCD views, and of documents without a view those in a format that a portal shows. A manifest or a report
-/// beside its view would be a line that cannot be opened.
-fn keep_what_a_portal_shows(entries: &mut Vec<DocumentEntry>) {
-    let views: BTreeSet<String> = entries
-        .iter()
-        .filter(|entry| pivot::split(&entry.unique_id).1 == Some(Form::Orcd))
-        .map(|entry| pivot::split(&entry.unique_id).0.to_owned())
-        .collect();
-    entries.retain(|entry| match pivot::split(&entry.unique_id) {
-        (_, Some(Form::Orcd)) => true,
-        (original, _) => {
-            let is_shown = PORTAL_FORMATS.iter().any(|prefix| entry.format_code.code.starts_with(prefix));
-            is_shown && !views.contains(original)
-        }
-    });
-}
-
-/// OpenNCP's client reads the title of every entry. One without has the name of its type.
-fn give_a_title(entry: &mut DocumentEntry) {
-    let name = || entry.type_code.display.clone().unwrap_or_else(|| entry.type_code.code.clone());
-    entry.title = Some(entry.title.take().unwrap_or_else(name));
 }
 
 /// Rules of ITI TF-2: 3.38.4.1.3 about homeCommunityId.
@@ -149,13 +183,22 @@ fn check_home(exchange: &Exchange, request: &CrossGatewayQueryRequest) -> Result
     }
 }
 
-/// What the registries hold of the TRC's patient, the documents among it that describe studies, and an error for each
-/// registry that did not answer while others did.
+/// What the registries hold of the TRC's patient.
+struct Held {
+    objects: RegistryObjects,
+    /// Memory that the objects take.
+    share: Vec<Share>,
+    /// The documents among them that describe studies.
+    documents: Arc<Describing>,
+    /// One for each registry that did not answer while others did.
+    errors: Vec<RegistryError>,
+}
+
 async fn held(
     exchange: &Exchange,
     asked: &Authorised<LookUp<CrossGatewayQueryRequest>>,
     trail: &mut Trail,
-) -> Result<(RegistryObjects, Arc<Describing>, Vec<RegistryError>), GatewayError> {
+) -> Result<Held, GatewayError> {
     let Some(national) = &exchange.app.national else {
         return Err(NationalError::UnknownRepository.into());
     };
@@ -172,8 +215,8 @@ async fn held(
     // Nobody and nothing have one answer: Success with an empty list leaks least.
     let registered = national.registered(&asked.derive(of)).await?;
     let documents = national.describing_of(&patient, &registered);
-    let Registered { objects: held, failed, omitted } = registered;
-    if let Some(ids) = query.documents_named().and_then(|ids| not_among(&held, ids)) {
+    let Registered { objects, share, failed, omitted } = registered;
+    if let Some(ids) = query.documents_named().and_then(|ids| not_among(&objects, ids)) {
         // A document of somebody else answers as an absent one does, and is put on the trail.
         let found = national.entries(&asked.derive(ids)).await;
         found.iter().filter(|e| e.patient_id != patient).for_each(|_| trail.withheld(&Refusal::OtherPatient));
@@ -185,7 +228,8 @@ async fn held(
     let policy = &exchange.snapshot.policy;
     let omitted = registry::may_be_named(policy, asked, &patient, omitted, &documents, trail).await;
     let failed = failed.into_iter().map(error);
-    Ok((held, documents, failed.chain(omitted.iter().map(|omitted| left_out(exchange, omitted))).collect()))
+    let errors = failed.chain(omitted.iter().map(|omitted| left_out(exchange, omitted))).collect();
+    Ok(Held { objects, share, documents, errors })
 }
 
 /// A unit that is not in the answer, by its id where it has one, with the reason. One that is listed, and not all of it,
@@ -217,54 +261,34 @@ fn not_among(held: &RegistryObjects, ids: ObjectIds) -> Option<ObjectIds> {
     (!left.is_empty()).then(|| wrap(left))
 }
 
-/// What the terminology service made of an answer.
-struct Translated {
-    objects: RegistryObjects,
-    widened: Option<Widened>,
-    /// Digest of its maps, hex; empty when it did not answer.
-    snapshot: String,
-}
-
-/// Metadata in European codes, and the query with the national codes that may stand for asked ones. Without the service
-/// the national codes stand, with a warning, and no entry is left out because its codes could not be read.
+/// What the terminology service says of the codes of an answer, and the query with the national codes that may stand for asked
+/// ones. Without the service the national codes stand, with a warning, and no entry is left out because its codes could not
+/// be read.
 async fn translate(
     exchange: &Exchange,
     query: &StoredQuery,
     national: &RegistryObjects,
     errors: &mut Vec<RegistryError>,
-) -> Translated {
-    let mut out = Translated { objects: national.clone(), widened: None, snapshot: String::new() };
-    let Some(translator) = &exchange.app.translator else { return out };
-    let (entries, alternatives) =
-        tokio::join!(translator.entries_to_pivot(&national.entries), Widened::alternatives(translator, query));
-    let entries = entries.map(|found| {
-        (out.objects.entries, out.snapshot) = (found.entries, found.snapshot);
-        found.known
-    });
-    let found = match (entries, alternatives) {
-        (Ok(known), Ok(found)) => {
-            let widened = found.map(|found| Widened::of(query, found, national, &known));
-            return Translated { widened, ..out };
+) -> (Option<Pivot>, Option<Widened>) {
+    let Some(translator) = &exchange.app.translator else { return (None, None) };
+    let (pivot, alternatives) =
+        tokio::join!(translator.to_pivot(&national.entries), Widened::alternatives(translator, query));
+    let (pivot, error) = match (pivot, alternatives) {
+        (Ok(pivot), Ok(found)) => {
+            let widened = found.map(|found| Widened::of(query, found, national, &pivot.known));
+            return (Some(pivot), widened);
         }
-        (Err(error), _) | (Ok(_), Err(error)) => error,
+        (pivot, Err(error)) => (pivot.ok(), error),
+        (Err(error), Ok(_)) => (None, error),
     };
-    tracing::warn!(reason = %found, "metadata not translated");
+    tracing::warn!(reason = %error, "metadata not translated");
     errors.push(RegistryError {
         code: "WARNING_ORCD_MISSING_MANDATORY_METADATA".into(),
         context: format!("codes are national ones, filters by code are wider (reference {})", exchange.reference),
         severity: Severity::Warning,
         location: Some(exchange.app.config.gateway.home_community_id.to_string()),
     });
-    Translated { widened: Widened::without_service(query, national), ..out }
-}
-
-/// A transcoded form beside each document that has one.
-fn add_pivots(objects: &mut RegistryObjects) {
-    let pairs: Vec<_> = objects.entries.iter().filter(|e| pivot::has_pivot(e)).map(pivot::entry_of).collect();
-    for (entry, association) in pairs {
-        objects.entries.push(entry);
-        objects.associations.push(association);
-    }
+    (pivot, Widened::without_service(query, national))
 }
 
 /// OpenNCP pairs a document with its transformation by associations that come with FindDocuments.

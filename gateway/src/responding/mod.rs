@@ -1,6 +1,7 @@
 //! NCP-A: Responding Gateway and Responding Imaging Gateway. Read `pipeline.rs` first.
 
 mod deliver;
+mod forms;
 pub mod iti38;
 pub mod iti39;
 pub mod iti55;

@@ -52,27 +52,29 @@ pub fn split(unique_id: &str) -> (&str, Option<Form>) {
 
 /// The entry of a made document: the original's but for what identifies it and its bytes.
 pub fn made_of(original: &DocumentEntry, form: Form) -> DocumentEntry {
-    let unique_id = form.of(&original.unique_id);
     DocumentEntry {
-        entry_uuid: derived_uuid(&[&original.entry_uuid, &unique_id]),
+        entry_uuid: uuid_of(original, form),
+        unique_id: form.of(&original.unique_id),
         hash: Some(DELAYED_HASH.to_owned()),
         size: Some(0),
-        unique_id,
         ..original.clone()
     }
 }
 
-/// The pivot's entry and its association, from the translated entry of the original.
-pub fn entry_of(original: &DocumentEntry) -> (DocumentEntry, Association) {
-    let pivot = made_of(original, Form::Pivot);
-    let association = Association {
+/// The association of a pivot with its original.
+pub fn association_of(original: &DocumentEntry) -> Association {
+    Association {
         uuid: derived_uuid(&[&original.entry_uuid, Association::XFRM]),
         kind: Association::XFRM.to_owned(),
-        source: pivot.entry_uuid.clone(),
+        source: uuid_of(original, Form::Pivot),
         target: original.entry_uuid.clone(),
         submission_set_status: None,
-    };
-    (pivot, association)
+    }
+}
+
+/// The entryUUID of a form of an original.
+fn uuid_of(original: &DocumentEntry, form: Form) -> String {
+    derived_uuid(&[&original.entry_uuid, &form.of(&original.unique_id)])
 }
 
 /// A UUID URN that is the same for the same parts at every call (version 8, RFC 9562).

@@ -13,6 +13,9 @@ use crate::identity::TransactionName;
 use crate::national::{Omitted, Unit};
 use crate::policy::{Authorised, Describing, Facts, LookUp, Policy, Resource};
 
+/// Decisions after which others have their turn.
+const TURN: usize = 64;
+
 type Asked = Authorised<LookUp<CrossGatewayQueryRequest>>;
 
 /// What of the objects may be disclosed; `documents` are those of them that describe studies.
@@ -27,7 +30,11 @@ pub async fn release(
     let mut out = RegistryObjects::default();
     let mut withheld = HashSet::new();
     let mut stays = HashSet::new();
-    for entry in held.entries {
+    for (n, entry) in held.entries.into_iter().enumerate() {
+        // Thousands of decisions leave other exchanges their turn.
+        if n % TURN == TURN - 1 {
+            tokio::task::yield_now().await;
+        }
         let uuid = entry.entry_uuid.clone();
         if let Some(entry) = released(policy, asked, entry, documents, trail).await {
             stays.insert(uuid);
@@ -60,7 +67,7 @@ pub async fn release(
             _ => {}
         }
     }
-    out.associations = between(held.associations, stays);
+    out.associations = between(&held.associations, stays);
     out
 }
 
@@ -142,18 +149,8 @@ impl Members {
 }
 
 /// The associations both of whose ends stay; an end may be an association.
-fn between(associations: Vec<Association>, mut stays: HashSet<String>) -> Vec<Association> {
-    let (mut kept, mut open) = (Vec::new(), associations);
-    loop {
-        let (closed, rest): (Vec<_>, Vec<_>) =
-            open.into_iter().partition(|a| stays.contains(&a.source) && stays.contains(&a.target));
-        if closed.is_empty() {
-            return kept;
-        }
-        stays.extend(closed.iter().map(|a| a.uuid.clone()));
-        kept.extend(closed);
-        open = rest;
-    }
+fn between(associations: &[Association], mut stays: HashSet<String>) -> Vec<Association> {
+    ncp_ihe::within(&mut stays, associations).into_iter().cloned().collect()
 }
 
 impl Resource for SubmissionSet {
@@ -199,7 +196,7 @@ mod tests {
             association("of-hidden", "set", "hidden"),
         ];
         let stays = ["set", "folder", "document"].map(String::from).into_iter().collect();
-        let kept: Vec<String> = between(all, stays).into_iter().map(|a| a.uuid).collect();
+        let kept: Vec<String> = between(&all, stays).into_iter().map(|a| a.uuid).collect();
         assert_eq!(kept, ["link", "set-has-link"]);
     }
 

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeSet;
 
-use ncp_ihe::{Coded, DocumentEntry, Filtered, RegistryObjects, StoredQuery};
+use ncp_ihe::{Coded, DocumentEntry, Filtered, Forms, RegistryObjects, StoredQuery};
 
 use crate::translate::facets::{SNOMED, is_region};
 use crate::translate::{Known, TranslationError, Translator};
@@ -83,19 +83,27 @@ impl Widened {
     }
 
     /// entryUUIDs of what may be an answer.
-    pub fn select(&self, objects: &RegistryObjects) -> BTreeSet<String> {
+    pub fn select(&self, objects: &RegistryObjects, forms: &Forms<'_>) -> BTreeSet<String> {
         if self.modalities.is_empty() {
-            return self.query.select(objects);
+            return self.query.select_forms(objects, forms);
         }
-        let mut hinted = objects.clone();
-        for entry in &mut hinted.entries {
-            if !entry.event_codes.iter().any(Coded::is_modality) {
-                entry.event_codes.push(entry.practice_setting.clone());
-            }
-        }
-        let mut out = self.query.select(&hinted);
-        for entry in objects.entries.iter().filter(|entry| self.has_other_modalities(entry)) {
-            out.remove(&entry.entry_uuid);
+        let hinted = |entry: &DocumentEntry, see: &mut dyn FnMut(&DocumentEntry)| {
+            forms(entry, &mut |form| {
+                if form.event_codes.iter().any(Coded::is_modality) {
+                    return see(form);
+                }
+                let mut hinted = form.clone();
+                hinted.event_codes.push(form.practice_setting.clone());
+                see(&hinted);
+            });
+        };
+        let mut out = self.query.select_forms(objects, &hinted);
+        for entry in &objects.entries {
+            forms(entry, &mut |form| {
+                if self.has_other_modalities(form) {
+                    out.remove(&form.entry_uuid);
+                }
+            });
         }
         out
     }
@@ -201,7 +209,7 @@ mod tests {
         let event_codes = vec![vec![asked.clone()]];
         let query = StoredQuery::FindDocuments(FindDocuments { event_codes, ..FindDocuments::of_patient(patient) });
         let objects = held(codes);
-        let chosen = Widened::of(&query, vec![found], &objects, known).select(&objects);
+        let chosen = Widened::of(&query, vec![found], &objects, known).select(&objects, &|entry, see| see(entry));
         (0..codes.len()).filter(|at| chosen.contains(&objects.entries[*at].entry_uuid)).collect()
     }
 

@@ -51,6 +51,10 @@ pub struct Facets {
     modalities: HashMap<Key, HashSet<String>>,
 }
 
+/// The regions that the procedures of a study's documents say, by study.
+#[derive(Debug, Default)]
+pub(super) struct Regions(BTreeMap<String, Vec<Coded>>);
+
 impl Facets {
     /// From the national codes that may stand for each of [`all`].
     pub(super) fn new(snapshot: String, found: Vec<Vec<Coded>>) -> Self {
@@ -83,38 +87,44 @@ impl Facets {
         self.regions.contains_key(&(code.system.clone(), code.code.clone()))
     }
 
-    /// Names the regions of entries that name none: by their own procedures, else by those of the same study.
-    pub(super) fn name(&self, entries: &mut [DocumentEntry]) {
-        let of = |entry: &DocumentEntry| -> Vec<Coded> {
-            let codes = entry.event_codes.iter().map(|c| (c.system.clone(), c.code.clone()));
-            codes.filter_map(|key| self.regions.get(&key)).flatten().cloned().collect()
-        };
-        let mut by_study: BTreeMap<String, Vec<Coded>> = BTreeMap::new();
-        for entry in entries.iter() {
-            if let Some(study) = entry.study_instance_uid() {
-                by_study.entry(study.to_string()).or_default().extend(of(entry));
-            }
-        }
-        for entry in entries {
-            if entry.event_codes.iter().any(is_region) {
-                continue;
-            }
-            let mut found = of(entry);
-            if found.is_empty()
-                && let Some(study) = entry.study_instance_uid()
-            {
-                found = by_study.get(study.as_str()).cloned().unwrap_or_default();
-            }
-            let before = entry.event_codes.len();
+    /// Learns of an entry which regions its procedures say of its study.
+    pub(super) fn learn(&self, entry: &DocumentEntry, regions: &mut Regions) {
+        let found = self.regions_of(entry);
+        if let Some(study) = entry.study_instance_uid().filter(|_| !found.is_empty()) {
+            let known = regions.0.entry(study.to_string()).or_default();
             for region in found {
-                if !entry.event_codes.iter().any(|known| known.same(&region)) {
-                    entry.event_codes.push(region);
+                if !known.iter().any(|one| one.same(&region)) {
+                    known.push(region);
                 }
             }
-            let slot = "urn:ncp:terminology-snapshot";
-            if entry.event_codes.len() > before && !entry.extra_slots.iter().any(|(name, _)| name == slot) {
-                entry.extra_slots.push((slot.to_owned(), vec![self.snapshot.clone()]));
+        }
+    }
+
+    /// Names the regions of an entry that names none: by its own procedures, else by those of the same study.
+    pub(super) fn name(&self, entry: &mut DocumentEntry, regions: &Regions) {
+        if entry.event_codes.iter().any(is_region) {
+            return;
+        }
+        let mut found = self.regions_of(entry);
+        if found.is_empty()
+            && let Some(study) = entry.study_instance_uid()
+        {
+            found = regions.0.get(study.as_str()).cloned().unwrap_or_default();
+        }
+        let before = entry.event_codes.len();
+        for region in found {
+            if !entry.event_codes.iter().any(|known| known.same(&region)) {
+                entry.event_codes.push(region);
             }
         }
+        let slot = "urn:ncp:terminology-snapshot";
+        if entry.event_codes.len() > before && !entry.extra_slots.iter().any(|(name, _)| name == slot) {
+            entry.extra_slots.push((slot.to_owned(), vec![self.snapshot.clone()]));
+        }
+    }
+
+    fn regions_of(&self, entry: &DocumentEntry) -> Vec<Coded> {
+        let codes = entry.event_codes.iter().map(|c| (c.system.clone(), c.code.clone()));
+        codes.filter_map(|key| self.regions.get(&key)).flatten().cloned().collect()
     }
 }

@@ -7,6 +7,7 @@ mod common;
 mod drawing;
 mod hazards;
 mod incumbent;
+mod lists;
 mod orcd;
 mod pages;
 mod pins;

@@ -117,7 +117,7 @@ async fn co_15_on_17_reports_and_key_images_are_offered_to_an_openncp_neighbour(
 
     let cda = twice(&world.denmark, report).await;
     header(&cda, "1.3.6.1.4.1.12559.11.10.1.3.1.1.10", "code=\"18748-4\"");
-    let (media_type, pdf) = held(&cda).expect("a PDF inside");
+    let (media_type, pdf) = held(&cda).expect("memory").expect("a PDF inside");
     assert_eq!(media_type, "application/pdf");
     let words = String::from_utf8_lossy(&pdf);
     assert!(words.contains("pdfaid") && words.contains("CT toraks"), "PDF/A with the report's title");
@@ -130,7 +130,7 @@ async fn co_15_on_17_reports_and_key_images_are_offered_to_an_openncp_neighbour(
         assert_eq!(held_media_type(entry), Some("image/png"));
         let cda = twice(&world.denmark, entry).await;
         header(&cda, "1.3.6.1.4.1.12559.11.10.1.3.1.1.11", "code=\"x-clinical-image\"");
-        let (media_type, png) = held(&cda).expect("a picture inside");
+        let (media_type, png) = held(&cda).expect("memory").expect("a picture inside");
         assert_eq!(media_type, "image/png");
         // The marked slice where a note marks one, else the middle one.
         assert_eq!(png, draw::picture(&world.slice(folder, slice)).expect("draws"), "study {number}");

@@ -8,12 +8,14 @@
 //! * [`Element::leading`] reads the beginning of a long document,
 //! * [`extent`] tells where an element stands in the bytes,
 //! * [`REQUESTS`] and [`ANSWERS`] are the memory of all messages that are being read,
+//! * [`json`] reads JSON within the same bound,
 //! * [`is_for_us`] tells whom a SOAP header block is for.
 
 mod budget;
 mod builder;
 mod error;
 mod extent;
+pub mod json;
 mod leading;
 mod lifting;
 mod outline;

@@ -49,6 +49,13 @@ impl Limits {
         held: Held { base: 40 << 20, per_byte: 6 },
         ..Self::REQUEST
     };
+    /// The same for documents of at most so many bytes, wherever in them the bytes are: what was let in by its length is not
+    /// refused by it afterwards.
+    #[must_use]
+    pub const fn of(self, bytes: usize) -> Self {
+        Self { bytes, text_bytes: bytes, ..self }
+    }
+
     /// For long lists that are read with [`Element::parse_lifting`]: what bounds them is the caller's count.
     pub const LISTED: Self = Self { bytes: 1 << 30, text_bytes: 1 << 20, nodes: 8_000_000, ..Self::REQUEST };
 }

@@ -121,7 +121,29 @@ fn se_07_memory_follows_from_the_bytes_that_were_read() {
         })
         .expect("bounded");
     se_07_as_it_was_measured();
+    se_07_json_of_every_shape();
     what_is_held_comes_back();
+}
+
+/// Values of every shape, as many as a text has place for, in a list and as members of one object.
+fn se_07_json_of_every_shape() {
+    let coding = r#"{"system":"urn:oid:2.999.1","code":"c","display":"d"}"#;
+    for value in
+        ["[]", "{}", "0", "\"\"", "\"a text of some length, as names are\"", "{\"a\":{}}", "[[[[[[[0]]]]]]]", coding]
+    {
+        for bytes in [100_000, 2_000_000] {
+            let count = bytes / (value.len() + 1);
+            let list = format!("[{}]", vec![value; count].join(","));
+            let members: Vec<String> = (0..count).map(|n| format!("\"{n:x}\":{value}")).collect();
+            for text in [list, format!("{{{}}}", members.join(","))] {
+                for read in [ncp_xml::json::read, ncp_xml::json::read_last] {
+                    let (told, held) = held(|| read(text.as_bytes()));
+                    assert!(held <= BASE + 8 * text.len(), "{value}: {held} of {}", text.len());
+                    assert!(told.is_ok() || bytes > 100_000, "{value}: a short text is read");
+                }
+            }
+        }
+    }
 }
 
 /// The three rows of the case: what one request holds, and eight at once.

@@ -3,7 +3,7 @@
 //!
 //! Towards a reader's language only `@displayName` changes; what it was stands in a `translation` child.
 
-use ncp_xml::{Element as Tree, Limits};
+use ncp_xml::{Element as Tree, Limits, REQUESTS};
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 
@@ -29,7 +29,9 @@ pub const LIMITS: Limits = Limits {
 /// # Errors
 /// A document that is not well-formed, has a DTD, or passes a limit.
 pub fn translate(bytes: &[u8], task: &Task, snapshot: &Snapshot) -> Result<Translated, DocumentError> {
-    let root = Tree::parse(bytes, &LIMITS)?;
+    // Its tree takes from the memory of all documents that are being read, until it is dropped.
+    let mut charge = REQUESTS.charge("documents");
+    let root = Tree::parse_charged(bytes, &LIMITS, &mut charge)?;
     if !root.is(HL7, "ClinicalDocument") {
         return Ok(Translated::untouched(bytes, Vec::new(), "not a CDA document"));
     }

@@ -32,7 +32,7 @@ const SCHEMES: [(&str, &str); 4] = [
 pub fn view_of_object(bytes: &[u8], task: &Task, snapshot: &Snapshot) -> Result<Translated, DocumentError> {
     let read = metadata(bytes, &MetadataView { retrieve_url: None, patient_id: None });
     let attributes = read.map_err(|e| DocumentError::Dicom(e.to_string()))?;
-    view(attributes.to_string().as_bytes(), task, snapshot)
+    view(&attributes, task, snapshot)
 }
 
 /// Adds equivalent codes to code items.

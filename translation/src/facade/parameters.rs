@@ -25,8 +25,7 @@ impl Parameters {
     }
 
     pub(super) fn of_body(body: &[u8]) -> Result<Self, Refused> {
-        let value: Value = serde_json::from_slice(body)
-            .map_err(|e| Refused::invalid(format!("body is no JSON: line {}", e.line())))?;
+        let value = ncp_xml::json::read_last(body).map_err(|_| Refused::invalid("body is no JSON"))?;
         if value["resourceType"] != "Parameters" {
             return Err(Refused::invalid("a Parameters resource is expected"));
         }

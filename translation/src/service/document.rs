@@ -79,6 +79,7 @@ fn failed(error: DocumentError) -> Status {
     let text = error.to_string();
     match error {
         DocumentError::TooMany => status(Code::ResourceExhausted, "TOO_MANY_ELEMENTS", "4500", &text, ""),
+        DocumentError::Xml(ncp_xml::XmlError::Busy) => status(Code::Unavailable, "BUSY", "4500", &text, ""),
         DocumentError::Xml(ncp_xml::XmlError::TooLarge) | DocumentError::TooDeep => {
             status(Code::ResourceExhausted, "DOCUMENT_TOO_LARGE", "4500", &text, "")
         }

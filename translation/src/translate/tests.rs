@@ -271,3 +271,17 @@ fn coverage_counts_by_content_and_by_traffic() {
     assert_eq!(again.most(10), counters.most(10));
     assert!(crate::coverage::page(&counted).contains("SSC0AZ"));
 }
+
+/// SE-05: what a filter costs follows from its codes: twice the codes are twice the rows, and systems that are named again and
+/// again are no more rows.
+#[test]
+fn se_05_an_expansion_grows_with_its_codes_alone() {
+    let s = shipped();
+    let code = |code: &str| ("1.2.840.10008.2.16.4".to_owned(), code.to_owned());
+    let national = |times: usize| vec!["2.16.578.1.12.4.1.1.7270".to_owned(); times];
+    let rows = |codes: &[(String, String)], national: &[String]| crate::expand::expand(&s, codes, national).codes.len();
+    let one = rows(&[code("CT"), code("MR")], &national(1));
+    assert!(one > 2);
+    assert_eq!(rows(&[code("CT"), code("MR"), code("CT"), code("MR")], &national(1)), 2 * one);
+    assert_eq!(rows(&[code("CT"), code("MR")], &national(5_000)), one);
+}

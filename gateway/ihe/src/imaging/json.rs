@@ -1,5 +1,7 @@
 //! The attributes of an object in the DICOM JSON Model (PS3.18 F), from the bytes before its pixel data.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use dicom_core::{Tag, VR};
@@ -16,13 +18,10 @@ pub const PIXELS: Tag = Tag(0x7FE0, 0);
 const INLINE: usize = 1024;
 /// Inflated bytes that are read for the attributes of one object.
 const INFLATED: usize = 8 << 20;
-/// What the model of an object may hold, bytes: of any, and for each byte that was read. An object of thousands of frames
-/// has a hundred thousand attributes of some bytes each.
-const MODEL: usize = 128 << 20;
-const PER_BYTE: usize = 8;
-/// What an attribute holds in the model beside its values, and what a value does beside its text.
-const ATTRIBUTE: usize = 1024;
-const VALUE: usize = 128;
+/// Text of the model of an object, bytes: of any, and quarters of a byte for each byte that was read. Beside the tree, which
+/// takes 16 MiB and four times the bytes, and what was inflated, no reader holds more than 64 MB and eight times what it read.
+const MODEL: usize = 12 << 20;
+const QUARTERS: usize = 7;
 
 /// What of an object is told in another way than its bytes say (PS3.18 10.4).
 #[derive(Debug, Clone, Copy)]
@@ -43,101 +42,154 @@ pub fn header_end(bytes: &[u8], until: Tag, whole: bool) -> Result<Option<usize>
     begun.end(dicom::key(until))
 }
 
-/// All attributes of an object, given as many of its bytes as [`header_end`] says, or all of them. Left out are private
+/// All attributes of an object as JSON, given as many of its bytes as [`header_end`] says, or all of them. Left out are private
 /// attributes and binary values of more than 1 KiB, for which there is no address; text is UTF-8 whatever it was.
 ///
 /// # Errors
 /// [`Unsound`]
-pub fn metadata(header: &[u8], view: &MetadataView<'_>) -> Result<Value, Unsound> {
+pub fn metadata(header: &[u8], view: &MetadataView<'_>) -> Result<Vec<u8>, Unsound> {
     let begun = Begun::read(header, true, INFLATED)?.ok_or(Unsound::Ends)?;
     let object = begun.tree(dicom::key(PIXELS), |_| true)?.ok_or(Unsound::Ends)?;
-    let mut out = attributes(&object, &mut Room(MODEL + PER_BYTE * header.len()))?;
-    for tag in [tags::RETRIEVE_AE_TITLE, tags::RETRIEVE_URL, dicom::LOCATION] {
-        out.remove(&key(dicom::key(tag)));
-    }
-    let mut set = |tag, vr: &str, value: &str| out.insert(key(dicom::key(tag)), json!({ "vr": vr, "Value": [value] }));
-    set(tags::SPECIFIC_CHARACTER_SET, "CS", "ISO_IR 192");
-    set(tags::AVAILABLE_TRANSFER_SYNTAX_UID, "UI", &begun.syntax);
-    if let Some(url) = view.retrieve_url {
-        set(tags::RETRIEVE_URL, "UR", url);
-    }
-    if let Some(id) = view.patient_id {
-        set(tags::PATIENT_ID, "LO", id);
-    }
-    Ok(Value::Object(out))
+    let set = |tag, vr: &str, value: &str| (dicom::key(tag), Some(json!({ "vr": vr, "Value": [value] })));
+    let mut told = BTreeMap::from([
+        (dicom::key(tags::RETRIEVE_AE_TITLE), None),
+        (dicom::key(tags::RETRIEVE_URL), None),
+        (dicom::key(dicom::LOCATION), None),
+        set(tags::SPECIFIC_CHARACTER_SET, "CS", "ISO_IR 192"),
+        set(tags::AVAILABLE_TRANSFER_SYNTAX_UID, "UI", &begun.syntax),
+    ]);
+    told.extend(view.retrieve_url.map(|url| set(tags::RETRIEVE_URL, "UR", url)));
+    told.extend(view.patient_id.map(|id| set(tags::PATIENT_ID, "LO", id)));
+    let mut out = Text { out: Vec::new(), most: MODEL + header.len().saturating_mul(QUARTERS) / 4 };
+    attributes(&object, told, &mut out)?;
+    Ok(out.out)
 }
 
-fn key(tag: u32) -> String {
-    format!("{tag:08X}")
+/// JSON that grows by a quarter at a time, up to a bound: doubling would need thrice its length.
+struct Text {
+    out: Vec<u8>,
+    most: usize,
 }
 
-/// Bytes that the model may still take.
-struct Room(usize);
+impl Text {
+    fn push(&mut self, text: &str) -> Result<(), Unsound> {
+        self.bytes(text.as_bytes())
+    }
 
-impl Room {
-    fn take(&mut self, bytes: usize) -> Result<(), Unsound> {
-        self.0 = self.0.checked_sub(bytes).ok_or(Unsound::Memory)?;
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), Unsound> {
+        let length = self.out.len() + bytes.len();
+        if length > self.most {
+            return Err(Unsound::Memory);
+        }
+        if length > self.out.capacity() {
+            self.out.reserve_exact(bytes.len() + self.out.len() / 4 + 1024);
+        }
+        self.out.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn value(&mut self, value: &Value) -> Result<(), Unsound> {
+        serde_json::to_writer(self, value).map_err(|_| Unsound::Memory)
+    }
+
+    /// A comma before all but the first.
+    fn next(&mut self, first: &mut bool) -> Result<(), Unsound> {
+        if std::mem::take(first) { Ok(()) } else { self.push(",") }
+    }
+
+    /// The values of an attribute.
+    fn values(&mut self, values: impl Iterator<Item = Value>) -> Result<(), Unsound> {
+        self.push(",\"Value\":[")?;
+        let mut first = true;
+        for value in values {
+            self.next(&mut first)?;
+            self.value(&value)?;
+        }
+        self.push("]")
+    }
+}
+
+impl std::io::Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bytes(bytes).map_err(|_| std::io::Error::other("the bound of the model"))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
 }
 
-/// The walk bounded the nesting.
-fn attributes(object: &Item<'_>, room: &mut Room) -> Result<Map<String, Value>, Unsound> {
-    let mut out = Map::new();
+/// Attributes that are told in another way than they stand, or not at all, by tag.
+type Told = BTreeMap<u32, Option<Value>>;
+
+/// Writes an object in the order of its tags. The walk bounded the nesting.
+fn attributes(object: &Item<'_>, mut told: Told, out: &mut Text) -> Result<(), Unsound> {
+    let mut first = true;
+    let instead = |told: Told, out: &mut Text, first: &mut bool| {
+        for (tag, value) in told.into_iter().filter_map(|(tag, value)| Some((tag, value?))) {
+            out.next(first)?;
+            out.push(&format!("\"{tag:08X}\":"))?;
+            out.value(&value)?;
+        }
+        Ok(())
+    };
+    out.push("{")?;
     for entry in object.entries() {
         let tag = entry.tag;
         // Private groups, and lengths of groups.
         if (tag >> 16) % 2 == 1 || tag & 0xFFFF == 0 || tag >= dicom::key(PIXELS) {
             continue;
         }
-        let vr = entry.vr();
-        room.take(ATTRIBUTE)?;
-        let mut attribute = Map::new();
-        // A sequence whose items cannot be read is passed on as it is, as what is unknown.
-        let told = match (&entry.value, vr) {
-            (Held::Items(_), _) => VR::SQ,
-            (Held::Bytes(_), VR::SQ) => VR::UN,
-            _ => vr,
-        };
-        attribute.insert("vr".into(), told.to_string().into());
-        match &entry.value {
-            Held::Items(items) => {
-                room.take(VALUE.saturating_mul(items.len()))?;
-                let model = |item| attributes(item, room).map(Value::Object);
-                let items: Vec<Value> = items.iter().map(model).collect::<Result<_, _>>()?;
-                if !items.is_empty() {
-                    attribute.insert("Value".into(), items.into());
-                }
-            }
-            Held::Bytes(bytes) if is_binary(vr) => {
-                if bytes.len() > INLINE {
-                    continue;
-                }
-                if !bytes.is_empty() {
-                    let bytes = little_endian(bytes, vr, entry.big_endian());
-                    attribute.insert("InlineBinary".into(), STANDARD.encode(bytes).into());
-                }
-            }
-            Held::Bytes(bytes) => {
-                let values = match unit(vr) {
-                    1 => 1 + bytes.iter().filter(|byte| **byte == b'\\').count(),
-                    unit => bytes.len() / unit as usize,
-                };
-                room.take(VALUE.saturating_mul(values).saturating_add(4 * bytes.len()))?;
-                let values = match vr {
-                    VR::US | VR::SS | VR::UL | VR::SL | VR::SV | VR::UV | VR::FL | VR::FD | VR::AT => {
-                        numbers(bytes, vr, entry.big_endian())
-                    }
-                    _ => texts(object, entry, vr),
-                };
-                if values.iter().any(|v| !v.is_null()) {
-                    attribute.insert("Value".into(), values.into());
-                }
-            }
+        let later = told.split_off(&tag);
+        instead(std::mem::replace(&mut told, later), out, &mut first)?;
+        if !told.contains_key(&tag) {
+            attribute(object, entry, &mut first, out)?;
         }
-        out.insert(key(tag), Value::Object(attribute));
     }
-    Ok(out)
+    instead(told, out, &mut first)?;
+    out.push("}")
+}
+
+fn attribute(object: &Item<'_>, entry: &Entry<'_>, first: &mut bool, out: &mut Text) -> Result<(), Unsound> {
+    let vr = entry.vr();
+    // A sequence whose items cannot be read is passed on as it is, as what is unknown.
+    let name = match (&entry.value, vr) {
+        (Held::Items(_), _) => VR::SQ,
+        (Held::Bytes(_), VR::SQ) => VR::UN,
+        _ => vr,
+    };
+    if matches!(&entry.value, Held::Bytes(bytes) if is_binary(vr) && bytes.len() > INLINE) {
+        return Ok(());
+    }
+    out.next(first)?;
+    out.push(&format!("\"{:08X}\":{{\"vr\":\"{name}\"", entry.tag))?;
+    match &entry.value {
+        Held::Items(items) if items.is_empty() => {}
+        Held::Items(items) => {
+            out.push(",\"Value\":[")?;
+            let mut first = true;
+            for item in items {
+                out.next(&mut first)?;
+                attributes(item, Told::new(), out)?;
+            }
+            out.push("]")?;
+        }
+        Held::Bytes([]) => {}
+        Held::Bytes(bytes) if is_binary(vr) => {
+            let bytes = little_endian(bytes, vr, entry.big_endian());
+            out.push(&format!(",\"InlineBinary\":\"{}\"", STANDARD.encode(bytes)))?;
+        }
+        Held::Bytes(bytes) => match vr {
+            VR::US | VR::SS | VR::UL | VR::SL | VR::SV | VR::UV | VR::FL | VR::FD | VR::AT => {
+                if bytes.len() >= unit(vr) as usize {
+                    out.values(numbers(bytes, vr, entry.big_endian()))?;
+                }
+            }
+            _ => texts(object, entry, vr, out)?,
+        },
+    }
+    out.push("}")
 }
 
 fn is_binary(vr: VR) -> bool {
@@ -154,14 +206,14 @@ fn little_endian(bytes: &[u8], vr: VR, big: bool) -> Vec<u8> {
 }
 
 /// The values of an attribute of numbers. Bytes behind the last whole one are no value.
-fn numbers(bytes: &[u8], vr: VR, big: bool) -> Vec<Value> {
-    let word = |bytes: &[u8]| {
+fn numbers(bytes: &[u8], vr: VR, big: bool) -> impl Iterator<Item = Value> + '_ {
+    let word = move |bytes: &[u8]| {
         let shift = |number: u64, byte: &u8| number << 8 | u64::from(*byte);
         if big { bytes.iter().fold(0, shift) } else { bytes.iter().rev().fold(0, shift) }
     };
     // A number that JSON has none for is told as text.
-    let float = |value: f64, text: String| Number::from_f64(value).map_or(Value::from(text), Value::from);
-    let one = |bytes: &[u8]| -> Value {
+    let float = move |value: f64, text: String| Number::from_f64(value).map_or(Value::from(text), Value::from);
+    let one = move |bytes: &[u8]| -> Value {
         let raw = word(bytes);
         match vr {
             VR::SS => (raw as u16 as i16).into(),
@@ -182,20 +234,18 @@ fn numbers(bytes: &[u8], vr: VR, big: bool) -> Vec<Value> {
             _ => raw.into(),
         }
     };
-    bytes.chunks_exact(unit(vr) as usize).map(one).collect()
+    bytes.chunks_exact(unit(vr) as usize).map(one)
 }
 
-/// The values of an attribute of text; an empty one among several is null.
-fn texts(object: &Item<'_>, entry: &Entry<'_>, vr: VR) -> Vec<Value> {
+/// The values of an attribute of text; an empty one among several is null, and where all are there is none.
+fn texts(object: &Item<'_>, entry: &Entry<'_>, vr: VR, out: &mut Text) -> Result<(), Unsound> {
     let whole = object.decoded(entry).unwrap_or_default();
-    if whole.is_empty() {
-        return Vec::new();
+    if whole.trim_matches(['\0', ' ', '\\']).is_empty() {
+        return Ok(());
     }
-    let values: Vec<&str> = match vr {
-        // One value, in which the delimiter is a character like others.
-        VR::LT | VR::ST | VR::UT | VR::UR => vec![&whole],
-        _ => whole.split('\\').collect(),
-    };
+    // One value, in which the delimiter is a character like others.
+    let is_one = matches!(vr, VR::LT | VR::ST | VR::UT | VR::UR);
+    let values = whole.split(|c| c == '\\' && !is_one);
     let or_null = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
     let one = |value: &str| {
         let text = value.trim_matches(['\0', ' ']);
@@ -210,7 +260,7 @@ fn texts(object: &Item<'_>, entry: &Entry<'_>, vr: VR) -> Vec<Value> {
             _ => or_null(text),
         }
     };
-    values.into_iter().map(one).collect()
+    out.values(values.map(one))
 }
 
 /// A person's name in the model: up to three groups (PS3.18 F.2.2, PS3.5 6.2.1).
@@ -277,6 +327,7 @@ mod tests {
         }
         let view = MetadataView { retrieve_url: Some("https://x/1"), patient_id: Some("one") };
         let told = metadata(&bytes[..end], &view).expect("metadata");
+        let told: Value = serde_json::from_slice(&told).expect("JSON");
         let expected = json!({
             "00080005": { "vr": "CS", "Value": ["ISO_IR 192"] },
             "00080008": { "vr": "CS", "Value": ["ORIGINAL", null, "AXIAL"] },

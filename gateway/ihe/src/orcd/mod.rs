@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use bytes::Bytes;
-use ncp_xml::{Element, Limits};
+use ncp_xml::{ANSWERS, Busy, Charge, Element, Limits, XmlError};
 
 use crate::DocumentEntry;
 use crate::ns::HL7V3;
@@ -30,13 +30,35 @@ pub fn held_media_type(entry: &DocumentEntry) -> Option<&'static str> {
 ///
 /// `None`: no CDA, a structured one, content by reference, another media type, or content whose first bytes are not those of
 /// its media type: a browser would guess.
-pub fn held(cda: &[u8]) -> Option<(&'static str, Bytes)> {
-    held_with_person(cda).map(|(_, media_type, bytes)| (media_type, bytes))
+///
+/// # Errors
+/// The messages that are being read leave no memory for it now.
+pub fn held(cda: &[u8]) -> Result<Option<(&'static str, Bytes)>, Busy> {
+    Ok(held_with_person(cda)?.map(|(_, media_type, bytes)| (media_type, bytes)))
 }
 
 /// As [`held`], with whom the document is about.
-pub fn held_with_person(cda: &[u8]) -> Option<(Person, &'static str, Bytes)> {
-    let document = Element::parse(cda, &Limits::ANSWER).ok().filter(|d| d.is(HL7V3, "ClinicalDocument"))?;
+///
+/// # Errors
+/// As [`held`].
+pub fn held_with_person(cda: &[u8]) -> Result<Option<(Person, &'static str, Bytes)>, Busy> {
+    let mut charge = ANSWERS.charge(DOCUMENTS);
+    Ok(document(cda, &mut charge)?.and_then(|document| held_in(&document)))
+}
+
+/// The share of the documents of this country that are being read, among all answers.
+const DOCUMENTS: &str = "documents";
+
+/// The tree of a CDA, whose memory is that of the messages that are being read; `None`: it is none.
+fn document(cda: &[u8], charge: &mut Charge) -> Result<Option<Element>, Busy> {
+    match Element::parse_charged(cda, &Limits::ANSWER.of(cda.len()), charge) {
+        Ok(root) => Ok(Some(root).filter(|root| root.is(HL7V3, "ClinicalDocument"))),
+        Err(XmlError::Busy) => Err(Busy),
+        Err(_) => Ok(None),
+    }
+}
+
+fn held_in(document: &Element) -> Option<(Person, &'static str, Bytes)> {
     let text = document.path(HL7V3, &["component", "nonXMLBody", "text"])?;
     if text.get("representation") != Some("B64") || text.elements().next().is_some() {
         return None;
@@ -51,7 +73,7 @@ pub fn held_with_person(cda: &[u8]) -> Option<(Person, &'static str, Bytes)> {
         "image/png" => b"\x89PNG\r\n\x1a\n",
         _ => b"\xFF\xD8\xFF",
     };
-    bytes.starts_with(begins).then(|| (report::person(&document), *media_type, bytes.into()))
+    bytes.starts_with(begins).then(|| (report::person(document), *media_type, bytes.into()))
 }
 
 #[cfg(test)]
@@ -71,7 +93,7 @@ mod tests {
         let encoded = base64::engine::general_purpose::STANDARD.encode(png);
         let broken_into_lines = format!("\n  {}\r\n{} ", &encoded[..8], &encoded[8..]);
         let found = held(cda("image/png", "B64", &broken_into_lines).as_bytes());
-        assert_eq!(found, Some(("image/png", Bytes::from_static(png))));
+        assert_eq!(found, Ok(Some(("image/png", Bytes::from_static(png)))));
         for (media_type, representation, content) in [
             ("image/png", "TXT", encoded.as_str()),
             ("text/html", "B64", &encoded),
@@ -79,9 +101,9 @@ mod tests {
             ("image/png", "B64", "!!!"),
             ("image/png", "B64", "<reference value='http://elsewhere.example/'/>"),
         ] {
-            assert_eq!(held(cda(media_type, representation, content).as_bytes()), None, "{media_type} {content}");
+            assert_eq!(held(cda(media_type, representation, content).as_bytes()), Ok(None), "{media_type} {content}");
         }
-        assert_eq!(held(b"<ClinicalDocument/>"), None);
-        assert_eq!(held(png), None);
+        assert_eq!(held(b"<ClinicalDocument/>"), Ok(None));
+        assert_eq!(held(png), Ok(None));
     }
 }

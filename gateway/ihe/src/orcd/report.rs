@@ -1,6 +1,6 @@
 //! The text of an imaging report: what a reader of a CDA sees, as lines, and the person it is about.
 
-use ncp_xml::{Element, Limits};
+use ncp_xml::{ANSWERS, Busy, Element};
 
 use super::narrative::{Line, Narrative};
 use crate::ns::HL7V3;
@@ -58,6 +58,9 @@ pub enum ReportError {
     /// It has more than 20,000 lines or four million characters.
     #[error("the report is too long to be shown as pages")]
     TooLong,
+    /// The messages that are being read leave no memory for it now.
+    #[error("no memory for the report now")]
+    Busy,
 }
 
 impl ReportError {
@@ -66,6 +69,7 @@ impl ReportError {
         match self {
             Self::Form => "the report is in a form that cannot be shown as pages",
             Self::TooLong => "the report is too long to be shown as pages",
+            Self::Busy => "no memory for the report now",
         }
     }
 }
@@ -76,7 +80,8 @@ impl Report {
     /// # Errors
     /// It is none, or too long. Nothing is cut off in silence.
     pub fn of_cda(cda: &[u8]) -> Result<Self, ReportError> {
-        let document = Element::parse(cda, &Limits::ANSWER).ok().filter(|d| d.is(HL7V3, "ClinicalDocument"));
+        let mut charge = ANSWERS.charge(super::DOCUMENTS);
+        let document = super::document(cda, &mut charge).map_err(|Busy| ReportError::Busy)?;
         let document = document.ok_or(ReportError::Form)?;
         let body = document.path(HL7V3, &["component", "structuredBody"]).ok_or(ReportError::Form)?;
         let mut narrative = Narrative::default();

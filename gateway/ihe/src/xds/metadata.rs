@@ -175,6 +175,45 @@ impl DocumentEntry {
         self.size == Some(0) && self.hash.as_deref() == Some("da39a3ee5e6b4b0d3255bfef95601890afd80709")
     }
 
+    /// Bytes of memory that it takes, with those that an allocation takes for itself.
+    pub fn memory(&self) -> usize {
+        const ALLOCATION: usize = 16;
+        let text = |text: &str| if text.is_empty() { 0 } else { ALLOCATION + text.len() };
+        let optional = |value: Option<&str>| value.map_or(0, text);
+        let id = |id: &PatientId| text(&id.extension) + text(id.root.as_str());
+        let coded = |code: &Coded| text(&code.code) + text(&code.system) + optional(code.display.as_deref());
+        let texts = |all: &[String]| all.iter().map(|one| size_of::<String>() + text(one)).sum::<usize>();
+        let codes = |all: &[Coded]| all.iter().map(|one| size_of::<Coded>() + coded(one)).sum::<usize>();
+        let author = |author: &Author| {
+            let lists = texts(&author.institutions) + texts(&author.roles) + texts(&author.specialties);
+            size_of::<Author>() + optional(author.person.as_deref()) + lists
+        };
+        let reference = |reference: &ReferenceId| {
+            let authority = optional(reference.authority.as_ref().map(Oid::as_str));
+            size_of::<ReferenceId>() + text(&reference.id) + text(&reference.kind) + authority
+        };
+        let singles =
+            [&self.class_code, &self.type_code, &self.format_code, &self.practice_setting, &self.facility_type];
+        let plain = [&self.entry_uuid, &self.unique_id, &self.language, &self.mime_type];
+        let further = [&self.title, &self.comments, &self.hash, &self.legal_authenticator];
+        let times = [&self.creation_time, &self.service_start, &self.service_stop];
+        size_of::<Self>()
+            + plain.into_iter().map(|one| text(one)).sum::<usize>()
+            + further.into_iter().map(|one| optional(one.as_deref())).sum::<usize>()
+            + times.into_iter().map(|one| optional(one.as_ref().map(Dtm::as_str))).sum::<usize>()
+            + optional(self.home.as_ref().map(|home| home.0.as_str()))
+            + text(self.repository_unique_id.as_str())
+            + id(&self.patient_id)
+            + self.source_patient_id.as_ref().map_or(0, id)
+            + texts(&self.source_patient_info)
+            + singles.into_iter().map(coded).sum::<usize>()
+            + codes(&self.confidentiality)
+            + codes(&self.event_codes)
+            + self.reference_ids.iter().map(reference).sum::<usize>()
+            + self.authors.iter().map(author).sum::<usize>()
+            + self.extra_slots.iter().map(|(name, values)| 2 * ALLOCATION + text(name) + texts(values)).sum::<usize>()
+    }
+
     /// The study it refers to.
     pub fn study_instance_uid(&self) -> Option<Uid> {
         let reference = self.reference_ids.iter().find(|r| r.kind == ReferenceId::STUDY)?;

@@ -2,7 +2,7 @@
 
 use ncp_xml::Element;
 
-use super::metadata::RegistryObjects;
+use super::metadata::{DocumentEntry, RegistryObjects};
 use super::{ebrim, packages};
 use crate::ns::{QUERY, RIM, RS};
 use crate::{HomeCommunityId, MessageError};
@@ -132,13 +132,21 @@ impl QueryResponse {
     /// The message in two: an AdhocQueryResponse whose list has a gap, and the elements that stand there, each made when
     /// it is asked for. A long answer is written without being held.
     pub fn into_listing(self) -> (Element, impl Iterator<Item = Element> + Send) {
+        self.into_listing_with(std::iter::empty())
+    }
+
+    /// The same, with further entries that are made when they are written.
+    pub fn into_listing_with(
+        self,
+        further: impl Iterator<Item = DocumentEntry> + Send,
+    ) -> (Element, impl Iterator<Item = Element> + Send) {
         let Self { status, errors, objects, object_refs } = self;
         let RegistryObjects { entries, submission_sets, folders, associations } = objects;
         let shell = Element::new(QUERY, "AdhocQueryResponse")
             .attr("status", status.urn())
             .with_all(write_errors(&errors))
             .with(list().gap());
-        let objects = entries.into_iter().map(|entry| ebrim::write_entry(&entry));
+        let objects = entries.into_iter().chain(further).map(|entry| ebrim::write_entry(&entry));
         let objects = objects.chain(submission_sets.into_iter().map(|set| packages::write_set(&set)));
         let objects = objects.chain(folders.into_iter().map(|folder| packages::write_folder(&folder)));
         let objects = objects.chain(associations.into_iter().map(|association| ebrim::write_association(&association)));

@@ -30,7 +30,7 @@ fn is_identified(bytes: &[u8]) -> bool {
 fn told(bytes: &[u8]) -> Option<Value> {
     for held in (0..bytes.len()).step_by(64).chain([bytes.len()]) {
         if let Some(end) = header_end(&bytes[..held], PIXELS, held == bytes.len()).ok()? {
-            return metadata(&bytes[..end], &VIEW).ok();
+            return metadata(&bytes[..end], &VIEW).ok().and_then(|text| serde_json::from_slice(&text).ok());
         }
     }
     None

@@ -146,7 +146,7 @@ impl Supplier {
         let read = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
         let bytes = read.map_err(|_| NationalError::down("supplier's answer broke off or is too large"))?.to_bytes();
         let bundle: Value =
-            serde_json::from_slice(&bytes).map_err(|_| NationalError::broken("supplier sent no JSON"))?;
+            ncp_xml::json::read_last(&bytes).map_err(|_| NationalError::broken("supplier sent no JSON"))?;
         if bundle.get("resourceType").and_then(Value::as_str) != Some("Bundle") {
             return Err(NationalError::broken("supplier sent no Bundle"));
         }

@@ -11,7 +11,6 @@ use serde_json::Value;
 use super::{ConsentError, Directives, resource};
 use crate::config::ConsentServer;
 use crate::http_get::HttpGet;
-use crate::json;
 
 /// Largest page.
 const PAGE_BYTES: usize = 4 << 20;
@@ -78,7 +77,7 @@ fn server(what: &str) -> ConsentError {
 
 /// A page of a search.
 fn bundle(body: &[u8]) -> Result<Value, ConsentError> {
-    let bundle = json::read(body).map_err(|why| ConsentError::Server(why.into()))?;
+    let bundle = ncp_xml::json::read(body).map_err(|why| ConsentError::Server(why.into()))?;
     let says = |name: &str, value: &str| bundle.get(name).and_then(Value::as_str) == Some(value);
     if says("resourceType", "Bundle") && says("type", "searchset") {
         Ok(bundle)

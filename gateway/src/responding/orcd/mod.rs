@@ -13,6 +13,7 @@ use crate::audit_scope::Trail;
 use crate::national::{DocumentRepository, National, NationalError, PatientDemographicsSupplier};
 use crate::outcome::GatewayError;
 use crate::policy::{Authorised, Disclose, LookUp};
+use crate::retry_after;
 use crate::translate::collect;
 
 pub mod confined;
@@ -38,26 +39,21 @@ pub fn kind(entry: &DocumentEntry) -> Option<OrcdKind> {
     readable.then_some(OrcdKind::Report)
 }
 
-/// The views beside translated entries. Of documents that are no manifests those of imaging reports: by their European
-/// code, or since they refer to a study.
-pub fn views(entries: &[DocumentEntry]) -> Vec<DocumentEntry> {
+/// The view beside a translated entry. Of documents that are no manifests those of imaging reports have one: by their
+/// European code, or since they refer to a study.
+pub fn view(entry: &DocumentEntry) -> Option<DocumentEntry> {
     let report = OrcdKind::Report.class_code().code;
-    let of_imaging = |entry: &DocumentEntry| {
-        entry.is_manifest()
-            || [&entry.class_code, &entry.type_code].iter().any(|c| c.code == report)
-            || entry.study_instance_uid().is_some()
-    };
-    let view = |entry: &DocumentEntry| {
-        let kind = kind(entry).filter(|_| of_imaging(entry))?;
-        Some(DocumentEntry {
-            class_code: kind.class_code(),
-            type_code: kind.class_code(),
-            format_code: kind.format_code(),
-            mime_type: "text/xml".into(),
-            ..pivot::made_of(entry, Form::Orcd)
-        })
-    };
-    entries.iter().filter_map(view).collect()
+    let kind = kind(entry)?;
+    let is_of_imaging = entry.is_manifest()
+        || [&entry.class_code, &entry.type_code].iter().any(|c| c.code == report)
+        || entry.study_instance_uid().is_some();
+    is_of_imaging.then(|| DocumentEntry {
+        class_code: kind.class_code(),
+        type_code: kind.class_code(),
+        format_code: kind.format_code(),
+        mime_type: "text/xml".into(),
+        ..pivot::made_of(entry, Form::Orcd)
+    })
 }
 
 /// What OpenNCP says when a query for OrCD documents finds none.
@@ -128,7 +124,8 @@ async fn report(
     if bytes.starts_with(b"%PDF-") {
         return Ok((registered.unwrap_or_default(), bytes));
     }
-    if let Some((person, "application/pdf", pdf)) = orcd::held_with_person(&bytes) {
+    let held = orcd::held_with_person(&bytes).map_err(|_| not_shown(ReportError::Busy))?;
+    if let Some((person, "application/pdf", pdf)) = held {
         return Ok((registered.unwrap_or(person), pdf));
     }
     let entry = entry.clone();
@@ -153,5 +150,8 @@ async fn report(
 
 fn not_shown(reason: ReportError) -> NationalError {
     tracing::warn!(reason = reason.text(), "a report could not be shown as pages");
-    NationalError::NotShown(reason.text())
+    match reason {
+        ReportError::Busy => NationalError::Busy(Some(retry_after::OWN)),
+        ReportError::Form | ReportError::TooLong => NationalError::NotShown(reason.text()),
+    }
 }

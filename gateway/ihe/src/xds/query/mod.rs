@@ -10,7 +10,7 @@ mod tests;
 use ncp_xml::Element;
 
 use super::metadata::{Availability, DocumentEntry, EntryType, Folder, ReferenceId, SubmissionSet};
-pub use select::like;
+pub use select::{Forms, like};
 
 use crate::ns::{QUERY, RIM};
 use crate::{Coded, Dtm, HomeCommunityId, MessageError, PatientId};

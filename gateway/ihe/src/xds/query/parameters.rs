@@ -1,5 +1,7 @@
 //! The slots of an AdhocQuery with the value syntax of ITI TF-2: 3.18.4.1.2.3.5 and the variants of the field.
 
+use std::collections::HashSet;
+
 use ncp_xml::Element;
 
 use super::{ContentFilter, FindDocuments, FindFolders, FindSubmissionSets, GetAll, ObjectIds, StoredQuery, TimeRange};
@@ -29,6 +31,10 @@ const VALUE_LENGTH: usize = 256;
 const VALUE_LENGTH_READ: usize = VALUE_LENGTH * 64;
 /// Ids or codes of one parameter.
 const VALUES: usize = 1_000;
+/// Patterns of names of one query.
+const PATTERNS: usize = 20;
+/// Lists of codes of one parameter, of each of which a document must have one: each is widened for itself.
+const GROUPS: usize = 20;
 
 type Named = (&'static str, &'static str);
 const DOCUMENT: Named = ("$XDSDocumentEntryEntryUUID", "$XDSDocumentEntryUniqueId");
@@ -66,7 +72,7 @@ pub(super) fn read(adhoc: &Element) -> Result<StoredQuery, MessageError> {
             status: p.statuses("$XDSSubmissionSetStatus")?,
             source_ids: p.many("$XDSSubmissionSetSourceId")?,
             submitted: p.range("$XDSSubmissionSetSubmissionTimeFrom", "$XDSSubmissionSetSubmissionTimeTo")?,
-            author_person: p.many("$XDSSubmissionSetAuthorPerson")?,
+            author_person: p.patterns("$XDSSubmissionSetAuthorPerson")?,
             content_types: p.codes("$XDSSubmissionSetContentType")?,
         }),
         FIND_FOLDERS => StoredQuery::FindFolders(FindFolders {
@@ -117,7 +123,7 @@ fn find_documents(p: &Parameters<'_>) -> Result<FindDocuments, MessageError> {
         service_start: p.range("$XDSDocumentEntryServiceStartTimeFrom", "$XDSDocumentEntryServiceStartTimeTo")?,
         service_stop: p.range("$XDSDocumentEntryServiceStopTimeFrom", "$XDSDocumentEntryServiceStopTimeTo")?,
         entry_types: contents.entry_types,
-        author_person: p.many("$XDSDocumentEntryAuthorPerson")?,
+        author_person: p.patterns("$XDSDocumentEntryAuthorPerson")?,
         max_size: p.filter("$XDSDocumentEntryFilterMaximumSize", |v| v.parse().ok())?,
         created_before: p.filter("$XDSDocumentEntryFilterCreatedBefore", instant)?,
         created_after: p.filter("$XDSDocumentEntryFilterCreatedAfter", instant)?,
@@ -144,11 +150,13 @@ impl Parameters<'_> {
                     if value.len() > VALUE_LENGTH_READ {
                         return Err(MessageError::QueryParamNumber(name));
                     }
-                    out.extend(split_value(&value).ok_or(MessageError::QueryParamInvalid(name))?);
-                    count += 1;
-                    if count + out.len() > VALUES {
+                    let texts = split_value(&value).ok_or(MessageError::QueryParamInvalid(name))?;
+                    // Of all occurrences together, an empty list as one.
+                    count += texts.len().max(1);
+                    if count > VALUES {
                         return Err(MessageError::QueryParamNumber(name));
                     }
+                    out.extend(texts);
                 }
                 Ok(out)
             })
@@ -162,6 +170,15 @@ impl Parameters<'_> {
             return Err(MessageError::QueryParamNumber(name));
         }
         Ok(groups.pop().unwrap_or_default())
+    }
+
+    /// LIKE patterns of names: each is compared with each author letter by letter.
+    fn patterns(&self, name: &'static str) -> Result<Vec<String>, MessageError> {
+        let patterns = self.many(name)?;
+        match patterns.len() > PATTERNS || patterns.iter().any(is_long) {
+            true => Err(MessageError::QueryParamNumber(name)),
+            false => Ok(patterns),
+        }
     }
 
     fn required(&self, name: &'static str) -> Result<Vec<String>, MessageError> {
@@ -204,6 +221,9 @@ impl Parameters<'_> {
 
     fn code_groups(&self, name: &'static str) -> Result<Vec<Vec<Coded>>, MessageError> {
         let groups = self.groups(name)?;
+        if groups.len() > GROUPS {
+            return Err(MessageError::QueryParamNumber(name));
+        }
         let read = groups.iter().map(|group| codes(group).ok_or(MessageError::QueryParamInvalid(name)));
         read.filter(|group| !matches!(group, Ok(codes) if codes.is_empty())).collect()
     }
@@ -248,9 +268,11 @@ impl Parameters<'_> {
     }
 }
 
-/// `code^^scheme`; `'a^^s,b^^s'` in one string is OpenNCP's list.
+/// `code^^scheme`; `'a^^s,b^^s'` in one string is OpenNCP's list. A code that stands twice is one: each is widened.
 fn codes(texts: &[String]) -> Option<Vec<Coded>> {
-    texts.iter().flat_map(|t| t.split(',')).map(|t| code(t.trim())).collect()
+    let mut known = HashSet::new();
+    let read = texts.iter().flat_map(|t| t.split(',')).map(|t| code(t.trim()));
+    read.filter(|code| code.as_ref().is_none_or(|code| known.insert(code.clone()))).collect()
 }
 
 fn code(text: &str) -> Option<Coded> {

@@ -306,3 +306,69 @@ fn bad_parameters_have_their_codes() {
         assert_eq!(read(id, slots), Err(expected), "{id}");
     }
 }
+
+/// SE-05: a parameter has at most a thousand values in all its slots together, twenty lists, and twenty patterns of names.
+#[test]
+fn se_05_a_query_has_bounds() {
+    let slots = |name: &str, slots: usize, values: &[String]| {
+        let request = CrossGatewayQueryRequest {
+            home: None,
+            return_type: ReturnType::LeafClass,
+            query: StoredQuery::FindDocuments(find()),
+        };
+        let mut adhoc = request.to_element().child(RIM, "AdhocQuery").expect("a query").clone();
+        for _ in 0..slots {
+            let values = values.chunks(3).map(|some| format!("({})", some.join(",")));
+            adhoc.push(crate::xds::ebrim::slot(name, values));
+        }
+        parameters::read(&adhoc)
+    };
+    let many = |count: usize, text: &str| (0..count).map(|n| format!("'{n}{text}'")).collect::<Vec<_>>();
+    let events = "$XDSDocumentEntryEventCodeList";
+    assert!(slots(events, 1, &many(1_000, "^^2.999.4")).is_ok());
+    assert!(slots(events, 1, &many(1_001, "^^2.999.4")).is_err());
+    assert!(slots(events, 20, &many(50, "^^2.999.4")).is_ok(), "twenty lists of fifty");
+    assert!(slots(events, 20, &many(51, "^^2.999.4")).is_err(), "all lists together");
+    assert!(slots(events, 21, &many(1, "^^2.999.4")).is_err());
+    let authors = "$XDSDocumentEntryAuthorPerson";
+    assert!(slots(authors, 1, &many(20, "%")).is_ok() && slots(authors, 1, &many(21, "%")).is_err());
+    assert!(slots(authors, 1, &many(1, &"%a".repeat(200))).is_err(), "a long pattern");
+    let twice = vec!["'CT^^2.999.4'".to_owned(); 900];
+    let Ok(StoredQuery::FindDocuments(read)) = slots(events, 1, &twice) else { panic!("is read") };
+    assert_eq!(read.event_codes, [vec![Coded::new("CT", "2.999.4", None)]]);
+}
+
+proptest::proptest! {
+    /// SE-05: what a query costs follows from the objects and from its values, not from their product: twice the values of a list
+    /// cost nothing more for each object, twice the objects at most twice as much.
+    #[test]
+    fn se_05_the_cost_of_a_query_is_linear(
+        kind in 0usize..6, values in 1usize..400, objects in 1usize..60,
+    ) {
+        let codes = |count: usize| -> Vec<Coded> { (0..count).map(|n| Coded::new(&format!("c{n}"), "2.999.4", None)).collect() };
+        let names = |count: usize| -> Vec<String> { (0..count).map(|n| format!("x{n}")).collect() };
+        let query = |values: usize| match kind {
+            0 => StoredQuery::FindDocuments(FindDocuments { class_codes: codes(values), ..find() }),
+            1 => StoredQuery::FindDocuments(FindDocuments { event_codes: vec![codes(values)], ..find() }),
+            2 => {
+                let ids = names(values).iter().map(|name| ReferenceId::accession(name, None)).collect();
+                StoredQuery::FindDocuments(FindDocuments { reference_ids: vec![ids], ..find() })
+            }
+            3 => StoredQuery::GetDocuments(ObjectIds::EntryUuids(names(values))),
+            4 => StoredQuery::GetDocumentsAndAssociations(ObjectIds::UniqueIds(names(values))),
+            _ => StoredQuery::GetFolders(ObjectIds::UniqueIds(names(values))),
+        };
+        let cost = |values: usize, objects: usize| {
+            let all = registry();
+            let entries = (0..objects).map(|n| entry(&n.to_string())).collect();
+            let folders = (0..objects).flat_map(|_| all.folders.clone()).collect();
+            let before = select::LOOKED.with(std::cell::Cell::get);
+            query(values).select(&RegistryObjects { entries, folders, ..all });
+            select::LOOKED.with(std::cell::Cell::get) - before
+        };
+        let one = cost(values, objects);
+        proptest::prop_assert!(cost(2 * values, objects) <= one, "more values");
+        proptest::prop_assert!(cost(values, 2 * objects) <= 2 * one, "more objects");
+        proptest::prop_assert!(one <= 4 * objects, "{} for {} objects", one, objects);
+    }
+}
