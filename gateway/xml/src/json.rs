@@ -10,9 +10,10 @@ use serde_json::{Map, Number, Value};
 /// Memory of the values of one text: of any, and for each of its bytes.
 const HELD: usize = 32 << 20;
 const PER_BYTE: usize = 5;
-/// A node of the map of an object, and the members that it has at least where there is another beside it.
-const NODE: usize = 800;
-const MEMBERS: usize = 5;
+/// What an object takes with its first member, and what each further one takes beside its text while the map grows: for that
+/// time it stands twice.
+const OBJECT: usize = 660;
+const MEMBER: usize = 240;
 /// What an item of an array takes that has just grown.
 const ITEM: usize = 3 * size_of::<Value>();
 /// What an allocation takes for itself.
@@ -110,8 +111,8 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
         while let Some(name) = members.next_key::<String>()? {
-            let node = if out.len().is_multiple_of(MEMBERS) { NODE } else { 0 };
-            self.take(node + ALLOCATION + name.len())?;
+            let member = if out.is_empty() { OBJECT } else { MEMBER };
+            self.take(member + ALLOCATION + name.len())?;
             let value = members.next_value_seed(self)?;
             if out.insert(name, value).is_some() && self.once {
                 return Err(A::Error::custom("name"));
