@@ -102,7 +102,8 @@ impl<'de> Visitor<'de> for Bounded<'_> {
         let mut out = Vec::new();
         while let Some(item) = items.next_element_seed(self)? {
             // The first item makes place for four.
-            self.take(if out.is_empty() { 4 * ITEM } else { ITEM })?;
+            let first = ALLOCATION + 4 * size_of::<Value>();
+            self.take(if out.is_empty() { first } else { ITEM })?;
             out.push(item);
         }
         Ok(Value::Array(out))
