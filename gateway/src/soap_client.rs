@@ -435,9 +435,9 @@ mod tests {
 
     async fn read(reply: Reply) -> Result<Option<Answer<crate::listener::ReplyBody>>, CallError> {
         static BUDGET: InFlight = InFlight::new(384 << 10, 100);
-        let most = reply.headers().contains_key("listing").then_some(10);
+        let list = reply.headers().contains_key("listing").then(|| (Share::default(), 10));
         let waits = reply.headers().contains_key("elsewhere");
-        read_answer(reply, waits, LIMITS, most, BUDGET.charge("SE")).await
+        read_answer(reply, waits, LIMITS, list, BUDGET.charge("SE")).await
     }
 
     /// SK-06: a gateway without memory for our request says so in a fault under 503, which is no error of it.

@@ -487,7 +487,8 @@ fn se_06_headers_of_parts_count_where_parts_are_passed_over() {
         let announced = "multipart/related; boundary=b; start=\"<r>\"; type=\"application/xop+xml\"";
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(announced))]);
         run(async {
-            let read = read_message(&headers, body(package.as_bytes(), &[]), &MessageLimits::default()).await;
+            let body = body(package.as_bytes(), &[]);
+            let read = read_message(&headers, body, &MessageLimits::default(), REQUESTS.charge("")).await;
             read.expect("a root").parts.drain(100_000).await
         })
     };
