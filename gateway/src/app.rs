@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::consumer::{self, Consumers};
 use crate::initiating::announced::Remembered;
 use crate::initiating::guard::Guards;
-use crate::lists::{self, Lists};
+use crate::lists::LISTS;
 use crate::national::National;
 use crate::pending::Pending;
 use crate::reload;
@@ -47,8 +47,6 @@ pub struct App {
     pub national: Option<National>,
     /// Memory for documents that wait to be compared, of all exchanges.
     pub compare: Budget,
-    /// Memory for lists of documents, of all exchanges.
-    pub lists: Lists,
     /// What other countries announced of their documents.
     pub announced: Remembered,
     /// The translation service.
@@ -86,8 +84,7 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
     let signer = &snapshot.signer;
     let metrics = Metrics::default();
     let compare = Budget::new(config.limits.compare_bytes, config.limits.document_bytes);
-    let lists = Lists::new(config.limits.list_bytes, lists::PATIENCE);
-    let start = |n| National::start(&config, n, signer, (compare.clone(), &lists), metrics.clone());
+    let start = |n| National::start(&config, n, signer, compare.clone(), metrics.clone());
     let national = config.national.as_ref().map(start).transpose().map_err(one)?;
     let translator =
         config.translation.as_ref().map(Translator::new).transpose().map_err(|e| one(format!("translation: {e}")))?;
@@ -112,7 +109,6 @@ pub async fn build(config: Config) -> Result<Arc<App>, Vec<String>> {
         audit,
         national,
         compare,
-        lists,
         announced: Remembered::default(),
         translator,
         replay,
@@ -186,9 +182,11 @@ pub struct Bound {
 /// Addresses that cannot be bound, what a side's files lack.
 pub async fn bind(app: Arc<App>) -> Result<Bound, String> {
     let config = &app.config;
+    let share = config.limits.peer_share_percent.into();
     for budget in [&ncp_xml::REQUESTS, &ncp_xml::ANSWERS] {
-        budget.set(config.limits.reading_bytes, config.limits.peer_share_percent.into());
+        budget.set(config.limits.reading_bytes, share);
     }
+    LISTS.set(config.limits.list_bytes, share);
     let bind = |address: SocketAddr| async move {
         TcpListener::bind(address).await.map_err(|e| format!("cannot listen on {address}: {e}"))
     };

@@ -145,7 +145,8 @@ pub struct Limits {
     /// `peer_share_percent` of each. A message that finds none left is answered as busy.
     #[serde(deserialize_with = "size")]
     pub reading_bytes: usize,
-    /// Memory for what registries and countries list of patients, until it was written, all lists together.
+    /// Memory for what registries and countries list of patients, until it was written, all lists together; those of one
+    /// country take `peer_share_percent` of it at most. A list that finds none left is answered as busy.
     #[serde(deserialize_with = "size")]
     pub list_bytes: usize,
     /// XML part of a peer's answer.

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use crate::audit_scope::Recorder;
 use crate::begun::Begun;
 use crate::http_get;
-use crate::lists::Share;
+use crate::lists::{NoRoom, Share};
 use crate::pending::{Arrived, Pending};
 use crate::retry_after;
 
@@ -104,14 +104,14 @@ pub struct Listed {
     /// that as many of them are read as of others.
     made: usize,
     most: usize,
-    too_many: bool,
-    share: Share,
-    is_busy: bool,
+    /// Memory that they take.
+    pub share: Option<Share>,
+    refused: Option<NoRoom>,
 }
 
 impl Listed {
     fn take(&mut self, object: &Element) {
-        if self.too_many || self.is_busy {
+        if self.refused.is_some() {
             return;
         }
         if self.entries.read_listed(object).is_err() {
@@ -120,29 +120,29 @@ impl Listed {
         }
         if let Some(entry) = self.entries.entries.last() {
             self.made += usize::from(entry.is_delayed_assembly());
-            self.too_many = self.made.max(self.entries.entries.len() - self.made) > self.most;
-            self.is_busy = self.share.grow(Share::of(entry)).is_err();
+            let too_many = self.made.max(self.entries.entries.len() - self.made) > self.most;
+            let grown = self.share.as_ref().map_or(Ok(()), |share| share.grow(Share::of(entry)));
+            self.refused = if too_many { Some(NoRoom::TooLong) } else { grown.err() };
         }
     }
 
     /// What forbids the answer.
     fn refusal(&self) -> Option<CallError> {
-        match (self.too_many, self.is_busy) {
-            (true, _) => Some(CallError::TooLarge),
-            (_, true) => Some(CallError::NoMemory),
-            _ => None,
-        }
+        self.refused.map(|none| match none {
+            NoRoom::TooLong => CallError::TooLarge,
+            NoRoom::Busy => CallError::NoMemory,
+        })
     }
 
-    /// The whole answer of a query, the number of entries that cannot be used, and the memory that the others take.
+    /// The whole answer of a query, and the number of entries that cannot be used.
     ///
     /// # Errors
     /// The body is no AdhocQueryResponse.
-    pub fn response(self, body: &Element) -> Result<(QueryResponse, usize, Share), MessageError> {
+    pub fn response(self, body: &Element) -> Result<(QueryResponse, usize), MessageError> {
         let (mut response, unusable) = QueryResponse::read(body)?;
         let beside = std::mem::replace(&mut response.objects, self.entries);
         response.objects.extend(beside);
-        Ok((response, unusable + self.unusable, self.share))
+        Ok((response, unusable + self.unusable))
     }
 }
 
@@ -334,7 +334,7 @@ where
     headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/soap+xml"));
     let is_list = list.is_some();
     let mut listed = match list {
-        Some((share, most)) => Listed { share, most, ..Listed::default() },
+        Some((share, most)) => Listed { share: Some(share), most, ..Listed::default() },
         None => Listed::default(),
     };
     let reading = async {
@@ -413,10 +413,12 @@ pub fn code_only(code: &str) -> String {
 mod tests {
     use http_body_util::StreamBody;
     use ncp_soap::OutPart;
+    use ncp_tls::Country;
     use ncp_xml::InFlight;
 
     use super::*;
     use crate::listener::{Reply, full};
+    use crate::lists::LISTS;
     use crate::outcome::GatewayError;
     use crate::wire;
 
@@ -435,7 +437,8 @@ mod tests {
 
     async fn read(reply: Reply) -> Result<Option<Answer<crate::listener::ReplyBody>>, CallError> {
         static BUDGET: InFlight = InFlight::new(384 << 10, 100);
-        let list = reply.headers().contains_key("listing").then(|| (Share::default(), 10));
+        let list =
+            reply.headers().contains_key("listing").then(|| (LISTS.of_country(Country::parse("SE").expect("SE")), 10));
         let waits = reply.headers().contains_key("elsewhere");
         read_answer(reply, waits, LIMITS, list, BUDGET.charge("SE")).await
     }

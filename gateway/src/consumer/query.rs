@@ -130,7 +130,7 @@ impl Merged {
     fn add(&mut self, found: Found, home: &str, errors: &mut Vec<RegistryError>) {
         self.answered = true;
         let Found { mut objects, object_refs, incomplete, warnings, unusable, homeless, share, .. } = found;
-        self.shares.push(share);
+        self.shares.extend(share);
         objects.entries.retain(|entry| {
             let key = (home.to_owned(), entry.repository_unique_id.to_string(), entry.unique_id.clone());
             self.known.insert(key)

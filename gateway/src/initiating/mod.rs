@@ -179,7 +179,6 @@ impl Call {
         let message = Outgoing {
             country,
             limits: &self.app.config.limits,
-            lists: &self.app.lists,
             route,
             endpoint: self.endpoint(transaction)?,
             transaction,

@@ -18,7 +18,7 @@ use crate::circuit::Outcome;
 use crate::compare::Misfit;
 use crate::config::{Client, Limits, Peer};
 use crate::identity::TransactionName;
-use crate::lists::Lists;
+use crate::lists::LISTS;
 pub(super) use crate::soap_client::code_only;
 use crate::soap_client::{CallError, Elsewhere, Packaging, SoapCall};
 pub use crate::soap_client::{Route, SoapAnswer as PeerAnswer};
@@ -184,7 +184,6 @@ pub fn routes(
 pub(super) struct Outgoing<'a> {
     pub(super) country: Country,
     pub(super) limits: &'a Limits,
-    pub(super) lists: &'a Lists,
     pub(super) route: &'a Route,
     pub(super) endpoint: &'a str,
     pub(super) transaction: TransactionName,
@@ -200,7 +199,7 @@ pub(super) struct Outgoing<'a> {
 /// # Errors
 /// [`PeerError`].
 pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Duration) -> Result<PeerAnswer, PeerError> {
-    let Outgoing { country, limits, lists, route, endpoint, transaction, assertions, elsewhere, evidence, trail } = *message;
+    let Outgoing { country, limits, route, endpoint, transaction, assertions, elsewhere, evidence, trail } = *message;
     let (action, packaging) = match transaction {
         TransactionName::Iti55 => (actions::ITI55_REQUEST, Packaging::Simple),
         TransactionName::Iti38 => (actions::ITI38_REQUEST, Packaging::Simple),
@@ -208,7 +207,7 @@ pub(super) async fn send(message: &Outgoing<'_>, body: Element, patience: Durati
         TransactionName::Rad75 => (actions::RAD75_REQUEST, Packaging::Mtom),
     };
     let answer_bytes = limits.answer_bytes;
-    let listed = (transaction == TransactionName::Iti38).then(|| (lists.begin(), limits.results));
+    let listed = (transaction == TransactionName::Iti38).then(|| (LISTS.of_country(country), limits.results));
     let of = &country.to_string();
     let call = SoapCall {
         of,

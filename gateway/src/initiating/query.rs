@@ -34,7 +34,7 @@ pub struct Found {
     /// Objects that named no community.
     pub homeless: usize,
     /// Memory that the objects take.
-    pub share: Share,
+    pub share: Option<Share>,
 }
 
 /// The documents of the patient.
@@ -96,8 +96,9 @@ async fn carry(call: &Call, request: &CrossGatewayQueryRequest, body: Element) -
 
 async fn ask(call: &Call, body: Element, recorder: &Recorder) -> Result<Found, GatewayError> {
     let answer = call.send(TransactionName::Iti38, body, recorder).await?;
+    let share = answer.listed.share.clone();
     let read = answer.listed.response(&answer.body).map_err(|_| PeerError::Malformed("AdhocQueryResponse"))?;
-    let (QueryResponse { status, errors, objects, object_refs }, unusable, share) = read;
+    let (QueryResponse { status, errors, objects, object_refs }, unusable) = read;
     let reports = Reports::read(status, &errors);
     call.reported(TransactionName::Iti38, &reports);
     if objects.is_empty() && object_refs.is_empty() && unusable == 0 {

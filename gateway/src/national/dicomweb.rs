@@ -21,6 +21,7 @@ use super::{
     Omission, Omitted, PatientObjects, Registered, Retrieval, Unit,
 };
 use crate::config::DicomWeb;
+use crate::lists::Share;
 use crate::policy::{Authorised, Disclose, LookUp};
 
 mod archive;
@@ -161,7 +162,7 @@ impl DocumentRegistry for DicomWebSource {
     /// Manifests of a person's studies, and what of them is missing by name. The former manifests of a study that changed
     /// are deprecated, and replaced by the present one.
     async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let PatientObjects { patient, status, .. } = of.get();
+        let PatientObjects { patient, status, share, .. } = of.get();
         let Studies { listed, mut omitted, mut failed } = self.reader.studies_of(patient).await;
         if listed.is_empty()
             && omitted.is_empty()
@@ -173,7 +174,10 @@ impl DocumentRegistry for DicomWebSource {
         for one in listed {
             let study = one.study.study.clone();
             match self.forms(one, patient) {
-                Ok(forms) => objects.extend(forms),
+                Ok(forms) => {
+                    share.grow(forms.entries.iter().map(Share::of).sum())?;
+                    objects.extend(forms);
+                }
                 Err(NationalError::UnknownDocument) => {}
                 Err(reason) => {
                     tracing::warn!(connector = %self.site.name, %reason, "no manifest can be made of a study");
@@ -182,7 +186,7 @@ impl DocumentRegistry for DicomWebSource {
             }
         }
         objects.entries.retain(|entry| status.contains(&entry.availability));
-        Ok(Registered { objects, failed, omitted, ..Registered::default() })
+        Ok(Registered { objects, failed, omitted })
     }
 
     // A manifest that does not exist yet is found again by the patient under treatment.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::compare::{Announced, Budget, Compared, Expected, compare};
 use crate::config::{self, Config};
-use crate::lists::{Lists, Share};
+use crate::lists::LISTS;
 use crate::policy::{Authorised, Describing, Disclose, LookUp};
 use crate::recent::Recent;
 use crate::telemetry::Metrics;
@@ -136,8 +136,6 @@ impl System {
 pub struct Registered {
     /// All objects.
     pub objects: RegistryObjects,
-    /// Memory that they take.
-    pub share: Vec<Share>,
     /// One for each system that did not answer, or not with all.
     pub failed: Vec<NationalError>,
     /// Units that are not among the objects, by name.
@@ -153,7 +151,7 @@ impl National {
         whole: &Config,
         config: &config::National,
         signer: &Arc<Signer>,
-        (budget, lists): (Budget, &Lists),
+        budget: Budget,
         metrics: Metrics,
     ) -> Result<Self, String> {
         let patients = match &config.patients_file {
@@ -170,16 +168,17 @@ impl National {
                 _ => 1,
             };
             let system = match connector {
-                config::Connector::Embedded(folder) => System::Embedded(Box::new(
-                    EmbeddedSource::scan(folder, language, patients.clone(), &metrics)?.with(lists, whole),
-                )),
+                config::Connector::Embedded(folder) => {
+                    let source = EmbeddedSource::scan(folder, language, patients.clone(), &metrics)?;
+                    System::Embedded(Box::new(source.at_most(whole.limits.results)))
+                }
                 config::Connector::DicomWeb(archive) => {
                     let way = (way, config.patience);
                     System::DicomWeb(Box::new(DicomWebSource::new(archive, language, patients.clone(), way)?))
                 }
-                config::Connector::Grpc(service) => System::Grpc(Box::new(GrpcSource::new(service, way, lists)?)),
+                config::Connector::Grpc(service) => System::Grpc(Box::new(GrpcSource::new(service, way)?)),
                 config::Connector::Xds(domain) => {
-                    System::Xds(Box::new(XdsSource::new(domain, whole, signer, patients.clone(), (way, lists))?))
+                    System::Xds(Box::new(XdsSource::new(domain, whole, signer, patients.clone(), way)?))
                 }
             };
             let (name, host) = (connector.name().to_owned(), connector.host().to_owned());
@@ -314,7 +313,6 @@ impl National {
                 Ok(registered) => {
                     answered = true;
                     out.objects.extend(registered.objects);
-                    out.share.extend(registered.share);
                     out.failed.extend(registered.failed);
                     out.omitted.extend(registered.omitted);
                 }
@@ -344,7 +342,12 @@ impl National {
         if let Some(known) = self.describing.get(&patient) {
             return known;
         }
-        let of = PatientObjects { patient: patient.clone(), status: vec![Availability::Approved], groups: false };
+        let of = PatientObjects {
+            patient: patient.clone(),
+            status: vec![Availability::Approved],
+            groups: false,
+            share: LISTS.for_country(asked.identity().country),
+        };
         let of = asked.derive(of);
         let registries = self.connectors.iter().filter(|c| !matches!(c.system, System::DicomWeb(_)));
         let mut all = Registered::default();
@@ -352,7 +355,6 @@ impl National {
             match answer {
                 Ok(registered) => {
                     all.objects.extend(registered.objects);
-                    all.share.extend(registered.share);
                     all.failed.extend(registered.failed);
                     all.omitted.extend(registered.omitted);
                 }

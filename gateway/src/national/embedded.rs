@@ -21,9 +21,9 @@ use super::{
     ByteStream, Document, DocumentRegistry, DocumentRepository, ImagingDocumentSource, Instance, LocatedStudy,
     NationalError, Omission, Omitted, PatientObjects, Registered, Retrieval, Unit,
 };
-use crate::config::{Config, Embedded};
+use crate::config::Embedded;
 use crate::instance;
-use crate::lists::{self, Lists, Share};
+use crate::lists::Share;
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::telemetry::Metrics;
 
@@ -43,7 +43,6 @@ pub struct EmbeddedSource {
     patients: Arc<Patients>,
     metrics: Metrics,
     index: ArcSwap<Index>,
-    lists: Lists,
     /// Entries of one answer.
     results: usize,
 }
@@ -75,15 +74,14 @@ impl EmbeddedSource {
             patients,
             metrics: metrics.clone(),
             index: ArcSwap::from_pointee(index),
-            lists: Lists::new(usize::MAX, lists::PATIENCE),
             results: usize::MAX,
         })
     }
 
-    /// The same with the gateway's bounds on lists.
+    /// The same, with at most so many entries in an answer.
     #[must_use]
-    pub fn with(self, lists: &Lists, whole: &Config) -> Self {
-        Self { lists: lists.clone(), results: whole.limits.results, ..self }
+    pub fn at_most(self, results: usize) -> Self {
+        Self { results, ..self }
     }
 
     /// Scans the folder anew. What cannot be read leaves the former index in place; what was opened goes on.
@@ -149,8 +147,7 @@ impl DocumentRegistry for EmbeddedSource {
         if entries().nth(self.results).is_some() {
             return Err(NationalError::TooMany);
         }
-        let mut share = self.lists.begin();
-        share.grown(entries().map(Share::of).sum()).await?;
+        of.share.grown(entries().map(Share::of).sum()).await?;
         let objects = RegistryObjects {
             entries: entries().cloned().collect(),
             submission_sets: index
@@ -169,7 +166,7 @@ impl DocumentRegistry for EmbeddedSource {
             let reasons = study.fewer().into_iter().chain(study.undated());
             reasons.map(|reason| Omitted::new(&self.config.name, Unit::Study(study.study.clone()), reason))
         });
-        Ok(Registered { objects, share: vec![share], omitted: omitted.collect(), ..Registered::default() })
+        Ok(Registered { objects, omitted: omitted.collect(), ..Registered::default() })
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {

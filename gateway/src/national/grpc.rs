@@ -27,7 +27,7 @@ use super::{
     Omission, Omitted, PatientDemographicsSupplier, PatientObjects, Registered, Retrieval, Unit,
 };
 use crate::config::Grpc;
-use crate::lists::{Lists, Share};
+use crate::lists::{LISTS, Share};
 use crate::policy::{Authorised, Disclose, LookUp};
 
 mod convert;
@@ -51,7 +51,6 @@ pub struct GrpcSource {
     channel: Channel,
     way: Way,
     config: Grpc,
-    lists: Lists,
 }
 
 impl GrpcSource {
@@ -59,11 +58,11 @@ impl GrpcSource {
     ///
     /// # Errors
     /// What is wrong, for operators.
-    pub(super) fn new(config: &Grpc, way: Way, lists: &Lists) -> Result<Self, String> {
+    pub(super) fn new(config: &Grpc, way: Way) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
         let connector = config.tls.connector(b"\x02h2").map_err(wrong)?;
         let channel = ncp_tls::channel(&config.endpoint, &config.server_name, connector).map_err(wrong)?;
-        Ok(Self { channel, way, config: config.clone(), lists: lists.clone() })
+        Ok(Self { channel, way, config: config.clone() })
     }
 
     /// RepositoryUniqueIds whose documents it holds.
@@ -88,18 +87,17 @@ impl GrpcSource {
         request
     }
 
-    /// Collects the answers of a look-up, at most as many as are worth having, and the memory for them and for what is made
+    /// Collects the answers of a look-up, at most as many as are worth having and as there is memory for, with what is made
     /// of them.
-    async fn collected<T: prost::Message>(&self, answers: Streaming<T>) -> Result<(Vec<T>, Share), NationalError> {
+    async fn collected<T: Message>(&self, answers: Streaming<T>, share: &Share) -> Result<Vec<T>, NationalError> {
         let most = self.config.results;
-        let none = (Vec::new(), self.lists.begin());
-        let collect = answers.map_err(failed).try_fold(none, |(mut all, mut share), one| async move {
+        let collect = answers.map_err(failed).try_fold(Vec::new(), |mut all, one| async move {
             if all.len() == most {
                 return Err(NationalError::TooMany);
             }
             share.grow(PER_BYTE * one.encoded_len() + size_of::<T>() + size_of::<DocumentEntry>())?;
             all.push(one);
-            Ok((all, share))
+            Ok(all)
         });
         tokio::time::timeout(self.config.deadline, collect).await.map_err(|_| slow())?
     }
@@ -109,25 +107,25 @@ impl GrpcSource {
         &self,
         requestor: pb::Requestor,
         query: Query,
-    ) -> Result<(Vec<DocumentEntry>, usize, Share), NationalError> {
+        share: &Share,
+    ) -> Result<(Vec<DocumentEntry>, usize), NationalError> {
         let mut client = client!(DocumentRegistryClient, self);
         let unit = requestor.trc_assertion_id.clone();
         let request = pb::QueryDocumentsRequest { requestor: Some(requestor), query: Some(query) };
         let asked = async {
             let answers = client.query_documents(self.look_up(request)).await.map_err(failed)?;
-            self.collected(answers.into_inner()).await
+            self.collected(answers.into_inner(), share).await
         };
         let found = self.way.call(&unit, asked).await;
         let found = match found {
             // Nobody, or nothing of hers.
-            Err(NationalError::UnknownDocument) => return Ok((Vec::new(), 0, Share::default())),
+            Err(NationalError::UnknownDocument) => return Ok((Vec::new(), 0)),
             other => other?,
         };
-        let (found, share) = found;
         let count = found.len();
         let entries: Vec<DocumentEntry> = found.into_iter().filter_map(convert::entry).collect();
         let unusable = count - entries.len();
-        Ok((entries, unusable, share))
+        Ok((entries, unusable))
     }
 }
 
@@ -167,17 +165,18 @@ impl PatientDemographicsSupplier for GrpcSource {
             birth_date: only(&wanted.birth_dates).cloned().unwrap_or_default(),
             gender: only(&wanted.genders).cloned().unwrap_or_default(),
         };
+        let share = LISTS.for_country(query.identity().country);
         let mut client = client!(PatientDemographicsSupplierClient, self);
         let asked = async {
             let answers = client.find_patients(self.look_up(request)).await.map_err(failed)?;
-            self.collected(answers.into_inner()).await
+            self.collected(answers.into_inner(), &share).await
         };
         let unit = wanted.ids.first().map(|id| id.extension.as_str()).unwrap_or_default();
         let found = self.way.call(unit, asked).await;
         match found {
             Err(NationalError::UnknownDocument) => Err(NationalError::NoPatient),
             Err(error) => Err(error),
-            Ok((found, _)) => Ok(found.into_iter().filter_map(convert::record).collect()),
+            Ok(found) => Ok(found.into_iter().filter_map(convert::record).collect()),
         }
     }
 }
@@ -193,11 +192,11 @@ impl DocumentRegistry for GrpcSource {
             patient: Some(patient_id(&of.get().patient)),
             availability: of.get().status.iter().map(status).collect(),
         });
-        let (entries, unusable, share) = self.entries_of(requestor(of.identity()), query).await?;
+        let (entries, unusable) = self.entries_of(requestor(of.identity()), query, &of.get().share).await?;
         let omitted = Omitted::new(&self.config.name, Unit::Unnamed(unusable), Omission::Unusable);
         let omitted = (unusable > 0).then_some(omitted).into_iter().collect();
         let objects = RegistryObjects::of_entries(entries);
-        Ok(Registered { objects, share: vec![share], failed: Vec::new(), omitted })
+        Ok(Registered { objects, failed: Vec::new(), omitted })
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
@@ -205,7 +204,8 @@ impl DocumentRegistry for GrpcSource {
             ObjectIds::UniqueIds(ids) => Query::UniqueIds(UniqueIds { unique_id: ids.clone() }),
             ObjectIds::EntryUuids(ids) => Query::EntryUuids(EntryUuids { entry_uuid: ids.clone() }),
         };
-        let (found, ..) = self.entries_of(requestor(ids.identity()), query).await?;
+        let share = LISTS.for_country(ids.identity().country);
+        let (found, _) = self.entries_of(requestor(ids.identity()), query, &share).await?;
         Ok(found.into_iter().filter(|e| ids.get().name(e)).collect())
     }
 }
@@ -258,16 +258,17 @@ impl ImagingDocumentSource for GrpcSource {
             transfer_syntaxes: wanted.transfer_syntaxes.iter().map(ToString::to_string).collect(),
             patient: request.identity().trc_patient.as_ref().map(patient_id),
         };
+        let share = LISTS.for_country(request.identity().country);
         let mut client = client!(ImagingDocumentSourceClient, self);
         let asked = async {
             let answers = client.locate_studies(self.look_up(message)).await.map_err(failed)?;
-            self.collected(answers.into_inner()).await
+            self.collected(answers.into_inner(), &share).await
         };
         let unit = wanted.studies.first().map(|study| study.study.as_str()).unwrap_or_default();
         let found = self.way.call(unit, asked).await;
         let found = match found {
             Err(NationalError::UnknownDocument) => Vec::new(),
-            other => other?.0,
+            other => other?,
         };
         let located = |study: &StudyRequest| {
             let answer = found.iter().find(|f| f.study == study.study.as_str());

@@ -31,9 +31,10 @@ use ncp_ihe::{
 
 use crate::compare::Misfit;
 use crate::instance::{Expected, Foreign};
+use crate::lists::{NoRoom, Share};
 use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
-use crate::{lists, retry_after};
+use crate::retry_after;
 
 pub mod dicomweb;
 pub mod directory;
@@ -71,7 +72,7 @@ pub trait PatientDemographicsSupplier {
 
 /// What a Document Registry is asked for: everything of one patient. Stored queries are evaluated by the Responding
 /// Gateway ([`ncp_ihe::StoredQuery::select`]), after release and in national and European codes alike.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PatientObjects {
     /// Whose.
     pub patient: PatientId,
@@ -79,6 +80,8 @@ pub struct PatientObjects {
     pub status: Vec<Availability>,
     /// Whether submission sets, folders and associations are needed beside the entries.
     pub groups: bool,
+    /// The memory of what is listed: it stays taken while whoever asks keeps this.
+    pub share: Share,
 }
 
 /// Document Registry: metadata only. `home` is left empty; the Responding Gateway stamps its own.
@@ -329,9 +332,12 @@ pub enum NationalError {
 }
 
 /// It is this gateway that has no memory for the list.
-impl From<lists::Busy> for NationalError {
-    fn from(_: lists::Busy) -> Self {
-        Self::Busy(Some(retry_after::OWN))
+impl From<NoRoom> for NationalError {
+    fn from(none: NoRoom) -> Self {
+        match none {
+            NoRoom::Busy => Self::Busy(Some(retry_after::OWN)),
+            NoRoom::TooLong => Self::TooMany,
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use super::{
 use crate::compare::Announced;
 use crate::config::{Config, Xds};
 use crate::identity::Identity;
-use crate::lists::Lists;
+use crate::lists::{LISTS, Share};
 use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::recent::Recent;
@@ -56,7 +56,6 @@ pub struct XdsSource {
     home: HomeCommunityId,
     answer_bytes: usize,
     results: usize,
-    lists: Lists,
     route: Route,
     xua: Option<xua::Issuer>,
     patients: Option<patients::Supplier>,
@@ -101,7 +100,7 @@ impl XdsSource {
         whole: &Config,
         signer: &Arc<Signer>,
         register: Arc<Patients>,
-        (way, lists): (Way, &Lists),
+        way: Way,
     ) -> Result<Self, String> {
         let wrong = |e: ncp_tls::TlsError| format!("{}: {e}", config.name);
         let connector = config.tls.connector(b"\x08http/1.1").map_err(wrong)?;
@@ -112,7 +111,6 @@ impl XdsSource {
             home: config.home_community_id.clone().unwrap_or_else(|| own.clone()),
             answer_bytes: whole.limits.answer_bytes,
             results: whole.limits.results,
-            lists: lists.clone(),
             route: ncp_tls::http_client(connector.clone(), None, whole.limits.handshake).paced(whole.limits.idle),
             xua: config.xua.as_ref().map(|xua| xua::Issuer::new(xua, signer.clone())),
             patients: config.patients.as_ref().map(|p| patients::Supplier::new(p, own.0.clone(), connector)),
@@ -147,6 +145,7 @@ impl XdsSource {
         endpoint: &str,
         identity: &Identity,
         body: Element,
+        share: Option<&Share>,
     ) -> Result<SoapAnswer, NationalError> {
         let assertions = match &self.xua {
             Some(issuer) => vec![issuer.assertion(identity).await?],
@@ -165,7 +164,7 @@ impl XdsSource {
             body,
             patience,
             answer_bytes: self.answer_bytes,
-            listed: (action == actions::ITI18_REQUEST).then(|| (self.lists.begin(), self.results)),
+            listed: share.map(|share| (share.clone(), self.results)),
             elsewhere: None,
             evidence: None,
             trail: None,
@@ -175,14 +174,14 @@ impl XdsSource {
         way.call(patient, async { call.send(&self.route).await.map_err(of_call) }).await
     }
 
-    /// ITI-18. A partial answer is passed on as one.
-    async fn query(&self, identity: &Identity, query: StoredQuery) -> Result<Registered, NationalError> {
+    /// ITI-18, into the memory of a list. A partial answer is passed on as one.
+    async fn query(&self, identity: &Identity, query: StoredQuery, share: &Share) -> Result<Registered, NationalError> {
         let home = self.config.home_community_id.clone();
         let request = CrossGatewayQueryRequest { home, return_type: ReturnType::LeafClass, query };
         let transaction = (actions::ITI18_REQUEST, Packaging::Simple);
-        let answer = self.call(transaction, &self.config.registry, identity, request.to_element()).await?;
+        let answer = self.call(transaction, &self.config.registry, identity, request.to_element(), Some(share)).await?;
         let malformed = |_| NationalError::broken("registry's answer is no AdhocQueryResponse");
-        let (response, unusable, share) = answer.listed.response(&answer.body).map_err(malformed)?;
+        let (response, unusable) = answer.listed.response(&answer.body).map_err(malformed)?;
         let mut omitted = Vec::new();
         if unusable > 0 {
             omitted.push(Omitted::new(&self.config.name, Unit::Unnamed(unusable), Omission::Unusable));
@@ -192,7 +191,7 @@ impl XdsSource {
         for entry in &mut objects.entries {
             entry.home = None;
         }
-        Ok(Registered { objects, share: vec![share], failed: failed.into_iter().collect(), omitted })
+        Ok(Registered { objects, failed: failed.into_iter().collect(), omitted })
     }
 
     async fn documents_of(
@@ -200,10 +199,11 @@ impl XdsSource {
         identity: &Identity,
         patient: &PatientId,
         status: Vec<Availability>,
+        share: &Share,
     ) -> Result<Registered, NationalError> {
         let entry_types = vec![EntryType::Stable, EntryType::OnDemand];
         let find = FindDocuments { status, entry_types, ..FindDocuments::of_patient(patient.clone()) };
-        match self.query(identity, StoredQuery::FindDocuments(find)).await {
+        match self.query(identity, StoredQuery::FindDocuments(find), share).await {
             // Registries do not know people without documents.
             Err(NationalError::NoPatient) => Ok(Registered::default()),
             other => other,
@@ -221,7 +221,7 @@ impl XdsSource {
         };
         let body = RetrieveRequest { documents: vec![request] }.to_element();
         let SoapAnswer { body, parts, .. } =
-            self.call((actions::ITI43_REQUEST, Packaging::Mtom), endpoint, identity, body).await?;
+            self.call((actions::ITI43_REQUEST, Packaging::Mtom), endpoint, identity, body, None).await?;
         let response: RetrieveResponse = read_retrieve(&body).map_err(of_call)?;
         let failed = mapped(response.status, &response.errors)?;
         let found = response.documents.into_iter().find(|d| d.request.document == entry.unique_id);
@@ -244,7 +244,8 @@ impl XdsSource {
         if let Some(known) = self.recent.get(&key) {
             return Ok(Some(known));
         }
-        let documents = self.documents_of(identity, patient, vec![Availability::Approved]).await?;
+        let share = LISTS.for_country(identity.country);
+        let documents = self.documents_of(identity, patient, vec![Availability::Approved], &share).await?;
         let of_study = |e: &&DocumentEntry| {
             e.is_manifest() && e.patient_id == *patient && e.study_instance_uid().is_none_or(|uid| uid == *study)
         };
@@ -381,9 +382,9 @@ impl PatientDemographicsSupplier for XdsSource {
 
 impl DocumentRegistry for XdsSource {
     async fn registered(&self, of: &Authorised<LookUp<PatientObjects>>) -> Result<Registered, NationalError> {
-        let PatientObjects { patient, status, groups } = of.get();
+        let PatientObjects { patient, status, groups, share } = of.get();
         if !groups {
-            return self.documents_of(of.identity(), patient, status.clone()).await;
+            return self.documents_of(of.identity(), patient, status.clone(), share).await;
         }
         // Which of them is the answer, and which may be shown, is decided here, so that what is blocked leaves no trace:
         // the registry is asked for everything of the patient, whichever query came.
@@ -397,12 +398,13 @@ impl DocumentRegistry for XdsSource {
                 ..ContentFilter::default()
             },
         };
-        self.query(of.identity(), StoredQuery::GetAll(all)).await
+        self.query(of.identity(), StoredQuery::GetAll(all), share).await
     }
 
     async fn entries(&self, ids: &Authorised<LookUp<ObjectIds>>) -> Result<Vec<DocumentEntry>, NationalError> {
         let query = StoredQuery::GetDocuments(ids.get().clone());
-        let found = self.query(ids.identity(), query).await?.objects.entries;
+        let share = LISTS.for_country(ids.identity().country);
+        let found = self.query(ids.identity(), query, &share).await?.objects.entries;
         Ok(found.into_iter().filter(|e| ids.get().name(e)).collect())
     }
 }
@@ -435,7 +437,8 @@ impl ImagingDocumentSource for XdsSource {
         let source = self.config.sources.iter().find(|s| s.id == *location).ok_or(NationalError::UnknownRepository)?;
         let body = self.imaging_request(wanted).to_element();
         let transaction = (actions::RAD69_REQUEST, Packaging::Mtom);
-        let SoapAnswer { body, parts, .. } = self.call(transaction, &source.endpoint, study.identity(), body).await?;
+        let SoapAnswer { body, parts, .. } =
+            self.call(transaction, &source.endpoint, study.identity(), body, None).await?;
         let response = read_retrieve(&body).map_err(of_call)?;
         let asked: BTreeMap<&str, &DocumentRequest> =
             wanted.instances.iter().map(|i| (i.request.document.as_str(), &i.request)).collect();

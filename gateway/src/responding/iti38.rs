@@ -20,7 +20,7 @@ use super::widen::Widened;
 use super::{orcd, pivot, registry};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
-use crate::lists::Share;
+use crate::lists::{LISTS, Share};
 use crate::national::{NationalError, Omitted, PatientObjects, Registered};
 use crate::outcome::{GatewayError, Indicator};
 use crate::policy::{Authorised, Describing, LookUp, Refusal};
@@ -135,7 +135,7 @@ fn answer(
     asked: &CrossGatewayQueryRequest,
     chosen: Chosen,
     (status, errors): (Status, Vec<RegistryError>),
-    share: Vec<Share>,
+    share: Share,
 ) -> Listing {
     let Chosen { mut national, forms, uuids, listed } = chosen;
     let mut response = QueryResponse { status, errors, objects: RegistryObjects::default(), object_refs: Vec::new() };
@@ -149,7 +149,7 @@ fn answer(
         let home = &exchange.app.config.gateway.home_community_id;
         let all = listed.uuids.into_iter().chain(national.uuids().map(ToOwned::to_owned));
         response.object_refs = all.map(|uuid| (uuid, Some(home.clone()))).collect();
-        return Listing { response, further: Box::new(std::iter::empty()), shares: share };
+        return Listing { response, further: Box::new(std::iter::empty()), shares: vec![share] };
     }
     if matches!(asked.query, StoredQuery::FindDocuments(_)) {
         national.associations = associations;
@@ -160,7 +160,7 @@ fn answer(
         made.retain(|form| uuids.contains(&form.entry_uuid));
         made
     });
-    Listing { response, further: Box::new(further), shares: share }
+    Listing { response, further: Box::new(further), shares: vec![share] }
 }
 
 /// Whether a query lists documents and leaves it to us in which formats.
@@ -187,7 +187,7 @@ fn check_home(exchange: &Exchange, request: &CrossGatewayQueryRequest) -> Result
 struct Held {
     objects: RegistryObjects,
     /// Memory that the objects take.
-    share: Vec<Share>,
+    share: Share,
     /// The documents among them that describe studies.
     documents: Arc<Describing>,
     /// One for each registry that did not answer while others did.
@@ -211,11 +211,12 @@ async fn held(
     if !status.contains(&Availability::Approved) {
         status.push(Availability::Approved);
     }
-    let of = PatientObjects { patient: patient.clone(), status, groups: query.concerns_groups() };
+    let share = LISTS.for_country(asked.identity().country);
+    let of = PatientObjects { patient: patient.clone(), status, groups: query.concerns_groups(), share: share.clone() };
     // Nobody and nothing have one answer: Success with an empty list leaks least.
     let registered = national.registered(&asked.derive(of)).await?;
     let documents = national.describing_of(&patient, &registered);
-    let Registered { objects, share, failed, omitted } = registered;
+    let Registered { objects, failed, omitted } = registered;
     if let Some(ids) = query.documents_named().and_then(|ids| not_among(&objects, ids)) {
         // A document of somebody else answers as an absent one does, and is put on the trail.
         let found = national.entries(&asked.derive(ids)).await;

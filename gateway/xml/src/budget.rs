@@ -70,6 +70,12 @@ impl InFlight {
         self.share.store(share, Ordering::Relaxed);
     }
 
+    /// How many one sender may have.
+    pub fn share(&self) -> usize {
+        let (most, share) = (self.most.load(Ordering::Relaxed), self.share.load(Ordering::Relaxed));
+        most / 100 * share + most % 100 * share / 100
+    }
+
     /// How many are taken now.
     pub fn taken(&self) -> usize {
         self.lock().all
@@ -81,9 +87,7 @@ impl InFlight {
     }
 
     fn take(&self, sender: &str, wanted: usize) -> Result<(), Busy> {
-        let most = self.most.load(Ordering::Relaxed);
-        let share = self.share.load(Ordering::Relaxed);
-        let share = most / 100 * share + most % 100 * share / 100;
+        let (most, share) = (self.most.load(Ordering::Relaxed), self.share());
         let mut taken = self.lock();
         let own = taken.of.get(sender).copied().unwrap_or_default();
         let fits = |taken: usize, most: usize| taken.checked_add(wanted).filter(|taken| *taken <= most).ok_or(Busy);
@@ -137,13 +141,12 @@ impl Charge {
 
     /// Sets what the message uses now; what is taken never shrinks before the message ends.
     pub(crate) fn cover(&mut self, used: usize) -> Result<(), Busy> {
-        self.used = used;
-        if used <= self.taken {
-            return Ok(());
+        if used > self.taken {
+            let wanted = used.checked_next_multiple_of(STEP).ok_or(Busy)? - self.taken;
+            self.of.take(&self.sender, wanted)?;
+            self.taken += wanted;
         }
-        let wanted = used.checked_next_multiple_of(STEP).ok_or(Busy)? - self.taken;
-        self.of.take(&self.sender, wanted)?;
-        self.taken += wanted;
+        self.used = used;
         Ok(())
     }
 }

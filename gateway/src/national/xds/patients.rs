@@ -93,7 +93,7 @@ impl Supplier {
         let community = HomeCommunityId(receiver);
         let call = async |action, body| {
             let transaction = (action, Packaging::Simple);
-            source.call(transaction, &self.config.endpoint, query.identity(), body).await
+            source.call(transaction, &self.config.endpoint, query.identity(), body, None).await
         };
         let mut answer = call(actions::ITI47_REQUEST, request.to_element(Timestamp::now())).await?.body;
         let mut found = persons(&answer, &community)?;
