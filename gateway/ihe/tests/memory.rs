@@ -3,8 +3,12 @@
 
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ncp_ihe::imaging::{ImageFacts, MetadataView, PIXELS, header_end, metadata};
+use ncp_ihe::orcd::{Report, ReportError, held as shown};
 use ncp_ihe::{DicomHeader, Manifest, StructureScan, for_parser};
+use ncp_xml::{ANSWERS, Busy};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -56,6 +60,7 @@ fn p7_im_03_fo_02_memory_follows_from_the_bytes_that_were_read() {
     let grown = peak() - before;
     assert!(grown < 16 << 10, "{grown} KiB");
     se_07_memory_follows_from_the_bytes_in_every_shape();
+    se_07_a_document_that_is_shown_takes_from_the_memory_of_all();
 }
 
 /// What the work held at its most, beside what was held before.
@@ -129,4 +134,28 @@ fn se_07_memory_follows_from_the_bytes_in_every_shape() {
     let told =
         held(|| metadata(&groups, &MetadataView { retrieve_url: None, patient_id: None }).map(|text| text.len()));
     assert!(told.1 <= 64_000_000 + 8 * groups.len(), "many frames: {}", told.1);
+}
+
+/// A CDA whose picture is taken out or whose text becomes pages is read within the memory of all that is being read; where others
+/// have it, its reader is told so.
+fn se_07_a_document_that_is_shown_takes_from_the_memory_of_all() {
+    let cda = |body: &str| {
+        format!("<ClinicalDocument xmlns='urn:hl7-org:v3'><component>{body}</component></ClinicalDocument>")
+            .into_bytes()
+    };
+    let pdf = STANDARD.encode([&b"%PDF-1.7 "[..], &[0; 2 << 20]].concat());
+    let scanned =
+        cda(&format!("<nonXMLBody><text mediaType='application/pdf' representation='B64'>{pdf}</text></nonXMLBody>"));
+    let section =
+        format!("<section><title>Report</title><text>{}</text></section>", "<paragraph>a</paragraph>".repeat(10_000));
+    let written = cda(&format!("<structuredBody><component>{section}</component></structuredBody>"));
+    let both = || (shown(&scanned).map(|found| found.is_some()), Report::of_cda(&written).map(drop));
+    assert_eq!(both(), (Ok(true), Ok(())));
+    // Another sender has all but a megabyte.
+    ANSWERS.set(33 << 20, 100);
+    let mut other = ANSWERS.charge("SE");
+    other.grow(32 << 20).expect("is free");
+    assert_eq!(both(), (Err(Busy), Err(ReportError::Busy)));
+    drop(other);
+    assert_eq!((both(), ANSWERS.taken()), ((Ok(true), Ok(())), 0));
 }
