@@ -19,6 +19,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
@@ -111,6 +112,20 @@ impl Client {
         (status, answer.into_body().collect().await.expect("a body").to_bytes().len())
     }
 
+    /// Sends frames in pieces and waits until the repository has ended the connection.
+    async fn syslog(&self, frames: &[u8], piece: usize) {
+        let connector = self.pki.leaf("hospital").connector(b"").expect("connector");
+        let port = self.config.syslog.expect("an address").port();
+        let stream = ncp_tls::connect(&connector, "127.0.0.1", port, "localhost", Duration::from_secs(60));
+        let (mut reader, mut writer) = tokio::io::split(stream.await.expect("a connection"));
+        for piece in frames.chunks(piece) {
+            writer.write_all(piece).await.expect("writes");
+            writer.flush().await.expect("writes");
+        }
+        let mut said = Vec::new();
+        let _ = reader.read_to_end(&mut said).await;
+    }
+
     /// Sends and holds the cost against the bytes.
     async fn costs(&self, name: &str, path: &str, media_type: &str, body: Vec<u8>) -> StatusCode {
         let sent = body.len();
@@ -159,6 +174,22 @@ async fn se_06_log_store_and_answer_follow_from_the_request() {
         assert_eq!(feed(bundle(&vec!["{}"; count].join(","))).await, StatusCode::PAYLOAD_TOO_LARGE, "{count}");
     }
     se_05_a_search_costs_what_it_says(&client).await;
+    se_06_frames_of_nothing(&client).await;
+}
+
+/// By syslog a sender ends no request: all that a connection brings follows from its bytes, in large pieces and frame by frame,
+/// and so does what several bring.
+async fn se_06_frames_of_nothing(client: &Client) {
+    let (mut sent, before) = (0, (LOGGED.load(Ordering::Relaxed), stored(&client.config.data_dir)));
+    for (frame, count, piece) in
+        [("1 x", 20_000, 16_000), ("1 x", 300, 3), ("9 <85>1 a b", 5_000, 1_000), ("3 abc", 300, 5)]
+    {
+        let frames = frame.repeat(count) + "no count";
+        sent += frames.len();
+        client.syslog(frames.as_bytes(), piece).await;
+    }
+    let left = LOGGED.load(Ordering::Relaxed) - before.0 + stored(&client.config.data_dir) - before.1;
+    assert!(left <= 4 * sent + (64 << 10), "{left} bytes logged and stored, {sent} sent");
 }
 
 async fn se_05_a_search_costs_what_it_says(client: &Client) {

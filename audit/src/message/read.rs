@@ -25,9 +25,10 @@ pub enum ReadError {
     Value(&'static str),
 }
 
-/// Evidence stands in an attribute.
+/// The listeners bound a record. What they take is not refused here by its size, wherever in the record its octets are:
+/// evidence stands in one attribute, a list of studies in thousands of elements with line ends between them.
 const LIMITS: Limits =
-    Limits { bytes: 16 << 20, depth: 32, nodes: 50_000, attribute_bytes: 1 << 20, ..Limits::REQUEST };
+    Limits { bytes: 16 << 20, depth: 32, attribute_bytes: 16 << 20, held: Limits::ANSWER.held, ..Limits::REQUEST };
 
 impl Message {
     /// Reads a message.
@@ -66,7 +67,7 @@ impl Message {
         match record.media_type.as_str() {
             "application/xml" => Self::read(&record.message).ok(),
             "application/fhir+json" => {
-                crate::fhir::from_audit_event(&serde_json::from_slice(&record.message).ok()?).ok()
+                crate::fhir::from_audit_event(&ncp_xml::json::read_last(&record.message).ok()?).ok()
             }
             _ => None,
         }

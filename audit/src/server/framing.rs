@@ -120,6 +120,7 @@ fn structured_data(mut rest: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Message;
 
     fn all(bytes: &[u8], step: usize) -> Result<Vec<Vec<u8>>, FrameError> {
         let (mut frames, mut out) = (Frames::default(), Vec::new());
@@ -182,6 +183,84 @@ mod tests {
             "<85>1 a b c d e - ",
         ] {
             assert!(message(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    /// A record with so many of its octets in each of these places, and so many of these elements, with the place between them.
+    fn record(detail: usize, text: usize, ids: usize, elements: usize, between: &str) -> String {
+        let object = format!(
+            "<ParticipantObjectIdentification ParticipantObjectID=\"{}\" ParticipantObjectTypeCode=\"2\">{between}\
+             <ParticipantObjectIDTypeCode csd-code=\"2\"/>{between}<ParticipantObjectDetail type=\"x\" value=\"y\"/>\
+             </ParticipantObjectIdentification>{between}",
+            "1".repeat(ids)
+        );
+        format!(
+            "<AuditMessage><EventIdentification EventActionCode=\"E\" EventDateTime=\"2026-11-23T09:14:11Z\" \
+             EventOutcomeIndicator=\"0\"><EventID csd-code=\"110112\" codeSystemName=\"DCM\" originalText=\"Query\"/>\
+             <EventOutcomeDescription>{}</EventOutcomeDescription></EventIdentification><ActiveParticipant UserID=\"u\" \
+             UserIsRequestor=\"true\"/><AuditSourceIdentification AuditSourceID=\"pacs\"/><ParticipantObjectIdentification \
+             ParticipantObjectID=\"1\"><ParticipantObjectDetail type=\"x\" value=\"{}\"/></ParticipantObjectIdentification>{}\
+             </AuditMessage>",
+            "t".repeat(text),
+            "A".repeat(detail),
+            object.repeat(elements)
+        )
+    }
+
+    fn framed(record: &str) -> Vec<u8> {
+        let head = "<85>1 2026-11-23T09:14:11.950Z host app 42 IHE+RFC-3881 - ";
+        format!("{} {head}{record}", head.len() + record.len()).into_bytes()
+    }
+
+    /// What the repository makes of what came in one frame.
+    fn taken(frame: &[u8]) -> Result<Message, String> {
+        let frames = all(frame, 64 << 10).map_err(|error| error.to_string())?;
+        let bytes = message(frames.first().ok_or("no frame")?)?;
+        Message::read(&bytes).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn wi_10_a_record_between_64_kib_and_1_mib() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../tests/fixtures/cases/wire/WI-10-a-syslog-frame.txt");
+        let case = std::fs::read_to_string(file).expect("a case");
+        for letters in [70_000, 900_000, LONGEST - 1_200] {
+            let frame = case
+                .replace("@NOW_RFC5424@", "2026-11-23T09:14:11.950Z")
+                .replace("@NOW_ISO@", "2026-11-23T09:14:11Z")
+                .replace("@70000_TIMES_A@", &"A".repeat(letters));
+            let (_, rest) = frame.split_once(' ').expect("a count");
+            let read = taken(format!("{} {rest}", rest.len()).as_bytes()).expect("is taken");
+            // It is read as base64, as evidence is.
+            assert_eq!(read.objects[0].details[0].1.len(), letters / 4 * 3);
+        }
+        let one = record(LONGEST, 0, 1, 0, "");
+        assert_eq!(taken(&framed(&one)).err(), Some(FrameError::TooLong.to_string()), "refused as too long, never cut");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, ..Default::default() })]
+
+        /// What the listener takes by its length is never refused by it afterwards, wherever its octets are: in one attribute, in
+        /// one text, in long attributes of many elements, or in elements with line ends between them; and as FHIR likewise.
+        #[test]
+        fn wi_10_what_a_listener_takes_is_read(
+            detail in 0usize..=4, text in 0usize..=4, ids in 1usize..200, lines in proptest::prelude::any::<bool>(),
+        ) {
+            let between = if lines { "\r\n  " } else { "" };
+            let octets = LONGEST - 2_000;
+            let (detail, text) = (octets / 8 * detail, octets / 8 * text);
+            let element = record(0, 0, ids, 1, between).len() - record(0, 0, ids, 0, between).len();
+            let elements = (octets - detail - text) / element;
+            let record = record(detail, text, ids, elements, between);
+            proptest::prop_assert!(record.len() > octets - 2 * element);
+            let read = taken(&framed(&record));
+            let read = read.map_err(proptest::test_runner::TestCaseError::fail)?;
+            proptest::prop_assert_eq!(read.objects.len(), elements + 1);
+            let event = crate::to_audit_event(&read).to_string();
+            let back = ncp_xml::json::read_last(event.as_bytes()).map_err(ToOwned::to_owned);
+            let back = back.and_then(|event| crate::fhir::from_audit_event(&event).map_err(|why| why.to_string()));
+            proptest::prop_assert_eq!(back.map(|message| message.objects.len()), Ok(elements + 1));
         }
     }
 }

@@ -234,7 +234,7 @@ impl Repository {
         let mut here = std::collections::HashSet::new();
         let came: usize = messages.iter().map(Incoming::len).sum();
         let quota = self.refused.entry(source.to_owned()).or_insert_with(|| Quota::new(now));
-        let given = quota.left(now).min(KEPT_APART + 2 * came);
+        let given = quota.room(now, came);
         let (mut room, mut refused, mut first) = (given, (0_u32, 0_u32), String::new());
         for incoming in messages {
             let Incoming { media_type, content } = incoming;
@@ -292,11 +292,11 @@ impl Repository {
             }
             records.push(record);
         }
-        if let Some(quota) = self.refused.get_mut(source) {
+        let told = self.refused.get_mut(source).and_then(|quota| {
             quota.take(given - room);
-        }
-        if refused.0 > 0 {
-            let (count, lost) = refused;
+            quota.tell(now, refused)
+        });
+        if let Some((count, lost)) = told {
             tracing::warn!(
                 source,
                 count,
@@ -395,18 +395,51 @@ impl Incoming {
     }
 }
 
-/// Bytes that the refused messages of one source may take: so many at once, and as many again within a day.
+/// What the refused messages of one source may take. Bytes: so many at once, and as many again within a day; of what came, twice
+/// its bytes and a small amount besides, which comes again within a minute, however many messages and connections it came in.
+/// Lines of the log: one a second, with all that were refused since the last.
 struct Quota {
     left: usize,
     filled_us: i64,
+    besides: usize,
+    besides_us: i64,
+    /// What is not in the log yet: refused, and of those not kept.
+    untold: (u32, u32),
+    told_us: Option<i64>,
 }
 
 impl Quota {
     const MOST: usize = 64 << 20;
     const DAY_US: i64 = 24 * 3600 * 1_000_000;
+    const MINUTE_US: i64 = 60 * 1_000_000;
+    const SECOND_US: i64 = 1_000_000;
 
     fn new(now_us: i64) -> Self {
-        Self { left: Self::MOST, filled_us: now_us }
+        let (left, besides) = (Self::MOST, KEPT_APART);
+        Self { left, filled_us: now_us, besides, besides_us: now_us, untold: (0, 0), told_us: None }
+    }
+
+    /// Bytes that what is refused of so many bytes may take now.
+    fn room(&mut self, now_us: i64, came: usize) -> usize {
+        let passed = i128::from((now_us - self.besides_us).clamp(0, Self::MINUTE_US));
+        let more = usize::try_from(passed * KEPT_APART as i128 / i128::from(Self::MINUTE_US)).unwrap_or_default();
+        // A clock that was put back begins anew.
+        if more > 0 || now_us < self.besides_us {
+            self.besides_us = now_us;
+        }
+        self.besides = (self.besides + more).min(KEPT_APART) + 2 * came;
+        self.left(now_us).min(self.besides)
+    }
+
+    /// What the log says now of what was refused.
+    fn tell(&mut self, now_us: i64, (refused, lost): (u32, u32)) -> Option<(u32, u32)> {
+        self.untold = (self.untold.0.saturating_add(refused), self.untold.1.saturating_add(lost));
+        let silent = self.told_us.is_some_and(|told| (0..Self::SECOND_US).contains(&(now_us - told)));
+        if self.untold.0 == 0 || silent {
+            return None;
+        }
+        self.told_us = Some(now_us);
+        Some(std::mem::take(&mut self.untold))
     }
 
     fn left(&mut self, now_us: i64) -> usize {
@@ -424,14 +457,15 @@ impl Quota {
 
     fn take(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub(bytes);
+        self.besides = self.besides.saturating_sub(bytes);
     }
 }
 
 fn reason(media_type: &str, bytes: &[u8]) -> String {
     let why = match media_type {
         "application/xml" => message::Message::read(bytes).err().map(|e| e.to_string()),
-        _ => serde_json::from_slice(bytes)
-            .map_err(|_| "no JSON".to_owned())
+        _ => ncp_xml::json::read_last(bytes)
+            .map_err(ToOwned::to_owned)
             .and_then(|value| crate::fhir::from_audit_event(&value).map_err(|e| e.to_string()))
             .err(),
     };
