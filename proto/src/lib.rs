@@ -14,6 +14,13 @@ mod generated {
     }
 }
 
+pub mod codec;
+/// What of each message takes memory beside its bytes.
+mod shapes {
+    use crate::codec::{Field, Shape, Shaped};
+    include!("gen/shapes.rs");
+}
+
 /// `ncp.audit.v1`: the acknowledged feed and the query.
 pub mod audit {
     pub use crate::generated::audit::*;

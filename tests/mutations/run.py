@@ -16,7 +16,7 @@ import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).absolute() / "mutations"
-PACKAGES = ["ncp-xml", "ncp-soap", "ncp-saml", "ncp-ihe", "ncp-tls", "ncp-audit", "ncp-gateway", "ncp-tests"]
+PACKAGES = ["ncp-proto", "ncp-xml", "ncp-soap", "ncp-saml", "ncp-ihe", "ncp-tls", "ncp-audit", "ncp-gateway", "ncp-tests"]
 LIBRARIES = {name.removeprefix("ncp-") for name in PACKAGES}
 # A mutated program that hangs is caught, but not by what it should be.
 LIMIT_S = 900

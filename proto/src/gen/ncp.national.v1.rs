@@ -625,7 +625,7 @@ pub mod patient_demographics_supplier_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.national.v1.PatientDemographicsSupplier/FindPatients",
             );
@@ -782,7 +782,7 @@ pub mod patient_demographics_supplier_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = FindPatientsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -945,7 +945,7 @@ pub mod document_registry_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.national.v1.DocumentRegistry/QueryDocuments",
             );
@@ -1095,7 +1095,7 @@ pub mod document_registry_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QueryDocumentsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1258,7 +1258,7 @@ pub mod document_repository_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.national.v1.DocumentRepository/RetrieveDocument",
             );
@@ -1415,7 +1415,7 @@ pub mod document_repository_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RetrieveDocumentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1578,7 +1578,7 @@ pub mod imaging_document_source_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.national.v1.ImagingDocumentSource/LocateStudies",
             );
@@ -1609,7 +1609,7 @@ pub mod imaging_document_source_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.national.v1.ImagingDocumentSource/RetrieveInstances",
             );
@@ -1781,7 +1781,7 @@ pub mod imaging_document_source_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LocateStudiesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1832,7 +1832,7 @@ pub mod imaging_document_source_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RetrieveInstancesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1995,7 +1995,7 @@ pub mod consent_source_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.national.v1.ConsentSource/GetConsent",
             );
@@ -2135,7 +2135,7 @@ pub mod consent_source_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetConsentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -700,7 +700,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/Translate",
             );
@@ -724,7 +724,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/TranslateBatch",
             );
@@ -750,7 +750,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/TranslateStream",
             );
@@ -773,7 +773,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/Lookup",
             );
@@ -797,7 +797,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/ValidateCode",
             );
@@ -823,7 +823,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/ListMaps",
             );
@@ -847,7 +847,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/ExpandFilter",
             );
@@ -873,7 +873,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/Coverage",
             );
@@ -897,7 +897,7 @@ pub mod translation_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ncp.translation.v1.Translation/TranscodeDocument",
             );
@@ -1105,7 +1105,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TranslateSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1150,7 +1150,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TranslateBatchSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1198,7 +1198,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TranslateStreamSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1243,7 +1243,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LookupSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1288,7 +1288,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ValidateCodeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1333,7 +1333,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListMapsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1378,7 +1378,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExpandFilterSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1423,7 +1423,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CoverageSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1472,7 +1472,7 @@ pub mod translation_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TranscodeDocumentSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
