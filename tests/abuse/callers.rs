@@ -9,7 +9,7 @@ use crate::treating::Treating;
 use crate::world::{Gateway, PATIENT, World};
 
 /// What a consumer of Finland knows of Norway.
-fn consumer(world: &World, norway: &Gateway, port: u16) -> Attacker {
+pub(crate) fn consumer(world: &World, norway: &Gateway, port: u16) -> Attacker {
     let (side, pki) = (Side::Consumer, world.pki("fi"));
     let anchors = world.path("fi/anchors.pem");
     let neighbour = Neighbour::showing(&pki, "2.999.246", &anchors, "127.0.0.1", port, side.certificates());

@@ -18,6 +18,7 @@ mod blocked;
 mod callers;
 mod closed;
 mod content;
+mod cost;
 mod crl;
 mod directives;
 mod initiating;

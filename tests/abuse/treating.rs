@@ -1,7 +1,7 @@
 //! Finland as the country of treatment: its gateway asks Norway's, for clinicians' systems (FHIR, DICOMweb) and for national
 //! consumers (ITI-18, ITI-43, RAD-69).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::Request;
@@ -40,7 +40,7 @@ impl Treating {
         pki.leaf("xua", Use::Seal, Algorithm::P256, 0, 90).expect("a leaf");
         let issuer = Issuer::create(world.dir.path()).expect("an issuer");
         std::fs::write(world.path("fi-consent.toml"), "").expect("writes");
-        let policies = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/policies/fi");
+        let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("../gateway/policies/fi");
         let at = |path: &str| format!("https://localhost:{port}{path}");
         let base = Base {
             country: "FI",
@@ -96,6 +96,11 @@ seal_anchors = "no/anchors.pem"
         let port = gateway.consumers.expect("a consumers' side").port();
         let consumer = Consumer::new(&world.pki("fi"), &self.anchors, AUDIENCE, port).expect("a consumer");
         Asker { treating: self, gateway, consumer }
+    }
+
+    /// The configuration, for a gateway in a process of its own.
+    pub(crate) fn config(&self) -> &Path {
+        &self.config
     }
 
     pub(crate) fn issuer(&self) -> &Issuer {

@@ -130,11 +130,16 @@ uid_root = "{HOME}.31"
 
     /// What an attacker from Finland knows, with Sweden as the third country.
     pub(crate) fn attacker(&self, gateway: &Gateway) -> Attacker {
+        self.attacker_of(gateway.address.port())
+    }
+
+    /// The same of a gateway at a port.
+    pub(crate) fn attacker_of(&self, port: u16) -> Attacker {
         let third = self.pki("se");
         Attacker {
             side: Side::Peer,
-            neighbour: self.neighbour("fi", gateway),
-            third_neighbour: Some(self.neighbour("se", gateway)),
+            neighbour: self.neighbour_of("fi", port),
+            third_neighbour: Some(self.neighbour_of("se", port)),
             pki: self.pki("fi"),
             third: Some(third),
             target: HomeCommunityId::parse(HOME).expect("a home"),
@@ -147,13 +152,18 @@ uid_root = "{HOME}.31"
     }
 
     pub(crate) fn neighbour(&self, code: &str, gateway: &Gateway) -> Neighbour {
+        self.neighbour_of(code, gateway.address.port())
+    }
+
+    /// The same towards a gateway at a port.
+    pub(crate) fn neighbour_of(&self, code: &str, port: u16) -> Neighbour {
         let home = match code {
             "fi" => "2.999.246",
             "dk" => "2.999.208",
             _ => "2.999.752",
         };
         let anchors = self.no.path("anchors.pem");
-        Neighbour::new(&self.pki(code), home, &anchors, "127.0.0.1", gateway.address.port()).expect("a neighbour")
+        Neighbour::new(&self.pki(code), home, &anchors, "127.0.0.1", port).expect("a neighbour")
     }
 }
 

@@ -1,5 +1,5 @@
 //! Harness: a throw-away PKI, the attack set, neighbours that ask a gateway and countries that answer one, national
-//! consumers and archives, issuers of tokens, synthetic studies.
+//! consumers and archives, issuers of tokens, synthetic studies, and what a process uses of the machine.
 
 pub mod archive;
 pub mod asking;
@@ -14,3 +14,4 @@ pub mod neighbour;
 pub mod pki;
 pub mod ports;
 pub mod synth;
+pub mod usage;

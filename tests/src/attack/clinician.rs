@@ -52,7 +52,8 @@ pub struct Call {
     pub input: String,
     /// Any of these answers is right.
     pub expected: Vec<&'static str>,
-    message: Vec<u8>,
+    /// Its bytes.
+    pub message: Vec<u8>,
 }
 
 /// The addresses that the gateway handed out for the patient.
@@ -184,11 +185,18 @@ impl<'a> Clinician<'a> {
 
     /// Sends a row, byte for byte as it stands, and says what came back.
     pub async fn run(&self, row: &Call) -> Finding {
-        let got = self.send(&row.message).await.unwrap_or_else(|error| format!("no answer: {error}"));
+        let got = match self.send(&row.message).await {
+            Ok(heard) => verdict(&String::from_utf8_lossy(&heard)),
+            Err(error) => format!("no answer: {error}"),
+        };
         Finding::new(&row.id, &row.input, &row.expected, got)
     }
 
-    async fn send(&self, message: &[u8]) -> Result<String, Error> {
+    /// Sends bytes and hears what comes until the connection ends.
+    ///
+    /// # Errors
+    /// Network, TLS.
+    pub async fn send(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let limit = Duration::from_secs(10);
         let name = server_name(&self.host);
         let mut stream = ncp_tls::connect(&self.connector, &self.host, self.port, name, limit).await?;
@@ -197,7 +205,7 @@ impl<'a> Clinician<'a> {
         let _ = stream.flush().await;
         let mut heard = Vec::new();
         let _ = tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut heard)).await;
-        Ok(verdict(&String::from_utf8_lossy(&heard)))
+        Ok(heard)
     }
 }
 

@@ -37,6 +37,8 @@ pub use transport::{handshakes, other_names, versions};
 pub const INTEGRITY: &str = "ERROR_SEC_DATA_INTEGRITY_NOT_ENSURED";
 /// A message that cannot be read.
 pub const MALFORMED: &str = "HTTP 400 Sender";
+/// A row cannot be sent.
+const NO_THIRD: &str = "no third country to send from";
 /// A good answer.
 pub const SERVED: &str = "served";
 
@@ -189,18 +191,11 @@ impl Attacker {
     pub async fn run(&self, row: &Row) -> Finding {
         let mut got = "nothing sent".to_owned();
         for message in &row.messages {
-            let sender = match (message.by_third, &self.third_neighbour) {
-                (true, Some(third)) => third,
-                (true, None) => {
-                    got = "no third country to send from".into();
-                    break;
-                }
-                (false, _) => &self.neighbour,
+            let Ok(sender) = self.sender(message) else {
+                got = NO_THIRD.into();
+                break;
             };
-            let packed = message.bytes.starts_with(packages::DELIMITER.as_bytes());
-            let content_type = if packed { packages::PACKAGE } else { SOAP };
-            let asked = self.ask(sender, (message.path, content_type), &message.bytes).await;
-            got = asked.unwrap_or_else(|error| format!("no answer: {error}"));
+            got = self.ask(sender, message).await.unwrap_or_else(|error| format!("no answer: {error}"));
         }
         Finding::new(&row.id, &row.input, &row.expected, got)
     }
@@ -216,7 +211,7 @@ impl Attacker {
             let assertions = self.neighbour.assertions(&self.patient).await?;
             let query = Neighbour::find_documents(&self.patient).to_element();
             let message = self.signed_message(actions::ITI38_REQUEST, &assertions, query);
-            if self.ask(&self.neighbour, (message.path, SOAP), &message.bytes).await.is_ok_and(|told| told == SERVED) {
+            if self.ask(&self.neighbour, &message).await.is_ok_and(|told| told == SERVED) {
                 break;
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -226,14 +221,9 @@ impl Attacker {
 
     /// What a message is answered. A gateway that is busy judged nothing and says when to come again, so that it is asked
     /// again.
-    async fn ask(
-        &self,
-        sender: &Neighbour,
-        (path, content_type): (&'static str, &str),
-        message: &[u8],
-    ) -> Result<String, Error> {
+    async fn ask(&self, sender: &Neighbour, message: &Message) -> Result<String, Error> {
         for _ in 0..TIMES {
-            let after = match sender.post(path, content_type, message.to_vec()).await {
+            let after = match post(sender, message).await {
                 Ok(answer) if answer.is_busy() => answer.retry_after.unwrap_or(LONGEST),
                 Ok(answer) => return Ok(self.told(&answer)),
                 Err(error) => error.downcast::<ToldBusy>()?.0,
@@ -241,6 +231,19 @@ impl Attacker {
             tokio::time::sleep(after.min(LONGEST)).await;
         }
         Ok(format!("busy, {TIMES} times"))
+    }
+
+    /// Sends a message of a row, as whoever it says.
+    ///
+    /// # Errors
+    /// Nobody to send it as; as [`Neighbour::post`].
+    pub async fn send(&self, message: &Message) -> Result<Answer, Error> {
+        post(self.sender(message)?, message).await
+    }
+
+    fn sender(&self, message: &Message) -> Result<&Neighbour, Error> {
+        let sender = if message.by_third { self.third_neighbour.as_ref() } else { Some(&self.neighbour) };
+        sender.ok_or_else(|| NO_THIRD.into())
     }
 
     /// An envelope with these Security children and a query for the patient's documents.
@@ -325,4 +328,10 @@ pub fn report(gateway: &str, findings: &[Finding]) -> String {
         );
     }
     out
+}
+
+async fn post(sender: &Neighbour, message: &Message) -> Result<Answer, Error> {
+    let packed = message.bytes.starts_with(packages::DELIMITER.as_bytes());
+    let content_type = if packed { packages::PACKAGE } else { SOAP };
+    sender.post(message.path, content_type, message.bytes.clone()).await
 }

@@ -10,7 +10,7 @@ use ncp_tls::{Material, TlsConnector};
 use openssl::ssl::{SslVerifyMode, SslVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Attacker, Finding, INTEGRITY, SERVED, SOAP};
+use super::{Attacker, Finding, INTEGRITY, SERVED};
 use crate::neighbour::{Neighbour, server_name};
 use crate::pki::{Algorithm, CountryPki, Error, Odd, Use};
 
@@ -122,7 +122,7 @@ pub async fn other_names(
         let assertions = neighbour.assertions(&attacker.patient).await?;
         let query = Neighbour::find_documents(&attacker.patient).to_element();
         let message = attacker.signed_message(actions::ITI38_REQUEST, &assertions, query);
-        let got = match attacker.ask(&neighbour, (message.path, SOAP), &message.bytes).await {
+        let got = match attacker.ask(&neighbour, &message).await {
             Ok(told) => told,
             // What a client sees of a certificate that is not taken: the connection ends.
             Err(_) if expected == REFUSED => REFUSED.into(),
