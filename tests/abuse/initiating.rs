@@ -67,7 +67,7 @@ fn call(gateway: &Gateway, claims: ncp_saml::HcpClaims) -> Call {
         issued: now,
         until: now + SignedDuration::from_hours(1),
     };
-    let caller = Caller { claims, hcp_id: id(), issued: now };
+    let caller = Caller { share: "abuse".into(), claims, hcp_id: id(), issued: now };
     Call { app: gateway.app.clone(), snapshot, peer, caller, treatment: Some(treatment), wait: None }
 }
 

@@ -186,7 +186,7 @@ impl Clinic {
         claims.purpose = if hcp.emergency { Purpose::Emergency } else { Purpose::Treatment };
         claims.authn_instant = Timestamp::from_second(hcp.login).map_err(|_| Problem::NotFound)?;
         let issued = Timestamp::from_second(hcp.issued).map_err(|_| Problem::NotFound)?;
-        Ok(Caller { claims, hcp_id: assertion_id(&hcp.id), issued })
+        Ok(Caller { share: bearer.subject.clone(), claims, hcp_id: assertion_id(&hcp.id), issued })
     }
 
     fn base(&self, kind: char, sealed: &str, interface: &str) -> String {

@@ -11,6 +11,7 @@ use ncp_tls::{Anchors, CertificateFacts, Country};
 use openssl::x509::{X509, X509Ref};
 
 use super::Exchange;
+use crate::admission::Authenticated;
 use crate::audit_scope::Trail;
 use crate::config::{Confirmation, Consumer, Peer, Role};
 use crate::initiating::{Call, Caller, Treatment};
@@ -83,7 +84,8 @@ pub(super) async fn authenticate(
     }
 
     let claims = claims(exchange, &user, role, purpose)?;
-    let caller = Caller { claims, hcp_id: fresh_id(), issued: now };
+    let share = format!("consumer {}", exchange.connection.subject());
+    let caller = Caller { share, claims, hcp_id: fresh_id(), issued: now };
     let requestor = HumanRequestor {
         user_name: format!("{}<{}@{}>", user.alias.as_deref().unwrap_or_default(), user.name_id, user.issuer),
         ..caller.requestor()

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ncp_tls::Country;
+use ncp_tls::{Country, Shares};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::PeerError;
@@ -34,6 +34,9 @@ const SELDOM: Duration = Duration::from_secs(15);
 /// A country that nobody has asked for this long is not looked for.
 const WANTED: Duration = Duration::from_secs(300);
 
+/// Of a country's permits one caller has at most this part.
+const CALLERS: usize = 3;
+
 /// The guards of all countries.
 pub struct Guards {
     failures: u32,
@@ -47,6 +50,9 @@ pub struct Guards {
 
 struct Lane {
     permits: Arc<Semaphore>,
+    /// What each caller may have of them, a professional or a national consumer: who reads slowly, or asks much, leaves
+    /// permits to the others.
+    callers: Arc<Shares<String>>,
     /// Permits to wait: who waits for one country takes the time of a clinicians' permit, which all countries share.
     waiting: Arc<Semaphore>,
     circuits: BTreeMap<TransactionName, Circuit>,
@@ -72,7 +78,8 @@ impl Sought {
 impl Lane {
     fn new(share: usize) -> Self {
         let (permits, waiting) = (Arc::new(Semaphore::new(share)), Arc::new(Semaphore::new(share.div_ceil(2))));
-        Self { permits, waiting, circuits: BTreeMap::new(), sought: None }
+        let callers = Arc::new(Shares::new(share / CALLERS));
+        Self { permits, callers, waiting, circuits: BTreeMap::new(), sought: None }
     }
 
     fn is_open(&self, transaction: TransactionName) -> bool {
@@ -106,27 +113,35 @@ impl Guards {
         Self { failures, pause, share: share.max(1), patience, look, metrics, lanes: Mutex::default() }
     }
 
-    /// Takes a permit for one call, which waits for it a short time.
+    /// Takes a permit for one call of a caller, which waits for it a short time; for what is beyond the caller's share it
+    /// waits alone.
     ///
     /// # Errors
     /// [`PeerError::Busy`] when the country has as many calls as it may, [`PeerError::Open`] while its circuit is open.
-    pub async fn enter(self: &Arc<Self>, country: Country, transaction: TransactionName) -> Result<Pass, PeerError> {
-        let (permits, waiting) = {
+    pub async fn enter(
+        self: &Arc<Self>,
+        country: Country,
+        transaction: TransactionName,
+        caller: &str,
+    ) -> Result<Pass, PeerError> {
+        let (permits, callers, waiting) = {
             let mut lanes = self.lanes();
             let lane = lanes.entry(country).or_insert_with(|| Lane::new(self.share));
             self.may_call(country, transaction, lane)?;
-            (lane.permits.clone(), lane.waiting.clone())
+            (lane.permits.clone(), lane.callers.clone(), lane.waiting.clone())
         };
-        let place = match permits.clone().try_acquire_owned() {
-            Ok(place) => Some(place),
-            Err(_) => match waiting.try_acquire_owned() {
-                Ok(_waits) => {
-                    tokio::time::timeout(self.patience, permits.acquire_owned()).await.ok().and_then(Result::ok)
+        let entering = async {
+            let own = callers.wait(caller.to_owned()).await?;
+            let of_country = match permits.clone().try_acquire_owned() {
+                Ok(place) => place,
+                Err(_) => {
+                    let _waits = waiting.try_acquire_owned().ok()?;
+                    permits.acquire_owned().await.ok()?
                 }
-                Err(_) => None,
-            },
+            };
+            Some([own, of_country])
         };
-        let Some(place) = place else {
+        let Some(place) = tokio::time::timeout(self.patience, entering).await.ok().flatten() else {
             self.metrics.call_refused(labels(country, transaction), "bulkhead");
             return Err(PeerError::Busy);
         };
@@ -258,11 +273,11 @@ pub struct Pass {
     guards: Arc<Guards>,
     country: Country,
     transaction: TransactionName,
-    place: Option<OwnedSemaphorePermit>,
+    place: Place,
 }
 
-/// What is held until the last byte of an answer.
-pub type Place = Option<OwnedSemaphorePermit>;
+/// What is held until the last byte of an answer: the caller's permit and the country's.
+pub type Place = Option<[OwnedSemaphorePermit; 2]>;
 
 impl Pass {
     /// The root of the answer was read, or why not. The place is kept for as long as the answer streams.
@@ -283,6 +298,7 @@ impl Drop for Pass {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use tokio::sync::{mpsc, watch};
 
     use super::*;
@@ -294,11 +310,11 @@ mod tests {
         let country = Country::parse("NO").expect("a country");
         let fails = async |error: fn() -> PeerError, times: usize| {
             for _ in 0..times {
-                if let Ok(pass) = guards.enter(country, TransactionName::Rad75).await {
+                if let Ok(pass) = guards.enter(country, TransactionName::Rad75, "anna").await {
                     drop(pass.answered::<()>(&Err(error())));
                 }
             }
-            guards.enter(country, TransactionName::Rad75).await.is_ok()
+            guards.enter(country, TransactionName::Rad75, "anna").await.is_ok()
         };
         let later = || PeerError::Later(Duration::from_secs(2));
         let refused = || PeerError::Refused("XDSRepositoryError".into());
@@ -318,8 +334,8 @@ mod tests {
 
     async fn all_taken(guards: &Arc<Guards>, country: Country) -> Vec<Pass> {
         let mut taken = Vec::new();
-        for _ in 0..9 {
-            taken.push(guards.enter(country, TransactionName::Rad75).await.expect("a permit"));
+        for caller in ["anna", "berit", "carl"].repeat(3) {
+            taken.push(guards.enter(country, TransactionName::Rad75, caller).await.expect("a permit"));
         }
         taken
     }
@@ -331,18 +347,54 @@ mod tests {
         let (guards, country) = guards(Duration::from_secs(600));
         let mut taken = all_taken(&guards, country).await;
         let mut waiting = tokio::task::JoinSet::new();
-        for _ in 0..5 {
+        for caller in 0..5 {
             let guards = guards.clone();
-            waiting.spawn(async move { guards.enter(country, TransactionName::Iti38).await.map(drop) });
+            waiting.spawn(
+                async move { guards.enter(country, TransactionName::Iti38, &caller.to_string()).await.map(drop) },
+            );
         }
         tokio::task::yield_now().await;
-        let sixth = tokio::time::timeout(Duration::from_secs(10), guards.enter(country, TransactionName::Iti38)).await;
+        let sixth = guards.enter(country, TransactionName::Iti38, "sixth");
+        let sixth = tokio::time::timeout(Duration::from_secs(10), sixth).await;
         assert!(matches!(sixth, Ok(Err(PeerError::Busy))), "five wait already");
         let other = Country::parse("SE").expect("a country");
-        assert!(guards.enter(other, TransactionName::Iti38).await.is_ok());
+        assert!(guards.enter(other, TransactionName::Iti38, "anna").await.is_ok());
         taken.pop();
         while let Some(waited) = waiting.join_next().await {
             assert!(waited.expect("ends").is_ok(), "one after the other");
+        }
+    }
+
+    proptest! {
+        /// SE-11: with any number of stalled readers of one caller another caller's call is served at once, and what is beyond
+        /// its share the caller waits for alone.
+        #[test]
+        fn se_11_a_caller_leaves_permits_of_a_country_to_others(stalled in 0..40usize, read in 0..40usize) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            runtime.expect("a runtime").block_on(async {
+                let (guards, country) = guards(Duration::from_secs(5));
+                let mut held = Vec::new();
+                for _ in 0..stalled {
+                    held.extend(guards.enter(country, TransactionName::Rad75, "hospital").await.ok());
+                }
+                prop_assert_eq!(held.len(), stalled.min(3));
+                let mut waiting = tokio::task::JoinSet::new();
+                for _ in 0..stalled {
+                    let guards = guards.clone();
+                    waiting.spawn(async move { guards.enter(country, TransactionName::Rad75, "hospital").await.map(drop) });
+                }
+                tokio::task::yield_now().await;
+                for caller in ["anna", "berit"] {
+                    let call = guards.enter(country, TransactionName::Iti38, caller);
+                    prop_assert!(matches!(tokio::time::timeout(Duration::ZERO, call).await, Ok(Ok(_))), "{}", caller);
+                }
+                held.truncate(held.len().saturating_sub(read));
+                let is_free = held.len() < 3;
+                while let Some(waited) = waiting.join_next().await {
+                    prop_assert_eq!(waited.expect("ends").is_ok(), is_free);
+                }
+                Ok(())
+            })?;
         }
     }
 
@@ -350,7 +402,7 @@ mod tests {
     async fn sk_06_a_country_is_not_waited_for_without_end() {
         let (guards, country) = guards(Duration::from_millis(20));
         let _taken = all_taken(&guards, country).await;
-        assert!(matches!(guards.enter(country, TransactionName::Iti38).await, Err(PeerError::Busy)));
+        assert!(matches!(guards.enter(country, TransactionName::Iti38, "dag").await, Err(PeerError::Busy)));
     }
 
     /// SK-03: while a country is away nobody waits for it, and all ask it once somebody who looks for it found it.
@@ -361,7 +413,7 @@ mod tests {
         let guards =
             Arc::new(Guards { pause: Duration::from_secs(3600), ..Arc::try_unwrap(guards).ok().expect("one") });
         let (found, looked) = watch::channel(false);
-        let asks = async || guards.enter(country, TransactionName::Iti55).await;
+        let asks = async || guards.enter(country, TransactionName::Iti55, "anna").await;
         for _ in 0..2 {
             drop(asks().await.expect("is tried").answered::<()>(&Err(PeerError::Unreachable("gone".into()))));
             let looked = looked.clone();
@@ -397,7 +449,7 @@ mod tests {
         let (looks, looked) = mpsc::unbounded_channel();
         for transaction in transactions {
             for _ in 0..2 {
-                let pass = guards.enter(country, *transaction).await.expect("is tried");
+                let pass = guards.enter(country, *transaction, "anna").await.expect("is tried");
                 drop(pass.answered::<()>(&Err(error())));
             }
             let (looks, found) = (looks.clone(), found.clone());
@@ -418,7 +470,7 @@ mod tests {
         for error in [unreachable, || PeerError::Timeout, || PeerError::Http(502)] {
             let (tell, found) = watch::channel(Found::NotYet);
             let (guards, country, mut looks) = away(&[TransactionName::Iti55], error, &found).await;
-            let asks = async || guards.enter(country, TransactionName::Iti55).await;
+            let asks = async || guards.enter(country, TransactionName::Iti55, "anna").await;
             for _ in 0..20 {
                 assert!(matches!(asks().await, Err(PeerError::Open(after)) if !after.is_zero()), "{}", error());
                 looks.recv().await.expect("goes on");
@@ -438,7 +490,7 @@ mod tests {
         let timeout = || PeerError::Timeout;
         let (guards, country, mut looks) = away(&[TransactionName::Iti55], timeout, &found).await;
         while looks.recv().await.is_some() {}
-        let asks = async || guards.enter(country, TransactionName::Iti55).await;
+        let asks = async || guards.enter(country, TransactionName::Iti55, "anna").await;
         let _probe = asks().await.expect("the pause is over");
         assert!(asks().await.is_err(), "one alone");
     }
@@ -449,7 +501,7 @@ mod tests {
     async fn sk_03_a_call_probes_a_country_whose_way_is_there() {
         let (_tell, found) = watch::channel(Found::NobodyBehind);
         let (guards, country, mut looks) = away(&[TransactionName::Iti55], unreachable, &found).await;
-        let asks = async || guards.enter(country, TransactionName::Iti55).await;
+        let asks = async || guards.enter(country, TransactionName::Iti55, "anna").await;
         assert!(asks().await.is_err(), "nothing was found yet");
         for _ in 0..2 {
             looks.recv().await.expect("goes on");

@@ -57,6 +57,8 @@ const ANSWERING: Duration = Duration::from_secs(2);
 /// and instant, so that nothing has to be kept between calls.
 #[derive(Debug, Clone)]
 pub struct Caller {
+    /// Under what she has her share of what all share: the issuer and subject of her token, or the consumer that calls for her.
+    pub share: String,
     /// What the HCP identity assertion says.
     pub claims: HcpClaims,
     /// Its ID.
@@ -169,7 +171,7 @@ impl Call {
         body: Element,
         recorder: &Recorder,
     ) -> Result<Answered, GatewayError> {
-        let pass = self.app.guards.enter(self.peer.country, transaction).await?;
+        let pass = self.app.guards.enter(self.peer.country, transaction, &self.caller.share).await?;
         let began = Instant::now();
         let assertions = self.assertions().await?;
         let route = self.snapshot.routes.get(&self.peer.country).ok_or(PeerError::NotServed)?;
@@ -278,7 +280,7 @@ impl Call {
 
     async fn assertions(&self) -> Result<Vec<SignedAssertion>, GatewayError> {
         let sealed = |_| GatewayError::Internal("assertion could not be issued");
-        let Caller { claims, hcp_id, issued } = &self.caller;
+        let Caller { claims, hcp_id, issued, .. } = &self.caller;
         let mut out = vec![self.snapshot.signer.issue_hcp(hcp_id, claims, *issued, HCP_LIFE).await.map_err(sealed)?];
         if let Some(treatment) = &self.treatment {
             let facts = TrcClaims {

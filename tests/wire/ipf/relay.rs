@@ -141,7 +141,7 @@ fn call(app: &Arc<App>, claims: ncp_saml::HcpClaims, patient: Option<PatientId>)
         app: app.clone(),
         snapshot,
         peer,
-        caller: Caller { claims, hcp_id: id(), issued: now },
+        caller: Caller { share: "ipf".into(), claims, hcp_id: id(), issued: now },
         treatment,
         wait: None,
     }
