@@ -183,7 +183,7 @@ pub struct Bound {
 pub async fn bind(app: Arc<App>) -> Result<Bound, String> {
     let config = &app.config;
     let share = config.limits.peer_share_percent.into();
-    for budget in [&ncp_xml::REQUESTS, &ncp_xml::ANSWERS] {
+    for budget in [&ncp_xml::REQUESTS, &ncp_xml::ANSWERS, &crate::whole::WHOLE] {
         budget.set(config.limits.reading_bytes, share);
     }
     LISTS.set(config.limits.list_bytes, share);

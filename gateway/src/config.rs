@@ -141,8 +141,9 @@ pub struct Limits {
     /// Memory for documents that wait to be compared with hash and size, all exchanges together.
     #[serde(deserialize_with = "size")]
     pub compare_bytes: usize,
-    /// Memory for requests that are being read, all exchanges together, and as much for answers to our own. One sender has
-    /// `peer_share_percent` of each. A message that finds none left is answered as busy.
+    /// Memory for requests that are being read, all exchanges together, as much for answers to our own, and as much for
+    /// documents that are held as one until their last byte has gone. One sender, and one professional for whom documents are
+    /// held, has `peer_share_percent` of each. What finds none left is answered as busy.
     #[serde(deserialize_with = "size")]
     pub reading_bytes: usize,
     /// Memory for what registries and countries list of patients, until it was written, all lists together; those of one

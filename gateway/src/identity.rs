@@ -3,6 +3,8 @@
 use ncp_ihe::{HomeCommunityId, PatientId};
 use ncp_tls::Country;
 
+use crate::whole::Holder;
+
 /// The transactions that policy, audit, metrics and spans name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TransactionName {
@@ -81,6 +83,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// For whom documents are held that the professional asks for.
+    pub fn holder(&self) -> Holder {
+        Holder::new(format_args!("for {}", self.country), &format!("{} {}", self.country, self.user))
+    }
+
     /// Emergency access stands out in every record.
     pub fn is_emergency(&self) -> bool {
         self.purpose == "EMERGENCY"

@@ -38,4 +38,5 @@ pub mod snapshot;
 pub mod soap_client;
 pub mod telemetry;
 pub mod translate;
+pub mod whole;
 pub mod wire;

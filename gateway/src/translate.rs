@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use ncp_ihe::{Coded, DocumentEntry};
 use ncp_proto::translation::translation_client::TranslationClient;
@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 
 use crate::config;
 use crate::national::{ByteStream, NationalError};
+use crate::whole::{Holder, NotHeld};
 
 pub mod facets;
 mod guard;
@@ -52,6 +53,15 @@ pub enum TranslationError {
     /// A document that is not transcoded: its reason.
     #[error("document is not transcoded: {0}")]
     Skipped(String),
+    /// Other documents that are held leave no memory for what it becomes.
+    #[error("no memory for the document now")]
+    NoMemory,
+}
+
+impl From<NotHeld> for TranslationError {
+    fn from(_: NotHeld) -> Self {
+        Self::NoMemory
+    }
 }
 
 impl From<tonic::Status> for TranslationError {
@@ -280,7 +290,7 @@ impl Translator {
         media_type: &str,
         bytes: Bytes,
         direction: Direction,
-        language: &str,
+        (language, holder): (&str, &Holder),
     ) -> Result<Transcoded, TranslationError> {
         let header = DocumentHeader {
             media_type: media_type.to_owned(),
@@ -290,22 +300,27 @@ impl Translator {
             sha256: openssl::sha::sha256(&bytes).to_vec(),
             ..DocumentHeader::default()
         };
-        let mut chunks = vec![DocumentChunk { part: Some(document_chunk::Part::Header(header)) }];
+        // What comes back is mostly as long as what went, and a little longer.
+        let mut out = holder.gather(usize::MAX);
+        out.expect(bytes.len() + bytes.len() / 8)?;
+        let first = DocumentChunk { part: Some(document_chunk::Part::Header(header)) };
         let mut rest = bytes;
-        while !rest.is_empty() {
+        // Copied as they go, not before.
+        let data = std::iter::from_fn(move || {
             let chunk = rest.split_to(rest.len().min(CHUNK));
-            chunks.push(DocumentChunk { part: Some(document_chunk::Part::Data(chunk.to_vec())) });
-        }
+            let data = || DocumentChunk { part: Some(document_chunk::Part::Data(chunk.to_vec())) };
+            (!chunk.is_empty()).then(data)
+        });
+        let chunks = std::iter::once(first).chain(data);
         let mut client = self.client();
         let work = async {
             let mut request = Request::new(tokio_stream::iter(chunks));
             request.set_timeout(self.document_deadline);
             let mut events = client.transcode_document(request).await?.into_inner();
-            let mut out = BytesMut::new();
             let mut summary = None;
             while let Some(event) = events.message().await? {
                 match event.part {
-                    Some(document_event::Part::Data(data)) => out.extend_from_slice(&data),
+                    Some(document_event::Part::Data(data)) => out.push(&data)?,
                     Some(document_event::Part::Summary(found)) => summary = Some(found),
                     _ => {}
                 }
@@ -314,10 +329,11 @@ impl Translator {
             if !summary.skipped_because.is_empty() {
                 return Err(TranslationError::Skipped(summary.skipped_because));
             }
-            if openssl::sha::sha256(&out).as_slice() != summary.sha256_out {
+            let bytes = out.end();
+            if openssl::sha::sha256(&bytes).as_slice() != summary.sha256_out {
                 return Err(TranslationError::Shape);
             }
-            Ok(Transcoded { bytes: out.freeze(), snapshot: hex::encode(&summary.snapshot), summary })
+            Ok(Transcoded { bytes, snapshot: hex::encode(&summary.snapshot), summary })
         };
         let within_time =
             async { tokio::time::timeout(self.document_deadline, work).await.map_err(|_| TranslationError::Deadline)? };
@@ -499,23 +515,16 @@ fn with_targets(entry: &DocumentEntry, found: &Answers) -> DocumentEntry {
     out
 }
 
-/// A document's bytes, bounded.
+/// A document's bytes, bounded, with their part of the memory for documents that are held.
 ///
 /// # Errors
-/// The source's, or [`NationalError::Down`] beyond the limit.
-pub async fn collect(mut content: ByteStream, limit: usize) -> Result<Bytes, NationalError> {
-    let mut out = BytesMut::new();
+/// The source's; [`NationalError::Down`] beyond the limit, [`NationalError::Busy`] without memory.
+pub async fn collect(mut content: ByteStream, limit: usize, holder: &Holder) -> Result<Bytes, NationalError> {
+    let mut out = holder.gather(limit);
     while let Some(chunk) = content.next().await {
-        let chunk = chunk?;
-        if out.len() + chunk.len() > limit {
-            return Err(NationalError::Down {
-                reason: "document is larger than limits.document_bytes".into(),
-                retry: false,
-            });
-        }
-        out.extend_from_slice(&chunk);
+        out.push(&chunk?)?;
     }
-    Ok(out.freeze())
+    Ok(out.end())
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Binary: one document of the patient's country.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Extension;
@@ -7,21 +8,24 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
+use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use ncp_ihe::{DocumentEntry, DocumentRequest, HomeCommunityId, Oid, PatientId, orcd};
+use ncp_ihe::{DocumentEntry, DocumentRequest, HomeCommunityId, Oid, PatientId};
 use serde_json::json;
 
-use super::fhir::{accepts, answer};
+use super::fhir::accepts;
 use super::problem::Problem;
 use super::reader;
 use super::sealed::{Document, Sealed, Treated, resource_id};
 use super::token::Bearer;
-use super::{Clinic, Context};
+use super::{Clinic, Context, FHIR_JSON};
 use crate::compare::{Announced, Expected};
 use crate::initiating::Call;
 use crate::initiating::retrieve::{Retrieved, Wanted, is_patient, retrieve};
 use crate::outcome::GatewayError;
 
+/// Bytes that are encoded at once: whole groups of base64.
+const PIECE: usize = 48 << 10;
 /// What OrCD documents hold.
 const HELD: [&str; 3] = ["application/pdf", "image/png", "image/jpeg"];
 
@@ -80,23 +84,20 @@ pub async fn read_binary(
     let fetched =
         fetch(&call, &treated, &document).await.map_err(|error| Problem::Country(call.peer.name.clone(), error))?;
     let own = reader::Own { clinic: &clinic, context: &context, headers: &headers, patient: &treated.person.patient };
-    let read = own.words(&document, fetched.bytes.clone()).await;
-    if as_resource {
-        let data = base64::engine::general_purpose::STANDARD.encode(&read.bytes);
-        let mut response = answer(&json!({
-            "resourceType": "Binary", "id": id, "contentType": document.media_type, "data": data,
-        }));
-        warn(&mut response, &fetched.reported);
-        return Ok(response);
-    }
     if as_held {
-        let (media_type, bytes) =
-            orcd::held(&fetched.bytes).map_err(|_| Problem::Busy)?.ok_or(Problem::NotAcceptable)?;
+        let inside = call.holder().inside(&fetched.bytes).map_err(|_| Problem::Busy)?;
+        let (_, media_type, bytes) = inside.ok_or(Problem::NotAcceptable)?;
         if !accepts(&headers, &[media_type]) {
             return Err(Problem::NotAcceptable);
         }
         let whole = binary_url(&clinic, &bearer, &treated, &document)?;
         let mut response = content(media_type, &document.language, bytes, Some(&whole));
+        warn(&mut response, &fetched.reported);
+        return Ok(response);
+    }
+    let read = own.words(&document, fetched.bytes, &call.holder()).await;
+    if as_resource {
+        let mut response = resource(&id, &document.media_type, read.bytes);
         warn(&mut response, &fetched.reported);
         return Ok(response);
     }
@@ -127,6 +128,22 @@ pub(super) async fn fetch(call: &Call, treated: &Treated, document: &Document) -
         },
     };
     retrieve(call, &wanted).await
+}
+
+/// A document as FHIR Binary, written piece by piece: no second one stands in memory.
+fn resource(id: &str, media_type: &str, bytes: Bytes) -> Response {
+    let head = format!(r#"{{"resourceType":"Binary","id":{},"contentType":{},"data":""#, json!(id), json!(media_type));
+    let tail = "\"}";
+    let length = head.len() + bytes.len().div_ceil(3) * 4 + tail.len();
+    let data = stream::unfold(bytes, |mut left| async move {
+        let piece = left.split_to(left.len().min(PIECE));
+        let encoded = Bytes::from(base64::engine::general_purpose::STANDARD.encode(&piece));
+        (!piece.is_empty()).then_some((encoded, left))
+    });
+    let pieces =
+        stream::iter([Bytes::from(head)]).chain(data).chain(stream::iter([Bytes::from_static(tail.as_bytes())]));
+    let body = Body::from_stream(pieces.map(Ok::<_, Infallible>));
+    ([(header::CONTENT_TYPE, FHIR_JSON.to_owned()), (header::CONTENT_LENGTH, length.to_string())], body).into_response()
 }
 
 /// What the country reported beside what it sent.

@@ -11,6 +11,7 @@ use super::sealed::Document;
 use super::{Clinic, Context};
 use crate::audit_scope::transcoding;
 use crate::translate;
+use crate::whole::Holder;
 
 /// A document as its reader gets it.
 pub struct Read {
@@ -37,7 +38,7 @@ pub struct Own<'a> {
 impl Own<'_> {
     /// A pivot with designations in the reader's language; an original, and anything that is no report, is never touched.
     /// What was translated is on the trail before it is read.
-    pub async fn words(&self, document: &Document, bytes: Bytes) -> Read {
+    pub async fn words(&self, document: &Document, bytes: Bytes, holder: &Holder) -> Read {
         let kept = |bytes, warning| Read { bytes, translation: None, warning };
         let translated = ["xml", "fhir+json"].iter().any(|kind| document.media_type.contains(kind));
         if document.original.is_none() || !translated {
@@ -48,7 +49,8 @@ impl Own<'_> {
         };
         let languages = languages(self.clinic, self.headers);
         let direction = Direction::PivotToLanguage;
-        let done = match translator.document(&document.media_type, bytes.clone(), direction, &languages).await {
+        let done = match translator.document(&document.media_type, bytes.clone(), direction, (&languages, holder)).await
+        {
             Ok(done) => done,
             Err(error) => {
                 tracing::warn!(reason = %error, "document not translated for its reader");

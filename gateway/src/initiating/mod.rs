@@ -28,6 +28,7 @@ use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
 use crate::soap_client::{AnswerBody, Elsewhere, Listed};
 use crate::telemetry::ExchangeLabels;
+use crate::whole::Holder;
 
 pub mod announced;
 pub mod asynchronous;
@@ -151,6 +152,11 @@ impl Call {
                 Err(error)
             }
         }
+    }
+
+    /// For whom its documents are held.
+    pub fn holder(&self) -> Holder {
+        Holder::new(format_args!("of {}", self.peer.country), &self.caller.share)
     }
 
     fn endpoint(&self, transaction: TransactionName) -> Result<&str, PeerError> {

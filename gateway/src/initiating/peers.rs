@@ -22,6 +22,7 @@ use crate::lists::LISTS;
 pub(super) use crate::soap_client::code_only;
 use crate::soap_client::{CallError, Elsewhere, Packaging, SoapCall};
 pub use crate::soap_client::{Route, SoapAnswer as PeerAnswer};
+use crate::whole::NotHeld;
 
 /// How long a country is looked for each time.
 const LOOKING: Duration = Duration::from_secs(2);
@@ -139,6 +140,15 @@ impl From<CallError> for PeerError {
 impl From<Misfit> for PeerError {
     fn from(misfit: Misfit) -> Self {
         Self::Withheld(misfit.rule())
+    }
+}
+
+impl From<NotHeld> for PeerError {
+    fn from(why: NotHeld) -> Self {
+        match why {
+            NotHeld::Busy => Self::NoMemory,
+            NotHeld::TooLarge => Self::TooLarge,
+        }
     }
 }
 

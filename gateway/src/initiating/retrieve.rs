@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use ncp_ihe::{Content, DocumentRequest, DocumentResponse, PatientId, RetrieveRequest, RetrieveResponse, Status};
 
 use super::told::Reports;
@@ -13,6 +13,7 @@ use crate::identity::TransactionName;
 use crate::outcome::GatewayError;
 use crate::recorded::Known;
 use crate::soap_client::AnswerBody;
+use crate::whole::Gathering;
 
 /// A document to fetch, with what is known of it.
 pub struct Wanted {
@@ -38,7 +39,7 @@ pub fn is_patient(call: &Call, source: Option<&PatientId>, birth_date: Option<St
 pub struct Retrieved {
     /// Media type.
     pub media_type: String,
-    /// Its bytes.
+    /// Its bytes, with their part of the memory for documents that are held.
     pub bytes: Bytes,
     /// Codes that the country reported beside it.
     pub reported: Vec<String>,
@@ -90,14 +91,16 @@ async fn fetch(
     if let Some((indicator, code)) = reports.outcome(response.status) {
         recorder.reported(indicator, code);
     }
-    let bytes = match &document.content {
-        Content::Inline(bytes) => bytes.clone(),
-        Content::Include(id) => {
-            let limit = call.app.config.limits.document_bytes;
-            part(&mut answer.parts, id, limit).await?.ok_or(PeerError::Malformed("XOP Include to nowhere"))?
-        }
-    };
+    let limit = call.app.config.limits.document_bytes;
+    let mut gathering = call.holder().gather(limit);
     let announced = if call.peer.verify_hash() { wanted.expected.announced } else { Announced::default() };
+    let size = announced.size.and_then(|size| usize::try_from(size).ok());
+    gathering.expect(size.unwrap_or_default()).map_err(PeerError::from)?;
+    match &document.content {
+        Content::Inline(bytes) => gathering.push(bytes).map_err(PeerError::from)?,
+        Content::Include(id) => part(&mut answer.parts, id, limit, &mut gathering).await?,
+    }
+    let bytes = gathering.end();
     Expected { announced, ..wanted.expected.clone() }.fits(&bytes).map_err(PeerError::from)?;
     let reported = [reports.errors(response.status), reports.warnings()].concat();
     Ok(Retrieved { media_type: document.media_type, bytes, reported })
@@ -119,22 +122,23 @@ pub(super) fn read_response(body: &ncp_xml::Element) -> Result<RetrieveResponse,
     Ok(crate::soap_client::read_retrieve(body)?)
 }
 
-/// One part, whole; it is a document, so it is bounded and may be collected.
-async fn part(parts: &mut ncp_soap::Parts<AnswerBody>, id: &str, limit: usize) -> Result<Option<Bytes>, PeerError> {
+/// One part, whole.
+async fn part(
+    parts: &mut ncp_soap::Parts<AnswerBody>,
+    id: &str,
+    limit: usize,
+    gathering: &mut Gathering,
+) -> Result<(), PeerError> {
     while let Some(head) = parts.next().await? {
         if head.content_id != id {
             continue;
         }
-        let mut out = BytesMut::new();
         while let Some(chunk) = parts.chunk().await? {
-            if out.len() + chunk.len() > limit {
-                return Err(PeerError::TooLarge);
-            }
-            out.extend_from_slice(&chunk);
+            gathering.push(&chunk)?;
         }
         // The package must come to its end, or it may have been cut.
         parts.drain(limit).await?;
-        return Ok(Some(out.freeze()));
+        return Ok(());
     }
-    Ok(None)
+    Err(PeerError::Malformed("XOP Include to nowhere"))
 }

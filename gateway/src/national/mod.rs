@@ -35,6 +35,7 @@ use crate::lists::{NoRoom, Share};
 use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::retry_after;
+use crate::whole::NotHeld;
 
 pub mod dicomweb;
 pub mod directory;
@@ -335,8 +336,17 @@ pub enum NationalError {
 impl From<NoRoom> for NationalError {
     fn from(none: NoRoom) -> Self {
         match none {
-            NoRoom::Busy => Self::Busy(Some(retry_after::OWN)),
+            NoRoom::Busy => Self::Busy(Some(crate::admission::AGAIN)),
             NoRoom::TooLong => Self::TooMany,
+        }
+    }
+}
+
+impl From<NotHeld> for NationalError {
+    fn from(why: NotHeld) -> Self {
+        match why {
+            NotHeld::Busy => Self::Busy(Some(crate::admission::AGAIN)),
+            NotHeld::TooLarge => Self::broken("document is larger than one that may be held"),
         }
     }
 }

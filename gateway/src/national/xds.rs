@@ -8,8 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::Bytes;
 use ncp_ihe::{
     Availability, Content, ContentFilter, CrossGatewayQueryRequest, DocumentEntry, DocumentRequest, EntryType,
     FindDocuments, GetAll, HomeCommunityId, ImagingRequest, IssuedId, Manifest, ObjectIds, Oid, PatientId,
@@ -37,6 +36,7 @@ use crate::patient_key::{PatientKey, Person};
 use crate::policy::{Authorised, Disclose, LookUp};
 use crate::recent::Recent;
 use crate::soap_client::{AnswerBody, Packaging, Route, SoapAnswer, SoapCall, read_retrieve};
+use crate::translate::collect;
 
 mod errors;
 mod patients;
@@ -257,7 +257,7 @@ impl XdsSource {
                 Err(NationalError::UnknownDocument | NationalError::UnknownRepository) => continue,
                 Err(error) => return Err(error),
             };
-            let bytes = collect(document.content, MANIFEST_BYTES).await?;
+            let bytes = collect(document.content, MANIFEST_BYTES, &identity.holder()).await?;
             if let Err(misfit) = Announced::of(entry).fits(&bytes) {
                 tracing::warn!(connector = %self.config.name, reason = misfit.rule(), "manifest not usable");
                 continue;
@@ -357,18 +357,6 @@ fn part(mut parts: Parts<AnswerBody>, id: String) -> ByteStream {
             Err(NationalError::broken("repository's answer includes a part that is not there"))?;
         }
     })
-}
-
-async fn collect(mut content: ByteStream, limit: usize) -> Result<Bytes, NationalError> {
-    let mut out = BytesMut::new();
-    while let Some(chunk) = content.next().await {
-        let chunk = chunk?;
-        if out.len() + chunk.len() > limit {
-            return Err(NationalError::broken("a manifest is larger than manifests are"));
-        }
-        out.extend_from_slice(&chunk);
-    }
-    Ok(out.freeze())
 }
 
 impl PatientDemographicsSupplier for XdsSource {

@@ -25,6 +25,7 @@ use crate::listener::OutParts;
 use crate::national::{ByteStream, DocumentRepository, NationalError};
 use crate::outcome::{GatewayError, NEWER};
 use crate::policy::{Authorised, Describing, Disclose, LookUp};
+use crate::translate::collect;
 
 /// Stages 3 to 8. Every document is decided for itself; the answer is whole, partial or a failure.
 pub async fn respond(exchange: &Exchange, message: &Message, trail: &mut Trail) -> Result<Answer, GatewayError> {
@@ -231,9 +232,10 @@ async fn transcoded(
     let Some(translator) = &exchange.app.translator else {
         return Err(NationalError::UnknownDocument.into());
     };
+    let holder = released.identity().holder();
     let document = national.retrieve(released).await?;
-    let bytes = crate::translate::collect(document.content, exchange.app.config.limits.document_bytes).await?;
-    match translator.document(&document.media_type, bytes.clone(), Direction::NationalToPivot, "").await {
+    let bytes = collect(document.content, exchange.app.config.limits.document_bytes, &holder).await?;
+    match translator.document(&document.media_type, bytes.clone(), Direction::NationalToPivot, ("", &holder)).await {
         Ok(pivot) => {
             trail.transcoded(wanted, &pivot);
             Ok(whole(document.media_type, pivot.bytes, None))

@@ -4,9 +4,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use ncp_ihe::{QueryResponse, Status};
+use ncp_gateway::whole::{Holder, WHOLE};
+use ncp_ihe::{
+    Content, DocumentEntry, DocumentRequest, DocumentResponse, QueryResponse, RetrieveResponse, Status, actions,
+};
 use ncp_soap::{FAULT_ACTION, Fault};
 use ncp_tests::asking::PATIENTS;
 use ncp_tests::country::{Asked, Country, Reaction};
@@ -17,10 +22,10 @@ use ncp_xml::ANSWERS;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::clinicians::{call, code, knows, matches, sent_by};
+use crate::clinicians::{call, code, documents, knowing, knows, matches, sent, sent_by};
 use crate::consumers::ask;
 use crate::dicomweb::{manifest, root, showing};
-use crate::{Held, Others, World, listed, patient, second};
+use crate::{Held, Others, World, entry, listed, patient, second};
 
 const SE: &str = "2.999.752";
 const OF: &str = "2.999.101";
@@ -226,6 +231,65 @@ async fn se_07_no_memory_of_ours_is_told_as_ours() {
     assert_eq!(countries[0].asked().len(), 1, "what was asked for was carried out");
     drop(held);
     assert_eq!(matches(&world).await.len(), 1);
+}
+
+/// SE-07: documents that nobody reads are held within the share of who asked for them, and of their country; beyond it the
+/// caller is told "busy", and all comes back when the readers go. One is written as a FHIR Binary without a second in memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn se_07_documents_that_nobody_reads_are_held_within_a_share() {
+    // A country that no other test has.
+    let of = "2.999.442";
+    let document = Bytes::from((0..WHOLE.share() / 3 - (1 << 20)).map(|n| (n % 251) as u8).collect::<Vec<_>>());
+    let mut listed_as = entry(of, 1);
+    listed_as.mime_type = "application/pdf".into();
+    listed_as.hash = Some(hex::encode(openssl::sha::sha1(&document)));
+    listed_as.size = Some(document.len() as u64);
+    let DocumentEntry { home, repository_unique_id: repository, unique_id, .. } = listed_as.clone();
+    let request = DocumentRequest { home, repository, document: unique_id };
+    let sent_of = document.clone();
+    let react = knowing(of, "19800101", move |asked| match asked.action.as_str() {
+        actions::ITI39_REQUEST => {
+            let content = Content::Include("1@lu".into());
+            let media_type = "application/pdf".to_owned();
+            let document = DocumentResponse { request: request.clone(), new_document: None, media_type, content };
+            let response = RetrieveResponse { status: Status::Success, errors: Vec::new(), documents: vec![document] };
+            let part = ("1@lu".to_owned(), "application/pdf", sent_of.clone());
+            Reaction::Parts(actions::ITI39_RESPONSE, response.to_element(), vec![part])
+        }
+        _ => listed(vec![listed_as.clone()]),
+    });
+    let (world, _countries) = Others::none().with("LU", of, react).await.clinicians().world("idle = \"1h\"").await;
+    let bundle = documents(&world, "").await;
+    let url = bundle.pointer("/entry/0/resource/content/0/attachment/url").and_then(Value::as_str);
+    let url = url.unwrap_or_else(|| panic!("{bundle}"));
+    let url = if url.starts_with(BASE) { url.to_owned() } else { format!("{BASE}{url}") };
+    let token = world.clinic.as_ref().expect("a clinicians' side").1.token("hpr-1").expect("signs");
+    let stalled = stalled(&world, &url, &token, 8).await;
+    assert_eq!(stalled.iter().filter(|(_, begun)| *begun).count(), 3, "what the share has place for");
+    let (head, body) = sent(&world, &url, ("accept", "application/fhir+json"), None).await;
+    let told: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!((head.status.as_u16(), code(&told["issue"][0])), (503, "busy"));
+    assert_eq!(head.headers["retry-after"], "5");
+    assert!(Holder::new("SE", "another").room(64 << 20).is_ok(), "another finds memory");
+    drop(stalled);
+    let whole = async {
+        loop {
+            let (head, body) = sent(&world, &url, ("accept", "application/fhir+json"), None).await;
+            if head.status.as_u16() == 200 {
+                return (head, body);
+            }
+        }
+    };
+    let (head, body) = tokio::time::timeout(second() * 60, whole).await.expect("comes back");
+    assert_eq!(head.headers["content-length"], body.len().to_string());
+    let resource: Value = serde_json::from_slice(&body).expect("JSON");
+    assert_eq!(
+        (resource["resourceType"].as_str(), resource["contentType"].as_str()),
+        (Some("Binary"), Some("application/pdf"))
+    );
+    let data = STANDARD.decode(resource["data"].as_str().expect("data")).expect("base64");
+    assert!(data == document, "the same bytes");
+    assert!(sent(&world, &url, ("accept", "application/pdf"), None).await.1 == document);
 }
 
 /// SK-06: for longer the caller is told when to come again, clinician and consumer, and the circuit stays as it is.

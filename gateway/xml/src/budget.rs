@@ -83,27 +83,38 @@ impl InFlight {
 
     /// An empty charge of a message that begins, for the share of its sender: a country, or a system.
     pub fn charge(&'static self, sender: &str) -> Charge {
-        Charge { of: self, sender: sender.to_owned(), taken: 0, used: 0 }
+        self.charge_each([sender.to_owned()])
     }
 
-    fn take(&self, sender: &str, wanted: usize) -> Result<(), Busy> {
+    /// An empty charge for the share of each of several: a country and a person, say.
+    pub fn charge_each(&'static self, senders: impl Into<Box<[String]>>) -> Charge {
+        Charge { of: self, senders: senders.into(), taken: 0, used: 0 }
+    }
+
+    fn take(&self, senders: &[String], wanted: usize) -> Result<(), Busy> {
         let (most, share) = (self.most.load(Ordering::Relaxed), self.share());
         let mut taken = self.lock();
-        let own = taken.of.get(sender).copied().unwrap_or_default();
         let fits = |taken: usize, most: usize| taken.checked_add(wanted).filter(|taken| *taken <= most).ok_or(Busy);
-        let (own, all) = (fits(own, share)?, fits(taken.all, most)?);
+        let all = fits(taken.all, most)?;
+        for sender in senders {
+            fits(taken.of.get(sender).copied().unwrap_or_default(), share)?;
+        }
         taken.all = all;
-        taken.of.insert(sender.to_owned(), own);
+        for sender in senders {
+            *taken.of.entry(sender.clone()).or_default() += wanted;
+        }
         Ok(())
     }
 
-    fn give_back(&self, sender: &str, bytes: usize) {
+    fn give_back(&self, senders: &[String], bytes: usize) {
         let mut taken = self.lock();
         taken.all = taken.all.saturating_sub(bytes);
-        if let Some(own) = taken.of.get_mut(sender) {
-            *own = own.saturating_sub(bytes);
-            if *own == 0 {
-                taken.of.remove(sender);
+        for sender in senders {
+            if let Some(own) = taken.of.get_mut(sender) {
+                *own = own.saturating_sub(bytes);
+                if *own == 0 {
+                    taken.of.remove(sender);
+                }
             }
         }
     }
@@ -117,7 +128,7 @@ impl InFlight {
 #[derive(Debug)]
 pub struct Charge {
     of: &'static InFlight,
-    sender: String,
+    senders: Box<[String]>,
     taken: usize,
     used: usize,
 }
@@ -139,11 +150,18 @@ impl Charge {
         self.used
     }
 
+    /// Sets what is used from now on, of what was taken; the rest is given back.
+    pub fn settle(&mut self, used: usize) {
+        let kept = used.checked_next_multiple_of(STEP).unwrap_or(usize::MAX).min(self.taken);
+        self.of.give_back(&self.senders, self.taken - kept);
+        (self.taken, self.used) = (kept, used.min(kept));
+    }
+
     /// Sets what the message uses now; what is taken never shrinks before the message ends.
     pub(crate) fn cover(&mut self, used: usize) -> Result<(), Busy> {
         if used > self.taken {
             let wanted = used.checked_next_multiple_of(STEP).ok_or(Busy)? - self.taken;
-            self.of.take(&self.sender, wanted)?;
+            self.of.take(&self.senders, wanted)?;
             self.taken += wanted;
         }
         self.used = used;
@@ -153,7 +171,7 @@ impl Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.of.give_back(&self.sender, self.taken);
+        self.of.give_back(&self.senders, self.taken);
     }
 }
 
@@ -179,6 +197,19 @@ mod tests {
         drop(third);
         assert_eq!(BUDGET.taken(), 0);
         assert!(BUDGET.lock().of.is_empty(), "who has nothing is forgotten");
+    }
+
+    #[test]
+    fn se_07_each_of_several_has_a_share() {
+        static BUDGET: InFlight = InFlight::new(100 * STEP, 40);
+        let of = |senders: [&str; 2]| BUDGET.charge_each(senders.map(str::to_owned));
+        let (mut one, mut other, mut third) = (of(["SE", "NO anna"]), of(["FI", "NO anna"]), of(["FI", "NO berit"]));
+        assert_eq!((one.grow(30 * STEP), other.grow(20 * STEP)), (Ok(()), Err(Busy)), "one person, two countries");
+        assert_eq!(third.grow(40 * STEP), Ok(()), "nothing is left of what was refused");
+        one.settle(STEP + 1);
+        assert_eq!(BUDGET.taken(), 42 * STEP);
+        drop((one, other, third));
+        assert!(BUDGET.taken() == 0 && BUDGET.lock().of.is_empty());
     }
 
     proptest! {

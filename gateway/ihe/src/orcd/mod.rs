@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use bytes::Bytes;
-use ncp_xml::{ANSWERS, Busy, Charge, Element, Limits, XmlError};
+use ncp_xml::{ANSWERS, Busy, Charge, Element, Limits, Node, XmlError};
 
 use crate::DocumentEntry;
 use crate::ns::HL7V3;
@@ -43,7 +43,8 @@ pub fn held(cda: &[u8]) -> Result<Option<(&'static str, Bytes)>, Busy> {
 /// As [`held`].
 pub fn held_with_person(cda: &[u8]) -> Result<Option<(Person, &'static str, Bytes)>, Busy> {
     let mut charge = ANSWERS.charge(DOCUMENTS);
-    Ok(document(cda, &mut charge)?.and_then(|document| held_in(&document)))
+    let Some(document) = document(cda, &mut charge)? else { return Ok(None) };
+    held_in(&document, &mut charge)
 }
 
 /// The share of the documents of this country that are being read, among all answers.
@@ -58,22 +59,30 @@ fn document(cda: &[u8], charge: &mut Charge) -> Result<Option<Element>, Busy> {
     }
 }
 
-fn held_in(document: &Element) -> Option<(Person, &'static str, Bytes)> {
+/// The element that holds something, and the media type that it says.
+fn holder(document: &Element) -> Option<(&Element, &'static str)> {
     let text = document.path(HL7V3, &["component", "nonXMLBody", "text"])?;
     if text.get("representation") != Some("B64") || text.elements().next().is_some() {
         return None;
     }
     let named = text.get("mediaType").map(|m| m.trim().to_ascii_lowercase())?;
-    let (_, media_type) = HELD.iter().find(|(_, held)| *held == named)?;
+    HELD.iter().find(|(_, held)| *held == named).map(|(_, media_type)| (text, *media_type))
+}
+
+fn held_in(document: &Element, charge: &mut Charge) -> Result<Option<(Person, &'static str, Bytes)>, Busy> {
+    let Some((text, media_type)) = holder(document) else { return Ok(None) };
+    // Its text is copied without its spaces; what it holds is its caller's.
+    let length = text.children().iter().map(|node| if let Node::Text(text) = node { text.len() } else { 0 }).sum();
+    charge.grow(length)?;
     let mut encoded = text.content();
     encoded.retain(|c| !c.is_ascii_whitespace());
-    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
-    let begins: &[u8] = match *media_type {
+    let Ok(bytes) = base64::engine::general_purpose::STANDARD.decode(encoded) else { return Ok(None) };
+    let begins: &[u8] = match media_type {
         "application/pdf" => b"%PDF-",
         "image/png" => b"\x89PNG\r\n\x1a\n",
         _ => b"\xFF\xD8\xFF",
     };
-    bytes.starts_with(begins).then(|| (report::person(document), *media_type, bytes.into()))
+    Ok(bytes.starts_with(begins).then(|| (report::person(document), media_type, bytes.into())))
 }
 
 #[cfg(test)]

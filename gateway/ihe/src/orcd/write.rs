@@ -8,6 +8,11 @@ use super::{PDF_FORMAT, PNG_FORMAT};
 use crate::ns::HL7V3;
 use crate::{Coded, DocumentEntry};
 
+const DECLARATION: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+/// Stands for the content until the CDA is written: a long one is encoded once, into its place.
+const CONTENT: &str = "content";
+/// Bytes of a header.
+const HEADER: usize = 64 << 10;
 const LOINC: &str = "2.16.840.1.113883.6.1";
 /// codingScheme of OpenNCP's formatCodes.
 const FORMATS: &str = "eHDSI formatCodes";
@@ -89,9 +94,8 @@ impl OrcdDocument<'_> {
         let confidentiality = entry.confidentiality.iter().map(|c| c.code.as_str());
         let confidentiality = confidentiality.filter(|c| matches!(*c, "N" | "R" | "V")).max().unwrap_or("N");
         let original = entry.unique_id.as_str();
-        let content = base64::engine::general_purpose::STANDARD.encode(self.content);
         let text = element("text").attr("mediaType", self.kind.media_type()).attr("representation", "B64");
-        let body = element("nonXMLBody").attr("classCode", "DOCBODY").attr("moodCode", "EVN").with(text.text(content));
+        let body = element("nonXMLBody").attr("classCode", "DOCBODY").attr("moodCode", "EVN").with(text.text(CONTENT));
         let document = element("ClinicalDocument")
             .attr("classCode", "DOCCLIN")
             .attr("moodCode", "EVN")
@@ -114,9 +118,20 @@ impl OrcdDocument<'_> {
                 element("relatedDocument").attr("typeCode", "XFRM").with(element("parentDocument").with(id(original))),
             )
             .with(element("component").with(body));
-        let mut out = b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n".to_vec();
-        out.extend_from_slice(document.to_xml().as_bytes());
-        out
+        let header = document.to_xml();
+        // Nothing but the ends of elements stands behind the content.
+        let (before, behind) = header.rsplit_once(CONTENT).unwrap_or((&header, ""));
+        let mut out = String::with_capacity(DECLARATION.len() + header.len() + encoded_length(self.content));
+        out.push_str(DECLARATION);
+        out.push_str(before);
+        base64::engine::general_purpose::STANDARD.encode_string(self.content, &mut out);
+        out.push_str(behind);
+        out.into_bytes()
+    }
+
+    /// Bytes of the CDA at most, but for texts of its header that are longer than metadata have.
+    pub fn most(&self) -> usize {
+        encoded_length(self.content) + HEADER
     }
 
     /// What is not known has a nullFlavor: OpenNCP's readers expect the elements to be there.
@@ -202,6 +217,10 @@ fn known(local: &str, parts: Vec<Element>) -> Element {
 
 fn unknown(local: &str) -> Element {
     element(local).attr("nullFlavor", "UNK")
+}
+
+fn encoded_length(content: &[u8]) -> usize {
+    content.len().div_ceil(3) * 4
 }
 
 fn element(local: &str) -> Element {

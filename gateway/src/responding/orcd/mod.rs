@@ -4,17 +4,18 @@
 //! decisions: a report's view needs the release of the report, a picture that of the manifest and of the study.
 
 use bytes::Bytes;
-use ncp_ihe::orcd::{self, OrcdDocument, OrcdKind, Person, Report, ReportError};
+use ncp_ihe::orcd::{OrcdDocument, OrcdKind, Person, Report, ReportError};
 use ncp_ihe::{DocumentEntry, PatientQuery, PatientRecord, RegistryError, RetrieveRequest, Severity, StoredQuery};
 
 use super::pipeline::Exchange;
 use super::pivot::{self, Form};
+use crate::admission::AGAIN;
 use crate::audit_scope::Trail;
 use crate::national::{DocumentRepository, National, NationalError, PatientDemographicsSupplier};
 use crate::outcome::GatewayError;
 use crate::policy::{Authorised, Disclose, LookUp};
-use crate::retry_after;
 use crate::translate::collect;
+use crate::whole::Holder;
 
 pub mod confined;
 pub mod draw;
@@ -84,11 +85,12 @@ pub async fn make(
     };
     let entry = released.get().clone();
     let kind = kind(&entry).ok_or(NationalError::UnknownDocument)?;
+    let holder = released.identity().holder();
     let document = national.retrieve(released).await?;
-    let bytes = collect(document.content, exchange.app.config.limits.document_bytes).await?;
+    let bytes = collect(document.content, exchange.app.config.limits.document_bytes, &holder).await?;
     let registered = registered(exchange, national, asked, &entry).await;
     let (person, content) = match kind {
-        OrcdKind::Report => report(&entry, bytes, registered).await?,
+        OrcdKind::Report => report(&entry, bytes, registered, &holder).await?,
         OrcdKind::Picture => {
             (registered.unwrap_or_default(), picture::of_manifest(exchange, asked, &bytes, trail).await?)
         }
@@ -97,7 +99,8 @@ pub async fn make(
     let custodian = exchange.app.config.national.as_ref().and_then(|national| national.custodian.as_deref());
     let view =
         OrcdDocument { kind, original: &entry, unique_id: &unique_id, person: &person, custodian, content: &content };
-    Ok(view.write().into())
+    let room = holder.room(view.most()).map_err(NationalError::from)?;
+    Ok(room.keep(view.write()))
 }
 
 /// The patient as the national register knows her: name and id of a view come from one source. `None`: the register does
@@ -120,12 +123,12 @@ async fn report(
     entry: &DocumentEntry,
     bytes: Bytes,
     registered: Option<Person>,
+    holder: &Holder,
 ) -> Result<(Person, Bytes), GatewayError> {
     if bytes.starts_with(b"%PDF-") {
         return Ok((registered.unwrap_or_default(), bytes));
     }
-    let held = orcd::held_with_person(&bytes).map_err(|_| not_shown(ReportError::Busy))?;
-    if let Some((person, "application/pdf", pdf)) = held {
+    if let Some((person, "application/pdf", pdf)) = holder.inside(&bytes).map_err(NationalError::from)? {
         return Ok((registered.unwrap_or(person), pdf));
     }
     let entry = entry.clone();
@@ -139,10 +142,10 @@ async fn report(
             report.person = registered;
         }
         let pdf = page::pdf(&entry, &report)?;
-        Ok((report.person, Bytes::from(pdf)))
+        Ok((report.person, pdf))
     });
     match made.await {
-        Ok(Ok(made)) => Ok(made),
+        Ok(Ok((person, pdf))) => Ok((person, holder.room(pdf.len()).map_err(NationalError::from)?.keep(pdf))),
         Ok(Err(reason)) => Err(not_shown(reason).into()),
         Err(_) => Err(GatewayError::Internal("report could not be laid out")),
     }
@@ -151,7 +154,7 @@ async fn report(
 fn not_shown(reason: ReportError) -> NationalError {
     tracing::warn!(reason = reason.text(), "a report could not be shown as pages");
     match reason {
-        ReportError::Busy => NationalError::Busy(Some(retry_after::OWN)),
+        ReportError::Busy => NationalError::Busy(Some(AGAIN)),
         ReportError::Form | ReportError::TooLong => NationalError::NotShown(reason.text()),
     }
 }

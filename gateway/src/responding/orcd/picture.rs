@@ -13,7 +13,7 @@ use ncp_ihe::{
     StudyRequest, Uid,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::Command;
+use tokio::process::{ChildStdout, Command};
 use tokio::sync::Semaphore;
 
 use super::confined;
@@ -25,6 +25,7 @@ use crate::outcome::GatewayError;
 use crate::policy::{Authorised, LookUp};
 use crate::responding::pipeline::Exchange;
 use crate::translate::collect;
+use crate::whole::{Gathering, Holder, NotHeld};
 
 const KEY_OBJECTS: &str = "1.2.840.10008.5.1.4.1.1.88.59";
 /// SOP classes without pixels: structured documents, presentation states, waveforms, raw data, encapsulated documents.
@@ -39,6 +40,8 @@ const WITHOUT_PIXELS: [&str; 5] = [
 const NOTE_BYTES: usize = 1 << 20;
 /// Pictures drawn at once.
 static DRAWING: Semaphore = Semaphore::const_new(2);
+/// Bytes of a picture that are read at once.
+const PIECE: usize = 64 << 10;
 const TIME: Duration = Duration::from_secs(20);
 
 /// The PNG of a study's key image.
@@ -58,7 +61,7 @@ pub(super) async fn of_manifest(
         None => middle(&manifest).ok_or(NationalError::UnknownDocument)?,
     };
     let object = fetch.instance(series, instance, exchange.app.config.limits.document_bytes, trail).await?;
-    drawn(&object).await
+    drawn(&object, &asked.identity().holder()).await
 }
 
 /// The middle of the first series that has images.
@@ -147,7 +150,7 @@ impl<'a> Fetch<'a> {
             error => error,
         })?;
         let instance = opened.instances.next().await.ok_or_else(|| not_sent(opened.missing.first()))??;
-        Ok(collect(instance.content, most).await?)
+        Ok(collect(instance.content, most, &self.asked.identity().holder()).await?)
     }
 }
 
@@ -160,7 +163,7 @@ fn not_sent(missing: Option<&(DocumentRequest, Missing)>) -> NationalError {
 }
 
 /// Has the image drawn.
-async fn drawn(object: &Bytes) -> Result<Bytes, GatewayError> {
+async fn drawn(object: &Bytes, holder: &Holder) -> Result<Bytes, GatewayError> {
     let not_drawn = |reason: NotDrawn| {
         match reason {
             NotDrawn::Unconfined(why) => {
@@ -184,26 +187,51 @@ async fn drawn(object: &Bytes) -> Result<Bytes, GatewayError> {
     let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
         return Err(GatewayError::Internal("the drawing process has no pipes"));
     };
-    let mut png = Vec::new();
+    let mut png = holder.gather(draw::MOST_PNG);
     let work = async {
         let send = async {
             // A child that refuses early closes its end; its exit status says so.
             let _ = input.write_all(object).await;
             drop(input);
+            Ok(())
         };
-        let mut output = output.take(draw::MOST_PNG as u64 + 1);
-        let ((), read) = tokio::join!(send, output.read_to_end(&mut png));
-        read?;
-        child.wait().await
+        tokio::try_join!(send, gathered(output, &mut png))?;
+        child.wait().await.map_err(|_| Unread::Pipe)
     };
     let status = tokio::time::timeout(TIME, work).await.map_err(|_| not_drawn(NotDrawn::TooLarge))?;
-    let status = status.map_err(|_| not_drawn(NotDrawn::Process))?;
+    let status = status.map_err(|error| match error {
+        Unread::Pipe => not_drawn(NotDrawn::Process),
+        Unread::NotHeld(NotHeld::TooLarge) => not_drawn(NotDrawn::TooLarge),
+        Unread::NotHeld(NotHeld::Busy) => NotHeld::Busy.into(),
+    })?;
     if confined::overstepped(status) {
         tracing::error!("a drawing process was ended: it asked the kernel for more than a decoder needs");
     }
     match status.success() {
-        true if png.len() <= draw::MOST_PNG => Ok(png.into()),
-        true => Err(not_drawn(NotDrawn::TooLarge).into()),
+        true => Ok(png.end()),
         false => Err(not_drawn(NotDrawn::of_exit_code(status.code())).into()),
+    }
+}
+
+/// Why a picture was not read.
+enum Unread {
+    Pipe,
+    NotHeld(NotHeld),
+}
+
+impl From<NotHeld> for Unread {
+    fn from(why: NotHeld) -> Self {
+        Self::NotHeld(why)
+    }
+}
+
+/// Reads what the drawing process writes.
+async fn gathered(mut output: ChildStdout, png: &mut Gathering) -> Result<(), Unread> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        match output.read(&mut piece).await.map_err(|_| Unread::Pipe)? {
+            0 => return Ok(()),
+            read => png.push(&piece[..read])?,
+        }
     }
 }
