@@ -4,6 +4,7 @@
 //! be harmless.
 
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,10 +15,10 @@ use ncp_ihe::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdout, Command};
-use tokio::sync::Semaphore;
 
 use super::confined;
 use super::draw::{self, NotDrawn};
+use crate::admission::{AGAIN, Capacity};
 use crate::audit_scope::Trail;
 use crate::identity::TransactionName;
 use crate::national::{Missing, NationalError};
@@ -39,7 +40,10 @@ const WITHOUT_PIXELS: [&str; 5] = [
 /// Bytes of a key object note.
 const NOTE_BYTES: usize = 1 << 20;
 /// Pictures drawn at once.
-static DRAWING: Semaphore = Semaphore::const_new(2);
+const TURNS: usize = 2;
+/// Turns to draw, one for each country, so that a country whose pictures take long leaves one to the others. Who gets none
+/// within a short time is told that we are busy.
+static DRAWING: LazyLock<Capacity> = LazyLock::new(|| Capacity::new(TURNS, 1, TURNS));
 /// Bytes of a picture that are read at once.
 const PIECE: usize = 64 << 10;
 const TIME: Duration = Duration::from_secs(20);
@@ -61,7 +65,7 @@ pub(super) async fn of_manifest(
         None => middle(&manifest).ok_or(NationalError::UnknownDocument)?,
     };
     let object = fetch.instance(series, instance, exchange.app.config.limits.document_bytes, trail).await?;
-    drawn(&object, &asked.identity().holder()).await
+    drawn(exchange, &object, &asked.identity().holder()).await
 }
 
 /// The middle of the first series that has images.
@@ -163,7 +167,7 @@ fn not_sent(missing: Option<&(DocumentRequest, Missing)>) -> NationalError {
 }
 
 /// Has the image drawn.
-async fn drawn(object: &Bytes, holder: &Holder) -> Result<Bytes, GatewayError> {
+async fn drawn(exchange: &Exchange, object: &Bytes, holder: &Holder) -> Result<Bytes, GatewayError> {
     let not_drawn = |reason: NotDrawn| {
         match reason {
             NotDrawn::Unconfined(why) => {
@@ -173,7 +177,7 @@ async fn drawn(object: &Bytes, holder: &Holder) -> Result<Bytes, GatewayError> {
         }
         NationalError::NotShown(reason.text())
     };
-    let _turn = DRAWING.acquire().await.map_err(|_| GatewayError::Internal("closed"))?;
+    let _turn = DRAWING.enter(&exchange.connection).await.ok_or(NationalError::Busy(Some(AGAIN)))?;
     // The program that runs, even if its file was replaced since.
     let mut child = Command::new("/proc/self/exe")
         .arg(draw::COMMAND)
@@ -233,5 +237,35 @@ async fn gathered(mut output: ChildStdout, png: &mut Gathering) -> Result<(), Un
             0 => return Ok(()),
             read => png.push(&piece[..read])?,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::admission::Authenticated;
+
+    struct Of(&'static str);
+
+    impl Authenticated for Of {
+        fn subject(&self) -> String {
+            self.0.into()
+        }
+        fn address(&self) -> IpAddr {
+            Ipv4Addr::LOCALHOST.into()
+        }
+    }
+
+    /// SE-11: a country whose pictures take long leaves a turn to others, and nobody waits without end.
+    #[tokio::test(start_paused = true)]
+    async fn se_11_a_country_leaves_a_turn_to_draw() {
+        let first = DRAWING.enter(&Of("FI")).await;
+        assert!(first.is_some() && DRAWING.enter(&Of("FI")).await.is_none(), "its second waits, and is told busy");
+        let other = DRAWING.enter(&Of("SE")).await;
+        assert!(other.is_some() && DRAWING.enter(&Of("DK")).await.is_none());
+        drop(first);
+        assert!(DRAWING.enter(&Of("DK")).await.is_some());
     }
 }
