@@ -74,6 +74,11 @@ impl Clinic {
                 return Ok(bearer);
             }
             Ok(_) => ("token lacks the scope".to_owned(), Problem::Scope(scope)),
+            // No refusal of the token: nothing is wrong with it.
+            Err(TokenError::Busy) => {
+                self.app.metrics.shed("clinicians");
+                return Err(Problem::Busy);
+            }
             Err(error) => (error.to_string(), Problem::Token),
         };
         tracing::info!(ncp.reference = %context.reference, rule, "token refused");
@@ -121,6 +126,11 @@ impl Clinic {
         let (token, _) = token::presented(header).ok_or(TokenError::Token(ncp_tls::TokenError::Missing))?;
         let (method, path) = &context.called;
         let url = format!("{}{path}", self.config.base_url);
-        self.proofs.check(proof, thumbprint, &Called { method: method.as_str(), url: &url, token }, now)
+        self.proofs.check(
+            proof,
+            (&bearer.subject, thumbprint),
+            &Called { method: method.as_str(), url: &url, token },
+            now,
+        )
     }
 }

@@ -1,8 +1,8 @@
 //! Proof of possession (DPoP, RFC 9449): a token that names a key is taken only with a proof, made with that key, for this
 //! very call.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,17 +14,20 @@ use openssl::sha::sha256;
 use serde_json::{Value, json};
 
 use super::token::TokenError;
+use crate::responding::replay::{Once, ReplayError};
 
 /// Longest proof, bytes.
 const LONGEST: usize = 8 << 10;
 /// A proof may be so old, and clocks differ by so much, seconds.
 const LIFE: i64 = 60;
-/// Proofs that are remembered; beyond, calls with new ones are refused.
-const CAPACITY: usize = 200_000;
+/// A proof is remembered for longer than one with a clock ahead of ours can live.
+const REMEMBERED: Duration = Duration::from_secs(2 * LIFE as u64 + 1);
+/// Memory for the proofs that are remembered, bytes: some 260,000.
+const MEMORY: usize = 64 << 20;
 
-/// The proofs of the last minutes: none is taken twice by this process.
-#[derive(Default)]
-pub struct Proofs(Mutex<HashMap<[u8; 32], i64>>);
+/// The proofs of the last minutes: none is taken twice, by this process or by the one before it. No professional holds more
+/// of the memory than what is free, whatever keys her tokens are bound to.
+pub struct Proofs(Once);
 
 /// The call that a proof is for.
 pub struct Called<'a> {
@@ -37,12 +40,26 @@ pub struct Called<'a> {
 }
 
 impl Proofs {
+    /// Takes up what the process before knew.
+    ///
+    /// # Errors
+    /// The journal cannot be read, or another process has it.
+    pub fn open(journal: &Path) -> Result<Self, String> {
+        Ok(Self(Once::open(journal, MEMORY)?))
+    }
+
     /// Checks a proof: form, algorithm, its own key is the token's, signature, method, address, token, time, and that it
     /// is new (RFC 9449 4.3).
     ///
     /// # Errors
-    /// [`TokenError::Proof`] with the first check that does not hold.
-    pub fn check(&self, proof: &str, thumbprint: &str, called: &Called<'_>, now: Timestamp) -> Result<(), TokenError> {
+    /// [`TokenError::Proof`] with the first check that does not hold; [`TokenError::Busy`] where the proof cannot be remembered.
+    pub fn check(
+        &self,
+        proof: &str,
+        (subject, thumbprint): (&str, &str),
+        called: &Called<'_>,
+        now: Timestamp,
+    ) -> Result<(), TokenError> {
         let not = TokenError::Proof;
         if proof.len() > LONGEST {
             return Err(not("size"));
@@ -74,26 +91,15 @@ impl Proofs {
         if claim("ath") != Some(&URL_SAFE_NO_PAD.encode(sha256(called.token.as_bytes()))) {
             return Err(not("token"));
         }
-        let (issued, now) = (payload.claim("iat").and_then(Value::as_i64).ok_or(not("iat"))?, now.as_second());
-        if issued.saturating_add(LIFE) < now || issued > now.saturating_add(LIFE) {
+        let (issued, second) = (payload.claim("iat").and_then(Value::as_i64).ok_or(not("iat"))?, now.as_second());
+        if issued.saturating_add(LIFE) < second || issued > second.saturating_add(LIFE) {
             return Err(not("time"));
         }
         let id = claim("jti").filter(|id| !id.is_empty() && id.len() <= 256).ok_or(not("jti"))?;
-        self.once(sha256(format!("{thumbprint} {id}").as_bytes()), now)
-    }
-
-    fn once(&self, id: [u8; 32], now: i64) -> Result<(), TokenError> {
-        let mut seen = self.0.lock().unwrap_or_else(|p| p.into_inner());
-        if seen.len() >= CAPACITY {
-            seen.retain(|_, until| *until >= now);
-            if seen.len() >= CAPACITY {
-                return Err(TokenError::Proof("too many at once"));
-            }
-        }
-        // Longer than a proof with a clock ahead of ours can live.
-        match seen.insert(id, now + 2 * LIFE + 1) {
-            Some(until) if until >= now => Err(TokenError::Proof("used before")),
-            _ => Ok(()),
+        match self.0.take(subject, &["proof", thumbprint, id], now + REMEMBERED, now) {
+            Ok(()) => Ok(()),
+            Err(ReplayError::DuplicateMessageId) => Err(not("used before")),
+            Err(_) => Err(TokenError::Busy),
         }
     }
 }
@@ -150,9 +156,20 @@ mod tests {
         json!({ "jti": "1", "htm": "POST", "htu": URL, "iat": NOW, "ath": ath })
     }
 
+    /// Proofs in a folder of their own, which the caller keeps.
+    fn proofs() -> (tempfile::TempDir, Proofs) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let proofs = Proofs::open(&folder.path().join("proofs.journal")).expect("opens");
+        (folder, proofs)
+    }
+
     fn check(proofs: &Proofs, proof: &str, thumbprint: &str) -> Result<(), TokenError> {
+        check_of(proofs, "hpr-1", proof, thumbprint)
+    }
+
+    fn check_of(proofs: &Proofs, subject: &str, proof: &str, thumbprint: &str) -> Result<(), TokenError> {
         let now = Timestamp::from_second(NOW).expect("a time");
-        proofs.check(proof, thumbprint, &Called { method: "POST", url: URL, token: TOKEN }, now)
+        proofs.check(proof, (subject, thumbprint), &Called { method: "POST", url: URL, token: TOKEN }, now)
     }
 
     /// The example of RFC 7638 3.1.
@@ -166,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_proof_is_good_once() {
-        let (key, proofs) = (key(), Proofs::default());
+        let (key, (_folder, proofs)) = (key(), proofs());
         let public = key.to_public_key().expect("public");
         let thumbprint = thumbprint_of(&key).expect("a thumbprint");
         let good = proof(&key, &public, "dpop+jwt", &claims());
@@ -174,13 +191,56 @@ mod tests {
         assert_eq!(check(&proofs, &good, &thumbprint), Err(TokenError::Proof("used before")));
     }
 
+    /// SE-12: a restart, or a process that is killed, forgets no proof; one that was not used is good after it.
+    #[test]
+    fn se_12_a_proof_is_good_once_over_a_restart() {
+        let (key, folder) = (key(), tempfile::tempdir().expect("a folder"));
+        let public = key.to_public_key().expect("public");
+        let thumbprint = thumbprint_of(&key).expect("a thumbprint");
+        // What is over is forgotten at the start by the clock of the machine.
+        let now = Timestamp::now();
+        let with = |jti: &str| {
+            let mut claims = claims();
+            (claims["jti"], claims["iat"]) = (json!(jti), json!(now.as_second()));
+            proof(&key, &public, "dpop+jwt", &claims)
+        };
+        let (used, unused) = (with("used"), with("unused"));
+        for (proof, told) in [(&used, Ok(())), (&used, Err(TokenError::Proof("used before"))), (&unused, Ok(()))] {
+            let proofs = Proofs::open(&folder.path().join("proofs.journal")).expect("opens");
+            let called = Called { method: "POST", url: URL, token: TOKEN };
+            assert_eq!(proofs.check(proof, ("hpr-1", &thumbprint), &called, now), told);
+        }
+    }
+
+    /// SE-13: who has taken her share is told that we are busy, whatever keys her tokens name, and nobody else is.
+    #[test]
+    fn se_13_one_professional_fills_her_share_of_the_proofs_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let proofs = Proofs(Once::with_capacity(&folder.path().join("proofs.journal"), 8).expect("opens"));
+        let keys = [key(), key()];
+        let told = |subject: &str, n: usize| {
+            let key = &keys[n % 2];
+            let mut claims = claims();
+            claims["jti"] = json!(format!("{subject} {n}"));
+            let made = proof(key, &key.to_public_key().expect("public"), "dpop+jwt", &claims);
+            check_of(&proofs, subject, &made, &thumbprint_of(key).expect("a thumbprint"))
+        };
+        for n in 0..4 {
+            assert_eq!(told("hpr-1", n), Ok(()));
+        }
+        assert_eq!((told("hpr-1", 4), told("hpr-1", 5)), (Err(TokenError::Busy), Err(TokenError::Busy)));
+        assert_eq!((told("hpr-2", 0), told("hpr-2", 1)), (Ok(()), Ok(())));
+        assert_eq!(told("hpr-3", 0), Ok(()), "whatever the others did");
+    }
+
     #[test]
     fn what_is_no_proof_of_this_call() {
+        let (_folder, proofs) = proofs();
         let (key, other) = (key(), key());
         let public = key.to_public_key().expect("public");
         let thumbprint = thumbprint_of(&key).expect("a thumbprint");
         let refused = |proof: &str, why: &'static str| {
-            assert_eq!(check(&Proofs::default(), proof, &thumbprint), Err(TokenError::Proof(why)));
+            assert_eq!(check(&proofs, proof, &thumbprint), Err(TokenError::Proof(why)));
         };
         for (name, value, why) in [
             ("htm", json!("GET"), "method"),
@@ -207,7 +267,7 @@ mod tests {
         let unsigned = URL_SAFE_NO_PAD.encode(unsigned.replace("ES256", "none"));
         refused(&format!("{unsigned}.{rest}"), "algorithm");
         for broken in ["", "a.b.c", "...", head] {
-            assert!(check(&Proofs::default(), broken, &thumbprint).is_err());
+            assert!(check(&proofs, broken, &thumbprint).is_err());
         }
         refused(&"A".repeat(LONGEST + 1), "size");
     }

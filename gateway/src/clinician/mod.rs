@@ -116,11 +116,12 @@ impl Clinic {
     /// What is wrong, for operators.
     pub fn new(app: Arc<App>, config: &Clinician) -> Result<Self, String> {
         let sealer = Sealer::load(&config.sealing_key_file).map_err(|e| format!("clinician.sealing_key_file: {e}"))?;
+        let proofs = Proofs::open(&app.config.audit.spool_dir.join("proofs.journal"))?;
         Ok(Self {
             app,
             config: config.clone(),
             sealer,
-            proofs: Proofs::default(),
+            proofs,
             manifests: Recent::default(),
             statuses: Statuses::default(),
             capacity: Capacity::new(CALLS.0, CALLS.1, CALLS.2),

@@ -28,6 +28,9 @@ pub enum TokenError {
     /// The proof that goes with a token bound to a key.
     #[error("proof of possession: {0}")]
     Proof(&'static str),
+    /// The proof is good and cannot be remembered now: its sender has used as many of late as one may.
+    #[error("proof of possession cannot be remembered now")]
+    Busy,
 }
 
 /// Who calls.

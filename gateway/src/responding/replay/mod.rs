@@ -27,9 +27,11 @@ mod bare;
 mod issuers;
 mod journal;
 mod local;
+mod once;
 mod redis;
 
 pub use local::{Fill, Local};
+pub use once::Once;
 pub use redis::{OnLoss, RedisOptions, RedisSet};
 
 /// How long a MessageID is remembered, in seconds.
