@@ -27,12 +27,13 @@ pub(super) const GET_RELATED_DOCUMENTS: &str = "urn:uuid:d90e5407-b356-4d91-a89f
 
 /// A Value is at most 256 characters.
 const VALUE_LENGTH: usize = 256;
+const LONG: MessageError = MessageError::Malformed("a Value of more than 256 characters");
 /// OpenNCP puts whole lists into one Value, which may pass the length of the specification.
 const VALUE_LENGTH_READ: usize = VALUE_LENGTH * 64;
 /// Ids or codes of one parameter.
 const VALUES: usize = 1_000;
-/// Patterns of names of one query.
-const PATTERNS: usize = 20;
+/// Letters of all patterns of names of one query: each may be compared with each letter of each author.
+const PATTERN_LETTERS: usize = VALUE_LENGTH * 20;
 /// Lists of codes of one parameter, of each of which a document must have one: each is widened for itself.
 const GROUPS: usize = 20;
 
@@ -172,13 +173,16 @@ impl Parameters<'_> {
         Ok(groups.pop().unwrap_or_default())
     }
 
-    /// LIKE patterns of names: each is compared with each author letter by letter.
+    /// LIKE patterns of names, each as long as a Value may be.
     fn patterns(&self, name: &'static str) -> Result<Vec<String>, MessageError> {
         let patterns = self.many(name)?;
-        match patterns.len() > PATTERNS || patterns.iter().any(is_long) {
-            true => Err(MessageError::QueryParamNumber(name)),
-            false => Ok(patterns),
+        if patterns.iter().any(is_long) {
+            return Err(LONG);
         }
+        if patterns.iter().map(|pattern| pattern.chars().count()).sum::<usize>() > PATTERN_LETTERS {
+            return Err(MessageError::QueryParamNumber(name));
+        }
+        Ok(patterns)
     }
 
     fn required(&self, name: &'static str) -> Result<Vec<String>, MessageError> {
@@ -404,7 +408,6 @@ fn is_long(value: impl AsRef<str>) -> bool {
 }
 
 fn divided(slot: &Element) -> Result<Element, MessageError> {
-    const LONG: MessageError = MessageError::Malformed("a Value of more than 256 characters");
     let mut texts = Vec::new();
     for value in ebrim::values_of(slot) {
         let list = value.trim().starts_with('(').then(|| split_value(&value)).flatten();
