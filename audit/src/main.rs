@@ -29,7 +29,7 @@ enum Command {
         #[arg(long)]
         config: PathBuf,
     },
-    /// Makes the tables and folders that are not there yet, and indexes what the index lacks.
+    /// Makes the tables and folders that are not there yet, and indexes what the index lacks; the repository must not run.
     Migrate {
         /// Configuration file, audit.toml.
         #[arg(long)]

@@ -2,6 +2,7 @@
 //! apart from it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -58,6 +59,8 @@ pub struct Repository {
     behind: bool,
     /// Everything that is kept, for who watches.
     kept: broadcast::Sender<Arc<Found>>,
+    /// Keeps other processes from the folder.
+    _lock: File,
 }
 
 /// Opens store and index as configured.
@@ -82,11 +85,14 @@ pub fn engines(config: &Config) -> Result<(Box<dyn RecordStore>, Index), AuditEr
 const WATCHED: usize = 64;
 
 impl Repository {
-    /// Opens the repository and indexes what the index lacks.
+    /// Opens the repository and indexes what the index lacks. A second one on the same folder would write over the first
+    /// one's places, and is refused.
     ///
     /// # Errors
-    /// Folder, key, database.
+    /// Folder, key, database; another process has the folder.
     pub fn open(config: &Config) -> Result<Self, AuditError> {
+        std::fs::create_dir_all(&config.data_dir)?;
+        let lock = crate::lock(&config.data_dir.join("lock")).map_err(|e| AuditError::Repository(e.to_string()))?;
         let (store, index) = engines(config)?;
         let site =
             Site { source: config.source.clone(), enterprise_site: config.enterprise_site.clone(), ..Site::default() };
@@ -95,7 +101,7 @@ impl Repository {
         let (arrivals, refused) = (BTreeMap::new(), BTreeMap::new());
         let access = Access::new(config);
         let mut repository =
-            Self { store, index, key, site, access, own: (0, 0), arrivals, refused, behind: true, kept };
+            Self { store, index, key, site, access, own: (0, 0), arrivals, refused, behind: true, kept, _lock: lock };
         repository.catch_up()?;
         let own = repository.index.last_of(&config.source)?;
         repository.own = (own.0 + 1, 0);

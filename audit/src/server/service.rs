@@ -144,21 +144,30 @@ pub async fn serve(config: &Config, stop: impl Future<Output = ()> + Send + 'sta
     let opened = tokio::task::spawn_blocking(move || Repository::open(&for_open));
     let shared = Shared::new(opened.await.map_err(|_| AuditError::Stopped)??, config);
     let (tell, told) = watch::channel(false);
+    // Who cannot serve leaves nothing on the trail.
+    let feed = TcpListener::bind(config.feed).await?;
+    let query = TcpListener::bind(config.query).await?;
+    let admin = TcpListener::bind(config.admin).await?;
+    let of_syslog = match config.syslog {
+        Some(address) => Some((TcpListener::bind(address).await?, sources(b"")?)),
+        None => None,
+    };
+    let of_fhir = match config.fhir {
+        Some(address) => {
+            let (listener, acceptor) = (TcpListener::bind(address).await?, sources(b"\x08http/1.1")?);
+            Some((fhir_api::Api::new(shared.clone(), config, address)?, listener, acceptor))
+        }
+        None => None,
+    };
     shared
         .blocking(|r| r.own_event(&Event::ApplicationStart).and_then(|()| r.own_event(&Event::RecordingStarted)))
         .await?;
 
-    let feed = TcpListener::bind(config.feed).await?;
-    let query = TcpListener::bind(config.query).await?;
-    let admin = TcpListener::bind(config.admin).await?;
     let mut listeners = tokio::task::JoinSet::new();
-    if let Some(address) = config.syslog {
-        let (listener, acceptor) = (TcpListener::bind(address).await?, sources(b"")?);
+    if let Some((listener, acceptor)) = of_syslog {
         listeners.spawn(syslog::serve(shared.clone(), listener, acceptor, told.clone()));
     }
-    if let Some(address) = config.fhir {
-        let (listener, acceptor) = (TcpListener::bind(address).await?, sources(b"\x08http/1.1")?);
-        let api = fhir_api::Api::new(shared.clone(), config, address)?;
+    if let Some((api, listener, acceptor)) = of_fhir {
         listeners.spawn(fhir_api::serve(api, listener, acceptor, told.clone()));
     }
     let service = Service(shared.clone(), told.clone());

@@ -77,3 +77,45 @@ fn sk_02_a_second_process_is_refused_and_the_first_goes_on() {
     let none = Recovery::default();
     world.finish("two processes on one spool or second folder", sender, server, Kept::File(&index), &none);
 }
+
+/// A second `serve`, and `migrate` and `reindex` beside a running one, are refused with the reason; the first goes on, and
+/// what it has is found where it says.
+#[test]
+fn sk_02_a_second_repository_is_refused_and_the_first_goes_on() {
+    let world = World::new();
+    let (server, sender) = (world.server(), world.sender(world.config.feed.port(), None));
+    world.more(50);
+    let run = |command: &str, file: &Path| {
+        let program = Path::new(env!("CARGO_BIN_EXE_ncp-audit"));
+        std::process::Command::new(program).args([command, "--config"]).arg(file).output().expect("runs")
+    };
+    for command in ["serve", "migrate", "reindex"] {
+        let refused = run(command, &world.file);
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(!refused.status.success() && said.contains("data is in use by another process"), "{command}: {said}");
+        world.more(50);
+    }
+    // A folder of its own, and the addresses of the first: it cannot serve, and leaves no record that it began.
+    let elsewhere = Config { data_dir: world.path().join("another"), ..world.config.clone() };
+    assert!(!run("serve", &write(&elsewhere, &world.path().join("another.toml"))).status.success());
+    let log = elsewhere.data_dir.join("records-000000000001.log");
+    assert_eq!(std::fs::metadata(log).expect("a log").len(), 0, "nothing is recorded of a start that failed");
+
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let found = runtime.block_on(async {
+        let tls = ncp_tls::TlsFiles {
+            cert_chain: world.path().join("pki/tool.pem"),
+            key: world.path().join("pki/tool.key"),
+            anchors: world.path().join("pki/ca.pem"),
+            crls: None,
+        };
+        let connector = tls.connector(b"\x02h2").expect("connector");
+        let address = format!("https://{}", world.config.query);
+        let channel = ncp_tls::channel(&address, "localhost", connector).expect("channel");
+        search(channel, Filter { limit: 100_000, ..common::search() }).await
+    });
+    assert!(found.expect("every record is read").len() > 150);
+    let index = world.index();
+    let none = Recovery::default();
+    world.finish("two repositories on one folder", sender, server, Kept::File(&index), &none);
+}
