@@ -1,4 +1,10 @@
 //! Frames on disk: `length u32 | crc32 u32 | nonce 12 | AES-256-GCM ciphertext | tag 16`, big-endian.
+//!
+//! A write that was interrupted leaves the beginning of a frame at the end of a file, or space without content; it was
+//! never acknowledged. Everything else that is no whole frame is damage. It makes only itself unreadable: the next whole
+//! frame is looked for at every byte, and no byte is cut away.
+
+mod whole;
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -7,6 +13,8 @@ use std::path::Path;
 
 use openssl::rand::rand_bytes;
 use openssl::symm::{Cipher, decrypt_aead, encrypt_aead};
+
+use crate::AuditError;
 
 /// Bytes of one frame at most.
 pub(crate) const LONGEST: usize = 64 << 20;
@@ -107,9 +115,8 @@ pub(crate) fn read_at(file: &mut File, key: &Key, offset: u64) -> std::io::Resul
         HEAD => {}
         _ => return Ok(Ok(Found::Torn)),
     }
-    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    let crc = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
-    if !(NONCE + TAG..=LONGEST).contains(&length) {
+    let Some((length, crc)) = self::head(&head) else { return Ok(Ok(Found::Torn)) };
+    if file.metadata()?.len() < offset + (HEAD + length) as u64 {
         return Ok(Ok(Found::Torn));
     }
     let mut sealed = vec![0; length];
@@ -122,16 +129,48 @@ pub(crate) fn read_at(file: &mut File, key: &Key, offset: u64) -> std::io::Resul
     Ok(plain.map(|plain| Found::Frame(plain, offset + (HEAD + length) as u64)).map_err(|_| ()))
 }
 
-/// Whether what stands from `offset` on is the beginning of one frame, as a torn write leaves it, or nothing.
-pub(crate) fn is_tail(file: &mut File, offset: u64) -> std::io::Result<bool> {
-    let left = file.metadata()?.len().saturating_sub(offset);
-    file.seek(SeekFrom::Start(offset))?;
-    let mut head = [0; HEAD];
-    if read_full(file, &mut head)? < HEAD {
-        return Ok(true);
+/// What comes next in a file of frames.
+pub(crate) enum Next {
+    /// A frame: where it begins, its content, and where it ends.
+    Frame(u64, Vec<u8>, u64),
+    /// No more frames; more may be written here.
+    End(u64),
+    /// From here on stands what an interrupted write left: it was never acknowledged, and may be cut.
+    Torn(u64),
+}
+
+/// The next whole frame from `offset` on. Damage is passed over and named in the log.
+pub(crate) fn next(file: &mut File, path: &Path, key: &Key, offset: u64) -> Result<Next, AuditError> {
+    match read_at(file, key, offset)?.map_err(|()| AuditError::OtherKey)? {
+        Found::Frame(plain, next) => return Ok(Next::Frame(offset, plain, next)),
+        Found::End => return Ok(Next::End(offset)),
+        Found::Torn => {}
     }
-    let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    Ok((NONCE + TAG..=LONGEST).contains(&length) && left < (HEAD + length) as u64)
+    let file_name = path.display();
+    match whole::behind(file, offset)? {
+        whole::Behind::Torn => Ok(Next::Torn(offset)),
+        whole::Behind::Frame(at) => {
+            // Who reads what another writes may have come while it was written.
+            if at > offset {
+                tracing::error!(file = %file_name, offset, bytes = at - offset, "damaged: what stands behind is read");
+            }
+            match read_at(file, key, at)?.map_err(|()| AuditError::OtherKey)? {
+                Found::Frame(plain, next) => Ok(Next::Frame(at, plain, next)),
+                Found::End | Found::Torn => Err(AuditError::Damaged(file_name.to_string(), at)),
+            }
+        }
+        whole::Behind::Nothing(end) => {
+            tracing::error!(file = %file_name, offset, bytes = end - offset, "damaged to its end; nothing is cut");
+            Ok(Next::End(end))
+        }
+    }
+}
+
+/// The length and the checksum that stand here, if a frame can have them.
+fn head(bytes: &[u8]) -> Option<(usize, u32)> {
+    let ([a, b, c, d, crc @ ..], _) = bytes.split_first_chunk::<HEAD>()?;
+    let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize;
+    (NONCE + TAG..=LONGEST).contains(&length).then(|| (length, u32::from_be_bytes(*crc)))
 }
 
 fn read_full(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {

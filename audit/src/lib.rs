@@ -13,6 +13,7 @@ mod event;
 mod fhir;
 mod frame;
 mod message;
+mod scan;
 mod sink;
 mod spool;
 mod throttle;
@@ -33,6 +34,7 @@ pub use message::{
     AuditRecord, Coded, Dialect, DicomData, ImagingEvent, Message, Object, Participant, ReadError, Site, of_event,
     of_exchange,
 };
+pub use scan::scan;
 pub use sink::{AuditSink, Delivery, Exchange, OnFailure, SpoolOptions, heartbeat};
 pub use spool::{SetApart, SpoolContent, SpoolLevel, SpoolLimits, Status, lock, read_spool};
 
@@ -52,6 +54,9 @@ pub enum AuditError {
     /// What lies in the spool cannot be read with this key.
     #[error("spool holds records of another key")]
     OtherKey,
+    /// A record is damaged on disk.
+    #[error("{0}: damaged at byte {1}")]
+    Damaged(String, u64),
     /// The repository.
     #[error("audit record repository: {0}")]
     Repository(String),

@@ -13,7 +13,7 @@ use crate::event::{Decision, Event, Intent, Outcome, OutcomeIndicator};
 use crate::frame::Key;
 use crate::message::{self, AuditRecord, Site};
 use crate::spool::{
-    self, Cursor, Folder, Item, Job, Ledger, Outgoing, Position, Reader, SetApart, SpoolLimits, Status,
+    self, Cursor, Folder, Item, Job, Ledger, Outgoing, Position, Reach, Reader, SetApart, SpoolLimits, Status,
 };
 use crate::throttle::Throttle;
 
@@ -224,7 +224,7 @@ impl AuditSink {
 
     /// Where a receiver stands, and a reader that begins there.
     pub(crate) fn resume(&self, receiver: &str) -> (Cursor, Reader) {
-        let cursor = Cursor::load(&self.inner.folder.dir, receiver);
+        let cursor = Cursor::load(&self.inner.folder.dir, receiver, self.reach());
         // So that who reads the folder knows of a receiver that has acknowledged nothing yet.
         if let Err(error) = cursor.store(&self.inner.folder.dir, receiver) {
             tracing::warn!(receiver, reason = %error, "how far a receiver is cannot be written");
@@ -236,6 +236,12 @@ impl AuditSink {
         folder.set_acknowledged(folder.acknowledged().min(cursor.segment));
         self.load_apart(receiver);
         (cursor, Reader::new(self.inner.folder.clone(), self.inner.key.clone(), cursor.segment))
+    }
+
+    /// How far the spool goes.
+    fn reach(&self) -> Reach {
+        let number = self.inner.ledger.lock().unwrap_or_else(|p| p.into_inner()).end();
+        Reach { number, segment: self.inner.end.borrow().segment }
     }
 
     /// A receiver has everything up to here; what all of them have may go.

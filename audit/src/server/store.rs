@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::database::{Database, Value, month, partition, transaction};
 use crate::AuditError;
-use crate::frame::{self, Key};
+use crate::frame::{self, Key, Next};
 
 /// Where a record lies: segment and byte offset, or month and number of its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,10 +75,11 @@ pub(super) struct SegmentReader {
 
 impl RecordReader for SegmentReader {
     fn read(&mut self, place: Place) -> Result<Found, AuditError> {
-        let mut file = File::open(path(&self.dir, place.segment))?;
-        match frame::read_at(&mut file, &self.key, place.offset)? {
+        let path = path(&self.dir, place.segment);
+        match frame::read_at(&mut File::open(&path)?, &self.key, place.offset)? {
             Ok(frame::Found::Frame(plain, _)) => decode(&plain),
-            _ => Err(AuditError::OtherKey),
+            Ok(_) => Err(AuditError::Damaged(path.display().to_string(), place.offset)),
+            Err(()) => Err(AuditError::OtherKey),
         }
     }
 }
@@ -120,7 +121,7 @@ fn path(dir: &Path, number: u64) -> PathBuf {
 }
 
 impl Segments {
-    /// Opens the folder; a torn tail is cut.
+    /// Opens the folder; a torn tail is cut, and what is damaged stays as it is.
     ///
     /// # Errors
     /// Folder, key.
@@ -128,15 +129,19 @@ impl Segments {
         std::fs::create_dir_all(dir)?;
         let key = Key::load(key_file)?;
         let number = Self::numbers(dir)?.last().copied().unwrap_or(1);
-        let mut file = OpenOptions::new().create(true).append(true).read(true).open(path(dir, number))?;
+        let path = path(dir, number);
+        let mut file = OpenOptions::new().create(true).append(true).read(true).open(&path)?;
         let mut offset = 0;
         loop {
-            match frame::read_at(&mut file, &key, offset)?.map_err(|()| AuditError::OtherKey)? {
-                frame::Found::Frame(_, next) => offset = next,
-                frame::Found::End => break,
-                frame::Found::Torn => {
+            match frame::next(&mut file, &path, &key, offset)? {
+                Next::Frame(_, _, next) => offset = next,
+                Next::End(end) => {
+                    offset = end;
+                    break;
+                }
+                Next::Torn(end) => {
                     tracing::warn!(offset, "records end in a torn one, which was never acknowledged: cut");
-                    file.set_len(offset)?;
+                    file.set_len(end)?;
                     file.sync_all()?;
                     break;
                 }
@@ -196,16 +201,24 @@ impl RecordStore for Segments {
     fn walk(&mut self, after: Option<Place>, visit: Visitor<'_>) -> Result<(), AuditError> {
         let first = after.map_or(0, |p| p.segment);
         for segment in Self::numbers(&self.dir)?.into_iter().filter(|n| *n >= first) {
-            let mut file = File::open(path(&self.dir, segment))?;
+            let path = path(&self.dir, segment);
+            let mut file = File::open(&path)?;
             let mut offset = after.filter(|p| p.segment == segment).map_or(0, |p| p.offset);
-            while let frame::Found::Frame(plain, next) =
-                frame::read_at(&mut file, &self.key, offset)?.map_err(|()| AuditError::OtherKey)?
-            {
-                let place = Place { segment, offset };
-                if after != Some(place) {
-                    visit(place, decode(&plain)?)?;
+            loop {
+                match frame::next(&mut file, &path, &self.key, offset)? {
+                    Next::Frame(at, plain, next) => {
+                        let place = Place { segment, offset: at };
+                        if after != Some(place) {
+                            visit(place, decode(&plain)?)?;
+                        }
+                        offset = next;
+                    }
+                    Next::End(_) => break,
+                    Next::Torn(offset) => {
+                        tracing::warn!(file = %path.display(), offset, "ends in a torn record, never acknowledged");
+                        break;
+                    }
                 }
-                offset = next;
             }
         }
         Ok(())

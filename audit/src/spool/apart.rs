@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::AuditError;
-use crate::frame::{self, Found, Key};
+use crate::frame::{self, Key, Next};
 
 const PREFIX: &str = "dead-letters-";
 
@@ -58,30 +58,33 @@ pub(crate) fn receivers(dir: &Path) -> std::io::Result<Vec<String>> {
     Ok(out)
 }
 
-/// All that was set apart for a receiver, oldest first, and where the last whole frame ends.
+/// All that was set apart for a receiver, oldest first, and where the next may be written.
 pub(crate) fn read(dir: &Path, key: &Key, receiver: &str) -> Result<(Vec<SetApart>, u64), AuditError> {
-    let mut file = match File::open(path(dir, receiver)) {
+    let path = path(dir, receiver);
+    let mut file = match File::open(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         file => file?,
     };
     let (mut out, mut offset) = (Vec::new(), 0);
-    while let Found::Frame(plain, next) = frame::read_at(&mut file, key, offset)?.map_err(|()| AuditError::OtherKey)? {
-        out.push(SetApart::read(plain));
-        offset = next;
+    loop {
+        match frame::next(&mut file, &path, key, offset)? {
+            Next::Frame(_, plain, next) => {
+                out.push(SetApart::read(plain));
+                offset = next;
+            }
+            Next::End(end) | Next::Torn(end) => return Ok((out, end)),
+        }
     }
-    Ok((out, offset))
 }
 
-/// Adds one behind the last whole frame, which ends at `end` as far as the caller knows; durable when this returns. The
-/// answer is where it ends.
+/// Adds one behind the others, which end at `end` as far as the caller knows; durable when this returns. The answer is
+/// where it ends.
 pub(crate) fn add(dir: &Path, key: &Key, receiver: &str, one: &SetApart, end: u64) -> Result<u64, AuditError> {
-    let path = path(dir, receiver);
-    let mut file = OpenOptions::new().create(true).append(true).open(&path)?;
+    let mut file = OpenOptions::new().create(true).append(true).open(path(dir, receiver))?;
     let mut end = end;
     // What another start, a torn write or an operator left is looked at; else nothing of the file is read.
     if file.metadata()?.len() != end {
-        end = whole(&path, dir, key, receiver)?;
-        file = OpenOptions::new().create(true).append(true).open(&path)?;
+        end = read(dir, key, receiver)?.1;
         file.set_len(end)?;
     }
     let sealed = frame::seal(key, &serde_json::to_vec(one).map_err(std::io::Error::other)?)?;
@@ -94,18 +97,6 @@ pub(crate) fn add(dir: &Path, key: &Key, receiver: &str, one: &SetApart, end: u6
         File::open(dir)?.sync_all()?;
     }
     Ok(end + sealed.len() as u64)
-}
-
-/// Where the last whole frame ends. What follows a damaged one cannot be read, and is not cut away: the file is put aside.
-fn whole(path: &Path, dir: &Path, key: &Key, receiver: &str) -> Result<u64, AuditError> {
-    let (_, end) = read(dir, key, receiver)?;
-    if frame::is_tail(&mut File::open(path)?, end)? {
-        return Ok(end);
-    }
-    let damaged = dir.join(format!("damaged-letters-{receiver}-{}", Timestamp::now().as_microsecond()));
-    std::fs::rename(path, &damaged)?;
-    tracing::error!(receiver, file = %damaged.display(), "what was set apart is damaged; a new file is begun");
-    Ok(0)
 }
 
 #[cfg(test)]
@@ -144,28 +135,23 @@ mod tests {
         fn write(&self, bytes: &[u8]) {
             std::fs::write(path(self.0.path(), "feed"), bytes).expect("writes");
         }
-
-        fn damaged(&self) -> usize {
-            let names = std::fs::read_dir(self.0.path()).expect("a folder").flatten();
-            names.filter(|entry| entry.file_name().to_string_lossy().starts_with("damaged-letters-feed-")).count()
-        }
     }
 
     /// A thousand letters are a thousand frames written; what stands before them is not read again.
     #[test]
     fn a_letter_is_appended_and_nothing_before_it_is_read() {
         let folder = Folder::new();
-        let end = folder.add(2, folder.add(1, 0));
-        let mut bytes = folder.bytes();
+        let first = folder.add(1, 0);
+        let end = folder.add(2, first);
+        let (whole, mut bytes) = (folder.bytes(), folder.bytes());
         assert_eq!((folder.seqs(), bytes.len() as u64), (vec![1, 2], end));
-        // Whoever read the first frame again would find it damaged.
-        bytes[20] ^= 1;
+        // Whoever read the last frame again would find it torn, and cut it.
+        bytes[first as usize] = 1;
         folder.write(&bytes);
         let after = folder.add(3, end);
-        bytes[20] ^= 1;
         let third = folder.bytes().split_off(end as usize);
-        folder.write(&[bytes, third].concat());
-        assert_eq!((folder.seqs(), folder.damaged()), (vec![1, 2, 3], 0));
+        folder.write(&[whole, third].concat());
+        assert_eq!(folder.seqs(), [1, 2, 3]);
         assert_eq!(folder.bytes().len() as u64, after);
     }
 
@@ -180,14 +166,18 @@ mod tests {
         assert_eq!(folder.seqs(), [1, 2, 3]);
         folder.write(&[&whole[..], &[0, 0, 1]].concat());
         folder.add(4, end);
-        assert_eq!((folder.seqs(), folder.damaged()), (vec![1, 2, 4], 0), "a torn tail is cut");
+        assert_eq!(folder.seqs(), [1, 2, 4], "a torn tail is cut");
         std::fs::remove_file(path(folder.0.path(), "feed")).expect("removes");
         let one = folder.add(5, end);
         assert_eq!(folder.seqs(), [5], "an operator took the file");
-        let mut damaged = [folder.bytes(), whole].concat();
-        damaged[20] ^= 1;
-        folder.write(&damaged);
-        folder.add(6, one);
-        assert_eq!((folder.seqs(), folder.damaged()), (vec![6], 1), "what cannot be read is put aside, not cut");
+        // One byte of the first is damaged: of its length, of its content.
+        for place in [1, 20] {
+            let mut damaged = [folder.bytes(), whole.clone()].concat();
+            damaged[place] ^= 1;
+            folder.write(&damaged);
+            folder.add(6, one);
+            assert_eq!(folder.seqs().split_off(folder.seqs().len() - 3), [1, 2, 6], "what is whole stays");
+            assert_eq!(folder.bytes()[..damaged.len()], damaged, "nothing is cut");
+        }
     }
 }

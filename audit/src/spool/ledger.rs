@@ -102,7 +102,7 @@ impl Ledger {
     }
 
     /// The last epoch that has records, and its last number; zeroes when there is none.
-    pub(super) fn end(&self) -> (u64, u64) {
+    pub(crate) fn end(&self) -> (u64, u64) {
         self.ends.last_key_value().map_or((0, 0), |(epoch, seq)| (*epoch, *seq))
     }
 

@@ -1,6 +1,7 @@
-//! The durable spool: group commit, torn tails cut, exchanges that never ended found again.
+//! The durable spool: group commit, torn tails cut, damage passed over, exchanges that never ended found again.
 
 pub(crate) mod apart;
+mod cursor;
 mod folder;
 mod ledger;
 mod lock;
@@ -18,16 +19,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 pub use apart::SetApart;
+pub(crate) use cursor::{Cursor, Reach};
 pub(crate) use folder::Folder;
 pub use folder::{SpoolLevel, SpoolLimits};
 use ledger::Checkpoint;
 pub(crate) use ledger::Ledger;
 pub use lock::lock;
-pub(crate) use reader::{Cursor, Outgoing, Reader};
+pub(crate) use reader::{Outgoing, Reader};
 
 use crate::AuditError;
 use crate::event::{Decision, Intent};
-use crate::frame::{self, Found, Key};
+use crate::frame::{self, Key, Next};
 use crate::message::AuditRecord;
 
 /// What lies in a frame.
@@ -124,7 +126,7 @@ pub(crate) fn open(folder: &Folder, key: &Key, at_once: bool) -> Result<Opened, 
         !(empty && std::fs::remove_file(path).is_ok())
     });
     let (ledger, open) = recover(folder, key, &segments)?;
-    folder.set_acknowledged(Cursor::least(&folder.dir)?);
+    folder.set_acknowledged(Cursor::least(&folder.dir, Reach { number: ledger.end(), segment: last })?);
     folder.make_room_to_start(folder.acknowledged().min(ledger.first_open()));
     folder.hold_reserve();
     let epoch = folder.count_epoch(ledger.end().0)?;
@@ -146,7 +148,7 @@ pub(crate) fn open(folder: &Folder, key: &Key, at_once: bool) -> Result<Opened, 
 }
 
 /// Reads from the last checkpoint on, or everything where there is none that fits: what lies where, and which exchanges
-/// have no end. Cuts a torn tail.
+/// have no end. Cuts a torn tail, and never what is damaged.
 fn recover(folder: &Folder, key: &Key, segments: &[(u64, PathBuf)]) -> Result<(Ledger, Open), AuditError> {
     let length = |at: u64| segments.iter().find(|(number, _)| *number == at).and_then(|(_, path)| path.metadata().ok());
     let checkpoint = Checkpoint::load(&folder.dir, key)
@@ -158,18 +160,9 @@ fn recover(folder: &Folder, key: &Key, segments: &[(u64, PathBuf)]) -> Result<(L
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
         let mut at = Position { segment: *number, offset: if *number == from.segment { from.offset } else { 0 } };
         loop {
-            let Position { segment, offset } = at;
-            match frame::read_at(&mut file, key, offset)?.map_err(|()| AuditError::OtherKey)? {
-                Found::End => break,
-                Found::Torn if index + 1 == segments.len() => {
-                    tracing::warn!(offset, "spool ends in a torn record, cut");
-                    break;
-                }
-                Found::Torn => {
-                    tracing::error!(segment, offset, "spool segment is damaged, what follows in it is not read");
-                    break;
-                }
-                Found::Frame(plain, next) => {
+            match frame::next(&mut file, path, key, at.offset)? {
+                Next::Frame(offset, plain, next) => {
+                    at.offset = offset;
                     let item = Item::from_bytes(&plain)?;
                     if at >= known {
                         item.note(at, &mut ledger);
@@ -177,10 +170,18 @@ fn recover(folder: &Folder, key: &Key, segments: &[(u64, PathBuf)]) -> Result<(L
                     replay(&mut open, item);
                     at.offset = next;
                 }
+                Next::End(end) => {
+                    at.offset = end;
+                    break;
+                }
+                Next::Torn(offset) => {
+                    tracing::warn!(file = %path.display(), offset, "spool ends in a torn record");
+                    break;
+                }
             }
         }
         if index + 1 == segments.len() {
-            // Also gives back the space that a killed process had reserved.
+            // Cuts a torn record, and gives back the space that a killed process had reserved.
             file.set_len(at.offset)?;
             file.sync_all()?;
         }
@@ -251,12 +252,12 @@ pub fn read_spool(options: &crate::SpoolOptions) -> Result<SpoolContent, AuditEr
         let (records, _) = apart::read(&options.dir, &key, &receiver)?;
         out.apart.insert(receiver, records);
     }
-    for entry in std::fs::read_dir(&options.dir)?.flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(receiver) = name.strip_prefix("delivered-").filter(|n| !n.ends_with(".new")) else { continue };
-        let cursor = Cursor::load(&options.dir, receiver);
+    let number = out.records.iter().map(|(epoch, seq, _)| (*epoch, *seq)).max().unwrap_or_default();
+    let reach = Reach { number, segment: segments.last().map_or(0, |(number, _)| *number) };
+    for receiver in Cursor::receivers(&options.dir)? {
+        let cursor = Cursor::load(&options.dir, &receiver, reach);
         let waiting = out.records.iter().filter(|(e, s, _)| (*e, *s) > (cursor.epoch, cursor.seq)).count();
-        out.waiting.insert(receiver.to_owned(), waiting);
+        out.waiting.insert(receiver, waiting);
     }
     Ok(out)
 }
