@@ -315,6 +315,26 @@ async fn replicas_share_one_memory() {
     assert_eq!(two.admit(&other, now).await, Err(ReplayError::DuplicateMessageId));
 }
 
+/// SE-13: what is refused since its peer has its share is not written into the memory that all replicas share.
+#[tokio::test]
+async fn se_13_what_is_refused_fills_no_shared_memory() {
+    let redis = Redis::start();
+    let memory = Memory::Redis(redis.options(), redis.dir.path().join("small.journal"));
+    // Eight bindings.
+    let set = ReplaySet::within(&memory, 8 * 256).expect("opens");
+    let mut taken = usize::from(ask(&set, "FI", "_0", Timestamp::now()).await.is_ok());
+    pause().await;
+    let issued = Timestamp::now();
+    for id in ["_1", "_2", "_3", "_4", "_5", "_6", "_7", "_8"] {
+        match ask(&set, "FI", id, issued).await {
+            Ok(_) => taken += 1,
+            Err(error) => assert_eq!(error, ReplayError::Full),
+        }
+    }
+    assert_eq!((taken, redis.keys().len()), (4, 4));
+    ask(&set, "SE", "_9", issued).await.expect("another peer finds its share");
+}
+
 /// SE-13: before `migrate` the keys are those of 0.1 byte for byte. Gateways that know of it and others, which do not yet,
 /// refuse what either of them bound, and leave an id to its owner.
 #[tokio::test]

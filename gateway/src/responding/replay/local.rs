@@ -128,9 +128,13 @@ impl Local {
         }
     }
 
-    /// Refuses what is bound otherwise here, and notes nothing.
-    pub(super) fn check(&self, bindings: &[Binding], now: Timestamp) -> Result<(), ReplayError> {
-        self.inner().fitting(bindings, now.as_second())
+    /// Refuses what is bound otherwise here, or is more than the peer may have, and notes nothing.
+    pub(super) fn check(&self, peer: &str, bindings: &[Binding], now: Timestamp) -> Result<(), ReplayError> {
+        let now = now.as_second();
+        let mut inner = self.inner();
+        inner.fitting(bindings, now)?;
+        let new = bindings.iter().filter(|binding| !inner.is_bound(binding, now)).count();
+        inner.admit(peer, owner(peer), new, now)
     }
 
     /// Whether an id is bound here.

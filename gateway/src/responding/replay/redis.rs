@@ -135,8 +135,8 @@ impl RedisSet {
         bindings: &[Binding],
         now: Timestamp,
     ) -> Result<Vec<bool>, ReplayError> {
-        // The process's own memory is asked first: it outlives a Redis that was emptied.
-        self.local.check(bindings, now)?;
+        // The process's own memory is asked first: it outlives a Redis that was emptied, and knows the peer's share.
+        self.local.check(peer, bindings, now)?;
         match self.shared(bindings, now).await {
             Ok(shared) => {
                 let began = self.state().epoch;
@@ -145,7 +145,10 @@ impl RedisSet {
                     self.take_back(shared.into_iter().flatten()).await;
                     return Err(ReplayError::Forgotten);
                 }
-                self.local.bind(peer, bindings, now)?;
+                if let Err(error) = self.local.bind(peer, bindings, now) {
+                    self.take_back(shared.into_iter().flatten()).await;
+                    return Err(error);
+                }
                 Ok(shared.iter().map(Option::is_some).collect())
             }
             Err(Failed::Refused(error)) => Err(error),
