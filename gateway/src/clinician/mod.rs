@@ -266,12 +266,16 @@ async fn around(State(clinic): State<Arc<Clinic>>, mut request: Request, next: N
     request.extensions_mut().insert(context.clone());
     let header_bytes: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let response = if header_bytes > HEADER_BYTES {
+        tracing::info!(ncp.reference = %reference, reason = ?Problem::Headers, "refused");
         Problem::Headers.response(&reference)
     } else {
         let response = next.run(request).await;
         let mut response = match response.extensions().get::<Arc<Problem>>() {
             Some(problem) => {
-                tracing::info!(ncp.reference = %reference, reason = ?problem, "refused");
+                // Of a token that was refused the log has the rule already.
+                if !matches!(**problem, Problem::Token | Problem::Scope(_)) {
+                    tracing::info!(ncp.reference = %reference, reason = ?problem, "refused");
+                }
                 clinic.recorded(problem.clone(), &context).await.response(&reference)
             }
             None => response,
