@@ -124,6 +124,10 @@ impl Listed {
             let grown = self.share.as_ref().map_or(Ok(()), |share| share.grow(Share::of(entry)));
             self.refused = if too_many { Some(NoRoom::TooLong) } else { grown.err() };
         }
+        if self.refused.is_some() {
+            // Lists that grow side by side would all be refused if each kept its memory to the end of its answer.
+            (self.entries, self.share) = (RegistryObjects::default(), None);
+        }
     }
 
     /// What forbids the answer.
@@ -418,7 +422,8 @@ mod tests {
 
     use super::*;
     use crate::listener::{Reply, full};
-    use crate::lists::LISTS;
+    use crate::lists::{LISTS, Lists};
+    use crate::national::with_event;
     use crate::outcome::GatewayError;
     use crate::wire;
 
@@ -441,6 +446,25 @@ mod tests {
             reply.headers().contains_key("listing").then(|| (LISTS.of_country(Country::parse("SE").expect("SE")), 10));
         let waits = reply.headers().contains_key("elsewhere");
         read_answer(reply, waits, LIMITS, list, BUDGET.charge("SE")).await
+    }
+
+    /// SK-07: of long lists that grow side by side not all are refused: who is refused leaves its memory to the others.
+    #[test]
+    fn sk_07_lists_that_grow_side_by_side_are_not_all_refused() {
+        static SMALL: Lists = Lists::new(4 << 20, 100);
+        let report = with_event(&ncp_ihe::Coded::new("CT", "2.999.4", None));
+        let whole = (2 << 20) / Share::of(&report);
+        let objects = RegistryObjects { entries: vec![report], ..RegistryObjects::default() }.to_element();
+        let entry = objects.elements().next().expect("an entry");
+        let share = || Some(SMALL.of_country(Country::parse("SE").expect("SE")));
+        let mut lists: Vec<Listed> =
+            (0..8).map(|_| Listed { share: share(), most: 10_000, ..Listed::default() }).collect();
+        for _ in 0..whole {
+            lists.iter_mut().for_each(|list| list.take(entry));
+        }
+        let read = lists.iter().filter(|list| list.refusal().is_none()).count();
+        assert!((1..8).contains(&read), "{read} of 8");
+        assert!(lists.iter().all(|list| list.unusable == 0));
     }
 
     /// SK-06: a gateway without memory for our request says so in a fault under 503, which is no error of it.
