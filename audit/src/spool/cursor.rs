@@ -76,11 +76,13 @@ impl Cursor {
         format!("{numbers} {:08x}\n", crc32fast::hash(numbers.as_bytes()))
     }
 
-    /// A release before 0.2 wrote no checksum, and its line may stand over ours.
+    /// A release before 0.2 wrote no checksum, and its line may stand over ours. Every number has twenty digits: a line of ours
+    /// that a damaged byte ends early is none of that release.
     fn read(text: &[u8]) -> Option<Self> {
         let end = text.iter().position(|byte| *byte == b'\n')?;
         let line = std::str::from_utf8(&text[..end]).ok()?;
-        let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?;
+        let is_number = |text: &str| text.len() == 20 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = |text: &str| is_number(text).then(|| text.parse().ok())?;
         let parts: Vec<&str> = line.split(' ').collect();
         let [epoch, seq, segment, checksum @ ..] = parts.as_slice() else { return None };
         let cursor = Self { epoch: number(epoch)?, seq: number(seq)?, segment: number(segment)? };
@@ -132,7 +134,10 @@ mod tests {
         assert_eq!(loaded(of_0_1(1).as_bytes()), cursor);
         let ours = Cursor { epoch: 1, seq: 900, segment: 1 }.line();
         assert_eq!(loaded(&[of_0_1(1).as_bytes(), &ours.as_bytes()[63..]].concat()), cursor);
-        // One bit of the epoch; a character that is no digit.
+        // Our line, ended within its third number; one bit of the epoch; a character that is no digit.
+        let mut early = ours.clone().into_bytes();
+        early[43] = b'\n';
+        assert_eq!(loaded(&early), Cursor::default());
         assert_eq!(loaded(of_0_1(19).as_bytes()), Cursor::default());
         assert_eq!(loaded(of_0_1(1).replacen('1', "x", 1).as_bytes()), Cursor::default());
         // Where it goes back, the numbers are read from our line.
