@@ -52,20 +52,21 @@ async fn partly(demo: &Demo) -> Result<serde_json::Value, Error> {
     )?;
     let codes = answer.codes();
     ensure(codes.iter().any(|c| c == "XDSDocumentUniqueIdError"), format!("codes {codes:?}"))?;
+    let mut outcomes = Vec::new();
     for _ in 0..100 {
         let filter = Filter { patient: patient.to_cx(), transaction: "ITI-39".into(), ..Filter::default() };
         let found = audit::search(&demo.dir, "no", filter).await?;
         let facts: Vec<_> = found.iter().filter_map(|f| f.record.as_ref()?.facts.clone()).collect();
         if let Some(failed) = facts.iter().find(|f| f.outcome == 4) {
-            let mut outcomes: Vec<i32> =
-                facts.iter().filter(|f| f.exchange_id == failed.exchange_id).map(|f| f.outcome).collect();
+            outcomes = facts.iter().filter(|f| f.exchange_id == failed.exchange_id).map(|f| f.outcome).collect();
             outcomes.sort_unstable();
-            ensure(outcomes == [0, 4], format!("the exchange has outcomes {outcomes:?}"))?;
-            return Ok(json!({ "documents": 1, "outcomes": outcomes }));
+            if outcomes == [0, 4] {
+                return Ok(json!({ "documents": 1, "outcomes": outcomes }));
+            }
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    Err("the trail has no second message".into())
+    Err(format!("the exchange has outcomes {outcomes:?}").into())
 }
 
 /// One message of 13 MiB without assertions is refused by its size; its record has length and digest, and the records behind
