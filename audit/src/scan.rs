@@ -9,7 +9,7 @@ const CHUNK: usize = 1 << 20;
 /// with; who is done with more than there is wants no more.
 ///
 /// # Errors
-/// The file's.
+/// The file cannot be read.
 pub fn scan(mut file: impl Read, least: usize, mut step: impl FnMut(&[u8]) -> usize) -> std::io::Result<()> {
     let mut buffer = Vec::new();
     loop {

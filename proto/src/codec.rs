@@ -26,7 +26,7 @@ pub struct Shape(pub &'static [Field]);
 /// A field that is a list or a message.
 #[derive(Debug)]
 pub struct Field {
-    /// Its number.
+    /// The number of the field in its message.
     pub tag: u64,
     /// What an item takes in its list; 0 where there is no list.
     pub item: usize,
@@ -38,7 +38,7 @@ pub struct Field {
 
 /// A message of a contract.
 pub trait Shaped {
-    /// Its shape.
+    /// The shape of this message.
     const SHAPE: &'static Shape;
 }
 
@@ -67,7 +67,7 @@ impl<T: Message + Send + 'static, U: Message + Default + Shaped + Send + 'static
     }
 }
 
-/// Reads messages.
+/// Reads messages of a call, after what their lists will take was counted.
 #[derive(Debug, Clone)]
 pub struct Reader<U>(PhantomData<U>);
 

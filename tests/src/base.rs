@@ -5,7 +5,7 @@ const TEMPLATE: &str = include_str!("../fixtures/gateway.toml.in");
 
 /// The values of one gateway.
 pub struct Base<'a> {
-    /// Two letters.
+    /// The two letters of the country code (ISO 3166-1).
     pub country: &'a str,
     /// OID of its community.
     pub home: &'a str,
@@ -17,7 +17,7 @@ pub struct Base<'a> {
     pub pki: &'a str,
     /// Folder of the spool.
     pub spool: &'a str,
-    /// AuditSourceID.
+    /// The AuditSourceID of the records that this gateway writes.
     pub source: &'a str,
     /// Folder of policies.
     pub policies: &'a str,

@@ -26,7 +26,7 @@ pub(super) enum Failure {
     Later(Later),
 }
 
-/// Not now.
+/// A record that the receiver did not take now, and when it is sent again.
 pub(super) struct Later {
     pub(super) error: AuditError,
     /// As the receiver asked; none: as the pauses go.

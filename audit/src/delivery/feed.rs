@@ -22,7 +22,7 @@ const ALONE: Duration = Duration::from_secs(30);
 /// What was sent and is not acknowledged.
 type Sent = Arc<Mutex<VecDeque<Outgoing>>>;
 
-/// Our repository.
+/// The feed to our own audit repository over gRPC.
 struct Feed(Channel);
 
 /// Sends the spool's records to the repository until the process ends. The repository is known to the spool when this

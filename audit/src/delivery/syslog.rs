@@ -42,7 +42,7 @@ pub struct SyslogTarget {
     pub bom: bool,
     /// Source, epoch and seq as STRUCTURED-DATA; ITI-20 has none.
     pub structured_data: bool,
-    /// HOSTNAME.
+    /// The HOSTNAME field of the syslog header (RFC 5424 6.2.4).
     pub hostname: String,
     /// Our source in STRUCTURED-DATA.
     pub source: String,

@@ -33,7 +33,7 @@ pub struct GaveWay {
 }
 
 impl GaveWay {
-    /// Until now.
+    /// The counts from the start of this program until now.
     pub fn so_far() -> Self {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Self { half_open: of(&HALF_OPEN), unknown: of(&UNKNOWN), refused: of(&REFUSED) }

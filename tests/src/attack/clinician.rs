@@ -52,7 +52,7 @@ pub struct Call {
     pub input: String,
     /// Any of these answers is right.
     pub expected: Vec<&'static str>,
-    /// Its bytes.
+    /// The bytes of the whole request, as they are sent.
     pub message: Vec<u8>,
 }
 
@@ -195,7 +195,7 @@ impl<'a> Clinician<'a> {
     /// Sends bytes and hears what comes until the connection ends.
     ///
     /// # Errors
-    /// Network, TLS.
+    /// The connection or its TLS handshake fails.
     pub async fn send(&self, message: &[u8]) -> Result<Vec<u8>, Error> {
         let limit = Duration::from_secs(10);
         let name = server_name(&self.host);

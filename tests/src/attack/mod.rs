@@ -204,7 +204,7 @@ impl Attacker {
     /// longer than its cause, and what is answered meanwhile says nothing of a row.
     ///
     /// # Errors
-    /// Signing.
+    /// The assertions of the query cannot be signed.
     pub async fn until_served(&self) -> Result<(), Error> {
         let began = Instant::now();
         while began.elapsed() < PATIENCE {
